@@ -1,0 +1,1 @@
+"""Questions asked of a representation, one file each; each returns plain results."""

@@ -1,0 +1,167 @@
+"""The options that commands share: one name, one meaning and one help text each.
+
+A command names the type and gives its own default: ``steps: Steps = 20``.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcdm_cli.choices import no_such
+
+LEVEL_CHOICES = ("backbone", "projector", "both")
+BACKENDS = ("auto", "torch")
+PRECISIONS = ("auto", "fp32", "bf16")
+SAMPLERS = ("ddpm", "ddim", "dpmpp")
+
+SAMPLING_PANEL = "Sampling"
+MACHINE_PANEL = "Where it runs"
+OUTPUT_PANEL = "Output"
+
+
+def one_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """A check for one value: a wrong name is wrong use (exit code 2) and is answered with the nearest right one."""
+
+    def check(value: str) -> str:
+        if value not in choices:
+            raise typer.BadParameter(no_such(what, value, choices))
+        return value
+
+    return check
+
+
+def _names(values: list[str] | None) -> list[str] | None:
+    """``--method dino,simclr --method vicreg`` → the three names, each once, in the order given."""
+    if not values:
+        return None
+    names = [name.strip() for value in values for name in value.split(",")]
+    if not all(names):
+        raise typer.BadParameter(f"{','.join(values)!r} holds an empty name.")
+    return list(dict.fromkeys(names))
+
+
+def _device(value: str) -> str:
+    kind, _, index = value.partition(":")
+    if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
+        raise typer.BadParameter(no_such("device", value, ("auto", "cpu", "cuda", "cuda:N")))
+    return value
+
+
+Photos = Annotated[
+    list[Path],
+    typer.Argument(metavar="PHOTOS...", help="Photos, or folders that are searched for photos.", show_default=False),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="NAME[,NAME]",
+        callback=_names,
+        help="Methods whose representations to use; may be repeated. Default: all in the bundle.",
+        show_default=False,
+    ),
+]
+Level = Annotated[
+    str,
+    typer.Option(
+        "--level",
+        metavar="|".join(LEVEL_CHOICES),
+        callback=one_of("level", LEVEL_CHOICES),
+        help="Where the representation is taken.",
+    ),
+]
+Engines = Annotated[
+    str,
+    typer.Option(
+        "--engines", metavar="BUNDLE", help="Bundle to use: its name (see `rcdm list engines`) or its folder."
+    ),
+]
+
+Sampler = Annotated[
+    str,
+    typer.Option(
+        "--sampler",
+        metavar="|".join(SAMPLERS),
+        callback=one_of("sampler", SAMPLERS),
+        help="How pictures are sampled.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+Steps = Annotated[
+    int,
+    typer.Option("--steps", min=1, help="Sampling steps: more is slower and finer.", rich_help_panel=SAMPLING_PANEL),
+]
+Samples = Annotated[
+    int,
+    typer.Option("--samples", min=1, help="Pictures per representation.", rich_help_panel=SAMPLING_PANEL),
+]
+Guidance = Annotated[
+    float,
+    typer.Option(
+        "--guidance",
+        min=0,
+        help="Strength of classifier-free guidance; 1 is none.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        min=0,
+        help="Start of all randomness: the same seed gives the same noise on every machine.",
+        rich_help_panel=SAMPLING_PANEL,
+    ),
+]
+
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        metavar="|".join(BACKENDS),
+        callback=one_of("backend", BACKENDS),
+        help="What runs the engines.",
+        rich_help_panel=MACHINE_PANEL,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda|cuda:N",
+        callback=_device,
+        help="Device to run on; auto is the first CUDA device if there is one, else the CPU.",
+        rich_help_panel=MACHINE_PANEL,
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="|".join(PRECISIONS),
+        callback=one_of("precision", PRECISIONS),
+        help="Number format of the matrix products; auto is bf16 where the device has it in hardware.",
+        rich_help_panel=MACHINE_PANEL,
+    ),
+]
+Batch = Annotated[
+    int,
+    typer.Option("--batch", min=1, help="Photos or pictures worked on at a time.", rich_help_panel=MACHINE_PANEL),
+]
+
+Out = Annotated[
+    Path,
+    typer.Option("--out", metavar="PATH", help="Where the results go.", rich_help_panel=OUTPUT_PANEL),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace results that are there already.", rich_help_panel=OUTPUT_PANEL),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Check everything and say what would be done; do nothing.", rich_help_panel=OUTPUT_PANEL
+    ),
+]

@@ -1,0 +1,1 @@
+"""Representation → pixels, as mathematics: schedule, U-Net, conditioner, losses, samplers."""

@@ -1,0 +1,169 @@
+"""The parts of the U-Net. Parameter names are those of published checkpoints, so weights load by name."""
+
+import math
+from typing import Literal, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rcdm_cli.diffusion.norm import GroupNorm
+from rcdm_cli.diffusion.spec import DenoiserSpec
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
+    """Cosines, then sines, of timesteps at geometrically spaced frequencies from 1 to 1/10000.
+
+    Args:
+        t: timesteps (B,), whole or fractional.
+        width: length of the embedding; an odd one ends in a zero.
+
+    Returns:
+        float32 (B, width).
+    """
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = t.float()[:, None] * frequencies
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))
+
+
+class ResidualBlock(nn.Module):
+    """Two norm-SiLU-convolution stages around a modulation, beside a skip connection (arXiv:2105.05233, section 3).
+
+    Args:
+        spec: the U-Net's.
+        channels: of the input.
+        out_channels: of the output.
+        resample: halve the size (``down``, by averaging) or double it (``up``, by repeating pixels) before the first
+            convolution and on the skip connection.
+    """
+
+    def __init__(
+        self, spec: DenoiserSpec, channels: int, out_channels: int, resample: Literal["up", "down"] | None = None
+    ) -> None:
+        super().__init__()
+        self.film = spec.film
+        self.resample = resample
+        self.modulation_width = 2 * out_channels if spec.film else out_channels
+        convolution = nn.Conv2d(channels, out_channels, 3, padding=1)
+        last_convolution = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.in_layers = nn.ModuleDict({"0": GroupNorm(channels), "2": convolution})
+        self.emb_layers = nn.ModuleDict({"1": nn.Linear(spec.cond_width, self.modulation_width)})
+        self.out_layers = nn.ModuleDict(
+            {"0": GroupNorm(out_channels), "2": nn.Dropout(spec.dropout), "3": last_convolution}
+        )
+        self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+
+    def modulation(self, embedding: Tensor) -> Tensor:
+        """What ``forward`` needs, (B, ``modulation_width``), from an embedding (B, cond width) after its SiLU."""
+        return cast(Tensor, self.emb_layers["1"](embedding))
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """Features (B, channels, H, W) and their modulation (B or 1, ``modulation_width``) to (B, out, H', W')."""
+        convolution = cast(nn.Conv2d, self.in_layers["2"])
+        features = F.silu(self.in_layers["0"](x))
+        if self.resample == "up":
+            features, x = repeat_then_convolve(features, convolution), repeat(x)
+        elif self.resample == "down":
+            features, x = convolution(F.avg_pool2d(features, 2)), F.avg_pool2d(x, 2)
+        else:
+            features = convolution(features)
+
+        norm = self.out_layers["0"]
+        features = norm(features, modulation) if self.film else norm(features + modulation[:, :, None, None])
+        features = self.out_layers["3"](self.out_layers["2"](F.silu(features)))
+        return cast(Tensor, self.skip_connection(x) + features)
+
+
+class Attention(nn.Module):
+    """Self-attention among the positions of a feature map, beside a skip connection.
+
+    Args:
+        spec: the U-Net's.
+        channels: of the input and the output.
+    """
+
+    def __init__(self, spec: DenoiserSpec, channels: int) -> None:
+        super().__init__()
+        self.heads = spec.heads_at(channels)
+        self.split_qkv_first = spec.split_qkv_first
+        self.norm = GroupNorm(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, channels, H, W) to the same shape."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C): a view when channels are last in memory
+        qkv = _pointwise(tokens, self.qkv)
+        if self.split_qkv_first:
+            query, key, value = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        else:
+            query, key, value = qkv.unflatten(2, (self.heads, 3, -1)).permute(3, 0, 2, 1, 4)
+        attended = _attend(query, key, value)  # (B, heads, HW, channels per head)
+        projected = _pointwise(attended.transpose(1, 2).flatten(2), self.proj_out)
+        return x + projected.transpose(1, 2).reshape(x.shape)
+
+
+class Downsample(nn.Module):
+    """Halves the size with a strided convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, channels, H/2, W/2)."""
+        return cast(Tensor, self.op(x))
+
+
+class Upsample(nn.Module):
+    """Doubles the size by repeating pixels, then convolves."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) to (B, channels, 2H, 2W)."""
+        return repeat_then_convolve(x, self.conv)
+
+
+def repeat(x: Tensor) -> Tensor:
+    """Each pixel four times: (B, C, H, W) to (B, C, 2H, 2W)."""
+    return F.interpolate(x, scale_factor=2, mode="nearest")
+
+
+def repeat_then_convolve(x: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """``convolution`` (3x3, padding 1) of ``repeat(x)``: (B, C, H, W) to (B, out, 2H, 2W).
+
+    The nine weights fall on four pixels only, because pixels repeat. Adding up those that share one gives a transposed
+    convolution (4x4, stride 2) of ``x`` with 4/9 of the work: one dimension's weights (a, b, c) become
+    (c, c + b, b + a, a): their reverse, plus itself moved by one.
+    """
+    reverse = convolution.weight.flip(2, 3).transpose(0, 1)
+    columns = F.pad(reverse, (0, 1)) + F.pad(reverse, (1, 0))
+    kernel = F.pad(columns, (0, 0, 0, 1)) + F.pad(columns, (0, 0, 1, 0))
+    return F.conv_transpose2d(x, kernel, convolution.bias, stride=2, padding=1)
+
+
+def zeroed(layer: Layer) -> Layer:
+    """The layer with parameters 0, so that the residual branch it ends adds nothing at first."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Scaled dot-product attention on (B, heads, HW, channels per head)."""
+    if query.shape[2] > 64:
+        return F.scaled_dot_product_attention(query, key, value)
+    # For a few positions the fused kernel does not pay: training on a CPU, at 64, it takes six times as long.
+    scores: Tensor = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
+    return scores.softmax(dim=3).to(value.dtype) @ value
+
+
+def _pointwise(tokens: Tensor, convolution: nn.Conv1d) -> Tensor:
+    """A convolution of kernel size 1 on tokens (B, HW, C), which is a linear layer."""
+    return F.linear(tokens, convolution.weight.squeeze(2), convolution.bias)

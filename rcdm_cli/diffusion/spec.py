@@ -1,0 +1,153 @@
+"""What describes a diffusion model: its schedule, its denoiser and its conditioner."""
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from rcdm_cli.errors import InputError
+from rcdm_cli.spec import Spec
+
+NORM_GROUPS = 32
+"""Groups of every group norm; each feature map's width is a multiple of it."""
+
+Level = Literal["backbone", "projector"]
+
+
+class ScheduleSpec(Spec):
+    """How fast noise takes a photo over.
+
+    Attributes:
+        kind: ``linear`` betas (Ho et al. 2020, arXiv:2006.11239) or the ``cosine`` cumulative product (Nichol and
+            Dhariwal 2021, arXiv:2102.09672, equation 17).
+        timesteps: T, the number of noise levels the denoiser is trained on.
+    """
+
+    kind: Literal["linear", "cosine"] = "linear"
+    timesteps: PositiveInt = 1000
+
+    @model_validator(mode="after")
+    def _last_beta_is_below_one(self) -> Self:
+        if self.kind == "linear" and self.timesteps <= 20:
+            raise ValueError(
+                f"linear needs more than 20 timesteps, since its last beta is 20 / timesteps; given {self.timesteps}"
+            )
+        return self
+
+
+class DenoiserSpec(Spec):
+    """The U-Net of Dhariwal and Nichol (2021, arXiv:2105.05233, section 3), as RCDM uses it.
+
+    Attributes:
+        size: height and width of the pictures in pixels.
+        channels: width of the first feature map, a multiple of 32.
+        multipliers: width of each resolution as a multiple of ``channels``; each halves the size of the one before.
+        blocks: residual blocks per resolution on the way down (one more on the way up).
+        attention: sizes in pixels of the feature maps that are followed by self-attention; the smallest resolution
+            always has one block of it in the middle.
+        heads: attention heads, unless ``head_channels`` gives their width.
+        head_channels: channels per attention head; takes the place of ``heads``.
+        film: the modulation scales and shifts after the second norm of a block; without it, it is added before.
+        residual_updown: residual blocks change the resolution; without it, a strided convolution and an upsampling
+            one do.
+        learned_variance: three more output channels that place the variance between its two bounds
+            (arXiv:2102.09672, equation 15).
+        split_qkv_first: the channels of attention are [query, key, value][head]; without it, [head][query, key, value].
+            A matter of how published weights are laid out only.
+        dropout: probability of dropping a feature in training.
+    """
+
+    size: PositiveInt
+    channels: PositiveInt = Field(multiple_of=NORM_GROUPS)
+    multipliers: tuple[PositiveInt, ...] = Field(min_length=1)
+    blocks: PositiveInt
+    attention: tuple[PositiveInt, ...]
+    heads: PositiveInt = 4
+    head_channels: PositiveInt | None = None
+    film: bool = True
+    residual_updown: bool = True
+    learned_variance: bool = False
+    split_qkv_first: bool = False
+    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+
+    @property
+    def feature_sizes(self) -> tuple[int, ...]:
+        """Height and width in pixels of the feature maps, largest first; one for each multiplier."""
+        return tuple(self.size >> depth for depth in range(len(self.multipliers)))
+
+    @property
+    def cond_width(self) -> int:
+        """Width of the timestep embedding, to which ``cond`` is added."""
+        return 4 * self.channels
+
+    @property
+    def out_channels(self) -> int:
+        """3 for eps, 6 with the variance."""
+        return 6 if self.learned_variance else 3
+
+    def heads_at(self, width: int) -> int:
+        """Attention heads of a feature map that is ``width`` channels wide."""
+        return width // self.head_channels if self.head_channels else self.heads
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        halvings = len(self.multipliers) - 1
+        if self.size % 2**halvings:
+            raise ValueError(
+                f"size must be a multiple of {2**halvings} to be halved {halvings} times; given {self.size}"
+            )
+        if strangers := sorted(set(self.attention) - set(self.feature_sizes)):
+            raise ValueError(f"attention must be among the feature map sizes {self.feature_sizes}; given {strangers}")
+        with_attention = {
+            self.channels * multiplier
+            for size, multiplier in zip(self.feature_sizes, self.multipliers, strict=True)
+            if size in self.attention or size == self.feature_sizes[-1]
+        }
+        divisor = self.head_channels or self.heads
+        if uneven := sorted(width for width in with_attention if width % divisor):
+            raise ValueError(f"attention widths {uneven} cannot be divided by {divisor} (head_channels or heads)")
+        return self
+
+
+class Representation(Spec):
+    """One kind of ``h`` that a denoiser is conditioned on.
+
+    Attributes:
+        method: what trained the encoder, such as ``dino``.
+        level: where ``h`` is taken.
+        width: D, the length of ``h``.
+    """
+
+    method: str
+    level: Level
+    width: PositiveInt
+
+
+class ConditionerSpec(Spec):
+    """The representations that one denoiser serves, a row each, and the width they are mapped to.
+
+    Attributes:
+        rows: one for each (method, level).
+        width: the denoiser's ``cond_width``.
+    """
+
+    rows: tuple[Representation, ...] = Field(min_length=1)
+    width: PositiveInt
+
+    @model_validator(mode="after")
+    def _rows_differ(self) -> Self:
+        names = [(row.method, row.level) for row in self.rows]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each (method, level) may stand once; given {names}")
+        return self
+
+    def row(self, method: str, level: str) -> int:
+        """Which row serves (``method``, ``level``).
+
+        Raises:
+            InputError: none does.
+        """
+        for index, candidate in enumerate(self.rows):
+            if (candidate.method, candidate.level) == (method, level):
+                return index
+        known = ", ".join(f"{row.method} at {row.level}" for row in self.rows)
+        raise InputError(f"This model has no {method} at {level}: choose among {known}.")

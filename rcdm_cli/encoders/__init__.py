@@ -1,0 +1,1 @@
+"""Photo → representation: methods, trunks, heads as data, preprocessing."""

@@ -1,0 +1,107 @@
+"""Photo → representation, at every level that the encoder has."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rcdm_cli.encoders.heads import build_head
+from rcdm_cli.encoders.spec import EncoderSpec, Level
+from rcdm_cli.encoders.trunks import build_trunk, trunk_width
+from rcdm_cli.errors import InputError
+from rcdm_cli.files import read_metadata, read_tensors, write_tensors
+
+KIND = "encoder"
+
+
+class Encoder(nn.Module):
+    """A trunk, and the projector head where the method has one.
+
+    Gradients flow from the representation to the photo: an attack needs them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.trunk = build_trunk(spec.trunk, spec.trunk_options, spec.pool)
+        if (width := trunk_width(self.trunk)) != spec.width:
+            raise InputError(f"The trunk {spec.trunk!r} is {width} wide, but its spec says {spec.width}.")
+        self.head = build_head(spec.width, spec.head) if spec.head else None
+        self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, 3, 1, 1), persistent=False)
+
+    def preprocess(self, photos: Tensor) -> Tensor:
+        """Map photos (B, 3, H, W) in [-1, 1] to the trunk's input (B, 3, size, size).
+
+        Photos of another size are resized (bicubic, antialiased), so that pictures of a smaller denoiser
+        can be encoded again.
+        """
+        size = self.spec.preprocessing.size
+        if photos.shape[-2:] != (size, size):
+            photos = F.interpolate(photos, (size, size), mode="bicubic", antialias=True)
+        return ((photos + 1) / 2 - self.mean) / self.std
+
+    def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
+        """All levels, in the order of ``spec.levels``: (B, 3, H, W) in [-1, 1] → one (B, D) a level."""
+        backbone = self.trunk(self.preprocess(photos))
+        return (backbone,) if self.head is None else (backbone, self.head(backbone))
+
+    def encode(self, photos: Tensor, level: Level) -> Tensor:
+        """The representation ``h`` (B, D) of photos (B, 3, H, W) in [-1, 1].
+
+        Raises:
+            InputError: the encoder has no such level.
+        """
+        return self(photos)[level_index(self.spec, level)]
+
+
+def level_index(spec: EncoderSpec, level: Level) -> int:
+    """Where ``level`` stands in ``spec.levels``.
+
+    Raises:
+        InputError: the encoder has no such level; names those it has.
+    """
+    if level not in spec.levels:
+        raise InputError(
+            f"{spec.method!r} has no {level} level: no head came with its trunk. "
+            f"It has: {', '.join(spec.levels)}. Give one of these as the level."
+        )
+    return spec.levels.index(level)
+
+
+def save_encoder(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write weights and spec as one safetensors file; floating-point weights in ``dtype``."""
+    tensors = {
+        name: value.to(dtype) if value.is_floating_point() else value for name, value in encoder.state_dict().items()
+    }
+    write_tensors(path, tensors, {"kind": KIND, "spec": encoder.spec.model_dump_json()})
+
+
+def read_encoder_spec(path: Path) -> EncoderSpec:
+    """The spec of an encoder file, without its weights.
+
+    Raises:
+        InputError: not there, not safetensors, or not an encoder of this program.
+    """
+    metadata = read_metadata(path)
+    if metadata.get("kind") != KIND:
+        raise InputError(f"{path} is a safetensors file, but not an encoder that rcdm wrote (kind {metadata.get('kind')}).")
+    return EncoderSpec.parse_json(metadata["spec"], str(path))
+
+
+def load_encoder(path: Path) -> Encoder:
+    """Read an encoder for use: float32, on the CPU, in evaluation mode.
+
+    Raises:
+        InputError: as ``read_encoder_spec``, or the tensors are not those of the spec.
+    """
+    encoder = Encoder(read_encoder_spec(path))
+    try:
+        encoder.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise InputError(f"The weights in {path} do not fit its own spec: {error}") from error
+    return encoder.float().eval().requires_grad_(False)

@@ -1,0 +1,36 @@
+"""The table of methods: what each one is, where it was published, and whether it trains a projector."""
+
+from dataclasses import dataclass
+
+from rcdm_cli.encoders.spec import LEVELS, Level
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train an encoder.
+
+    Attributes:
+        title: the name as the paper writes it.
+        paper: authors, year and arXiv number.
+        levels: the levels at which a representation can be taken.
+        projector: which output is the projector level.
+    """
+
+    title: str
+    paper: str
+    levels: tuple[Level, ...]
+    projector: str
+
+
+METHODS: dict[str, Method] = {
+    "dino": Method(
+        "DINO",
+        "Caron et al. 2021, arXiv:2104.14294",
+        LEVELS,
+        "the bottleneck of the head, before its normalisation and the prototypes",
+    ),
+    "simclr": Method("SimCLR", "Chen et al. 2020, arXiv:2002.05709", LEVELS, "the input of the NT-Xent loss"),
+    "vicreg": Method("VICReg", "Bardes et al. 2021, arXiv:2105.04906", LEVELS, "the expander's output"),
+    "barlow": Method("Barlow Twins", "Zbontar et al. 2021, arXiv:2103.03230", LEVELS, "the input of the loss"),
+    "supervised": Method("supervised", "cross-entropy on class labels", ("backbone",), "none"),
+}

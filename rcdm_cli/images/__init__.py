@@ -1,0 +1,1 @@
+"""Photos in, pictures out: find, read, crop, data sets, grids."""

@@ -1,0 +1,1 @@
+"""Pretrain an encoder, train a denoiser; checkpoint and resume."""

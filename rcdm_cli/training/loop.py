@@ -1,0 +1,141 @@
+"""The loop that every training shares: steps, log, checkpoints, resume, a clean stop."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from rcdm_cli.errors import InputError, Interrupted
+from rcdm_cli.files import write_text
+from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG = "log.jsonl"
+
+
+class Trainer(Protocol):
+    """What the loop drives. ``train_step`` must be a pure function of the state and the step number."""
+
+    steps: int
+    photos_per_step: int
+
+    def begin(self, step: int) -> None:
+        """Called once, before the first ``train_step``, with the steps already done."""
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """Do one optimizer step; returns what is logged, the loss among it."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on."""
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up ``tensors`` again."""
+
+    def identity(self) -> dict[str, object]:
+        """What must be the same for a run to go on: the recipe and the data."""
+
+    def milestone(self, step: int, folder: Path) -> dict[str, float]:
+        """Called after every step; does its periodic work when it is due and returns what to log."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for a progress display."""
+
+    step: int
+    steps: int
+    values: dict[str, float]
+    photos_per_second: float
+
+
+def train(
+    trainer: Trainer,
+    folder: Path,
+    *,
+    save_every: int,
+    log_every: int = 50,
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> int:
+    """Run ``trainer`` to its last step in ``folder``, from the checkpoint there if there is one.
+
+    Returns:
+        The step that it began at.
+
+    Raises:
+        InputError: the folder holds a run of another recipe or other photos.
+        Interrupted: ``stop`` said so; a checkpoint is written first.
+    """
+    path = folder / CHECKPOINT
+    first = _resume(trainer, path)
+    log = _Log(folder / LOG, first)
+    trainer.begin(first)
+    sums: dict[str, float] = {}
+    started, counted = time.perf_counter(), 0
+    for step in range(first, trainer.steps):
+        for name, value in trainer.train_step(step).items():
+            sums[name] = sums.get(name, 0.0) + value
+        counted += 1
+        done = step + 1
+        if done % log_every == 0 or done == trainer.steps:
+            rate = counted * trainer.photos_per_step / (time.perf_counter() - started)
+            means = {name: total / counted for name, total in sums.items()}
+            log.write({"step": done, **means, "photos_per_second": round(rate, 2)})
+            on_progress(Progress(done, trainer.steps, means, rate))
+            sums, started, counted = {}, time.perf_counter(), 0
+        before = time.perf_counter()
+        if values := trainer.milestone(done, folder):
+            log.write({"step": done, **values})
+        stopping = stop()
+        if stopping or done % save_every == 0 or done == trainer.steps:
+            save_checkpoint(path, Checkpoint(done, trainer.identity(), trainer.tensors()))
+        # Photos per second are those of training: samples and checkpoints are not counted.
+        started += time.perf_counter() - before
+        if stopping and done < trainer.steps:
+            raise Interrupted(
+                f"Stopped at step {done} of {trainer.steps}; {path} has all of it. "
+                "Run the same command again to go on."
+            )
+    return first
+
+
+def _resume(trainer: Trainer, path: Path) -> int:
+    if not path.exists():
+        return 0
+    checkpoint = load_checkpoint(path)
+    ours = json.loads(json.dumps(trainer.identity()))
+    if differing := sorted(_differences(checkpoint.recipe, ours)):
+        raise InputError(
+            f"{path} is from another run: {'; '.join(differing)}. Give another --out, or delete that folder."
+        )
+    trainer.restore(checkpoint)
+    return checkpoint.step
+
+
+def _differences(old: object, new: object, key: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for name in old.keys() | new.keys()
+            for line in _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+        ]
+    return [] if old == new else [f"{key} was {old!r}, now {new!r}"]
+
+
+class _Log:
+    """log.jsonl, without what was logged after the checkpoint that the run goes on from."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        # A killed process can leave half a last line.
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, values: dict[str, float]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")

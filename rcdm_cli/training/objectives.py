@@ -1,0 +1,152 @@
+"""What each method minimises, with lightly's losses; everything here is left behind after pretraining."""
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from math import cos, pi
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.errors import InputError
+from rcdm_cli.training.recipe import MethodOptions
+
+
+class Objective(nn.Module):
+    """A loss over the views of a batch, with the modules that only training needs.
+
+    ``encoder`` is the network that is kept.
+    """
+
+    encoder: Encoder
+
+    def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        """The scalar loss of views (V tensors of (B, 3, S, S), preprocessed) and labels (B,), -1 for none."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimizer step; ``progress`` runs from 0 to 1."""
+
+    def last(self, views: Tensor) -> Tensor:
+        """The head's output (B, D) for one preprocessed view."""
+        backbone = self.encoder.trunk(views)
+        return backbone if self.encoder.head is None else self.encoder.head(backbone)
+
+
+class TwoViews(Objective):
+    """SimCLR, VICReg and Barlow Twins: a criterion on the projections of two views."""
+
+    def __init__(self, encoder: Encoder, criterion: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.criterion = encoder, criterion
+
+    def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        first, second = self.last(torch.cat(views)).float().chunk(2)
+        loss: Tensor = self.criterion(first, second)
+        return loss
+
+
+class Dino(Objective):
+    """DINO: a student matches a momentum teacher over prototypes (Caron et al. 2021, arXiv:2104.14294).
+
+    The teacher is the encoder that is kept, as the authors publish it. The first two views are the
+    global crops, the only ones that the teacher sees.
+    """
+
+    def __init__(self, encoder: Encoder, criterion: nn.Module, options: MethodOptions) -> None:
+        super().__init__()
+        self.student = encoder
+        self.encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.criterion, self.momentum = criterion, options.momentum
+        width = encoder.spec.width_at("projector")
+        self.prototypes = nn.Parameter(F.normalize(torch.randn(options.prototypes, width), dim=1))
+        self.register_buffer("teacher_prototypes", self.prototypes.detach().clone())
+
+    def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher = self._scores(self.encoder, torch.cat(views[:2]), self.teacher_prototypes).chunk(2)
+        # One pass a crop size: convolutions need equal sizes.
+        student = [*self._scores(self.student, torch.cat(views[:2]), self.prototypes).chunk(2)]
+        if local := views[2:]:
+            student += self._scores(self.student, torch.cat(local), self.prototypes).chunk(len(local))
+        loss: Tensor = self.criterion(list(teacher), student)
+        return loss
+
+    @staticmethod
+    def _scores(encoder: Encoder, views: Tensor, prototypes: Tensor) -> Tensor:
+        assert encoder.head is not None
+        projected = F.normalize(encoder.head(encoder.trunk(views)).float(), dim=1)
+        return projected @ F.normalize(prototypes, dim=1).T
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        momentum = 1 - (1 - self.momentum) * (cos(pi * progress) + 1) / 2
+        for kept, trained in zip(self.encoder.parameters(), self.student.parameters(), strict=True):
+            kept.lerp_(trained, 1 - momentum)
+        # Batch statistics are the teacher's own: it normalises its batches itself, as published.
+        self.teacher_prototypes.lerp_(self.prototypes, 1 - momentum)
+
+
+class Supervised(Objective):
+    """Cross-entropy of a linear classifier on the backbone; photos without a class are left out."""
+
+    def __init__(self, encoder: Encoder, classes: int, options: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = nn.Linear(encoder.spec.width, classes)
+        self.criterion = _build(nn.CrossEntropyLoss, options, "loss", ignore_index=-1)
+
+    def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        loss: Tensor = self.criterion(self.classifier(self.last(views[0])).float(), labels)
+        return loss
+
+
+def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> Objective:
+    """The objective of ``encoder.spec.method``.
+
+    Raises:
+        InputError: an option that the loss does not know, or supervised training without classes.
+    """
+    from lightly.loss import BarlowTwinsLoss, DINOLoss, NTXentLoss, VICRegLoss
+
+    method = encoder.spec.method
+    if method == "supervised":
+        if classes < 2:
+            raise InputError("supervised needs photos in at least two class sub-folders; found none.")
+        return Supervised(encoder, classes, options.loss)
+    if not options.head:
+        raise InputError(f"[methods.{method}] needs a head: its loss is taken at the projector level.")
+    if method == "dino":
+        return Dino(encoder, _build(DINOLoss, options.loss, "loss", output_dim=options.prototypes), options)
+    criterion = {"simclr": NTXentLoss, "vicreg": VICRegLoss, "barlow": BarlowTwinsLoss}[method]
+    return TwoViews(encoder, _build(criterion, options.loss, "loss"))
+
+
+def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[[Any], list[Tensor]]:
+    """lightly's transform of ``method``: a PIL picture → its views, tensors (3, S, S) in [0, 1].
+
+    ``size`` is the side of the (global) views in pixels.
+
+    Raises:
+        InputError: an option that the transform does not know.
+    """
+    from lightly.transforms import DINOTransform, SimCLRTransform, VICRegTransform
+    from lightly.transforms.simclr_transform import SimCLRViewTransform
+
+    if method == "dino":
+        return _build(DINOTransform, options, "transform", global_crop_size=size, normalize=None)
+    if method == "supervised":
+        view = _build(SimCLRViewTransform, options, "transform", input_size=size, normalize=None)
+        return lambda photo: [view(photo)]
+    transform = {"simclr": SimCLRTransform, "vicreg": VICRegTransform, "barlow": VICRegTransform}[method]
+    return _build(transform, options, "transform", input_size=size, normalize=None)
+
+
+def _build(kind: Callable[..., Any], options: Mapping[str, Any], section: str, **fixed: Any) -> Any:
+    known = [name for name in inspect.signature(kind).parameters if name not in fixed]
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError(f"{section} has no option {', '.join(unknown)}; it has: {', '.join(known)}.")
+    return kind(**fixed, **options)

@@ -1,0 +1,50 @@
+"""Which photos a step sees: a pure function of (seed, step), so that a resumed run sees the same."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from numpy.random import SeedSequence
+from torch import Tensor
+
+
+def generator(*key: int) -> torch.Generator:
+    """A CPU generator that depends on every number of ``key`` and on nothing else."""
+    # SeedSequence hashes; adding or xoring the numbers would let different keys collide.
+    state = SeedSequence(key).generate_state(2)
+    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+
+
+def photos_at(step: int, photos: int, batch: int, seed: int) -> Tensor:
+    """The photos (batch,) of one step, as int64 indices into 0..photos-1.
+
+    An epoch is a fresh permutation cut into ``photos // batch`` whole batches; fewer photos than a batch
+    are repeated to fill one.
+    """
+    epoch, place = divmod(step, max(photos // batch, 1))
+    order = _epoch_order(photos, epoch, seed)
+    return order.repeat(-(-batch // photos))[place * batch : (place + 1) * batch]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(photos: int, epoch: int, seed: int) -> Tensor:
+    return torch.randperm(photos, generator=generator(seed, epoch))
+
+
+class Batches:
+    """The batches of steps ``start`` to ``stop``, for a DataLoader: lists of ``(photo, draw)``.
+
+    ``draw`` numbers the draws of the whole run, so that augmentation can depend on it.
+    """
+
+    def __init__(self, photos: int, batch: int, seed: int, start: int, stop: int) -> None:
+        self.photos, self.batch, self.seed = photos, batch, seed
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.start, self.stop):
+            index = photos_at(step, self.photos, self.batch, self.seed)
+            yield [(int(photo), step * self.batch + k) for k, photo in enumerate(index)]

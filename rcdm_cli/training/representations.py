@@ -1,0 +1,125 @@
+"""Representations of the training photos: computed once and cached, or computed at each step."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcdm_cli.diffusion.spec import Representation
+from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.files import replacing
+from rcdm_cli.images.tensor import to_tensor
+
+
+class Representations(Protocol):
+    """Where a training step takes ``h`` from."""
+
+    rows: tuple[Representation, ...]
+
+    def take(self, row: int, index: Tensor, flip: Tensor) -> Tensor:
+        """``h`` (B, D) at ``rows[row]`` of the photos ``index`` (B,), mirrored where ``flip`` (B,) is True."""
+
+    def statistics(self, row: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (D,) over all photos and both views."""
+
+
+@dataclass(frozen=True)
+class EncoderPhotos:
+    """An encoder and the training photos at its own size, uint8 (N, S, S, 3); ``name`` keys the cache."""
+
+    encoder: Encoder
+    photos: np.ndarray
+    name: str
+
+
+@torch.no_grad()
+def represent(encoder: Encoder, photos: np.ndarray, flip: np.ndarray, device: torch.device) -> list[Tensor]:
+    """All levels of photos uint8 (B, S, S, 3), mirrored where ``flip`` (B,) is True: float32 (B, D) each."""
+    turned = np.where(flip[:, None, None, None], photos[:, :, ::-1], photos)
+    return [h.float() for h in encoder(to_tensor(turned).to(device))]
+
+
+class CachedRepresentations:
+    """Both views of every photo at every level, in memory-mapped files ``<name>-<level>.npy`` (N, 2, D)."""
+
+    def __init__(
+        self,
+        sources: list[EncoderPhotos],
+        rows: tuple[Representation, ...],
+        folder: Path,
+        device: torch.device,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.rows = rows
+        by_method = {source.encoder.spec.method: source for source in sources}
+        missing = [s for s in sources if not all(_path(folder, s, level).exists() for level in s.encoder.spec.levels)]
+        total, done = sum(2 * len(source.photos) for source in missing), 0
+        for source in missing:
+            for count in _compute(source, folder, device):
+                done += count
+                on_progress(done, total)
+        self.arrays = [np.load(_path(folder, by_method[row.method], row.level), mmap_mode="r") for row in rows]
+
+    def take(self, row: int, index: Tensor, flip: Tensor) -> Tensor:
+        """Read from the cache."""
+        return torch.from_numpy(self.arrays[row][index.numpy(), flip.numpy().astype(np.int64)])
+
+    def statistics(self, row: int) -> tuple[Tensor, Tensor]:
+        """Two passes in float64 over chunks: bounded memory, no cancellation."""
+        array = self.arrays[row]
+        chunks = range(0, len(array), 4096)
+        count = array.shape[0] * 2
+        mean = sum(array[i : i + 4096].sum(axis=(0, 1), dtype=np.float64) for i in chunks) / count
+        square = sum(((array[i : i + 4096] - mean) ** 2).sum(axis=(0, 1)) for i in chunks) / count
+        return torch.from_numpy(np.asarray(mean)).float(), torch.from_numpy(np.sqrt(square)).float()
+
+
+def _path(folder: Path, source: EncoderPhotos, level: str) -> Path:
+    return folder / f"{source.name}-{level}.npy"
+
+
+def _compute(source: EncoderPhotos, folder: Path, device: torch.device, chunk: int = 256) -> Iterator[int]:
+    encoder, photos = source.encoder.to(device), source.photos
+    with contextlib.ExitStack() as stack:
+        arrays = []
+        for level in encoder.spec.levels:
+            temporary = stack.enter_context(replacing(_path(folder, source, level)))
+            shape = (len(photos), 2, encoder.spec.width_at(level))
+            arrays.append(np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape))
+        for start in range(0, len(photos), chunk):
+            part = photos[start : start + chunk]
+            for view in (False, True):
+                levels = represent(encoder, part, np.full(len(part), view), device)
+                for array, h in zip(arrays, levels, strict=True):
+                    array[start : start + chunk, int(view)] = h.cpu().numpy()
+                yield len(part)
+        for array in arrays:
+            array.flush()
+
+
+class ComputedRepresentations:
+    """The same without a cache: the encoder runs on the photos of every step."""
+
+    def __init__(self, sources: list[EncoderPhotos], rows: tuple[Representation, ...], device: torch.device) -> None:
+        self.rows, self.device = rows, device
+        self.sources = {source.encoder.spec.method: source for source in sources}
+        for source in sources:
+            source.encoder.to(device)
+
+    def take(self, row: int, index: Tensor, flip: Tensor) -> Tensor:
+        """Run the encoder."""
+        source, level = self.sources[self.rows[row].method], self.rows[row].level
+        levels = represent(source.encoder, source.photos[index.numpy()], flip.numpy(), self.device)
+        return levels[source.encoder.spec.levels.index(level)]
+
+    def statistics(self, row: int) -> tuple[Tensor, Tensor]:
+        """Over at most 2,048 photos spread over the set, both views: enough to standardise."""
+        count = len(self.sources[self.rows[row].method].photos)
+        index = torch.linspace(0, count - 1, min(count, 1024)).long().unique()
+        h = torch.cat([self.take(row, index, torch.full_like(index, view, dtype=torch.bool)) for view in (0, 1)]).cpu()
+        return h.mean(0), h.std(0, correction=0)

@@ -1,0 +1,117 @@
+"""The shared options: what they accept, what they say to a wrong value, and which device is chosen."""
+
+import json
+from typing import get_args
+
+import pytest
+import torch
+
+from rcdm_cli.cli import _options
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._options import Backend, Batch, Device, Guidance, Level, Methods, Precision, Sampler, Steps
+from rcdm_cli.errors import RcdmError
+from rcdm_cli.training import recipe
+
+
+def show(
+    out,
+    method: Methods = None,
+    level: Level = "both",
+    sampler: Sampler = "dpmpp",
+    steps: Steps = 20,
+    guidance: Guidance = 1.0,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    batch: Batch = 8,
+):
+    values = {name: value for name, value in locals().items() if name != "out"}
+    out.result(values, [])
+
+
+DEFAULTS = {
+    "method": None,
+    "level": "both",
+    "sampler": "dpmpp",
+    "steps": 20,
+    "guidance": 1.0,
+    "backend": "auto",
+    "device": "auto",
+    "precision": "auto",
+    "batch": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        ("", {}),
+        ("--method dino", {"method": ["dino"]}),
+        ("--method dino,simclr --method vicreg --method dino", {"method": ["dino", "simclr", "vicreg"]}),
+        ("--level projector --device cuda:1", {"level": "projector", "device": "cuda:1"}),
+        ("--steps 5 --guidance 2.5 --precision bf16", {"steps": 5, "guidance": 2.5, "precision": "bf16"}),
+    ],
+)
+def test_values_arrive(invoke_function, arguments, changed):
+    result = invoke_function(show, *arguments.split(), "--json")
+    assert json.loads(result.stdout) == DEFAULTS | changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--level projekt", ["--level", "'projekt'", "backbone, projector, both", "Did you mean 'projector'?"]),
+        ("--sampler dpmp", ["--sampler", "ddpm, ddim, dpmpp", "Did you mean 'dpmpp'?"]),
+        ("--precision fp16", ["--precision", "auto, fp32, bf16", "Did you mean 'bf16'?"]),
+        ("--device gpu", ["--device", "auto, cpu, cuda, cuda:N"]),
+        ("--device cuda:x", ["--device", "cuda:N"]),
+        ("--backend tensorflow", ["--backend", "auto"]),
+        ("--method dino,,simclr", ["--method", "empty name"]),
+        ("--steps 0", ["--steps"]),
+        ("--steps many", ["--steps"]),
+        ("--batch -1", ["--batch"]),
+    ],
+)
+def test_wrong_values_are_wrong_use_and_say_what_is_allowed(invoke_function, monkeypatch, arguments, words):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = invoke_function(show, *arguments.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    for word in words:
+        assert word in result.stderr
+
+
+def test_choices_are_those_of_the_rooms_that_use_them():
+    assert get_args(recipe.Precision) == _options.PRECISIONS
+
+
+@pytest.fixture
+def cuda_devices(monkeypatch):
+    def pretend(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("count", "name", "device"),
+    [
+        (0, "auto", "cpu"),
+        (0, "cpu", "cpu"),
+        (2, "auto", "cuda"),
+        (2, "cpu", "cpu"),
+        (2, "cuda", "cuda"),
+        (2, "cuda:1", "cuda:1"),
+    ],
+)
+def test_a_device_that_is_there_is_taken(cuda_devices, count, name, device):
+    cuda_devices(count)
+    assert choose_device(name) == torch.device(device)
+
+
+@pytest.mark.parametrize(("count", "name"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
+def test_a_device_that_is_not_there_is_an_error_and_never_replaced(cuda_devices, count, name):
+    cuda_devices(count)
+    with pytest.raises(RcdmError, match=f"--device {name}: .*--device cpu") as caught:
+        choose_device(name)
+    assert caught.value.exit_code == 1

@@ -1,0 +1,99 @@
+"""Where what goes."""
+
+import json
+import os
+import pty
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import start
+
+
+def talk(out):
+    out.note("using [bold]cpu[/bold]")
+    out.warn("photo.jpg is grey")
+    with out.progress("Sampling") as show:
+        show(1, 2)
+        show(2, 2, "done")
+    out.result({"picture": Path("a.png"), "note": "grün"}, [Path("[a].png"), "2 pictures"])
+
+
+NOTE, WARNING, PROGRESS = "using [bold]cpu[/bold]\n", "Warning: photo.jpg is grey\n", "Sampling: 2/2, done\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stderr"),
+    [
+        ((), NOTE + WARNING + PROGRESS),
+        (("--quiet",), WARNING),
+        (("-q",), WARNING),
+        (("--json",), NOTE + WARNING + PROGRESS),
+    ],
+)
+def test_the_result_goes_to_stdout_and_the_rest_to_stderr(invoke_function, arguments, stderr):
+    result = invoke_function(talk, *arguments)
+    assert result.exit_code == 0
+    assert result.stderr == stderr
+    if "--json" in arguments:
+        assert json.loads(result.stdout) == {"picture": "a.png", "note": "grün"}
+        assert result.stdout.isascii()
+    else:
+        assert result.stdout == "[a].png\n2 pictures\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}])
+def test_what_json_cannot_hold_is_refused(invoke_function, value):
+    result = invoke_function(lambda out: out.result({"value": value}, []), "--json")
+    assert (result.exit_code, result.stdout) == (1, "")
+
+
+TALK = """
+import typer
+from rcdm_cli.cli._command import command
+from tests.cli.test_output import talk
+
+app = typer.Typer()
+command("talk", panel="Test", examples=())(talk).add_to(app)
+app()
+"""
+
+
+def on_a_terminal(**settings: str) -> str:
+    """What a person at a terminal sees on stderr."""
+    ours, theirs = pty.openpty()
+    process = start(TALK, settings, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            block = os.read(ours, 4096)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if not block:
+            break
+        shown += block
+    os.close(ours)
+    stdout, _ = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (0, "[a].png\n2 pictures\n")
+    return shown.decode()
+
+
+def test_a_terminal_shows_a_bar_in_colour():
+    shown = on_a_terminal()
+    assert "2/2" in shown
+    assert "left" in shown
+    assert "━━━" in shown
+    assert "\x1b[1;33mWarning:\x1b[0m" in shown
+
+
+def test_no_color_is_respected():
+    shown = on_a_terminal(NO_COLOR="1")
+    assert "\x1b[1;33m" not in shown
+    assert "2/2" in shown
+
+
+def test_a_dumb_terminal_shows_plain_lines():
+    shown = on_a_terminal(TERM="dumb")
+    assert "\x1b" not in shown
+    assert "Sampling: 2/2, done" in shown

@@ -1,0 +1,67 @@
+"""Plain progress lines with a clock of our own, and the bar on a console of our own."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from rcdm_cli.cli._progress import SparseLines, bar, duration
+
+
+def lines_of(events, title="Training"):
+    """``events``: (time in seconds, done, total[, note]), the display being made at time 0."""
+    times = iter([0.0, *(time for time, *_ in events)])
+    written = []
+    show = SparseLines(title, written.append, clock=lambda: next(times))
+    for _, *facts in events:
+        show(*facts)
+    return written
+
+
+def test_quick_work_gets_one_line():
+    assert lines_of([(0.01 * k, k, 100) for k in range(1, 101)]) == ["Training: 100/100"]
+
+
+def test_lines_are_ten_seconds_and_a_tenth_apart():
+    lines = lines_of([(float(k), k, 100, f"loss {k}") for k in range(1, 101)])
+    assert lines == [
+        *(f"Training: {k}/100, loss {k}, {duration(100 - k)} left" for k in range(10, 100, 10)),
+        "Training: 100/100, loss 100",
+    ]
+
+
+def test_slow_work_gets_a_line_a_minute():
+    lines = lines_of([(10.0 * k, k, 10_000) for k in range(1, 31)])
+    assert [line.split(",")[0] for line in lines] == [f"Training: {k}/10000" for k in (6, 12, 18, 24, 30)]
+
+
+def test_the_time_left_of_a_resumed_run_counts_from_where_it_began():
+    # 10 steps in 100 s, then 80 to go.
+    assert lines_of([(0.0, 910, 1000), (100.0, 920, 1000)]) == ["Training: 920/1000, 13 min left"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (89, "89 s"),
+        (91, "2 min"),
+        (3600, "60 min"),
+        (3 * 3600 + 300, "3 h 05 min"),
+        (86400, "24 h 00 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_the_bar_shows_count_note_and_time_left():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    with bar(console, "Encoding [x]") as show:
+        show(1, 4)
+        show(4, 4, "39 photos/s")
+    shown = console.file.getvalue()
+    assert "Encoding [x]" in shown
+    assert "1/4" in shown
+    assert "4/4" in shown.split("1/4")[-1]
+    assert "39 photos/s" in shown.split("1/4")[-1]

@@ -1,0 +1,42 @@
+"""Numbers that the published implementation gave (facebookresearch/RCDM at 71daaf1, CPU, float32)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcdm_cli.diffusion.conditioner import Conditioner
+from rcdm_cli.diffusion.published import denoiser_spec, split_state
+from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
+from rcdm_cli.diffusion.unet import UNet
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+
+
+def arrays(name: str) -> dict[str, Any]:
+    with np.load(REFERENCE / f"{name}.npz") as file:
+        return dict(file)
+
+
+def tensors(name: str) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(value) for key, value in arrays(name).items() if value.dtype.kind in "fi"}
+
+
+def published_model(name: str) -> tuple[UNet, Conditioner]:
+    """The U-Net and the single conditioner row of ``unet_a`` or ``unet_b``, in evaluation mode."""
+    spec = denoiser_spec(json.loads(str(arrays(name)["config"])))
+    state = {key.removeprefix("state/"): value for key, value in tensors(name).items() if key.startswith("state/")}
+    unet_state, row_state = split_state(state)
+    row = Representation(method="dino", level="backbone", width=row_state["weight"].shape[1])
+    unet, conditioner = UNet(spec), Conditioner(ConditionerSpec(rows=(row,), width=spec.cond_width))
+    unet.load_state_dict(unet_state)
+    conditioner.rows[0].load_state_dict(row_state)
+    return unet.eval(), conditioner.eval()
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    """The relative L2 distance."""
+    return float(((ours - theirs).norm() / theirs.norm()).detach())

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+
+from rcdm_cli.diffusion.losses import hybrid_loss, simple_loss, variational_bound
+from rcdm_cli.diffusion.schedule import Schedule
+from rcdm_cli.diffusion.spec import ScheduleSpec
+from tests.diffusion.golden import published_model, tensors
+
+
+@pytest.fixture(scope="module")
+def schedule():
+    return Schedule(ScheduleSpec())
+
+
+@torch.no_grad()
+def test_losses_equal_the_published(schedule):
+    golden = tensors("training_losses")
+    unet, conditioner = published_model("unet_a")
+    x_t = schedule.noise_to(golden["x0"], golden["t"], golden["noise"])
+    output = unet(x_t, golden["t"], conditioner(golden["feat"], 0))
+    eps, values = output.chunk(2, dim=1)
+    rest = (golden["x0"], x_t, golden["t"], schedule)
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(simple_loss(eps, golden["noise"]), golden["loss/mse"], **close)
+    torch.testing.assert_close(variational_bound(eps, values, *rest), golden["loss/vb"], **close)
+    torch.testing.assert_close(hybrid_loss(output, golden["noise"], *rest), golden["loss/loss"], **close)
+
+
+def noisy(schedule, t):
+    generator = torch.Generator().manual_seed(3)
+    x0 = torch.randint(256, (len(t), 3, 4, 4), generator=generator) / 127.5 - 1
+    noise = torch.randn(x0.shape, generator=generator)
+    return x0, noise, schedule.noise_to(x0, t, noise)
+
+
+def test_the_bound_is_a_divergence_between_gaussians(schedule):
+    t = torch.tensor([2, 600])
+    x0, noise, x_t = noisy(schedule, t)
+    values = torch.rand(x0.shape)
+    bound = variational_bound(noise + 0.1, values, x0, x_t, t, schedule)
+    for picture, timestep in enumerate(t.tolist()):
+        one = slice(picture, picture + 1)
+        predicted = schedule.predict_x0(x_t[one], timestep, noise[one] + 0.1)
+        ours = Normal(
+            schedule.posterior_mean(predicted, x_t[one], timestep),
+            (0.5 * schedule.learned_log_variance(values[one], timestep)).exp(),
+        )
+        true = Normal(
+            schedule.posterior_mean(x0[one], x_t[one], timestep), float(np.sqrt(schedule.posterior_variance[timestep]))
+        )
+        assert float(bound[picture]) == pytest.approx(float(kl_divergence(true, ours).mean()) / np.log(2), rel=1e-3)
+
+
+def test_at_timestep_0_the_bound_is_the_likelihood_of_8_bit_values(schedule):
+    t = torch.zeros(1, dtype=torch.int64)
+    x0, noise, x_t = noisy(schedule, t)
+    x0[0, 0, 0, :2] = torch.tensor([-1.0, 1.0])  # the bins at both ends reach to infinity
+    values = torch.ones(x0.shape)
+    bound = variational_bound(noise, values, x0, x_t, t, schedule)
+    mean = schedule.posterior_mean(schedule.predict_x0(x_t, 0, noise), x_t, 0)
+    model = Normal(mean, float(np.sqrt(schedule.betas[0])))
+    upper = torch.where(x0 > 0.999, 1.0, model.cdf(x0 + 1 / 255))
+    lower = torch.where(x0 < -0.999, 0.0, model.cdf(x0 - 1 / 255))
+    expected = -(upper - lower).clamp(min=1e-12).log2().mean()
+    assert float(bound) == pytest.approx(float(expected), rel=2e-2)  # the tanh approximation of the cdf
+
+
+def test_the_bound_trains_the_variance_only(schedule):
+    t = torch.tensor([0, 10, 900])
+    x0, noise, x_t = noisy(schedule, t)
+    output = torch.randn(3, 6, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    (slope,) = torch.autograd.grad(hybrid_loss(output, noise, x0, x_t, t, schedule).sum(), output)
+    (simple,) = torch.autograd.grad(simple_loss(output[:, :3], noise).sum(), output)
+    torch.testing.assert_close(slope[:, :3], simple[:, :3])
+    assert slope[:, 3:].flatten(1).any(dim=1).all()
+
+
+def test_the_bound_counts_in_proportion_to_the_number_of_timesteps():
+    short, t = Schedule(ScheduleSpec(kind="cosine", timesteps=50)), torch.tensor([20])
+    x0, noise, x_t = noisy(short, t)
+    output = torch.randn(1, 6, 4, 4)
+    eps, values = output.chunk(2, dim=1)
+    bound = variational_bound(eps, values, x0, x_t, t, short)
+    total = hybrid_loss(output, noise, x0, x_t, t, short)
+    torch.testing.assert_close(total - simple_loss(eps, noise), bound * 0.05, rtol=1e-3, atol=1e-6)
+
+
+def test_losses_are_float32_whatever_the_network_computes_in(schedule):
+    t = torch.tensor([5])
+    x0, noise, x_t = noisy(schedule, t)
+    output = torch.randn(1, 6, 4, 4).bfloat16()
+    assert simple_loss(output[:, :3], noise).dtype == torch.float32
+    assert hybrid_loss(output, noise, x0, x_t, t, schedule).dtype == torch.float32

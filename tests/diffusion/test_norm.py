@@ -1,0 +1,78 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rcdm_cli.diffusion.norm import GroupNorm
+
+
+@pytest.fixture
+def norm():
+    layer = GroupNorm(64)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    return layer
+
+
+def features(dtype=torch.float32, memory_format=torch.contiguous_format):
+    generator = torch.Generator().manual_seed(1)
+    x = 2 * torch.randn(3, 64, 5, 6, generator=generator) + 1
+    return x.to(dtype).contiguous(memory_format=memory_format)
+
+
+def by_torch(norm, x, modulation):
+    """The published form: normalise, then scale and shift."""
+    normalised = F.group_norm(x, 32, norm.weight.to(x.dtype), norm.bias.to(x.dtype))
+    if modulation is None:
+        return normalised
+    scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
+    return normalised * (1 + scale) + shift
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("modulated", [0, 1, 3], ids=["plain", "one for all", "one each"])
+def test_values_and_gradients_equal_group_norm(norm, memory_format, modulated):
+    x = features(torch.float64, memory_format).requires_grad_()
+    modulation = torch.randn(modulated, 128, dtype=torch.float64, requires_grad=True) if modulated else None
+    norm.double()
+    ours, theirs = norm(x, modulation), by_torch(norm, x, modulation)
+    torch.testing.assert_close(ours, theirs)
+    assert ours.is_contiguous(memory_format=memory_format)
+
+    inputs = [x, norm.weight, norm.bias, *([modulation] if modulated else [])]
+    slope = torch.randn_like(ours)
+    for mine, other in zip(
+        torch.autograd.grad(ours, inputs, slope), torch.autograd.grad(theirs, inputs, slope), strict=True
+    ):
+        torch.testing.assert_close(mine, other)
+
+
+def test_the_input_is_left_as_it_was(norm):
+    for dtype in (torch.float32, torch.bfloat16):
+        x = features(dtype)
+        before = x.clone()
+        norm(x)
+        assert torch.equal(x, before)
+
+
+def test_bfloat16_stays_and_is_as_exact_as_torch(norm):
+    x = features()
+    exact = by_torch(norm, x, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = norm(x.bfloat16())
+    assert ours.dtype == torch.bfloat16
+    error = (ours - exact).norm() / exact.norm()
+    error_of_torch = (F.group_norm(x.bfloat16(), 32, norm.weight, norm.bias) - exact).norm() / exact.norm()
+    assert error < 1.5 * error_of_torch < 0.01
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong(norm):
+    x = features().requires_grad_()
+    (slope,) = torch.autograd.grad(norm(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_constant_features_become_the_bias(norm):
+    flat = torch.full((1, 64, 4, 4), 7.0)
+    torch.testing.assert_close(norm(flat), norm.bias.view(1, 64, 1, 1).expand(1, 64, 4, 4), rtol=0, atol=2e-2)

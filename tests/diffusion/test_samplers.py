@@ -1,0 +1,243 @@
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
+from rcdm_cli.diffusion.samplers import SAMPLERS, ddim, ddpm, dpmpp
+from rcdm_cli.diffusion.schedule import Schedule, respace
+from rcdm_cli.diffusion.spacing import spacing
+from rcdm_cli.diffusion.spec import ScheduleSpec
+from rcdm_cli.errors import InputError
+from tests.diffusion.gaussian import GaussianPhotos
+from tests.diffusion.golden import arrays, published_model, relative, tensors
+
+LINEAR = Schedule(ScheduleSpec())
+COSINE = Schedule(ScheduleSpec(kind="cosine"))
+KINDS = ["leading", "trailing", "linspace", "logsnr"]
+
+
+def no_noise(step):
+    raise AssertionError(f"no noise is due at step {step}")
+
+
+@pytest.mark.parametrize("name", ["sampler_ddpm25", "sampler_ddim10", "sampler_ddim10_eta07"])
+@torch.no_grad()
+def test_pictures_equal_the_published(name):
+    golden, meta = tensors(name), json.loads(str(arrays(name)["meta"]))
+    unet, conditioner = published_model("unet_a")
+    cond = conditioner(golden["feat"], 0)
+    timesteps = respace(1000, meta["respacing"])[::-1]
+    assert timesteps[::-1] == tuple(golden["timestep_map"].tolist())
+    sampler = partial(ddim, eta=meta["eta"]) if meta["ddim"] else ddpm
+    pictures = sampler(
+        lambda x, t: unet(x, torch.full((len(x),), t), cond),
+        golden["x_T"],
+        LINEAR,
+        timesteps,
+        step_noise=lambda step: golden["noise"][step],
+        clip=meta["clip_denoised"],
+    )
+    assert pictures.dtype == torch.float32
+    assert relative(pictures, golden["sample"]) < 1e-4
+
+
+# diffusers keeps its coefficients in float32 and we in float64: they agree to about 1e-5.
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def drive(scheduler, photos, timesteps, **options):
+    """Sample the closed form with a scheduler of diffusers."""
+    x = photos.start()
+    for timestep in timesteps:
+        x = scheduler.step(photos.denoise(x, timestep), timestep, x, **options).prev_sample
+    return x
+
+
+# diffusers hands numpy a tensor in a way that numpy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("clip", [False, True], ids=["free", "clipped"])
+@pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", [1, 2, 7, 15, 40])
+@pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpmpp, 2)])
+def test_deterministic_samplers_equal_diffusers(sampler, order, steps, kind, schedule, clip):
+    photos = GaussianPhotos(schedule)
+    timesteps = spacing(kind, schedule, steps)
+    theirs = DPMSolverMultistepScheduler(
+        trained_betas=schedule.betas,
+        solver_order=order,
+        algorithm_type="dpmsolver++",
+        lower_order_final=True,
+        final_sigmas_type="zero",
+        thresholding=clip,  # with a largest value of 1 it is a clip
+        sample_max_value=1.0,
+    )
+    theirs.set_timesteps(timesteps=list(timesteps))
+    # The cosine's last noise-to-signal ratio is 20,000: in float32, as it stands there, it costs four digits.
+    theirs.sigmas = torch.from_numpy(np.append((schedule.noise / schedule.signal)[list(timesteps)], 0.0))
+    ours = sampler(photos.denoise, photos.start(), schedule, timesteps, clip=clip)
+    torch.testing.assert_close(ours, drive(theirs, photos, timesteps), **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["leading", "trailing"])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_equals_that_of_diffusers(kind, eta):
+    photos, timesteps = GaussianPhotos(LINEAR), spacing(kind, LINEAR, 20)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(20, 2, *photos.shape, generator=generator, dtype=torch.float64)
+    theirs = DDIMScheduler(trained_betas=LINEAR.betas, timestep_spacing=kind, clip_sample=True)
+    theirs.set_timesteps(20)
+    x = photos.start()
+    for step, timestep in enumerate(timesteps):
+        options = {"eta": eta, "use_clipped_model_output": True, "variance_noise": draws[step]}
+        x = theirs.step(photos.denoise(x, timestep), timestep, x, **options).prev_sample
+    ours = ddim(photos.denoise, photos.start(), LINEAR, timesteps, eta=eta, step_noise=lambda step: draws[step])
+    torch.testing.assert_close(ours, x, **CLOSE)
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["fixed large", "learned range"])
+def test_ddpm_equals_that_of_diffusers(learned):
+    photos, timesteps = GaussianPhotos(COSINE), spacing("linspace", COSINE, 12)
+    theirs = DDPMScheduler(
+        trained_betas=COSINE.betas, variance_type="learned_range" if learned else "fixed_large", clip_sample=True
+    )
+    theirs.set_timesteps(timesteps=list(timesteps))
+
+    def denoise(x, t):
+        eps = photos.denoise(x, t)
+        return torch.cat([eps, torch.tanh(eps)], dim=1) if learned else eps
+
+    draw = torch.Generator().manual_seed(0)
+    x = photos.start()
+    for timestep in timesteps:
+        x = theirs.step(denoise(x, timestep), timestep, x, generator=draw).prev_sample
+    draw.manual_seed(0)
+    ours = ddpm(
+        denoise,
+        photos.start(),
+        COSINE,
+        timesteps,
+        step_noise=lambda _: torch.randn(2, *photos.shape, generator=draw, dtype=torch.float64),
+    )
+    torch.testing.assert_close(ours, x, **CLOSE)
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpmpp, 2)])
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_the_error_falls_with_the_order_of_the_sampler(sampler, order, kind):
+    schedule = Schedule(ScheduleSpec(kind=kind, timesteps=20_000))  # dense enough that timesteps need little rounding
+    photos = GaussianPhotos(schedule)
+    exact = photos.exact(photos.start(), 19_999, until=0)
+
+    def error(steps):
+        visited = []
+        sampler(
+            photos.denoise,
+            photos.start(),
+            schedule,
+            spacing("logsnr", schedule, steps),
+            clip=False,
+            callback=lambda step, timestep, x, x0: visited.append((timestep, x)),
+        )
+        timestep, x = visited[-1]
+        assert timestep == 0
+        return float((x - exact).norm())
+
+    errors = [error(steps) for steps in (40, 80, 160)]
+    ratios = np.log2(np.array(errors[:-1]) / np.array(errors[1:]))
+    np.testing.assert_allclose(ratios, order, atol=0.25)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampler", [ddim, dpmpp])
+def test_pictures_converge_to_the_exact_solution(sampler, kind):
+    photos = GaussianPhotos(LINEAR)
+    timesteps = spacing(kind, LINEAR, 500)
+    pictures = sampler(photos.denoise, photos.start(), LINEAR, timesteps, clip=False)
+    exact = photos.exact(photos.start(), timesteps[0], until=None)
+    # The last step jumps from timestep 0, where the noise is 0.01, to none: that alone costs 4e-4 here.
+    assert relative(pictures, exact) < (1e-2 if sampler is ddim else 1e-3)
+
+
+def test_ddpm_draws_from_the_photos_distribution():
+    schedule = Schedule(ScheduleSpec(kind="cosine", timesteps=200))
+    photos = GaussianPhotos(schedule, shape=(3, 1, 1))
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(4000, 3, 1, 1, generator=generator, dtype=torch.float64)
+    pictures = ddpm(
+        photos.denoise,
+        start,
+        schedule,
+        spacing("linspace", schedule, 200),
+        clip=False,
+        step_noise=lambda _: torch.randn(start.shape, generator=generator, dtype=torch.float64),
+    )
+    # Four standard errors of the mean of 4000 draws; beta as variance leaves the spread a few per cent too large.
+    assert torch.all((pictures.mean(0) - photos.mean).abs() < 4 * photos.std / 4000**0.5)
+    torch.testing.assert_close(pictures.std(0), photos.std, rtol=0.08, atol=0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_callback_sees_every_step_and_the_last_prediction_is_the_picture(name):
+    sampler = SAMPLERS[name]
+    photos, timesteps = GaussianPhotos(LINEAR), spacing(sampler.spacing, LINEAR, 5)
+    seen = []
+    options = {"step_noise": lambda _: torch.zeros(2, *photos.shape)} if sampler.needs_step_noise else {}
+    start = photos.start().float()
+    pictures = sampler.run(
+        lambda x, t: photos.denoise(x, t).bfloat16(),
+        start,
+        LINEAR,
+        timesteps,
+        callback=lambda *step: seen.append(step),
+        **options,
+    )
+    assert [step[:2] for step in seen] == list(enumerate(timesteps))
+    assert torch.equal(seen[0][2], start)
+    assert all(x.dtype == x0.dtype == torch.float32 for _, _, x, x0 in seen)
+    assert pictures.dtype == torch.float32
+    torch.testing.assert_close(pictures, seen[-1][3])
+    assert pictures.abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_no_gradient_and_no_change_of_the_noise(name):
+    sampler = SAMPLERS[name]
+    weight, start = torch.ones(1, requires_grad=True), torch.randn(1, 3, 2, 2)
+    before = start.clone()
+    options = {"step_noise": torch.zeros_like(start).mul} if sampler.needs_step_noise else {}
+    pictures = sampler.run(lambda x, t: weight * x, start, LINEAR, (900, 500, 0), **options)
+    assert not pictures.requires_grad
+    assert torch.equal(start, before)
+
+
+def test_noise_is_drawn_after_each_step_but_the_last():
+    drawn = []
+
+    def draw(step):
+        drawn.append(step)
+        return torch.zeros(1, 3, 2, 2)
+
+    for sampler in (ddpm, partial(ddim, eta=0.5)):
+        sampler(lambda x, t: x, torch.zeros(1, 3, 2, 2), LINEAR, (900, 500, 100), step_noise=draw)
+        assert drawn == [0, 1]
+        drawn.clear()
+    ddim(lambda x, t: x, torch.zeros(1, 3, 2, 2), LINEAR, (900, 0), step_noise=no_noise)
+
+
+@pytest.mark.parametrize("timesteps", [(), (0, 500), (500, 500), (1000, 0)])
+@pytest.mark.parametrize("sampler", [partial(ddpm, step_noise=no_noise), ddim, dpmpp])
+def test_timesteps_that_do_not_descend_are_refused(sampler, timesteps):
+    with pytest.raises(InputError, match=r"within 0\.\.999"):
+        sampler(lambda x, t: x, torch.zeros(1, 3, 2, 2), LINEAR, timesteps)
+
+
+def test_eta_needs_noise_and_a_range():
+    run = partial(ddim, lambda x, t: x, torch.zeros(1, 3, 2, 2), LINEAR, (500, 0))
+    with pytest.raises(InputError, match=r"eta 0.5 draws noise"):
+        run(eta=0.5)
+    with pytest.raises(InputError, match=r"within 0\.\.1; given 1.5"):
+        run(eta=1.5, step_noise=no_noise)

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+
+from rcdm_cli.diffusion.schedule import Schedule, respace
+from rcdm_cli.diffusion.spec import ScheduleSpec
+from rcdm_cli.errors import InputError
+from tests.diffusion.golden import arrays
+
+RULES = ["25", "100", "250", "ddim25", "ddim50", "10,15,20"]
+
+
+@pytest.fixture(scope="module")
+def published():
+    return arrays("schedules")
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("betas", "betas"),
+        ("alphas_cumprod", "alphas_cumprod"),
+        ("posterior_variance", "posterior_variance"),
+        ("posterior_log_variance", "posterior_log_variance_clipped"),
+        ("posterior_x0", "posterior_mean_coef1"),
+        ("posterior_xt", "posterior_mean_coef2"),
+    ],
+)
+def test_schedules_equal_the_published(published, kind, ours, theirs):
+    schedule = Schedule(ScheduleSpec(kind=kind))
+    np.testing.assert_allclose(getattr(schedule, ours), published[f"{kind}/{theirs}"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_respacings_equal_the_published(published, rule):
+    kept = respace(1000, rule)
+    assert kept == tuple(published[f"respacing/{rule}"])
+    respaced = Schedule(ScheduleSpec()).respaced(kept)
+    assert respaced.timestep_map == kept
+    np.testing.assert_allclose(respaced.betas, published[f"respaced_betas_linear/{rule}"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine"])
+def test_kept_timesteps_keep_their_noise(kind):
+    schedule = Schedule(ScheduleSpec(kind=kind, timesteps=321))
+    kept = respace(321, "17")
+    respaced = schedule.respaced(kept)
+    np.testing.assert_allclose(respaced.alphas_cumprod, schedule.alphas_cumprod[list(kept)], rtol=1e-10)
+    assert len(respaced) == 17
+
+
+def test_a_rule_that_cannot_be_met_is_refused():
+    for rule in ["ddim999", "1001", "0", "500,501", "half", "", "ddim", "-3"]:
+        with pytest.raises(InputError, match="Respacing"):
+            respace(1000, rule)
+
+
+def test_timesteps_out_of_order_or_range_are_refused():
+    schedule = Schedule(ScheduleSpec())
+    for kept in [[], [3, 3], [4, 3], [-1, 2], [999, 1000]]:
+        with pytest.raises(InputError, match=r"within 0\.\.999"):
+            schedule.respaced(kept)
+
+
+def test_linear_betas_of_any_length_end_in_about_the_same_noise():
+    ends = [Schedule(ScheduleSpec(timesteps=timesteps)).alphas_cumprod[-1] for timesteps in (500, 1000, 4000)]
+    np.testing.assert_allclose(np.log(ends), np.log(ends[1]), rtol=0.02)
+
+
+def test_a_schedule_of_one_step_is_finite():
+    only = Schedule(ScheduleSpec()).respaced([999])
+    for values in (only.posterior_log_variance, only.posterior_x0, only.posterior_xt, only.noise):
+        assert np.isfinite(values).all()
+
+
+def test_noise_is_added_and_taken_away_as_written_in_the_paper():
+    schedule = Schedule(ScheduleSpec())
+    t = torch.tensor([0, 400, 999])
+    x0, noise = torch.rand(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    product = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000))
+    x_t = schedule.noise_to(x0, t, noise)
+    assert x_t.dtype == torch.float32
+    for picture, timestep in enumerate(t.tolist()):
+        expected = np.sqrt(product[timestep]) * x0[picture] + np.sqrt(1 - product[timestep]) * noise[picture]
+        torch.testing.assert_close(x_t[picture], expected.float())
+        alone = schedule.noise_to(x0[picture : picture + 1], timestep, noise[picture : picture + 1])
+        torch.testing.assert_close(alone[0], x_t[picture], rtol=0, atol=0)
+    torch.testing.assert_close(
+        schedule.predict_x0(x_t.double(), t, noise.double())[:2], x0[:2].double(), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(
+        schedule.predict_eps(x_t.double(), t, x0.double())[1:], noise[1:].double(), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_posterior_mean_is_bayes_rule():
+    # q(x_(t-1) | x_t, x0) is proportional to q(x_t | x_(t-1)) q(x_(t-1) | x0): add up precisions.
+    schedule = Schedule(ScheduleSpec())
+    x0, x_t, t = torch.tensor(0.3).double(), torch.tensor(-1.1).double(), 500
+    before, beta = schedule.alphas_cumprod[t - 1], schedule.betas[t]
+    precisions = (1 - beta) / beta + 1 / (1 - before)
+    expected = (np.sqrt(1 - beta) / beta * x_t + np.sqrt(before) / (1 - before) * x0) / precisions
+    torch.testing.assert_close(schedule.posterior_mean(x0, x_t, t), expected)
+    assert schedule.posterior_variance[t] == pytest.approx(1 / precisions)
+
+
+def test_variance_channels_run_from_the_posterior_variance_to_beta():
+    schedule = Schedule(ScheduleSpec())
+    values = torch.tensor([-1.0, 1.0]).double().view(1, 2, 1, 1)
+    low, high = schedule.learned_log_variance(values, 700).exp().flatten().tolist()
+    assert (low, high) == pytest.approx((schedule.posterior_variance[700], schedule.betas[700]))

@@ -1,0 +1,55 @@
+import pytest
+
+from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation, ScheduleSpec
+from rcdm_cli.errors import InputError
+
+UNET = {"size": 64, "channels": 64, "multipliers": [1, 2, 3], "blocks": 1, "attention": [16]}
+
+
+def test_specs_survive_json():
+    spec = DenoiserSpec.parse(UNET, "recipe")
+    assert DenoiserSpec.parse_json(spec.model_dump_json(), "manifest") == spec
+
+
+def test_feature_sizes_halve_and_cond_is_four_times_as_wide():
+    spec = DenoiserSpec.parse(UNET, "recipe")
+    assert (spec.feature_sizes, spec.cond_width, spec.out_channels) == ((64, 32, 16), 256, 3)
+    assert DenoiserSpec.parse(UNET | {"learned_variance": True}, "recipe").out_channels == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": 48}, "channels: .*multiple of 32, given 48"),
+        ({"size": 66}, "size must be a multiple of 4 .* given 66"),
+        ({"attention": [16, 20]}, r"attention must be among .*64, 32, 16.*given \[20\]"),
+        ({"heads": 5}, r"attention widths \[192\] cannot be divided by 5"),
+        ({"head_channels": 80}, r"attention widths \[192\] cannot be divided by 80"),
+        ({"dropout": 1.0}, "dropout: .*less than 1, given 1.0"),
+        ({"multipliers": []}, "multipliers"),
+        ({"width": 3}, "width is not a known key"),
+    ],
+)
+def test_a_unet_that_cannot_be_built_is_refused(change, message):
+    with pytest.raises(InputError, match=f"recipe.toml: .*{message}"):
+        DenoiserSpec.parse(UNET | change, "recipe.toml")
+
+
+def test_a_linear_schedule_too_short_for_its_betas_is_refused():
+    with pytest.raises(InputError, match=r"more than 20 timesteps.*given 20"):
+        ScheduleSpec.parse({"kind": "linear", "timesteps": 20}, "recipe")
+    assert ScheduleSpec.parse({"kind": "cosine", "timesteps": 1}, "recipe").timesteps == 1
+
+
+def test_rows_are_found_by_method_and_level():
+    rows = tuple(Representation(method="dino", level=level, width=8) for level in ("backbone", "projector"))
+    spec = ConditionerSpec(rows=rows, width=128)
+    assert spec.row("dino", "projector") == 1
+    with pytest.raises(InputError, match="no simclr at backbone: choose among dino at backbone, dino at projector"):
+        spec.row("simclr", "backbone")
+
+
+def test_two_rows_of_one_representation_are_refused():
+    row = {"method": "dino", "level": "backbone", "width": 8}
+    with pytest.raises(InputError, match="may stand once"):
+        ConditionerSpec.parse({"rows": [row, row], "width": 128}, "recipe")

@@ -1,0 +1,41 @@
+"""Small photos and archives that several tests of this room make."""
+
+import io
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def photo(value: int, height: int = 12, width: int = 16) -> NDArray[np.uint8]:
+    """A photo of one colour, which a crop leaves alone."""
+    return np.full((height, width, 3), (value, 255 - value, 7), np.uint8)
+
+
+def png(value: int) -> bytes:
+    """The bytes of ``photo(value)`` as PNG."""
+    out = io.BytesIO()
+    Image.fromarray(photo(value)).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    """A tar with ``members`` in the given order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def write_folder(root: Path, members: Mapping[str, bytes]) -> Path:
+    """The same as files."""
+    for name, content in members.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root

@@ -1,0 +1,79 @@
+"""Write docs/CLI.md from the program itself, so that the page cannot say anything else."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from rcdm_cli.cli.app import app
+from rcdm_cli.files import write_text
+
+PAGE = Path(__file__).parents[1] / "docs" / "CLI.md"
+
+INTRODUCTION = """\
+# The commands of `rcdm`
+
+Made by `make docs` from the program; `rcdm COMMAND --help` says the same.
+
+- The result goes to stdout: lines to read, or one JSON object with `--json`. Everything else goes to stderr.
+- Exit codes: 0 done; 1 failed; 2 wrong use, recipe or input; 3 a check that was asked for did not hold; 130
+  interrupted. With 1, 2 and 130 stdout is empty.
+- On a terminal, long work shows a bar with the time left; elsewhere a plain line now and then. `--quiet` shows
+  neither.
+- `RCDM_DEBUG=1` adds the traceback to an error, and the warnings of libraries. `NO_COLOR=1` takes the colours out.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    # Typer's command objects come from one of two libraries, depending on its version: no type fits both.
+    root: Any = typer.main.get_command(app)
+    panels = defaultdict(list)
+    for name, command in root.commands.items():
+        panels[command.rich_help_panel].append((name, command))
+    parts = [INTRODUCTION]
+    for panel, commands in panels.items():
+        parts.append(f"## {panel}\n")
+        parts.extend(_section(name, command) for name, command in commands)
+    return "\n".join(parts)
+
+
+def _section(name: str, command: Any) -> str:
+    arguments = [item for item in command.params if item.param_type_name == "argument"]
+    options = [item for item in command.params if item.param_type_name == "option"]
+    usage = " ".join(["rcdm", name, *(_argument(item) for item in arguments), "[OPTIONS]"])
+    examples = "\n".join(line.strip().removeprefix("$ ") for line in command.epilog.splitlines()[1:])
+    rows = [*map(_argument_row, arguments), *map(_option_row, options)]
+    lines = [f"### `{usage}`", "", command.help, "", "```", examples, "```", "", *_table(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _argument(item: Any) -> str:
+    return item.metavar if item.required else f"[{item.metavar}]"
+
+
+def _argument_row(item: Any) -> tuple[str, str, str]:
+    return f"`{item.metavar}`", item.help, _default(item)
+
+
+def _option_row(item: Any) -> tuple[str, str, str]:
+    metavar = "" if item.is_flag else f" {item.metavar or 'N'}"
+    return f"`{', '.join(sorted(item.opts, reverse=True))}{metavar}`", item.help, _default(item)
+
+
+def _default(item: Any) -> str:
+    hidden = item.default is None or item.default is False or item.required or not item.show_default
+    return "" if hidden else f"`{item.default}`"
+
+
+def _table(rows: list[tuple[str, str, str]]) -> Iterator[str]:
+    yield "| | | default |"
+    yield "|---|---|---|"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |".replace("|  |", "| |")
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())
