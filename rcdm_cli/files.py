@@ -21,8 +21,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary file has ``path``'s suffix, since some writers choose the format by it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise RcdmError(f"Could not write {path}: {error.strerror or error}.") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -62,10 +65,15 @@ def sha256(path: Path) -> str:
 
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file, whole or not at all."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata))
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata))
+        except SafetensorError as error:
+            # A full disk comes as this, not as an OSError.
+            raise RcdmError(f"Could not write {path}: {error}.") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:

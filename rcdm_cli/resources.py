@@ -5,7 +5,7 @@ from pathlib import Path
 from rcdm_cli.choices import no_such
 from rcdm_cli.errors import InputError
 
-DEMO_BUNDLE = "clothing64"
+DEMO_BUNDLE = "clothing32"
 MANIFEST = "manifest.json"
 
 

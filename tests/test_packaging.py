@@ -29,7 +29,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
             shutil.copy(ROOT / name, root)
     for name in ("rcdm_cli", "recipes"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for bundle in ("clothing64", "large"):
+    for bundle in ("clothing32", "large"):
         (root / "engines" / bundle).mkdir(parents=True)
         (root / "engines" / bundle / "manifest.json").write_text("{}")
         (root / "engines" / bundle / "denoiser.safetensors").write_bytes(b"weights")
@@ -43,7 +43,7 @@ def test_the_wheel_holds_the_package_the_demo_bundle_and_the_recipes(wheel):
     names = set(wheel.namelist())
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "rcdm_cli").rglob("*.py")}
     recipes = {f"rcdm_cli/_data/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.toml")}
-    demo = {f"rcdm_cli/_data/engines/clothing64/{name}" for name in ("manifest.json", "denoiser.safetensors")}
+    demo = {f"rcdm_cli/_data/engines/clothing32/{name}" for name in ("manifest.json", "denoiser.safetensors")}
     assert recipes
     assert names >= sources | recipes | demo
 
@@ -82,7 +82,7 @@ def test_what_is_installed_finds_its_own_data_from_any_folder(wheel, tmp_path):
     )
     tables = json.loads(done.stdout)
     data = site / "rcdm_cli" / "_data"
-    assert tables["engines"] == [{"name": "clothing64", "path": str(data / "engines" / "clothing64")}]
+    assert tables["engines"] == [{"name": "clothing32", "path": str(data / "engines" / "clothing32")}]
     assert {Path(row["path"]).parent for row in tables["recipes"]} == {data / "recipes"}
 
 
@@ -93,7 +93,7 @@ def test_the_source_distribution_can_build_the_same_wheel(tmp_path):
     [path] = WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(path) as again:
         names = set(again.namelist())
-    demo = ROOT / "engines" / "clothing64"
+    demo = ROOT / "engines" / "clothing32"
     assert names >= {"rcdm_cli/cli/app.py"} | {
         f"rcdm_cli/_data/{path.relative_to(ROOT)}"
         for path in [*(ROOT / "recipes").glob("*.toml"), *demo.rglob("*")]

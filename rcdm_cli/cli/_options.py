@@ -21,11 +21,11 @@ MACHINE_PANEL = "Where it runs"
 OUTPUT_PANEL = "Output"
 
 
-def one_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:
+def one_of(what: str, choices: Sequence[str]) -> Callable[[str | None], str | None]:
     """A check for one value: a wrong name is wrong use (exit code 2) and is answered with the nearest right one."""
 
-    def check(value: str) -> str:
-        if value not in choices:
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in choices:
             raise typer.BadParameter(no_such(what, value, choices))
         return value
 
@@ -53,14 +53,45 @@ Photos = Annotated[
     list[Path],
     typer.Argument(metavar="PHOTOS...", help="Photos, or folders that are searched for photos.", show_default=False),
 ]
+Source = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder of photos (sub-folders are classes), a tar of them, or a folder of tars.",
+        show_default=False,
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split", metavar="NAME", help="Sub-folder of DATA to use; all of it by default.", show_default=False
+    ),
+]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="Recipe: its name (see `rcdm list recipes`) or a TOML file.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.", show_default=False
+    ),
+]
+METHOD_HELP = "Method, such as dino; `rcdm list methods` lists them."
+Method = Annotated[str, typer.Option("--method", metavar="NAME", help=METHOD_HELP, show_default=False)]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
         metavar="NAME[,NAME]",
         callback=_names,
-        help="Methods whose representations to use; may be repeated. Default: all in the bundle.",
-        show_default=False,
+        help=METHOD_HELP,
+        show_default="all in the bundle",
     ),
 ]
 Level = Annotated[
@@ -80,29 +111,37 @@ Engines = Annotated[
 ]
 
 Sampler = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--sampler",
         metavar="|".join(SAMPLERS),
         callback=one_of("sampler", SAMPLERS),
-        help="How pictures are sampled.",
+        help="How pictures are sampled. Default: the bundle's.",
+        show_default=False,
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
 Steps = Annotated[
-    int,
-    typer.Option("--steps", min=1, help="Sampling steps: more is slower and finer.", rich_help_panel=SAMPLING_PANEL),
+    int | None,
+    typer.Option(
+        "--steps",
+        min=1,
+        help="Sampling steps: more is slower and finer. Default: the bundle's.",
+        show_default=False,
+        rich_help_panel=SAMPLING_PANEL,
+    ),
 ]
 Samples = Annotated[
     int,
     typer.Option("--samples", min=1, help="Pictures per representation.", rich_help_panel=SAMPLING_PANEL),
 ]
 Guidance = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--guidance",
         min=0,
-        help="Strength of classifier-free guidance; 1 is none.",
+        help="Strength of classifier-free guidance; 1 is none. Default: the bundle's.",
+        show_default=False,
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]

@@ -8,12 +8,17 @@ from typing import Annotated
 import typer
 
 from rcdm_cli import __version__
-from rcdm_cli.cli import doctor, info
+from rcdm_cli.cli import doctor, evaluate, export, info, pretrain, train, visualize
 from rcdm_cli.cli._errors import debugging
 from rcdm_cli.cli.list import list_names
 
 # Commands stand in the help in this order.
 COMMANDS = (
+    visualize.visualize,
+    evaluate.evaluate,
+    pretrain.pretrain,
+    train.train,
+    export.export,
     list_names,
     info.info,
     doctor.doctor,

@@ -27,7 +27,7 @@ Target = Annotated[
 @command(
     "info",
     panel="About",
-    examples=("rcdm info clothing64", "rcdm info runs/dino/checkpoint.safetensors", "rcdm info my-recipe.toml --json"),
+    examples=("rcdm info clothing32", "rcdm info runs/dino/checkpoint.safetensors", "rcdm info my-recipe.toml --json"),
 )
 def info(out: Output, target: Target) -> None:
     """Show what a bundle, checkpoint or recipe says of itself: its specs, origin and licence."""

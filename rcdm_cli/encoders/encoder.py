@@ -56,7 +56,9 @@ class Encoder(nn.Module):
         Raises:
             InputError: the encoder has no such level.
         """
-        return self(photos)[level_index(self.spec, level)]
+        index = level_index(self.spec, level)
+        h: Tensor = self(photos)[index]
+        return h
 
 
 def level_index(spec: EncoderSpec, level: Level) -> int:
@@ -89,7 +91,9 @@ def read_encoder_spec(path: Path) -> EncoderSpec:
     """
     metadata = read_metadata(path)
     if metadata.get("kind") != KIND:
-        raise InputError(f"{path} is a safetensors file, but not an encoder that rcdm wrote (kind {metadata.get('kind')}).")
+        raise InputError(
+            f"{path} is a safetensors file, but not an encoder that rcdm wrote (kind {metadata.get('kind')})."
+        )
     return EncoderSpec.parse_json(metadata["spec"], str(path))
 
 

@@ -20,7 +20,7 @@ def build_trunk(name: str, options: Mapping[str, Any], pool: str | None) -> nn.M
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f" Near names: {', '.join(near)}." if near else ""
         raise InputError(f"trunk = {name!r} is not a timm model.{hint} timm.list_models() lists all.")
-    pooling = {} if pool is None else {"global_pool": pool}
+    pooling: dict[str, Any] = {} if pool is None else {"global_pool": pool}
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, **pooling, **options)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:

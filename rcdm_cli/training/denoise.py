@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rcdm_cli.diffusion.conditioner import Conditioner, drop
+from rcdm_cli.diffusion.conditioner import drop
 from rcdm_cli.diffusion.losses import hybrid_loss, simple_loss
+from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spec import ConditionerSpec
-from rcdm_cli.diffusion.unet import UNet
 from rcdm_cli.images.tensor import to_tensor
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
 from rcdm_cli.training.order import generator, photos_at
@@ -18,15 +18,7 @@ from rcdm_cli.training.precision import autocast
 from rcdm_cli.training.rate import learning_rate, set_rate
 from rcdm_cli.training.recipe import TrainRecipe
 from rcdm_cli.training.representations import Representations
-
-
-class Model(nn.Module):
-    """Denoiser and conditioner, trained together: ``(x_t, t, cond) → eps`` and ``h → cond``."""
-
-    def __init__(self, recipe: TrainRecipe, conditioner: ConditionerSpec) -> None:
-        super().__init__()
-        self.denoiser = UNet(recipe.denoiser)
-        self.conditioner = Conditioner(conditioner)
+from rcdm_cli.training.samples import SampleGrid
 
 
 class DenoiserTrainer:
@@ -43,21 +35,20 @@ class DenoiserTrainer:
         representations: Representations,
         device: torch.device,
         fingerprint: str,
-        samples: "Samples",
     ) -> None:
         self.recipe, self.plan, self.device = recipe, recipe.optimization, device
         self.photos, self.representations = photos, representations
-        self.fingerprint, self.samples = fingerprint, samples
+        self.fingerprint, self.samples = fingerprint, SampleGrid(photos, representations, device)
         self.steps, self.photos_per_step = recipe.steps, self.plan.batch
         self.schedule = Schedule(recipe.schedule)
         torch.manual_seed(self.plan.seed)
         spec = ConditionerSpec(rows=representations.rows, width=recipe.denoiser.cond_width)
-        self.model, self.average = Model(recipe, spec), Model(recipe, spec)
+        self.model, self.average = Model(recipe.denoiser, spec), Model(recipe.denoiser, spec)
         for row in range(len(spec.rows)):
             self.model.conditioner.standardise(row, *representations.statistics(row))
         self.average.load_state_dict(self.model.state_dict())
-        self.model.to(device, memory_format=torch.channels_last)
-        self.average.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.model.to(device).to(memory_format=torch.channels_last)
+        self.average.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=self.plan.lr, betas=self.plan.betas, weight_decay=self.plan.weight_decay
         )
@@ -118,9 +109,8 @@ class DenoiserTrainer:
     ) -> Tensor:
         photos = self.photos[index.numpy()]
         turned = np.where(flip.numpy()[:, None, None, None], photos[:, :, ::-1], photos)
-        layout = {"device": self.device, "memory_format": torch.channels_last}
-        x0 = to_tensor(turned).to(**layout)
-        noise = torch.randn(x0.shape, generator=noise_from).to(**layout)
+        x0 = to_tensor(turned).to(self.device, memory_format=torch.channels_last)
+        noise = torch.randn(x0.shape, generator=noise_from).to(self.device, memory_format=torch.channels_last)
         t = t.to(self.device)
         x_t = self.schedule.noise_to(x0, t, noise)
         groups = [
@@ -142,7 +132,7 @@ class DenoiserTrainer:
     def milestone(self, step: int, folder: Path) -> dict[str, float]:
         """A grid of samples of the averaged weights, every ``sample_every`` steps and at the end."""
         if step % self.recipe.sample_every == 0 or step == self.steps:
-            self.samples(self.average, self.schedule, folder / "samples" / f"step-{step:07d}.png")
+            self.samples.write(self.average, self.schedule, folder / "samples" / f"step-{step:07d}.png")
         return {}
 
     def tensors(self) -> dict[str, Tensor]:

@@ -97,8 +97,7 @@ def train(
         started += time.perf_counter() - before
         if stopping and done < trainer.steps:
             raise Interrupted(
-                f"Stopped at step {done} of {trainer.steps}; {path} has all of it. "
-                "Run the same command again to go on."
+                f"Stopped at step {done} of {trainer.steps}; {path} has all of it. Run the same command again to go on."
             )
     return first
 

@@ -32,8 +32,10 @@ class Objective(nn.Module):
 
     def last(self, views: Tensor) -> Tensor:
         """The head's output (B, D) for one preprocessed view."""
-        backbone = self.encoder.trunk(views)
-        return backbone if self.encoder.head is None else self.encoder.head(backbone)
+        h: Tensor = self.encoder.trunk(views)
+        if self.encoder.head is not None:
+            h = self.encoder.head(h)
+        return h
 
 
 class TwoViews(Objective):
@@ -44,6 +46,7 @@ class TwoViews(Objective):
         self.encoder, self.criterion = encoder, criterion
 
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        """The criterion on the first and the second view's projections."""
         first, second = self.last(torch.cat(views)).float().chunk(2)
         loss: Tensor = self.criterion(first, second)
         return loss
@@ -56,6 +59,8 @@ class Dino(Objective):
     global crops, the only ones that the teacher sees.
     """
 
+    teacher_prototypes: Tensor
+
     def __init__(self, encoder: Encoder, criterion: nn.Module, options: MethodOptions) -> None:
         super().__init__()
         self.student = encoder
@@ -66,6 +71,7 @@ class Dino(Objective):
         self.register_buffer("teacher_prototypes", self.prototypes.detach().clone())
 
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        """Cross-entropy between the teacher's and the student's prototype scores over all pairs of other views."""
         with torch.no_grad():
             teacher = self._scores(self.encoder, torch.cat(views[:2]), self.teacher_prototypes).chunk(2)
         # One pass a crop size: convolutions need equal sizes.
@@ -83,6 +89,7 @@ class Dino(Objective):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
+        """Move the teacher towards the student; its momentum rises to 1 along a cosine."""
         momentum = 1 - (1 - self.momentum) * (cos(pi * progress) + 1) / 2
         for kept, trained in zip(self.encoder.parameters(), self.student.parameters(), strict=True):
             kept.lerp_(trained, 1 - momentum)
@@ -100,6 +107,7 @@ class Supervised(Objective):
         self.criterion = _build(nn.CrossEntropyLoss, options, "loss", ignore_index=-1)
 
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
+        """Cross-entropy on the one view."""
         loss: Tensor = self.criterion(self.classifier(self.last(views[0])).float(), labels)
         return loss
 
@@ -126,7 +134,7 @@ def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> O
 
 
 def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[[Any], list[Tensor]]:
-    """lightly's transform of ``method``: a PIL picture → its views, tensors (3, S, S) in [0, 1].
+    """Get lightly's transform of ``method``: a PIL picture → its views, tensors (3, S, S) in [0, 1].
 
     ``size`` is the side of the (global) views in pixels.
 
@@ -136,13 +144,16 @@ def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[
     from lightly.transforms import DINOTransform, SimCLRTransform, VICRegTransform
     from lightly.transforms.simclr_transform import SimCLRViewTransform
 
+    views: Callable[[Any], list[Tensor]]
     if method == "dino":
-        return _build(DINOTransform, options, "transform", global_crop_size=size, normalize=None)
+        views = _build(DINOTransform, options, "transform", global_crop_size=size, normalize=None)
+        return views
     if method == "supervised":
         view = _build(SimCLRViewTransform, options, "transform", input_size=size, normalize=None)
         return lambda photo: [view(photo)]
     transform = {"simclr": SimCLRTransform, "vicreg": VICRegTransform, "barlow": VICRegTransform}[method]
-    return _build(transform, options, "transform", input_size=size, normalize=None)
+    views = _build(transform, options, "transform", input_size=size, normalize=None)
+    return views
 
 
 def _build(kind: Callable[..., Any], options: Mapping[str, Any], section: str, **fixed: Any) -> Any:

@@ -10,7 +10,7 @@ from rcdm_cli.training.recipe import Precision
 def has_bf16(device: torch.device) -> bool:
     """Whether ``device`` multiplies bfloat16 in hardware; emulation is slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 

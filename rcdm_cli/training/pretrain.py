@@ -1,5 +1,6 @@
 """Pretrain one encoder with one method on a folder of photos."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,6 @@ class _Views(Dataset[tuple[list[Tensor], Tensor]]):
         self.data, self.transform, self.seed = data, transform, seed
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
-        import random
-
         photo, draw = item
         # lightly and torchvision draw from the global generators; numbering the draws makes views repeatable.
         key = generator(self.seed, draw).initial_seed()
@@ -123,7 +122,7 @@ class PretrainTrainer:
         batches = Batches(len(self.data.photos), self.plan.batch, self.plan.seed, step, self.steps)
         loader: DataLoader[tuple[list[Tensor], Tensor]] = DataLoader(
             self.views,
-            batch_sampler=batches,  # type: ignore[arg-type]
+            batch_sampler=batches,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             pin_memory=self.device.type == "cuda",

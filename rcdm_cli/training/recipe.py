@@ -1,9 +1,9 @@
 """Recipes: TOML files that hold everything needed to train a model again."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -141,15 +141,23 @@ class TrainRecipe(Spec):
     sample_every: int = Field(default=2000, ge=1)
 
 
-Recipe = Annotated[PretrainRecipe | TrainRecipe, Field(discriminator="kind")]
-_KINDS: dict[str, type[PretrainRecipe] | type[TrainRecipe]] = {"pretrain": PretrainRecipe, "train": TrainRecipe}
+Kind = TypeVar("Kind", PretrainRecipe, TrainRecipe)
+KINDS: dict[str, type[PretrainRecipe] | type[TrainRecipe]] = {"pretrain": PretrainRecipe, "train": TrainRecipe}
 
 
-def read_recipe(path: Path, overrides: Iterable[str] = ()) -> PretrainRecipe | TrainRecipe:
-    """Read a recipe file and apply ``key=value`` overrides (dotted keys, TOML values).
+def read_recipe(
+    path: Path, kind: type[Kind], overrides: Iterable[str] = (), replaced: Mapping[str, Any] | None = None
+) -> Kind:
+    """Read a recipe file of one kind.
+
+    Args:
+        path: the TOML file.
+        kind: what the recipe must be.
+        overrides: ``key=value`` with dotted keys and TOML values, applied in order.
+        replaced: values that options of a command put in place of the recipe's.
 
     Raises:
-        InputError: no such file, not TOML, or a key that does not validate.
+        InputError: no such file, not TOML, another kind, or a key that does not validate.
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -159,10 +167,11 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> PretrainRecipe | T
         raise InputError(f"{path} is not TOML: {error}.") from error
     for override in overrides:
         _apply(values, override)
-    kind = values.get("kind")
-    if kind not in _KINDS:
-        raise InputError(f"{path}: kind is {kind!r}; a recipe's kind is one of: {', '.join(_KINDS)}.")
-    return _KINDS[kind].parse(values, str(path))
+    found = values.get("kind")
+    if KINDS.get(str(found)) is not kind:
+        wanted = next(name for name, known in KINDS.items() if known is kind)
+        raise InputError(f"{path} is a recipe of kind {found!r}, and `rcdm {wanted}` needs kind = {wanted!r}.")
+    return kind.parse(values | dict(replaced or {}), str(path))
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

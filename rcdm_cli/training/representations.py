@@ -58,7 +58,9 @@ class CachedRepresentations:
         self.rows = rows
         by_method = {source.encoder.spec.method: source for source in sources}
         missing = [s for s in sources if not all(_path(folder, s, level).exists() for level in s.encoder.spec.levels)]
-        total, done = sum(2 * len(source.photos) for source in missing), 0
+        total, new = (sum(2 * len(source.photos) for source in part) for part in (sources, missing))
+        done = total - new
+        on_progress(done, total)
         for source in missing:
             for count in _compute(source, folder, device):
                 done += count

@@ -14,9 +14,9 @@ from rcdm_cli.files import write_tensors
 
 @pytest.fixture
 def demo_bundle(workplace):
-    folder = workplace / "engines" / "clothing64"
+    folder = workplace / "engines" / "clothing32"
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text('{"name": "clothing64", "rows": [{"method": "dino", "width": 8}]}')
+    (folder / "manifest.json").write_text('{"name": "clothing32", "rows": [{"method": "dino", "width": 8}]}')
     return folder
 
 
@@ -39,7 +39,7 @@ def test_doctor_finds_versions_device_and_bundle(invoke, demo_bundle):
         assert found[name] == {"name": name, "status": "ok", "detail": importlib.metadata.version(name)}
     assert found["torch"]["detail"].startswith(importlib.metadata.version("torch"))
     assert f"{torch.get_num_threads()} threads" in found["cpu"]["detail"]
-    assert found["bundle"]["detail"] == "engines/clothing64"
+    assert found["bundle"]["detail"] == "engines/clothing32"
 
 
 def test_doctor_fails_without_the_bundle_and_still_shows_what_it_found(invoke, no_packaged_data):
@@ -86,7 +86,7 @@ def test_list_names_methods_bundles_and_recipes(invoke, demo_bundle, no_packaged
     (workplace / "recipes" / "broken.toml").write_text("= 3")
     tables = json.loads(invoke("list", "--json").stdout)
     assert [row["name"] for row in tables["methods"]] == list(METHODS)
-    assert tables["engines"] == [{"name": "clothing64", "path": "engines/clothing64"}]
+    assert tables["engines"] == [{"name": "clothing32", "path": "engines/clothing32"}]
     assert tables["recipes"] == [
         {"name": "broken", "about": "not readable", "path": "recipes/broken.toml"},
         {"name": "mine", "about": "of mine", "path": "recipes/mine.toml"},
@@ -94,19 +94,19 @@ def test_list_names_methods_bundles_and_recipes(invoke, demo_bundle, no_packaged
 
 
 def test_list_shows_one_line_each(invoke, demo_bundle, no_packaged_data):
-    assert invoke("list", "engines").stdout == "clothing64  engines/clothing64\n"
+    assert invoke("list", "engines").stdout == "clothing32  engines/clothing32\n"
     assert invoke("list", "recipes").stdout == "(none)\n"
     lines = invoke("list").stdout.splitlines()
     assert [line for line in lines if line.endswith(":")] == ["methods:", "engines:", "recipes:"]
 
 
 def test_info_shows_a_bundle_by_name_and_by_path(invoke, demo_bundle):
-    by_name = invoke("info", "clothing64")
-    by_path = invoke("info", "engines/clothing64")
+    by_name = invoke("info", "clothing32")
+    by_path = invoke("info", "engines/clothing32")
     assert by_name.stdout == by_path.stdout
     assert by_name.stdout.splitlines() == [
-        "bundle: engines/clothing64",
-        "  name: clothing64",
+        "bundle: engines/clothing32",
+        "  name: clothing32",
         "  rows:",
         "    1:",
         "      method: dino",

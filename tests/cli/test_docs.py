@@ -12,4 +12,4 @@ def test_the_page_shows_commands_options_defaults_and_examples():
     section = page().split("### `rcdm doctor [OPTIONS]`")[1].split("###")[0]
     assert "rcdm doctor --device cuda --json" in section
     assert "| `--device auto\\|cpu\\|cuda\\|cuda:N` | Device to run on" in section
-    assert "| `clothing64` |" in section
+    assert "| `clothing32` |" in section

@@ -1,0 +1,79 @@
+"""``rcdm pretrain``: an encoder from photos alone, with one method."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._options import MACHINE_PANEL, Device, Method, Out, RecipeName, Set, Source, Split
+from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._signals import stop_when_asked
+from rcdm_cli.resources import recipe_path
+
+
+@command(
+    "pretrain",
+    panel="Models",
+    examples=(
+        "rcdm pretrain photos --method dino --recipe clothing64-encoders --out runs/dino",
+        "rcdm pretrain photos.tar --split train --validation-split val --method vicreg --recipe clothing64-encoders",
+    ),
+)
+def pretrain(
+    out: Output,
+    source: Source,
+    method: Method,
+    recipe: RecipeName,
+    split: Split = None,
+    validation_split: Annotated[
+        str | None,
+        typer.Option(
+            "--validation-split",
+            metavar="NAME",
+            help="Sub-folder of DATA whose classes are predicted from those of the training photos (k-NN accuracy); "
+            "by default each training photo's from the others'.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Set = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="Processes that draw the views of photos; 0 is the program's own. The result is the same.",
+            rich_help_panel=MACHINE_PANEL,
+        ),
+    ] = 2,
+    folder: Out = Path("runs/pretrain"),
+    device: Device = "auto",
+) -> None:
+    """Pretrain an encoder on photos with one method.
+
+    The encoder stands in the run's folder as encoder.safetensors, for `rcdm train --encoder`. The same command again
+    goes on where the last one stopped; Ctrl-C and SIGTERM write a checkpoint first. Sub-folders of DATA are classes;
+    only the method supervised trains on them.
+    """
+    from rcdm_cli.training.pretrain import ENCODER
+    from rcdm_cli.training.recipe import PretrainRecipe, read_recipe
+    from rcdm_cli.training.runs import pretrain_encoder
+
+    plan = read_recipe(recipe_path(recipe), PretrainRecipe, overrides or ())
+    with stop_when_asked() as stop, out.progress("Pretraining") as show:
+        run = pretrain_encoder(
+            plan,
+            method,
+            source,
+            split,
+            validation_split,
+            folder,
+            choose_device(device),
+            workers=workers,
+            stop=stop,
+            on_progress=show,
+            on_note=out.note,
+        )
+    encoder = folder / ENCODER
+    out.result({"encoder": encoder, **run.as_json()}, [encoder])

@@ -1,0 +1,57 @@
+"""``rcdm train``: a denoiser for the representations of one or several encoders."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._options import Device, Out, RecipeName, Set, Source, Split
+from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._signals import stop_when_asked
+from rcdm_cli.resources import recipe_path
+
+
+@command(
+    "train",
+    panel="Models",
+    examples=(
+        "rcdm train photos --recipe clothing32 --out runs/mine",
+        "rcdm train photos.tar --split train --recipe clothing32 --encoder runs/dino --set steps=2000",
+    ),
+)
+def train(
+    out: Output,
+    source: Source,
+    recipe: RecipeName,
+    split: Split = None,
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoder",
+            metavar="PATH",
+            help="Encoder file, or folder of an `rcdm pretrain` run, in place of the recipe's; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    overrides: Set = None,
+    folder: Out = Path("runs/train"),
+    device: Device = "auto",
+) -> None:
+    """Train a denoiser on the representations of photos.
+
+    Representations are computed once and kept in the run's folder. The same command again goes on where the last one
+    stopped; Ctrl-C and SIGTERM write a checkpoint first. `rcdm export` makes a bundle of the run.
+    """
+    from rcdm_cli.training.recipe import TrainRecipe, read_recipe
+    from rcdm_cli.training.runs import prepare_denoiser, train_denoiser
+
+    plan = read_recipe(recipe_path(recipe), TrainRecipe, overrides or (), {"encoders": encoder} if encoder else {})
+    with out.progress("Representations") as show_computed:
+        trainer = prepare_denoiser(
+            plan, source, split, folder, choose_device(device), on_progress=show_computed, on_note=out.note
+        )
+    with stop_when_asked() as stop, out.progress("Training") as show:
+        run = train_denoiser(trainer, folder, stop=stop, on_progress=show)
+    out.result(run.as_json(), [run.checkpoint])

@@ -1,0 +1,46 @@
+"""What a training run has come to: the averaged weights and its encoders."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rcdm_cli.diffusion.model import Model
+from rcdm_cli.diffusion.spec import ConditionerSpec
+from rcdm_cli.encoders.encoder import Encoder, load_encoder
+from rcdm_cli.errors import InputError
+from rcdm_cli.training.checkpoint import load_checkpoint
+from rcdm_cli.training.loop import CHECKPOINT
+from rcdm_cli.training.recipe import TrainRecipe
+from rcdm_cli.training.runs import ENCODERS
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Averaged weights, encoders, the recipe, and how many steps were done."""
+
+    model: Model
+    encoders: list[Encoder]
+    recipe: TrainRecipe
+    steps: int
+
+
+def read_run(folder: Path) -> Finished:
+    """Read the folder of an ``rcdm train`` run, finished or not.
+
+    Raises:
+        InputError: it is not such a folder.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        raise InputError(f"{folder} is not the folder of an `rcdm train` run: it holds no {CHECKPOINT}.")
+    checkpoint = load_checkpoint(path)
+    if "rows" not in checkpoint.recipe:
+        raise InputError(f"{path} is the checkpoint of an encoder. A bundle is made of an `rcdm train` run.")
+    values = checkpoint.recipe["recipe"]
+    assert isinstance(values, dict)
+    recipe = TrainRecipe.parse({**values, "steps": checkpoint.step}, str(path))
+    rows = ConditionerSpec.parse({"rows": checkpoint.recipe["rows"], "width": recipe.denoiser.cond_width}, str(path))
+    model = Model(recipe.denoiser, rows)
+    model.load_state_dict(checkpoint.group("average"))
+    methods = dict.fromkeys(row.method for row in rows.rows)
+    encoders = [load_encoder(folder / ENCODERS / f"{method}.safetensors") for method in methods]
+    return Finished(model.eval(), encoders, recipe, checkpoint.step)

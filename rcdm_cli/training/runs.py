@@ -1,0 +1,170 @@
+"""A training run from photos to its last checkpoint: what ``rcdm pretrain`` and ``rcdm train`` do."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from rcdm_cli.diffusion.spec import Representation
+from rcdm_cli.encoders.encoder import load_encoder
+from rcdm_cli.encoders.spec import LEVELS
+from rcdm_cli.errors import InputError
+from rcdm_cli.files import replacing, sha256
+from rcdm_cli.images.dataset import Cropped, load_cropped
+from rcdm_cli.images.source import PhotoSource, open_photos
+from rcdm_cli.training.denoise import DenoiserTrainer
+from rcdm_cli.training.loop import CHECKPOINT, Progress, train
+from rcdm_cli.training.pretrain import ENCODER, LabelledPhotos, PretrainTrainer, class_indices
+from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
+from rcdm_cli.training.representations import CachedRepresentations, EncoderPhotos
+
+ShowProgress = Callable[[int, int, str], None]
+Note = Callable[[str], None]
+
+ENCODERS = "encoders"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its last checkpoint, how many steps it has, and at which step this part of it began."""
+
+    checkpoint: Path
+    steps: int
+    began_at: int
+
+    def as_json(self) -> dict[str, object]:
+        """The same as JSON-able values."""
+        return asdict(self)
+
+
+def pretrain_encoder(
+    recipe: PretrainRecipe,
+    method: str,
+    source: Path,
+    split: str | None,
+    validation_split: str | None,
+    folder: Path,
+    device: torch.device,
+    *,
+    workers: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: ShowProgress = lambda done, total, note: None,
+    on_note: Note = lambda _: None,
+) -> Run:
+    """Pretrain one encoder in ``folder``, or go on with it.
+
+    Args:
+        recipe: of all methods.
+        method: which of them.
+        source: a folder of photos, a tar, or a folder of tars.
+        split: first-level folder to train on; None is all.
+        validation_split: first-level folder for the k-NN accuracy; None is leave-one-out on the training photos.
+        folder: of the run.
+        device: to train on.
+        workers: processes that draw the views; 0 is this one.
+        stop: asked after each step.
+        on_progress: called with (steps done, steps, what to say).
+        on_note: called with what a person should know.
+
+    Raises:
+        InputError: photos, recipe or folder do not fit.
+        Interrupted: ``stop`` said so.
+    """
+    data = _labelled(open_photos(source, split), recipe, folder, None, on_note)
+    validation = None
+    if validation_split is not None:
+        validation = _labelled(open_photos(source, validation_split), recipe, folder, data.classes, on_note)
+    trainer = PretrainTrainer(recipe, method, data, device, workers, validation)
+    began = train(
+        trainer,
+        folder,
+        save_every=max(trainer.per_epoch, 1),
+        stop=stop,
+        on_progress=lambda progress: on_progress(progress.step, progress.steps, _say(progress)),
+    )
+    return Run(folder / CHECKPOINT, trainer.steps, began)
+
+
+def prepare_denoiser(
+    recipe: TrainRecipe,
+    source: Path,
+    split: str | None,
+    folder: Path,
+    device: torch.device,
+    *,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_note: Note = lambda _: None,
+) -> DenoiserTrainer:
+    """Crop the photos and compute their representations, or take both from ``folder``; then build what is trained.
+
+    The encoders are copied into the run, so that a bundle can be made of the run alone. Arguments and errors are those
+    of ``pretrain_encoder``; ``on_progress`` counts two views of each photo for each encoder.
+    """
+    if not recipe.encoders:
+        raise InputError("The recipe names no encoders. Give --encoder, or encoders = [...] in the recipe.")
+    photos = open_photos(source, split)
+    cropped = _crop(photos, recipe.denoiser.size, folder, on_note)
+    sources = []
+    for given in recipe.encoders:
+        path = _encoder_file(Path(given))
+        encoder = load_encoder(path)
+        size = encoder.spec.preprocessing.size
+        own = cropped if size == recipe.denoiser.size else _crop(photos, size, folder, on_note)
+        sources.append(EncoderPhotos(encoder, own.photos, f"{encoder.spec.method}-{sha256(path)[:12]}"))
+        with replacing(folder / ENCODERS / f"{encoder.spec.method}.safetensors") as copy:
+            shutil.copyfile(path, copy)
+    rows = tuple(
+        Representation(method=spec.method, level=level, width=spec.width_at(level))
+        for spec in (item.encoder.spec for item in sources)
+        for level in LEVELS
+        if level in spec.levels and level in recipe.levels
+    )
+    cache = folder / "representations"
+    on_note(f"{len(cropped.photos)} photos, {len(rows)} representations, on {device}.")
+    representations = CachedRepresentations(sources, rows, cache, device, on_progress)
+    return DenoiserTrainer(recipe, cropped.photos, representations, device, photos.fingerprint())
+
+
+def train_denoiser(
+    trainer: DenoiserTrainer,
+    folder: Path,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: ShowProgress = lambda done, total, note: None,
+) -> Run:
+    """Train what ``prepare_denoiser`` gives in the same ``folder``, or go on with it."""
+    began = train(
+        trainer,
+        folder,
+        save_every=trainer.recipe.save_every,
+        stop=stop,
+        on_progress=lambda progress: on_progress(progress.step, progress.steps, _say(progress)),
+    )
+    return Run(folder / CHECKPOINT, trainer.steps, began)
+
+
+def _say(progress: Progress) -> str:
+    return f"loss {progress.values['loss']:.4f}, {progress.photos_per_second:.0f} photos/s"
+
+
+def _crop(source: PhotoSource, size: int, folder: Path, on_note: Note) -> Cropped:
+    cropped = load_cropped(source, size, cache=folder / "photos")
+    if cropped.skipped:
+        key, reason = cropped.skipped[0]
+        on_note(f"{len(cropped.skipped)} photos could not be read and were left out; the first, {key}: {reason}")
+    return cropped
+
+
+def _labelled(
+    source: PhotoSource, recipe: PretrainRecipe, folder: Path, classes: tuple[str, ...] | None, on_note: Note
+) -> LabelledPhotos:
+    cropped = _crop(source, recipe.photo_size, folder, on_note)
+    labels, names = class_indices(cropped.labels, recipe.ignore_classes, classes)
+    on_note(f"{len(cropped.photos)} photos, {int((labels >= 0).sum())} of them in {len(names)} classes.")
+    return LabelledPhotos(cropped.photos, labels, names, source.fingerprint())
+
+
+def _encoder_file(path: Path) -> Path:
+    return path / ENCODER if path.is_dir() else path

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import torch
+
+from rcdm_cli.analysis.faithfulness import Classes, faithfulness
+from rcdm_cli.analysis.pairs import Pair, choose_pairs
+from rcdm_cli.analysis.visualize import spread, visualize
+from rcdm_cli.encoders.knn import knn_predict
+from rcdm_cli.errors import InputError
+from rcdm_cli.runtime.bundle import load_bundle
+from tests.runtime.tiny import tiny_bundle
+
+BOTH = [Pair("dino", "backbone"), Pair("dino", "projector")]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return list(np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+
+
+def test_pairs(bundle):
+    everything = [*BOTH, Pair("supervised", "backbone")]
+    assert choose_pairs(bundle, None, "both") == everything
+    assert choose_pairs(bundle, None, "projector") == [Pair("dino", "projector")]
+    assert choose_pairs(bundle, ["supervised"], "both") == [Pair("supervised", "backbone")]
+    with pytest.raises(InputError, match=r"supervised has no projector level here. It has: backbone"):
+        choose_pairs(bundle, ["supervised"], "projector")
+    with pytest.raises(InputError, match=r"no method in this bundle 'dine'.*Did you mean 'dino'"):
+        choose_pairs(bundle, ["dine"], "both")
+
+
+def test_spread_is_the_standard_deviation_in_shares_of_the_range():
+    pictures = np.zeros((2, 4, 4, 3), np.uint8)
+    pictures[1] = 255
+    pictures[1, 0, 0] = 0
+    values = spread(pictures)
+    assert values[0, 0] == 0
+    assert values[1, 1] == pytest.approx(0.5)
+
+
+def test_every_pair_starts_from_the_same_noise(bundle, photos):
+    settings = bundle.settings(steps=2)
+    result = visualize(bundle, list("abcd"), photos, BOTH, samples=2, settings=settings, seed=3)
+    h = bundle.encode(photos, method="dino", level="projector")
+    alone = bundle.sample(h, method="dino", level="projector", samples=2, steps=2, seed=3)
+    for i in range(4):
+        assert np.abs(result.seen[BOTH[1]][i].pictures.astype(int) - alone[i].astype(int)).max() <= 1
+
+
+def test_numbers_follow_from_the_pictures(bundle, photos):
+    result = visualize(bundle, list("abcd"), photos, BOTH, samples=2, settings=bundle.settings(steps=2))
+    h = bundle.encode(photos, method="dino").numpy()
+    found = bundle.encode(list(result.seen[BOTH[0]][2].pictures), method="dino").numpy()
+    unit = h / np.linalg.norm(h, axis=1, keepdims=True)
+    cosine = found @ unit.T / np.linalg.norm(found, axis=1, keepdims=True)
+    np.testing.assert_allclose(result.seen[BOTH[0]][2].similarity, cosine[:, 2], atol=1e-5)
+    assert result.seen[BOTH[0]][2].rank == [int((row >= row[2]).sum()) for row in cosine]
+
+    values = result.as_json()
+    of_backbone = [r for photo in values["photos"] for r in photo["representations"][0]["rank"]]
+    assert values["summary"][0]["mean_reciprocal_rank"] == pytest.approx(np.mean(1 / np.array(of_backbone)))
+
+
+def test_faithfulness_is_that_of_one_sample_a_photo(bundle, photos):
+    settings = bundle.settings(steps=2)
+    seen = visualize(bundle, list("abcd"), photos, BOTH[:1], samples=1, settings=settings)
+    labels = torch.tensor([0, 1, 0, -1])
+    classes = Classes(np.stack(photos[:3]), labels[:3], labels)
+    found = faithfulness(bundle, photos, BOTH[0], settings, classes=classes)
+    summary = seen.as_json()["summary"][0]
+    assert found.mean_reciprocal_rank == pytest.approx(summary["mean_reciprocal_rank"])
+    assert found.similarity == pytest.approx(summary["mean_similarity"], abs=1e-6)
+    h = bundle.encode(photos[:3], method="dino")
+    assert found.knn == float((knn_predict(h, h, labels[:3]) == labels[:3]).double().mean())

@@ -1,0 +1,161 @@
+"""``rcdm pretrain`` and ``rcdm train`` as a person and a batch system use them: killed, stopped and started again."""
+
+import json
+import random
+import signal
+import time
+
+import pytest
+
+from rcdm_cli.encoders.encoder import save_encoder
+from rcdm_cli.errors import InputError
+from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint
+from rcdm_cli.training.loop import CHECKPOINT
+from tests.cli.conftest import rcdm
+from tests.training.tiny import PRETRAIN, TRAIN, equal_tensors, tiny_encoder, write_photos
+
+STEPS = 10
+GRID = f"samples/step-{STEPS:07d}.png"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Photos, an encoder and a recipe."""
+    folder = tmp_path_factory.mktemp("data")
+    write_photos(folder / "photos", {"cat": 4, "dog": 3})
+    save_encoder(tiny_encoder(), folder / "encoder.safetensors")
+    (folder / "tiny.toml").write_text(TRAIN)
+    return folder
+
+
+def arguments(data, run, *more):
+    return ("train", str(data / "photos"), "--recipe", str(data / "tiny.toml"), "--encoder",
+            str(data / "encoder.safetensors"), "--out", str(run), "--device", "cpu", *more)  # fmt: skip
+
+
+def start_training(data, run):
+    # One thread: the order of additions, and with it the last bit, must not depend on how busy the machine is.
+    return rcdm(*arguments(data, run, "--json"), env={"OMP_NUM_THREADS": "1"})
+
+
+def wait_for_step(process, run, step):
+    """Wait until the checkpoint of ``step`` is there; the process goes on meanwhile."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / CHECKPOINT).exists() and load_checkpoint(run / CHECKPOINT).step >= step:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"no step {step}: {process.communicate()}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("uninterrupted")
+    process = start_training(data, run)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert json.loads(stdout) == {"checkpoint": str(run / CHECKPOINT), "steps": STEPS, "began_at": 0}
+    assert "Representations: 14/14" in stderr
+    assert f"Training: {STEPS}/{STEPS}, loss " in stderr
+    return run
+
+
+def goes_on_to_the_same(data, run, uninterrupted):
+    """The same command again ends in the checkpoint and the pictures of the run that was not interrupted."""
+    before: Checkpoint = load_checkpoint(run / CHECKPOINT)
+    assert 0 < before.step < STEPS
+    process = start_training(data, run)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert json.loads(stdout)["began_at"] == before.step
+    ours, theirs = load_checkpoint(run / CHECKPOINT), load_checkpoint(uninterrupted / CHECKPOINT)
+    assert (ours.step, ours.recipe) == (theirs.step, theirs.recipe)
+    assert equal_tensors(ours.tensors, theirs.tensors)
+    assert not equal_tensors(before.tensors, ours.tensors)
+    assert (run / GRID).read_bytes() == (uninterrupted / GRID).read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_ends_in_the_same_bits(data, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start_training(data, run)
+    wait_for_step(process, run, random.randrange(1, 6))
+    time.sleep(random.uniform(0, 0.05))
+    process.kill()
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGKILL
+    goes_on_to_the_same(data, run, uninterrupted)
+
+
+@pytest.mark.slow
+def test_sigterm_writes_a_checkpoint_ends_with_130_and_goes_on_to_the_same_bits(data, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start_training(data, run)
+    wait_for_step(process, run, 2)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (130, "")
+    step = load_checkpoint(run / CHECKPOINT).step
+    assert f"Interrupted: Stopped at step {step} of {STEPS}" in stderr
+    assert "Run the same command again to go on." in stderr
+    goes_on_to_the_same(data, run, uninterrupted)
+
+
+def test_a_run_of_another_recipe_is_wrong_use_and_names_the_key(data, uninterrupted, invoke):
+    before = (uninterrupted / CHECKPOINT).read_bytes()
+    result = invoke(*arguments(data, uninterrupted, "--set", "optimization.lr=0.5", "--quiet"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "recipe.optimization.lr was 0.001, now 0.5" in result.stderr
+    assert "Give another --out" in result.stderr
+    assert (uninterrupted / CHECKPOINT).read_bytes() == before
+
+
+def test_a_finished_run_is_left_as_it_is(data, uninterrupted, invoke):
+    before = (uninterrupted / CHECKPOINT).read_bytes()
+    result = invoke(*arguments(data, uninterrupted))
+    assert (result.exit_code, result.stdout) == (0, f"{uninterrupted / CHECKPOINT}\n")
+    assert (uninterrupted / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "{data}/photos", "--recipe", "{data}/tiny.toml"), "names no encoders. Give --encoder"),
+        (("train", "{data}/none", "--recipe", "{data}/tiny.toml", "--encoder", "x"), "none does not exist"),
+        (("train", "{data}/photos", "--recipe", "clothing46"), "Did you mean 'clothing"),
+        (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--set", "step=1"), "step is not a known key"),
+        (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--encoder", "e.pt"), "e.pt is not a file"),
+        (("pretrain", "{data}/photos", "--recipe", "{data}/tiny.toml", "--method", "dino"), "needs kind = 'pretrain'"),
+        (("pretrain", "{data}/photos", "--recipe", "clothing64-encoders", "--method", "byol"), "--method byol cannot"),
+        (("pretrain", "{data}/photos", "--recipe", "clothing64-encoders"), "--method"),
+    ],
+)
+def test_wrong_use_is_answered_in_words(data, invoke, monkeypatch, arguments, words):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = invoke(*(argument.format(data=data) for argument in arguments))
+    assert (result.exit_code, result.stdout) == (InputError.exit_code, "")
+    assert words in result.stderr
+
+
+def test_a_pretrained_encoder_is_what_train_takes(data, invoke, workplace):
+    (workplace / "p.toml").write_text(PRETRAIN)
+    photos = str(data / "photos")
+    made = invoke("pretrain", photos, "--method", "vicreg", "--recipe", "p.toml", "--workers", "0", "--json")
+    assert made.exit_code == 0, made.stderr
+    assert json.loads(made.stdout) == {
+        "encoder": "runs/pretrain/encoder.safetensors",
+        "checkpoint": "runs/pretrain/checkpoint.safetensors",
+        "steps": 1,
+        "began_at": 0,
+    }
+    assert "7 photos, 7 of them in 2 classes." in made.stderr
+    short = ("--set", "steps=1", "--encoder", "runs/pretrain")
+    trained = invoke("train", photos, "--recipe", str(data / "tiny.toml"), *short, "--json")
+    assert trained.exit_code == 0, trained.stderr
+    checkpoint = load_checkpoint(workplace / "runs/train" / CHECKPOINT)
+    assert [(row["method"], row["level"]) for row in checkpoint.recipe["rows"]] == [
+        ("vicreg", "backbone"),
+        ("vicreg", "projector"),
+    ]
+    copy = workplace / "runs/train/encoders/vicreg.safetensors"
+    assert copy.read_bytes() == (workplace / "runs/pretrain/encoder.safetensors").read_bytes()

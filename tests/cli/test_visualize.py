@@ -1,0 +1,92 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.runtime.tiny import tiny_bundle
+
+
+@pytest.fixture
+def imgs(workplace):
+    tiny_bundle(workplace / "engines" / "tiny")
+    folder = workplace / "imgs"
+    folder.mkdir()
+    for number, mode in enumerate(("RGB", "L", "RGBA")):
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 4), dtype=np.uint8)
+        Image.fromarray(pixels, "RGBA").convert(mode).save(folder / f"{number}.png")
+    return folder
+
+
+def look(invoke, *options):
+    return invoke("visualize", "imgs", "--engines", "tiny", "--samples", "2", "--steps", "2", *options)
+
+
+@pytest.mark.usefixtures("imgs")
+def test_writes_grid_samples_and_numbers(invoke, workplace):
+    done = look(invoke, "--method", "dino", "--level", "projector", "--json")
+    assert done.exit_code == 0
+    values = json.loads(done.stdout)
+    assert len(values["photos"]) == 3
+    with Image.open(workplace / "pictures" / "grid.png") as grid:
+        assert grid.width > 300
+    assert len(list((workplace / "pictures" / "samples").rglob("*.png"))) == 6
+    assert json.loads((workplace / "pictures" / "results.json").read_text())["summary"] == values["summary"]
+
+
+@pytest.mark.usefixtures("imgs")
+def test_results_are_not_replaced_unless_told(invoke):
+    assert look(invoke, "--method", "dino").exit_code == 0
+    again = look(invoke, "--method", "dino")
+    assert again.exit_code == 2
+    assert "Give --force" in again.stderr
+    assert look(invoke, "--method", "dino", "--force").exit_code == 0
+
+
+def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
+    (imgs / "text.jpg").write_text("no photo")
+    done = look(invoke, "--method", "supervised")
+    assert done.exit_code == 2
+    assert "text.jpg" in done.stderr
+    assert "1 of 4 photos" in done.stderr
+    values = json.loads((workplace / "pictures" / "results.json").read_text())
+    assert len(values["photos"]) == 3
+    assert values["unreadable"] == ["imgs/text.jpg"]
+
+
+@pytest.mark.usefixtures("imgs")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--level", "projekt"), "Did you mean"),
+        (("--method", "supervised", "--level", "projector"), "It has: backbone"),
+        (("--method", "vicreg"), "no method in this bundle 'vicreg'"),
+        (("--engines", "nowhere"), "no bundle 'nowhere'"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_writes_nothing(invoke, workplace, options, message):
+    done = look(invoke, *options)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
+    assert not (workplace / "pictures").exists()
+
+
+def test_a_folder_that_is_not_there(invoke, imgs):
+    done = invoke("visualize", "nowhere", "--engines", "tiny")
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr
+    assert imgs.exists()
+
+
+@pytest.mark.usefixtures("imgs")
+def test_evaluate_reports_every_pair(invoke):
+    done = invoke("evaluate", "imgs", "--engines", "tiny", "--steps", "2", "--json")
+    assert done.exit_code == 0
+    values = json.loads(done.stdout)
+    assert values["photos"] == 3
+    assert [(one["method"], one["level"]) for one in values["results"]] == [
+        ("dino", "backbone"),
+        ("dino", "projector"),
+        ("supervised", "backbone"),
+    ]
+    assert all(1 / 3 <= one["mean_reciprocal_rank"] <= 1 for one in values["results"])

@@ -1,0 +1,114 @@
+"""Denoiser training: accumulation, the moving average, and the draws of a step."""
+
+import pytest
+import torch
+
+from rcdm_cli.diffusion.spec import Representation
+from rcdm_cli.training.denoise import DenoiserTrainer
+from rcdm_cli.training.precision import autocast
+from rcdm_cli.training.recipe import TrainRecipe, read_recipe
+from rcdm_cli.training.representations import ComputedRepresentations, EncoderPhotos
+from tests.training.tiny import TRAIN, random_photos, tiny_encoder
+
+CPU = torch.device("cpu")
+ROWS = tuple(
+    Representation(method="simclr", level=level, width=width) for level, width in (("backbone", 16), ("projector", 12))
+)
+
+
+@pytest.fixture
+def trainer(tmp_path):
+    photos = random_photos(9, 32)
+    computed = ComputedRepresentations([EncoderPhotos(tiny_encoder(), photos, "a")], ROWS, CPU)
+
+    def make(*overrides):
+        (tmp_path / "r.toml").write_text(TRAIN)
+        recipe = read_recipe(tmp_path / "r.toml", TrainRecipe, overrides)
+        made = DenoiserTrainer(recipe, photos, computed, CPU, "photos")
+        draw = torch.Generator().manual_seed(5)
+        with torch.no_grad():
+            # Away from the zero initialisation, which would let no gradient through.
+            for parameter in made.model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.02)
+        made.average.load_state_dict(made.model.state_dict())
+        return made
+
+    return make
+
+
+def gradients(made, step):
+    values = made.train_step(step)
+    return values["loss"], {name: p.grad.clone() for name, p in made.model.named_parameters()}
+
+
+@pytest.mark.parametrize("extra", [[], ["denoiser.learned_variance=true"]])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_gives_the_gradient_of_the_whole_batch(trainer, parts, extra):
+    whole_loss, whole = gradients(trainer("optimization.clip=0", *extra), 3)
+    loss, split = gradients(trainer("optimization.clip=0", f"optimization.accumulate={parts}", *extra), 3)
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    # Some biases stand before a norm that takes them away: of their gradient only rounding is left.
+    rounding = 1e-5 * max(float(gradient.abs().max()) for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(split[name], gradient, rtol=1e-5, atol=rounding)
+    assert sum(float(gradient.abs().max()) > 100 * rounding for gradient in whole.values()) > 0.5 * len(whole)
+
+
+def test_the_average_follows_its_formula(trainer):
+    made = trainer("ema=0.15", "optimization.lr=0.05")
+    expected = [p.detach().clone() for p in made.model.parameters()]
+    for step, decay in enumerate([0.1, 0.15, 0.15]):  # min(0.15, 1/10, 2/11, 3/12)
+        made.train_step(step)
+        weights = [p.detach() for p in made.model.parameters()]
+        expected = [decay * e + (1 - decay) * p for e, p in zip(expected, weights, strict=True)]
+        for ours, theirs in zip(made.average.parameters(), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_draws_the_same_whatever_was_drawn_before_it(trainer):
+    first, second = trainer(), trainer()
+    torch.rand(17)
+    a, b = gradients(first, 4), gradients(second, 4)
+    assert a[0] == b[0]
+    assert all(torch.equal(a[1][name], b[1][name]) for name in a[1])
+    assert gradients(trainer(), 5)[0] != a[0]
+
+
+def test_draws_cover_timesteps_and_representations_evenly(trainer):
+    made = trainer("schedule.timesteps=120")
+    counts, flips, times = torch.zeros(2, dtype=torch.int64), 0, []
+    for step in range(100):
+        index, flip, row, t = made._draw(step)
+        assert index.shape == flip.shape == row.shape == t.shape == (6,)
+        # One timestep in each sixth of the schedule.
+        assert sorted((t // 20).tolist()) == [0, 1, 2, 3, 4, 5]
+        counts += torch.bincount(row, minlength=2)
+        flips += int(flip.sum())
+        times += t.tolist()
+    assert counts.tolist() == [300, 300]
+    assert 240 < flips < 360
+    assert set(times) <= set(range(120))
+    assert len(set(times)) > 110
+
+
+def test_the_conditioner_standardises_with_the_statistics(trainer):
+    made = trainer()
+    for row in range(len(ROWS)):
+        mean, std = made.representations.statistics(row)
+        assert torch.equal(made.model.conditioner.rows[row].mean, mean)
+        assert torch.equal(made.average.conditioner.rows[row].scale, torch.where(std > 0, std, 1.0))
+
+
+def test_what_may_change_between_two_parts_of_a_run_is_no_part_of_its_identity(trainer):
+    same = trainer().identity()
+    assert trainer("steps=20", "save_every=3", "sample_every=5", "description=x").identity() == same
+    assert trainer("drop=0.2").identity() != same
+    assert trainer("optimization.seed=1").identity() != same
+
+
+def test_precision():
+    x = torch.ones(2, 2)
+    with autocast("bf16", CPU):
+        assert (x @ x).dtype == torch.bfloat16
+    with autocast("fp32", CPU):
+        assert (x @ x).dtype == torch.float32

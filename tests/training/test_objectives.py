@@ -1,0 +1,155 @@
+"""Each method's loss against its formula written out on the encoder's own projections."""
+
+from math import cos, pi
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.errors import InputError
+from rcdm_cli.training.objectives import build_objective, build_views
+from rcdm_cli.training.recipe import MethodOptions
+from tests.training.tiny import HEAD, encoder_spec
+
+BATCH = 6
+LABELS = torch.tensor([0, 1, -1, 2, 1, -1])
+
+
+def objective(method, classes=3, **options):
+    torch.manual_seed(0)
+    encoder = Encoder(encoder_spec(method, head=method != "supervised"))
+    head = () if method == "supervised" else HEAD
+    return build_objective(encoder, MethodOptions(epochs=1, head=head, **options), classes).train()
+
+
+def views(*sizes):
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randn(BATCH, 3, size, size, generator=draw) for size in sizes]
+
+
+def projections(encoder, batch, parts):
+    return encoder.head(encoder.trunk(torch.cat(batch))).chunk(parts)
+
+
+def test_simclr_is_nt_xent():
+    made, batch = objective("simclr", loss={"temperature": 0.2}), views(32, 32)
+    z = F.normalize(torch.cat(projections(made.encoder, batch, 2)), dim=1)
+    similarity = (z @ z.T / 0.2).exp()
+    expected = 0.0
+    for i in range(2 * BATCH):
+        positive = (i + BATCH) % (2 * BATCH)
+        others = similarity[i].sum() - similarity[i, i]
+        expected -= torch.log(similarity[i, positive] / others) / (2 * BATCH)
+    torch.testing.assert_close(made(batch, LABELS), expected)
+
+
+def test_vicreg_is_invariance_variance_and_covariance():
+    made, batch = objective("vicreg", loss={"nu_param": 2.0}), views(32, 32)
+    za, zb = projections(made.encoder, batch, 2)
+    expected = 25 * ((za - zb) ** 2).mean()
+    for z in (za, zb):
+        expected = expected + 25 * 0.5 * (1 - (z.var(0) + 1e-4).sqrt()).clamp(min=0).mean()
+        covariance = torch.cov(z.T)
+        expected = expected + 2.0 * ((covariance**2).sum() - (covariance.diagonal() ** 2).sum()) / z.shape[1]
+    torch.testing.assert_close(made(batch, LABELS), expected)
+
+
+def test_barlow_pulls_the_cross_correlation_to_the_identity():
+    made, batch = objective("barlow", loss={"lambda_param": 0.01}), views(32, 32)
+    za, zb = projections(made.encoder, batch, 2)
+    za, zb = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in (za, zb))
+    c = za.T @ zb / BATCH
+    diagonal = ((1 - c.diagonal()) ** 2).sum()
+    expected = diagonal + 0.01 * ((c**2).sum() - (c.diagonal() ** 2).sum())
+    torch.testing.assert_close(made(batch, LABELS), expected)
+
+
+def test_supervised_is_cross_entropy_of_the_photos_that_have_a_class():
+    made, batch = objective("supervised"), views(32)
+    logits = made.classifier(made.encoder.trunk(batch[0]))
+    chosen = [F.log_softmax(logits[i], dim=0)[label] for i, label in enumerate(LABELS.tolist()) if label >= 0]
+    torch.testing.assert_close(made(batch, LABELS), -torch.stack(chosen).mean())
+
+
+def test_dino_is_cross_entropy_over_pairs_of_different_views():
+    made, batch = objective("dino", prototypes=16, loss={"teacher_temp": 0.05}), views(32, 32, 16, 16)
+    with torch.no_grad():
+        # A teacher that differs from the student, so that a mix-up is seen.
+        for parameter in (*made.encoder.parameters(), made.teacher_prototypes):
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+
+    def scores(encoder, part, prototypes):
+        z = F.normalize(encoder.head(encoder.trunk(torch.cat(part))), dim=1)
+        return (z @ F.normalize(prototypes, dim=1).T).chunk(2)
+
+    teacher = scores(made.encoder, batch[:2], made.teacher_prototypes)
+    student = [*scores(made.student, batch[:2], made.prototypes), *scores(made.student, batch[2:], made.prototypes)]
+    pairs = []
+    for t, target in enumerate(teacher):
+        for s, guess in enumerate(student):
+            if s != t:
+                p, log_q = (target / 0.05).softmax(1), (guess / 0.1).log_softmax(1)
+                pairs.append(-(p * log_q).sum(1).mean())
+    assert len(pairs) == 6
+    loss = made(batch, LABELS)
+    torch.testing.assert_close(loss, torch.stack(pairs).mean())
+    loss.backward()
+    assert all(p.grad is None for p in made.encoder.parameters())
+    assert all(p.grad is not None for p in (*made.student.parameters(), made.prototypes))
+
+
+def test_the_dino_teacher_is_a_moving_average_in_closed_form():
+    made = objective("dino", prototypes=16, momentum=0.9)
+    with torch.no_grad():
+        for parameter in (*made.student.parameters(), made.prototypes):
+            parameter.add_(torch.randn(parameter.shape))
+    pairs = [(made.encoder.trunk.conv1.weight, made.student.trunk.conv1.weight)]
+    pairs += [(made.encoder.head[0].weight, made.student.head[0].weight), (made.teacher_prototypes, made.prototypes)]
+    before = [kept.detach().clone() for kept, _ in pairs]
+    left = 1.0
+    for progress in (0.0, 0.5, 0.75):
+        made.after_step(progress)
+        left *= 1 - 0.1 * (cos(pi * progress) + 1) / 2
+    for (kept, trained), start in zip(pairs, before, strict=True):
+        torch.testing.assert_close(kept, trained + left * (start - trained), rtol=1e-5, atol=1e-6)
+    made.after_step(1.0)
+    for (kept, trained), start in zip(pairs, before, strict=True):
+        torch.testing.assert_close(kept, trained + left * (start - trained), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "count", "sizes"),
+    [
+        ("dino", {"n_local_views": 3, "local_crop_size": 16}, 5, [32, 32, 16, 16, 16]),
+        ("simclr", {"gaussian_blur": 0.0}, 2, [32, 32]),
+        ("vicreg", {}, 2, [32, 32]),
+        ("barlow", {}, 2, [32, 32]),
+        ("supervised", {}, 1, [32]),
+    ],
+)
+def test_views_have_their_sizes_and_stay_in_0_to_1(method, options, count, sizes):
+    from PIL import Image
+
+    made = build_views(method, options, 32)(Image.new("RGB", (40, 40), (255, 128, 0)))
+    assert len(made) == count
+    assert [tuple(view.shape) for view in made] == [(3, size, size) for size in sizes]
+    assert all(0 <= float(view.min()) <= float(view.max()) <= 1 for view in made)
+
+
+@pytest.mark.parametrize("method", ["dino", "simclr", "vicreg", "barlow"])
+def test_a_method_that_needs_a_head_says_so(method):
+    with pytest.raises(InputError, match=rf"\[methods\.{method}\] needs a head"):
+        build_objective(Encoder(encoder_spec(method, head=False)), MethodOptions(epochs=1), 2)
+
+
+def test_supervised_needs_classes():
+    with pytest.raises(InputError, match="at least two class sub-folders"):
+        objective("supervised", classes=1)
+
+
+def test_unknown_options_name_those_that_are_known():
+    with pytest.raises(InputError, match="loss has no option temperatur; it has: temperature, "):
+        objective("simclr", loss={"temperatur": 0.1})
+    with pytest.raises(InputError, match="transform has no option input_size; it has: cj_prob, "):
+        build_views("simclr", {"input_size": 3}, 32)

@@ -1,0 +1,82 @@
+"""Cached representations against computed ones, against the encoder itself, and against numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from rcdm_cli.diffusion.spec import Representation
+from rcdm_cli.training import representations
+from rcdm_cli.training.representations import CachedRepresentations, ComputedRepresentations, EncoderPhotos
+from tests.training.tiny import random_photos, tiny_encoder
+
+CPU = torch.device("cpu")
+COUNT = 9
+ROWS = (
+    Representation(method="simclr", level="projector", width=12),
+    Representation(method="supervised", level="backbone", width=16),
+    Representation(method="simclr", level="backbone", width=16),
+)
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return [
+        EncoderPhotos(tiny_encoder("simclr"), random_photos(COUNT, 32), "a"),
+        EncoderPhotos(tiny_encoder("supervised", head=False, size=48, seed=1), random_photos(COUNT, 48), "b"),
+    ]
+
+
+@pytest.fixture
+def cached(sources, tmp_path):
+    return CachedRepresentations(sources, ROWS, tmp_path, CPU)
+
+
+def by_hand(sources, row):
+    """Both views (N, 2, D) of every photo, straight from the encoder."""
+    source = sources[1] if ROWS[row].method == "supervised" else sources[0]
+    x = torch.from_numpy(source.photos).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.stack([source.encoder.encode(view, ROWS[row].level) for view in (x, x.flip(3))], dim=1)
+
+
+@pytest.mark.parametrize("row", range(len(ROWS)))
+def test_cached_equals_computed_equals_the_encoder_with_the_flip(sources, cached, row):
+    index = torch.tensor([3, 0, 8, 3, 5])
+    flip = torch.tensor([False, True, True, True, False])
+    expected = by_hand(sources, row)[index, flip.long()]
+    assert not torch.allclose(expected[0], expected[3], atol=1e-3)
+    computed = ComputedRepresentations(sources, ROWS, CPU)
+    for where in (cached, computed):
+        torch.testing.assert_close(where.take(row, index, flip), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("row", range(len(ROWS)))
+def test_statistics_are_those_of_numpy_over_both_views(sources, cached, row):
+    both = by_hand(sources, row).double().numpy().reshape(2 * COUNT, -1)
+    for where in (cached, ComputedRepresentations(sources, ROWS, CPU)):
+        mean, std = where.statistics(row)
+        assert mean.dtype == std.dtype == torch.float32
+        np.testing.assert_allclose(mean, both.mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(std, both.std(0), rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_is_missing_is_computed_and_progress_counts_both_views(sources, tmp_path, monkeypatch):
+    shown = []
+    CachedRepresentations(sources[:1], (ROWS[0],), tmp_path, CPU, lambda *at: shown.append(at))
+    assert shown == [(0, 18), (9, 18), (18, 18)]
+    shown.clear()
+    CachedRepresentations(sources, ROWS, tmp_path, CPU, lambda *at: shown.append(at))
+    assert shown == [(18, 36), (27, 36), (36, 36)]
+    shown.clear()
+    monkeypatch.delattr(representations, "represent")
+    CachedRepresentations(sources, ROWS, tmp_path, CPU, lambda *at: shown.append(at))
+    assert shown == [(36, 36)]
+
+
+def test_an_interrupted_computation_leaves_nothing_behind(sources, tmp_path):
+    def interrupt(done, total):
+        if done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        CachedRepresentations(sources, ROWS, tmp_path, CPU, interrupt)
+    assert list(tmp_path.iterdir()) == []

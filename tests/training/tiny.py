@@ -1,0 +1,127 @@
+"""The smallest of everything that training needs: photos, encoders and recipes that run in seconds."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
+
+TRUNK_OPTIONS = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
+WIDTH = 16
+HEAD = (HeadLayer(width=24, norm="batch", activation="relu"), HeadLayer(width=12, bias=False))
+
+TRAIN = """
+kind = "train"
+steps = 10
+ema = 0.9
+drop = 0.3
+save_every = 1
+sample_every = 1000
+
+[denoiser]
+size = 32
+channels = 32
+multipliers = [1, 1]
+blocks = 1
+attention = []
+
+[schedule]
+timesteps = 100
+
+[optimization]
+batch = 6
+lr = 1e-3
+warmup = 0.2
+decay = 0.5
+clip = 1.0
+precision = "fp32"
+"""
+
+PRETRAIN = """
+kind = "pretrain"
+photo_size = 40
+ignore_classes = ["other"]
+knn_every = 1
+
+[trunk]
+name = "resnet18"
+options = { layers = [1, 1, 1, 1], channels = [8, 8, 16, 16] }
+
+[preprocessing]
+size = 32
+
+[optimization]
+batch = 4
+lr = 1e-3
+warmup = 0.5
+precision = "fp32"
+
+[methods.dino]
+epochs = 1
+prototypes = 16
+transform = { n_local_views = 2, local_crop_size = 16, gaussian_blur = [0.0, 0.0, 0.0] }
+head = [{ width = 24, norm = "batch", activation = "gelu" }, { width = 12 }]
+
+[methods.simclr]
+epochs = 1
+transform = { gaussian_blur = 0.0 }
+head = [{ width = 24, activation = "relu" }, { width = 12 }]
+
+[methods.vicreg]
+epochs = 1
+transform = { gaussian_blur = 0.0 }
+head = [{ width = 24, norm = "batch", activation = "relu" }, { width = 12, bias = false }]
+
+[methods.barlow]
+epochs = 1
+transform = { gaussian_blur = 0.0 }
+head = [{ width = 24, norm = "batch", activation = "relu" }, { width = 12, bias = false }]
+
+[methods.supervised]
+epochs = 1
+transform = { gaussian_blur = 0.0 }
+loss = { label_smoothing = 0.1 }
+"""
+
+
+def random_photos(count: int, size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
+
+
+def write_photos(folder: Path, classes: dict[str, int], size: int = 40) -> Path:
+    for seed, (name, count) in enumerate(classes.items()):
+        (folder / name).mkdir(parents=True)
+        for index, photo in enumerate(random_photos(count, size, seed)):
+            Image.fromarray(photo).save(folder / name / f"{index}.png")
+    return folder
+
+
+def encoder_spec(method: str = "simclr", *, head: bool = True, size: int = 32) -> EncoderSpec:
+    return EncoderSpec(
+        method=method,
+        trunk="resnet18",
+        trunk_options=TRUNK_OPTIONS,
+        width=WIDTH,
+        head=HEAD if head else (),
+        preprocessing=Preprocessing(size=size, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)),
+    )
+
+
+def tiny_encoder(method: str = "simclr", *, head: bool = True, size: int = 32, seed: int = 0) -> Encoder:
+    """An encoder for use, with random weights whose batch norms have statistics of their own."""
+    torch.manual_seed(seed)
+    encoder = Encoder(encoder_spec(method, head=head, size=size)).train()
+    with torch.no_grad():
+        for _ in range(3):
+            encoder(torch.rand(8, 3, size, size) * 2 - 1)
+    return encoder.eval().requires_grad_(False)
+
+
+def equal_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Bit by bit, names and types included."""
+    return first.keys() == second.keys() and all(
+        first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
+    )
