@@ -40,7 +40,7 @@ def info(out: Output, target: Target) -> None:
 def _find(target: str) -> Path:
     if (path := Path(target)).exists():
         return path
-    known = bundles() | recipes()
+    known = recipes() | bundles()
     if found := known.get(target):
         return found
     raise InputError(f"{no_such('bundle or recipe', target, known)} No file is called that either.")
