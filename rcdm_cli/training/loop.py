@@ -103,6 +103,9 @@ def train(
 
 
 def _resume(trainer: Trainer, path: Path) -> int:
+    # What a process that was killed while writing has left behind.
+    for torn in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+        torn.unlink()
     if not path.exists():
         return 0
     checkpoint = load_checkpoint(path)

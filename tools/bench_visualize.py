@@ -1,0 +1,127 @@
+"""Time the main job and the training step, as a person meets them.
+
+    python tools/bench_visualize.py --bundle engines/clothing32 --data clothing96.tar --split train
+
+Prints one JSON object: seconds and peak memory of `rcdm visualize` on 8 photos × 8 samples as a whole process, the
+share of the time that the denoiser takes, and photos per second of training with cached representations against
+computing them at each step, both in one process, in turns.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rcdm_cli.analysis.pairs import choose_pairs
+from rcdm_cli.analysis.visualize import visualize
+from rcdm_cli.diffusion.spec import Representation
+from rcdm_cli.images.dataset import load_cropped
+from rcdm_cli.images.source import open_photos
+from rcdm_cli.images.write import write_png
+from rcdm_cli.runtime.bundle import load_bundle
+from rcdm_cli.training.denoise import DenoiserTrainer
+from rcdm_cli.training.recipe import TrainRecipe
+from rcdm_cli.training.representations import (
+    CachedRepresentations,
+    ComputedRepresentations,
+    EncoderPhotos,
+    Representations,
+)
+
+
+def whole_command(bundle: Path, photos: np.ndarray, runs: int) -> dict[str, float]:
+    """Medians over whole processes, from start to the written grid."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        for k, photo in enumerate(photos):
+            write_png(place / "imgs" / f"{k}.png", photo)
+        command = [sys.executable, "-m", "rcdm_cli", "visualize", str(place / "imgs"), "--engines", str(bundle)]
+        command += ["--method", "dino", "--level", "backbone", "--samples", "8", "--out", str(place / "out"), "--force"]
+        seconds = []
+        for _ in range(runs):
+            began = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True)
+            seconds.append(time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {"seconds": statistics.median(seconds), "peak_mib": peak}
+
+
+def denoiser_share(bundle: Path, photos: np.ndarray) -> float:
+    """Share of `visualize` without start-up that is spent in the denoiser."""
+    opened = load_bundle(bundle)
+    spent = 0.0
+    forward = opened.model.denoiser.forward
+
+    def timed(*arguments: torch.Tensor) -> torch.Tensor:
+        nonlocal spent
+        began = time.perf_counter()
+        output = forward(*arguments)
+        spent += time.perf_counter() - began
+        return output
+
+    opened.model.denoiser.forward = timed  # type: ignore[method-assign, assignment]
+    pairs = choose_pairs(opened, ["dino"], "backbone")
+    began = time.perf_counter()
+    names = [str(k) for k in range(len(photos))]
+    visualize(opened, names, list(photos), pairs, samples=8, settings=opened.settings())
+    return spent / (time.perf_counter() - began)
+
+
+def training_rates(bundle: Path, data: Path, split: str | None, steps: int, rounds: int) -> dict[str, float]:
+    """Photos per second with cached and with computed representations, and their ratio."""
+    opened = load_bundle(bundle)
+    recipe = TrainRecipe.model_validate(opened.manifest.trained["recipe"])
+    source, cpu = open_photos(data, split), torch.device("cpu")
+    cropped = load_cropped(source, recipe.denoiser.size)
+    rows: tuple[Representation, ...] = opened.manifest.conditioner.rows
+    sources = []
+    for method in opened.methods:
+        encoder = opened.encoder(method)
+        sources.append(EncoderPhotos(encoder, load_cropped(source, encoder.spec.preprocessing.size).photos, method))
+    with tempfile.TemporaryDirectory() as folder:
+        kinds: dict[str, Representations] = {
+            "cached": CachedRepresentations(sources, rows, Path(folder), cpu),
+            "computed": ComputedRepresentations(sources, rows, cpu),
+        }
+        trainers = {name: DenoiserTrainer(recipe, cropped.photos, kind, cpu, "") for name, kind in kinds.items()}
+        rates: dict[str, list[float]] = {name: [] for name in trainers}
+        for turn in range(rounds + 1):
+            for name, trainer in trainers.items():
+                began = time.perf_counter()
+                for step in range(steps):
+                    trainer.train_step(turn * steps + step)
+                if turn:  # the first round warms up
+                    rates[name].append(steps * recipe.optimization.batch / (time.perf_counter() - began))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return {**medians, "ratio": medians["cached"] / medians["computed"]}
+
+
+def main() -> None:
+    """Measure, and print the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--split")
+    parser.add_argument("--runs", type=int, default=3)
+    given = parser.parse_args()
+    photos = load_cropped(open_photos(given.data, given.split), 64).photos[:8]
+    result = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "visualize": whole_command(given.bundle, photos, given.runs),
+        "denoiser_share": denoiser_share(given.bundle, photos),
+        "training": training_rates(given.bundle, given.data, given.split, 5, given.runs),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
