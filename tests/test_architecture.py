@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "analysis": {"runtime", "training", "encoders", "diffusion", "images"},
     "report": {"analysis", "runtime", "training", "encoders", "diffusion", "images"},
     "cli": {"report", "analysis", "runtime", "training", "encoders", "diffusion", "images"},
+    "__main__": {"cli"},
     # The face of the package gives `load_bundle` to those who import it.
     "": {"runtime"},
     **{leaf: set() for leaf in LEAVES},
