@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test docs clean
 
 demo: $(VENV)/installed-cpu
-	$(BIN)/rcdm visualize examples --method dino --level both --out demo
+	$(BIN)/rcdm visualize examples --method dino --level both --out demo --force
 
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
