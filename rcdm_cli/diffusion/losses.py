@@ -9,11 +9,11 @@ from rcdm_cli.diffusion.schedule import Schedule
 
 
 def simple_loss(output: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise (Ho et al. 2020, arXiv:2006.11239, equation 14).
+    """Mean squared error of the predicted noise (Ho et al. 2020, arXiv:2006.11239, equation 14), or of v likewise.
 
     Args:
         output: the denoiser's (B, 3, H, W), of any floating type.
-        noise: the noise that was added, (B, 3, H, W).
+        noise: the noise that was added, (B, 3, H, W); v where the network predicts v.
 
     Returns:
         float32 (B,).

@@ -91,6 +91,14 @@ class Schedule:
         """The noise (B, 3, H, W) that gives ``x_t`` (B, 3, H, W) from ``x0`` (B, 3, H, W)."""
         return (x_t - _at(self.signal, t, x_t) * x0) / _at(self.noise, t, x_t)
 
+    def velocity(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
+        """The v (B, 3, H, W) of photos and their noise (Salimans and Ho 2022, arXiv:2202.00512, appendix D)."""
+        return _at(self.signal, t, x0) * noise - _at(self.noise, t, x0) * x0
+
+    def eps_of_velocity(self, x_t: Tensor, t: Tensor | int, velocity: Tensor) -> Tensor:
+        """The noise (B, 3, H, W) in ``x_t`` (B, 3, H, W) whose v is ``velocity``."""
+        return _at(self.signal, t, x_t) * velocity + _at(self.noise, t, x_t) * x_t
+
     def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor | int) -> Tensor:
         """Mean (B, 3, H, W) of x_(t-1) given ``x_t`` and ``x0`` (arXiv:2006.11239, equation 7)."""
         return _at(self.posterior_x0, t, x_t) * x0 + _at(self.posterior_xt, t, x_t) * x_t

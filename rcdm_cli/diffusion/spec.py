@@ -53,6 +53,8 @@ class DenoiserSpec(Spec):
             (arXiv:2102.09672, equation 15).
         split_qkv_first: the channels of attention are [query, key, value][head]; without it, [head][query, key, value].
             A matter of how published weights are laid out only.
+        prediction: what the network says: the noise, as published, or v (arXiv:2202.00512), from which the noise
+            follows; v trains a small network in less time.
         dropout: probability of dropping a feature in training.
     """
 
@@ -67,6 +69,7 @@ class DenoiserSpec(Spec):
     residual_updown: bool = True
     learned_variance: bool = False
     split_qkv_first: bool = False
+    prediction: Literal["eps", "v"] = "eps"
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
 
     @property
@@ -90,6 +93,8 @@ class DenoiserSpec(Spec):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
+        if self.prediction == "v" and self.learned_variance:
+            raise ValueError("learned_variance needs prediction = 'eps': its loss is defined on the noise")
         halvings = len(self.multipliers) - 1
         if self.size % 2**halvings:
             raise ValueError(

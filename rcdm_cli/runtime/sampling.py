@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rcdm_cli.diffusion.guidance import guided
 from rcdm_cli.diffusion.noise import StepNoise, picture_noise
-from rcdm_cli.diffusion.samplers import SAMPLERS, Denoise
+from rcdm_cli.diffusion.prediction import denoiser_of
+from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spacing import spacing
 from rcdm_cli.diffusion.unet import UNet
@@ -60,15 +61,11 @@ def _batch(
 ) -> NDArray[np.uint8]:
     shape = (3, denoiser.spec.size, denoiser.spec.size)
     noise = picture_noise(seeds, shape).to(cond.device, memory_format=torch.channels_last)
-    denoise = guided(_with(denoiser, cond), _with(denoiser, torch.zeros_like(cond)), settings.guidance)
+    denoise = guided(
+        denoiser_of(denoiser, schedule, cond),
+        denoiser_of(denoiser, schedule, torch.zeros_like(cond)),
+        settings.guidance,
+    )
     sampler = SAMPLERS[settings.sampler]
     extra = {"step_noise": StepNoise(seeds, shape, cond.device)} if sampler.needs_step_noise else {}
     return to_uint8(sampler.run(denoise, noise, schedule, timesteps, **extra))
-
-
-def _with(denoiser: UNet, cond: Tensor) -> Denoise:
-    def denoise(x: Tensor, t: int) -> Tensor:
-        output: Tensor = denoiser(x, torch.full((len(x),), t, device=x.device), cond)
-        return output
-
-    return denoise

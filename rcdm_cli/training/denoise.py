@@ -9,6 +9,7 @@ from torch import Tensor
 from rcdm_cli.diffusion.conditioner import drop
 from rcdm_cli.diffusion.losses import hybrid_loss, simple_loss
 from rcdm_cli.diffusion.model import Model
+from rcdm_cli.diffusion.prediction import target
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spec import ConditionerSpec
 from rcdm_cli.images.tensor import to_tensor
@@ -122,7 +123,7 @@ class DenoiserTrainer:
             output = self.denoiser(x_t, t, cond)
         if self.recipe.denoiser.learned_variance:
             return hybrid_loss(output, noise, x0, x_t, t, self.schedule)
-        return simple_loss(output, noise)
+        return simple_loss(output, target(self.recipe.denoiser.prediction, self.schedule, x0, t, noise))
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.noise import picture_noise, picture_seed
-from rcdm_cli.diffusion.samplers import Denoise, dpmpp
+from rcdm_cli.diffusion.prediction import denoiser_of
+from rcdm_cli.diffusion.samplers import dpmpp
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spacing import spacing
 from rcdm_cli.images.grid import Group, Row, grid
@@ -41,15 +41,7 @@ class SampleGrid:
         for row in range(len(self.representations.rows)):
             h = self.representations.take(row, index, torch.zeros_like(index, dtype=torch.bool))
             cond = model.conditioner(h.to(self.device), row)
-            columns.append(to_uint8(dpmpp(_denoiser(model, cond), noise, schedule, timesteps)))
+            columns.append(to_uint8(dpmpp(denoiser_of(model.denoiser, schedule, cond), noise, schedule, timesteps)))
         rows = [Row([self.photos[int(photo)], *(column[k] for column in columns)]) for k, photo in enumerate(index)]
         names = [Group(f"{row.method}\n{row.level}", 1) for row in self.representations.rows]
         write_png(path, grid(rows, [Group("photo", 1), *names], scale=max(1, 96 // size)))
-
-
-def _denoiser(model: Model, cond: Tensor) -> Denoise:
-    def denoise(x: Tensor, t: int) -> Tensor:
-        output: Tensor = model.denoiser(x, torch.full((len(x),), t, device=x.device), cond)
-        return output
-
-    return denoise
