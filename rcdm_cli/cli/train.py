@@ -19,6 +19,7 @@ from rcdm_cli.resources import recipe_path
     examples=(
         "rcdm train photos --recipe clothing32 --out runs/mine",
         "rcdm train photos.tar --split train --recipe clothing32 --encoder runs/dino --set steps=2000",
+        "rcdm train photos --recipe clothing32 --init clothing32 --out runs/further",
     ),
 )
 def train(
@@ -35,6 +36,15 @@ def train(
             show_default=False,
         ),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="BUNDLE|RUN",
+            help="Begin at the weights of a bundle or of another run instead of at random ones.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Set = None,
     folder: Out = Path("runs/train"),
     device: Device = "auto",
@@ -44,13 +54,25 @@ def train(
     Representations are computed once and kept in the run's folder. The same command again goes on where the last one
     stopped; Ctrl-C and SIGTERM write a checkpoint first. `rcdm export` makes a bundle of the run.
     """
+    from rcdm_cli.runtime.bundle import load_bundle
+    from rcdm_cli.training.finished import is_run, read_run
     from rcdm_cli.training.recipe import TrainRecipe, read_recipe
     from rcdm_cli.training.runs import prepare_denoiser, train_denoiser
 
     plan = read_recipe(recipe_path(recipe), TrainRecipe, overrides or (), {"encoders": encoder} if encoder else {})
+    start = None
+    if init is not None:
+        start = read_run(Path(init)).model if is_run(Path(init)) else load_bundle(init).model
     with out.progress("Representations") as show_computed:
         trainer = prepare_denoiser(
-            plan, source, split, folder, choose_device(device), on_progress=show_computed, on_note=out.note
+            plan,
+            source,
+            split,
+            folder,
+            choose_device(device),
+            start=start,
+            on_progress=show_computed,
+            on_note=out.note,
         )
     with stop_when_asked() as stop, out.progress("Training") as show:
         run = train_denoiser(trainer, folder, stop=stop, on_progress=show)

@@ -20,6 +20,7 @@ from rcdm_cli.training.rate import learning_rate, set_rate
 from rcdm_cli.training.recipe import TrainRecipe
 from rcdm_cli.training.representations import Representations
 from rcdm_cli.training.samples import SampleGrid
+from rcdm_cli.training.start import take_over
 
 
 class DenoiserTrainer:
@@ -36,6 +37,7 @@ class DenoiserTrainer:
         representations: Representations,
         device: torch.device,
         fingerprint: str,
+        start: Model | None = None,
     ) -> None:
         self.recipe, self.plan, self.device = recipe, recipe.optimization, device
         self.photos, self.representations = photos, representations
@@ -47,6 +49,7 @@ class DenoiserTrainer:
         self.model, self.average = Model(recipe.denoiser, spec), Model(recipe.denoiser, spec)
         for row in range(len(spec.rows)):
             self.model.conditioner.standardise(row, *representations.statistics(row))
+        self.start = "" if start is None else take_over(self.model, start)
         self.average.load_state_dict(self.model.state_dict())
         self.model.to(device).to(memory_format=torch.channels_last)
         self.average.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -62,6 +65,7 @@ class DenoiserTrainer:
             "recipe": self.recipe.model_dump(mode="json", exclude=free),
             "rows": [row.model_dump(mode="json") for row in self.representations.rows],
             "photos": self.fingerprint,
+            **({"start": self.start} if self.start else {}),
         }
 
     def begin(self, step: int) -> None:

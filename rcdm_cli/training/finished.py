@@ -23,6 +23,11 @@ class Finished:
     steps: int
 
 
+def is_run(folder: Path) -> bool:
+    """Whether ``folder`` holds the checkpoint of a run."""
+    return (folder / CHECKPOINT).is_file()
+
+
 def read_run(folder: Path) -> Finished:
     """Read the folder of an ``rcdm train`` run, finished or not.
 
@@ -30,7 +35,7 @@ def read_run(folder: Path) -> Finished:
         InputError: it is not such a folder.
     """
     path = folder / CHECKPOINT
-    if not path.is_file():
+    if not is_run(folder):
         raise InputError(f"{folder} is not the folder of an `rcdm train` run: it holds no {CHECKPOINT}.")
     checkpoint = load_checkpoint(path)
     if "rows" not in checkpoint.recipe:

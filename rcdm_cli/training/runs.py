@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import load_encoder
 from rcdm_cli.encoders.spec import LEVELS
@@ -94,13 +95,15 @@ def prepare_denoiser(
     folder: Path,
     device: torch.device,
     *,
+    start: Model | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_note: Note = lambda _: None,
 ) -> DenoiserTrainer:
     """Crop the photos and compute their representations, or take both from ``folder``; then build what is trained.
 
     The encoders are copied into the run, so that a bundle can be made of the run alone. Arguments and errors are those
-    of ``pretrain_encoder``; ``on_progress`` counts two views of each photo for each encoder.
+    of ``pretrain_encoder``; ``on_progress`` counts two views of each photo for each encoder. Weights begin at those of
+    ``start``, as ``take_over`` tells; None is at random.
     """
     if not recipe.encoders:
         raise InputError("The recipe names no encoders. Give --encoder, or encoders = [...] in the recipe.")
@@ -124,7 +127,7 @@ def prepare_denoiser(
     cache = folder / "representations"
     on_note(f"{len(cropped.photos)} photos, {len(rows)} representations, on {device}.")
     representations = CachedRepresentations(sources, rows, cache, device, on_progress)
-    return DenoiserTrainer(recipe, cropped.photos, representations, device, photos.fingerprint())
+    return DenoiserTrainer(recipe, cropped.photos, representations, device, photos.fingerprint(), start)
 
 
 def train_denoiser(

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import torch
 
 from rcdm_cli.encoders.encoder import save_encoder
 from rcdm_cli.errors import InputError
@@ -115,6 +116,17 @@ def test_a_finished_run_is_left_as_it_is(data, uninterrupted, invoke):
     result = invoke(*arguments(data, uninterrupted))
     assert (result.exit_code, result.stdout) == (0, f"{uninterrupted / CHECKPOINT}\n")
     assert (uninterrupted / CHECKPOINT).read_bytes() == before
+
+
+def test_init_begins_at_the_averaged_weights_of_a_run(data, uninterrupted, invoke, workplace):
+    still = ("--set", "steps=1", "--set", "optimization.lr=1e-9")
+    assert invoke(*arguments(data, "other", *still, "--init", str(uninterrupted))).exit_code == 0
+    began, ended = (load_checkpoint(run / CHECKPOINT) for run in (workplace / "other", uninterrupted))
+    for name, tensor in ended.group("average").items():
+        torch.testing.assert_close(began.group("model")[name], tensor, rtol=0, atol=1e-6)
+    # Without it the same command is another run.
+    result = invoke(*arguments(data, "other", *still))
+    assert (result.exit_code, result.stdout) == (2, "")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""Begin a training at the weights of another model instead of at random ones."""
+
+import hashlib
+
+import torch
+
+from rcdm_cli.diffusion.model import Model
+from rcdm_cli.diffusion.spec import DenoiserSpec
+from rcdm_cli.errors import InputError
+
+
+@torch.no_grad()
+def take_over(model: Model, start: Model) -> str:
+    """Copy the denoiser of ``start`` into ``model``, and the conditioner's rows that both have.
+
+    The picture size may differ, since no weight depends on it. Rows are the same where method, level and width are;
+    they bring the statistics that they standardise with. Other rows keep their random weights. That an encoder is
+    still the one that ``start`` was trained with cannot be told from its representations' names: see to it.
+
+    Returns:
+        SHA-256 over what was copied, which belongs to the identity of the run.
+
+    Raises:
+        InputError: the two denoisers differ in more than size and drop-out.
+    """
+    wanted, given = (_architecture(one.denoiser.spec) for one in (model, start))
+    if different := [f"{name} = {given[name]}" for name in wanted if wanted[name] != given[name]]:
+        raise InputError(
+            f"The weights to start from belong to another denoiser, with {', '.join(different)}. "
+            "Set this in the recipe."
+        )
+    model.denoiser.load_state_dict(start.denoiser.state_dict())
+    taken: list[torch.nn.Module] = [model.denoiser]
+    own, others = (dict(zip(one.conditioner.spec.rows, one.conditioner.rows, strict=True)) for one in (model, start))
+    for row, layer in own.items():
+        if row in others:
+            layer.load_state_dict(others[row].state_dict())
+            taken.append(layer)
+    digest = hashlib.sha256()
+    for module in taken:
+        for tensor in module.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _architecture(spec: DenoiserSpec) -> dict[str, object]:
+    """What weights depend on; attention is given by how often the picture is halved before it."""
+    values = spec.model_dump(exclude={"size", "dropout"})
+    return {**values, "attention": sorted(spec.size // size for size in spec.attention)}
