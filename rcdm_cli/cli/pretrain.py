@@ -58,22 +58,22 @@ def pretrain(
     """
     from rcdm_cli.training.pretrain import ENCODER
     from rcdm_cli.training.recipe import PretrainRecipe, read_recipe
-    from rcdm_cli.training.runs import pretrain_encoder
+    from rcdm_cli.training.runs import prepare_encoder, train_encoder
 
     plan = read_recipe(recipe_path(recipe), PretrainRecipe, overrides or ())
+    trainer = prepare_encoder(
+        plan,
+        method,
+        source,
+        split,
+        validation_split,
+        folder,
+        choose_device(device),
+        workers=workers,
+        stage=out.progress,
+        on_note=out.note,
+    )
     with stop_when_asked() as stop, out.progress("Pretraining") as show:
-        run = pretrain_encoder(
-            plan,
-            method,
-            source,
-            split,
-            validation_split,
-            folder,
-            choose_device(device),
-            workers=workers,
-            stop=stop,
-            on_progress=show,
-            on_note=out.note,
-        )
+        run = train_encoder(trainer, folder, stop=stop, on_progress=show)
     encoder = folder / ENCODER
     out.result({"encoder": encoder, **run.as_json()}, [encoder])

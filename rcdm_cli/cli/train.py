@@ -63,17 +63,9 @@ def train(
     start = None
     if init is not None:
         start = read_run(Path(init)).model if is_run(Path(init)) else load_bundle(init).model
-    with out.progress("Representations") as show_computed:
-        trainer = prepare_denoiser(
-            plan,
-            source,
-            split,
-            folder,
-            choose_device(device),
-            start=start,
-            on_progress=show_computed,
-            on_note=out.note,
-        )
+    trainer = prepare_denoiser(
+        plan, source, split, folder, choose_device(device), start=start, stage=out.progress, on_note=out.note
+    )
     with stop_when_asked() as stop, out.progress("Training") as show:
         run = train_denoiser(trainer, folder, stop=stop, on_progress=show)
     out.result(run.as_json(), [run.checkpoint])

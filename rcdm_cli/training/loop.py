@@ -58,6 +58,7 @@ def train(
     *,
     save_every: int,
     log_every: int = 50,
+    show_every: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> int:
@@ -76,18 +77,21 @@ def train(
     trainer.begin(first)
     sums: dict[str, float] = {}
     started, counted = time.perf_counter(), 0
+    shown = started
     for step in range(first, trainer.steps):
         for name, value in trainer.train_step(step).items():
             sums[name] = sums.get(name, 0.0) + value
         counted += 1
         done = step + 1
+        rate = counted * trainer.photos_per_step / (time.perf_counter() - started)
+        means = {name: total / counted for name, total in sums.items()}
         if done % log_every == 0 or done == trainer.steps:
-            rate = counted * trainer.photos_per_step / (time.perf_counter() - started)
-            means = {name: total / counted for name, total in sums.items()}
             log.write({"step": done, **means, "photos_per_second": round(rate, 2)})
-            on_progress(Progress(done, trainer.steps, means, rate))
             sums, started, counted = {}, time.perf_counter(), 0
         before = time.perf_counter()
+        if before - shown >= show_every or done == trainer.steps:
+            on_progress(Progress(done, trainer.steps, means, rate))
+            shown = before
         if values := trainer.milestone(done, folder):
             log.write({"step": done, **values})
         stopping = stop()

@@ -2,8 +2,10 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -16,13 +18,28 @@ from rcdm_cli.files import replacing, sha256
 from rcdm_cli.images.dataset import Cropped, load_cropped
 from rcdm_cli.images.source import PhotoSource, open_photos
 from rcdm_cli.training.denoise import DenoiserTrainer
-from rcdm_cli.training.loop import CHECKPOINT, Progress, train
+from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, train
 from rcdm_cli.training.pretrain import ENCODER, LabelledPhotos, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
 from rcdm_cli.training.representations import CachedRepresentations, EncoderPhotos
 
-ShowProgress = Callable[[int, int, str], None]
 Note = Callable[[str], None]
+
+
+class ShowProgress(Protocol):
+    """Called with what is done, what there is to do, and what to say beside it."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """``done`` of ``total`` are done."""
+
+
+Stage = Callable[[str], AbstractContextManager[ShowProgress]]
+
+
+def silent(title: str) -> AbstractContextManager[ShowProgress]:
+    """A stage that shows nothing."""
+    return nullcontext(lambda done, total, note="": None)
+
 
 ENCODERS = "encoders"
 
@@ -40,7 +57,7 @@ class Run:
         return asdict(self)
 
 
-def pretrain_encoder(
+def prepare_encoder(
     recipe: PretrainRecipe,
     method: str,
     source: Path,
@@ -50,11 +67,10 @@ def pretrain_encoder(
     device: torch.device,
     *,
     workers: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-    on_progress: ShowProgress = lambda done, total, note: None,
+    stage: Stage = silent,
     on_note: Note = lambda _: None,
-) -> Run:
-    """Pretrain one encoder in ``folder``, or go on with it.
+) -> PretrainTrainer:
+    """Crop the photos, or take the crops from ``folder``; then build what is trained.
 
     Args:
         recipe: of all methods.
@@ -65,27 +81,43 @@ def pretrain_encoder(
         folder: of the run.
         device: to train on.
         workers: processes that draw the views; 0 is this one.
-        stop: asked after each step.
-        on_progress: called with (steps done, steps, what to say).
+        stage: opens a piece of work by its title and gives what is called with (photos done, photos).
         on_note: called with what a person should know.
 
     Raises:
         InputError: photos, recipe or folder do not fit.
-        Interrupted: ``stop`` said so.
     """
-    data = _labelled(open_photos(source, split), recipe, folder, None, on_note)
+    if validation_split is not None and split is None:
+        raise InputError(
+            f"The validation photos of {validation_split} would be trained on too. Name the training photos: --split."
+        )
+    data = _labelled(open_photos(source, split), recipe, folder, None, stage, on_note)
     validation = None
     if validation_split is not None:
-        validation = _labelled(open_photos(source, validation_split), recipe, folder, data.classes, on_note)
-    trainer = PretrainTrainer(recipe, method, data, device, workers, validation)
-    began = train(
-        trainer,
-        folder,
-        save_every=max(trainer.per_epoch, 1),
-        stop=stop,
-        on_progress=lambda progress: on_progress(progress.step, progress.steps, _say(progress)),
-    )
-    return Run(folder / CHECKPOINT, trainer.steps, began)
+        validation = _labelled(open_photos(source, validation_split), recipe, folder, data.classes, stage, on_note)
+    return PretrainTrainer(recipe, method, data, device, workers, validation)
+
+
+def train_encoder(
+    trainer: PretrainTrainer,
+    folder: Path,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: ShowProgress = lambda done, total, note="": None,
+) -> Run:
+    """Train what ``prepare_encoder`` gives in the same ``folder``, or go on with it.
+
+    Args:
+        trainer: what is trained.
+        folder: of the run.
+        stop: asked after each step.
+        on_progress: called with (steps done, steps, what to say).
+
+    Raises:
+        InputError: the folder holds another run.
+        Interrupted: ``stop`` said so.
+    """
+    return _train(trainer, folder, max(trainer.per_epoch, 1), stop, on_progress)
 
 
 def prepare_denoiser(
@@ -96,25 +128,24 @@ def prepare_denoiser(
     device: torch.device,
     *,
     start: Model | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    stage: Stage = silent,
     on_note: Note = lambda _: None,
 ) -> DenoiserTrainer:
     """Crop the photos and compute their representations, or take both from ``folder``; then build what is trained.
 
     The encoders are copied into the run, so that a bundle can be made of the run alone. Arguments and errors are those
-    of ``pretrain_encoder``; ``on_progress`` counts two views of each photo for each encoder. Weights begin at those of
-    ``start``, as ``take_over`` tells; None is at random.
+    of ``prepare_encoder``. Weights begin at those of ``start``, as ``take_over`` tells; None is at random.
     """
     if not recipe.encoders:
         raise InputError("The recipe names no encoders. Give --encoder, or encoders = [...] in the recipe.")
     photos = open_photos(source, split)
-    cropped = _crop(photos, recipe.denoiser.size, folder, on_note)
+    cropped = _crop(photos, recipe.denoiser.size, folder, stage, on_note)
     sources = []
     for given in recipe.encoders:
         path = _encoder_file(Path(given))
         encoder = load_encoder(path)
         size = encoder.spec.preprocessing.size
-        own = cropped if size == recipe.denoiser.size else _crop(photos, size, folder, on_note)
+        own = cropped if size == recipe.denoiser.size else _crop(photos, size, folder, stage, on_note)
         sources.append(EncoderPhotos(encoder, own.photos, f"{encoder.spec.method}-{sha256(path)[:12]}"))
         with replacing(folder / ENCODERS / f"{encoder.spec.method}.safetensors") as copy:
             shutil.copyfile(path, copy)
@@ -126,7 +157,8 @@ def prepare_denoiser(
     )
     cache = folder / "representations"
     on_note(f"{len(cropped.photos)} photos, {len(rows)} representations, on {device}.")
-    representations = CachedRepresentations(sources, rows, cache, device, on_progress)
+    with stage("Representations") as show:
+        representations = CachedRepresentations(sources, rows, cache, device, show)
     return DenoiserTrainer(recipe, cropped.photos, representations, device, photos.fingerprint(), start)
 
 
@@ -135,13 +167,17 @@ def train_denoiser(
     folder: Path,
     *,
     stop: Callable[[], bool] = lambda: False,
-    on_progress: ShowProgress = lambda done, total, note: None,
+    on_progress: ShowProgress = lambda done, total, note="": None,
 ) -> Run:
-    """Train what ``prepare_denoiser`` gives in the same ``folder``, or go on with it."""
+    """Train what ``prepare_denoiser`` gives in the same ``folder``, or go on with it; the rest as ``train_encoder``."""
+    return _train(trainer, folder, trainer.recipe.save_every, stop, on_progress)
+
+
+def _train(trainer: Trainer, folder: Path, save_every: int, stop: Callable[[], bool], on_progress: ShowProgress) -> Run:
     began = train(
         trainer,
         folder,
-        save_every=trainer.recipe.save_every,
+        save_every=save_every,
         stop=stop,
         on_progress=lambda progress: on_progress(progress.step, progress.steps, _say(progress)),
     )
@@ -152,8 +188,9 @@ def _say(progress: Progress) -> str:
     return f"loss {progress.values['loss']:.4f}, {progress.photos_per_second:.0f} photos/s"
 
 
-def _crop(source: PhotoSource, size: int, folder: Path, on_note: Note) -> Cropped:
-    cropped = load_cropped(source, size, cache=folder / "photos")
+def _crop(source: PhotoSource, size: int, folder: Path, stage: Stage, on_note: Note) -> Cropped:
+    with stage("Photos") as show:
+        cropped = load_cropped(source, size, show, folder / "photos")
     if cropped.skipped:
         key, reason = cropped.skipped[0]
         on_note(f"{len(cropped.skipped)} photos could not be read and were left out; the first, {key}: {reason}")
@@ -161,9 +198,14 @@ def _crop(source: PhotoSource, size: int, folder: Path, on_note: Note) -> Croppe
 
 
 def _labelled(
-    source: PhotoSource, recipe: PretrainRecipe, folder: Path, classes: tuple[str, ...] | None, on_note: Note
+    source: PhotoSource,
+    recipe: PretrainRecipe,
+    folder: Path,
+    classes: tuple[str, ...] | None,
+    stage: Stage,
+    on_note: Note,
 ) -> LabelledPhotos:
-    cropped = _crop(source, recipe.photo_size, folder, on_note)
+    cropped = _crop(source, recipe.photo_size, folder, stage, on_note)
     labels, names = class_indices(cropped.labels, recipe.ignore_classes, classes)
     on_note(f"{len(cropped.photos)} photos, {int((labels >= 0).sum())} of them in {len(names)} classes.")
     return LabelledPhotos(cropped.photos, labels, names, source.fingerprint())

@@ -10,7 +10,7 @@ from rcdm_cli.errors import InputError, Interrupted
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.pretrain import ENCODER, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, read_recipe
-from rcdm_cli.training.runs import pretrain_encoder
+from rcdm_cli.training.runs import prepare_encoder, train_encoder
 from tests.training.tiny import PRETRAIN, equal_tensors, write_photos
 
 CPU = torch.device("cpu")
@@ -27,6 +27,10 @@ def recipe(tmp_path):
     return read_recipe(tmp_path / "r.toml", PretrainRecipe)
 
 
+def pretrain(recipe, method, source, folder, splits=(None, None), *, stop=lambda: False, **options):
+    return train_encoder(prepare_encoder(recipe, method, source, *splits, folder, CPU, **options), folder, stop=stop)
+
+
 def stop_after(steps):
     asked = iter(range(1, 100))
     return lambda: next(asked) >= steps
@@ -34,13 +38,13 @@ def stop_after(steps):
 
 @pytest.mark.parametrize("method", ["dino", "simclr", "vicreg", "barlow", "supervised"])
 def test_a_stopped_run_goes_on_to_the_weights_of_one_that_was_not(method, recipe, photos, tmp_path):
-    whole = pretrain_encoder(recipe, method, photos, None, None, tmp_path / "whole", CPU)
+    whole = pretrain(recipe, method, photos, tmp_path / "whole")
     assert (whole.steps, whole.began_at) == (3, 0)
     with pytest.raises(Interrupted, match="Stopped at step 2 of 3"):
-        pretrain_encoder(recipe, method, photos, None, None, tmp_path / "parts", CPU, stop=stop_after(2))
+        pretrain(recipe, method, photos, tmp_path / "parts", stop=stop_after(2))
     assert not (tmp_path / "parts" / ENCODER).exists()
     torch.rand(3)
-    parts = pretrain_encoder(recipe, method, photos, None, None, tmp_path / "parts", CPU)
+    parts = pretrain(recipe, method, photos, tmp_path / "parts")
     assert parts.began_at == 2
     first, second = load_checkpoint(whole.checkpoint), load_checkpoint(parts.checkpoint)
     assert equal_tensors(first.tensors, second.tensors)
@@ -56,27 +60,29 @@ def test_a_stopped_run_goes_on_to_the_weights_of_one_that_was_not(method, recipe
 
 
 def test_a_run_of_another_method_is_refused(recipe, photos, tmp_path):
-    pretrain_encoder(recipe, "simclr", photos, None, None, tmp_path / "run", CPU)
+    pretrain(recipe, "simclr", photos, tmp_path / "run")
     with pytest.raises(InputError, match="method was 'simclr', now 'supervised'"):
-        pretrain_encoder(recipe, "supervised", photos, None, None, tmp_path / "run", CPU)
+        pretrain(recipe, "supervised", photos, tmp_path / "run")
 
 
 def test_views_depend_on_the_draw_and_not_on_workers(recipe, photos, tmp_path):
-    runs = [
-        pretrain_encoder(recipe, "simclr", photos, None, None, tmp_path / str(workers), CPU, workers=workers)
-        for workers in (0, 1)
-    ]
+    runs = [pretrain(recipe, "simclr", photos, tmp_path / str(workers), workers=workers) for workers in (0, 1)]
     assert equal_tensors(*(load_checkpoint(run.checkpoint).tensors for run in runs))
 
 
 def test_validation_photos_are_predicted_from_the_training_photos(recipe, tmp_path):
     data = write_photos(tmp_path / "data", {"train/cat": 3, "train/dog": 3, "val/cat": 2, "val/bird": 1})
     said = []
-    pretrain_encoder(recipe, "supervised", data, "train", "val", tmp_path / "run", CPU, on_note=said.append)
+    pretrain(recipe, "supervised", data, tmp_path / "run", ("train", "val"), on_note=said.append)
     # A class that training does not know cannot be predicted: its photo does not count.
     assert said == ["6 photos, 6 of them in 2 classes.", "3 photos, 2 of them in 2 classes."]
     logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert next(line for line in logged if "epoch" in line)["knn_backbone"] in (0.0, 0.5, 1.0)
+
+
+def test_validation_photos_among_the_training_photos_are_refused(recipe, photos, tmp_path):
+    with pytest.raises(InputError, match="of cat would be trained on too"):
+        pretrain(recipe, "simclr", photos, tmp_path / "run", (None, "cat"))
 
 
 def test_class_indices():
