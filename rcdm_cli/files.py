@@ -54,7 +54,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON with sorted-as-given keys, whole or not at all; NaN is refused, since JSON has none."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # Bytes of a file name that are no UTF-8 stand in Python's text as lone surrogates; JSON has an escape for them.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def sha256(path: Path) -> str:

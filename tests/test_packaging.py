@@ -41,7 +41,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 
 def test_the_wheel_holds_the_package_the_demo_bundle_and_the_recipes(wheel):
     names = set(wheel.namelist())
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "rcdm_cli").rglob("*.py")}
+    sources = {str(path.relative_to(ROOT)) for kind in ("py", "css") for path in (ROOT / "rcdm_cli").rglob(f"*.{kind}")}
     recipes = {f"rcdm_cli/_data/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.toml")}
     demo = {f"rcdm_cli/_data/engines/clothing32/{name}" for name in ("manifest.json", "denoiser.safetensors")}
     assert recipes
@@ -105,8 +105,9 @@ def test_every_package_that_the_source_imports_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     declared = {
-        re.split(r"[>=\[]", requirement)[0]
-        for requirement in [*project["dependencies"], *extras["cpu"], *extras["trt"], *extras["pretrain"]]
+        re.split(r"[>=\[]", requirement)[0].replace("-", "_")
+        for group in (project["dependencies"], *(extra for name, extra in extras.items() if name != "test"))
+        for requirement in group
     }
     imported = set()
     for path in (ROOT / "rcdm_cli").rglob("*.py"):

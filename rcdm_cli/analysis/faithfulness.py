@@ -1,99 +1,47 @@
 """How faithful pictures are: is the representation of a sample nearest to the one it was sampled for?"""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.analysis.pairs import Pair
-from rcdm_cli.analysis.ranks import mean_reciprocal_rank, own_similarity, ranks
-from rcdm_cli.diffusion.noise import picture_seed
-from rcdm_cli.encoders.knn import knn_predict
-from rcdm_cli.runtime.bundle import Bundle
-from rcdm_cli.runtime.sampling import Settings
-
-Pixels = NDArray[np.uint8]
+from rcdm_cli.analysis.bootstrap import Bootstrap, Interval
+from rcdm_cli.analysis.ranks import own_similarity, ranks
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """One (method, level), one sample for each photo.
+    """One (method, level); intervals are over the photos asked about.
 
     Attributes:
-        method: of the representation.
-        level: of the representation.
-        mean_reciprocal_rank: of the photo's own representation among those of all photos.
+        mean_reciprocal_rank: of the photo's own representation among those of all photos; 1 is perfect.
         mean_rank: the same as a mean of ranks; 1 is perfect.
         similarity: mean cosine similarity of the sample's representation to ``h``.
-        knn: k-NN accuracy of the encoder at this level, where the photos have classes; else None.
     """
 
-    method: str
-    level: str
-    mean_reciprocal_rank: float
-    mean_rank: float
-    similarity: float
-    knn: float | None
+    mean_reciprocal_rank: Interval
+    mean_rank: Interval
+    similarity: Interval
 
     def as_json(self) -> dict[str, object]:
         """The same as JSON-able values."""
-        return asdict(self)
+        return {name: interval.as_json() for name, interval in self.__dict__.items()}
 
 
-@dataclass(frozen=True)
-class Classes:
-    """What a k-NN accuracy needs: labelled bank photos, and the class of each photo asked about (-1 for none)."""
+def faithfulness(found: Tensor, h: Tensor, bootstrap: Bootstrap, *, chunk: int = 1024) -> Faithfulness:
+    """Rank each photo's own representation among all, by nearness to those of its samples.
 
-    bank: Pixels
-    bank_labels: Tensor
-    labels: Tensor
-
-
-def faithfulness(
-    bundle: Bundle,
-    photos: Sequence[Pixels],
-    pair: Pair,
-    settings: Settings,
-    *,
-    classes: Classes | None = None,
-    seed: int = 0,
-    batch: int = 64,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Faithfulness:
-    """Sample one picture for each photo and rank the photo's own representation among all.
-
-    The measure of the paper (arXiv:2112.09164, section 4), with the k-NN accuracy of the encoder beside it.
+    The measure of the paper (arXiv:2112.09164, section 4).
 
     Args:
-        bundle: encoders and denoiser.
-        photos: uint8 (H, W, 3) each.
-        pair: the method and level to measure.
-        settings: sampler, steps, guidance.
-        classes: for the k-NN accuracy.
-        seed: start of all randomness.
-        batch: pictures made at a time.
-        on_progress: called with (pictures done, pictures).
+        found: (N, K, D), the representations of K samples of each photo.
+        h: (N, D), the representations that they were sampled for.
+        bootstrap: over the N photos.
+        chunk: samples compared at a time; bounds memory at chunk × N.
     """
-    h = bundle.encode(photos, method=pair.method, level=pair.level)
-    cond = bundle.condition(h, method=pair.method, level=pair.level)
-    seeds = [picture_seed(seed, photo, 0) for photo in range(len(photos))]
-    pictures = bundle.pictures(cond, seeds, settings, batch, on_progress)
-    found = bundle.encode(list(pictures), method=pair.method, level=pair.level)
-    rank = ranks(found, h, torch.arange(len(h)))
-    accuracy = None
-    if classes is not None:
-        bank = bundle.encode(list(classes.bank), method=pair.method, level=pair.level)
-        asked = classes.labels >= 0
-        predicted = knn_predict(h[asked], bank, classes.bank_labels)
-        accuracy = float((predicted == classes.labels[asked]).double().mean())
-    return Faithfulness(
-        pair.method,
-        pair.level,
-        mean_reciprocal_rank(rank),
-        float(rank.double().mean()),
-        float(own_similarity(found, h).mean()),
-        accuracy,
-    )
+    count, samples = found.shape[:2]
+    flat, own = found.flatten(0, 1), torch.arange(count).repeat_interleave(samples)
+    parts = zip(flat.split(chunk), own.split(chunk), strict=True)
+    rank = torch.cat([ranks(queries, h, mine) for queries, mine in parts]).double().reshape(count, samples)
+    similarity = own_similarity(flat, h[own]).reshape(count, samples)
+    return Faithfulness(*(bootstrap.mean(values.mean(dim=1)) for values in (1 / rank, rank, similarity)))

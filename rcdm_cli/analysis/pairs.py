@@ -17,22 +17,39 @@ class Pair(NamedTuple):
 
 
 def choose_pairs(bundle: Bundle, methods: Sequence[str] | None, level: str) -> list[Pair]:
-    """The pairs for ``--method`` and ``--level``.
+    """The pairs of a bundle for ``--method`` and ``--level``.
 
     ``both`` takes the levels that a method has; so does any level where no method was named.
 
     Raises:
         InputError: a method is not in the bundle, or a named method lacks the level.
     """
+    has = [Pair(row.method, row.level) for row in bundle.manifest.conditioner.rows]
+    return choose_among(has, methods or bundle.methods, level, bool(methods), "this bundle")
+
+
+def choose_among(has: Sequence[Pair], methods: Sequence[str], level: str, named: bool, where: str) -> list[Pair]:
+    """The pairs of ``has`` for ``methods`` and a level.
+
+    Args:
+        has: what there is.
+        methods: which of it.
+        level: ``backbone``, ``projector`` or ``both``.
+        named: whether a person named the methods: then each must have the level.
+        where: what errors call the place that ``has`` is from.
+
+    Raises:
+        InputError: no such method, or a named method lacks the level.
+    """
     wanted = LEVELS if level == "both" else [known for known in LEVELS if known == level]
     pairs = []
-    for method in methods or bundle.methods:
-        if method not in bundle.methods:
-            raise InputError(no_such("method in this bundle", method, bundle.methods))
-        has = [row.level for row in bundle.manifest.conditioner.rows if row.method == method]
-        if methods and level != "both" and level not in has:
+    for method in methods:
+        levels = [pair.level for pair in has if pair.method == method]
+        if not levels:
+            raise InputError(no_such(f"method in {where}", method, dict.fromkeys(pair.method for pair in has)))
+        if named and level != "both" and level not in levels:
             raise InputError(
-                f"{method} has no {level} level here. It has: {', '.join(has)}. Give one of these as --level."
+                f"{method} has no {level} level here. It has: {', '.join(levels)}. Give one of these as --level."
             )
-        pairs += [Pair(method, one) for one in wanted if one in has]
+        pairs += [Pair(method, one) for one in wanted if one in levels]
     return pairs

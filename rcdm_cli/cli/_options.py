@@ -12,8 +12,8 @@ import typer
 from rcdm_cli.choices import no_such
 
 LEVEL_CHOICES = ("backbone", "projector", "both")
-BACKENDS = ("auto", "torch")
-PRECISIONS = ("auto", "fp32", "bf16")
+BACKENDS = ("auto", "torch", "onnx", "openvino", "trt")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
 SAMPLERS = ("ddpm", "ddim", "dpmpp")
 
 SAMPLING_PANEL = "Sampling"
@@ -109,6 +109,28 @@ Engines = Annotated[
         "--engines", metavar="BUNDLE", help="Bundle to use: its name (see `rcdm list engines`) or its folder."
     ),
 ]
+ENCODER_HELP = (
+    "an encoder file or the folder of an `rcdm pretrain` run, timm:NAME[,pretrained], another project's .pt, .pth or "
+    ".safetensors, or FILE.onnx; options follow after commas (docs/ENCODERS.md)"
+)
+EncoderReference = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="REF",
+        help=f"Encoder in place of a bundle's: {ENCODER_HELP}.",
+        show_default=False,
+    ),
+]
+IgnoredClasses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ignore-class",
+        metavar="NAME",
+        help="Class folder whose photos count as without a class; may be repeated.",
+        show_default=False,
+    ),
+]
 
 Sampler = Annotated[
     str | None,
@@ -161,7 +183,7 @@ Backend = Annotated[
         "--backend",
         metavar="|".join(BACKENDS),
         callback=one_of("backend", BACKENDS),
-        help="What runs the engines.",
+        help="What runs the denoiser; auto is the fastest that is installed and that the bundle has graphs for.",
         rich_help_panel=MACHINE_PANEL,
     ),
 ]
@@ -181,7 +203,7 @@ Precision = Annotated[
         "--precision",
         metavar="|".join(PRECISIONS),
         callback=one_of("precision", PRECISIONS),
-        help="Number format of the matrix products; auto is bf16 where the device has it in hardware.",
+        help="Number format of the denoiser's matrix products; auto is what is fastest on the device.",
         rich_help_panel=MACHINE_PANEL,
     ),
 ]

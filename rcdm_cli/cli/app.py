@@ -8,7 +8,26 @@ from typing import Annotated
 import typer
 
 from rcdm_cli import __version__
-from rcdm_cli.cli import doctor, evaluate, export, info, pretrain, train, visualize
+from rcdm_cli.cli import (
+    bench,
+    doctor,
+    embed,
+    evaluate,
+    export,
+    fgsm,
+    import_,
+    info,
+    interpolate,
+    invariance,
+    manipulate,
+    pretrain,
+    probe,
+    pull,
+    report,
+    train,
+    tune,
+    visualize,
+)
 from rcdm_cli.cli._errors import debugging
 from rcdm_cli.cli.list import list_names
 
@@ -16,9 +35,20 @@ from rcdm_cli.cli.list import list_names
 COMMANDS = (
     visualize.visualize,
     evaluate.evaluate,
+    probe.probe,
+    embed.embed,
+    interpolate.interpolate,
+    manipulate.manipulate,
+    invariance.invariance,
+    fgsm.fgsm,
+    report.report,
     pretrain.pretrain,
     train.train,
     export.export,
+    import_.import_checkpoint,
+    pull.pull,
+    tune.tune,
+    bench.bench,
     list_names,
     info.info,
     doctor.doctor,

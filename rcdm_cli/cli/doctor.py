@@ -14,7 +14,13 @@ from rcdm_cli.errors import CheckFailed, RcdmError
 from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
 
 REQUIRED = {"torch": "torch", "timm": "timm", "numpy": "numpy", "pillow": "PIL", "onnx": "onnx"}
-OPTIONAL = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "lightly": "lightly"}
+OPTIONAL = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt-rtx": "tensorrt_rtx",
+    "lightly": "lightly",
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def _devices(asked: str) -> Iterator[Check]:
     except ImportError:
         yield Check("device", "failed", "PyTorch is needed to look for devices")
         return
-    from rcdm_cli.training.precision import has_bf16
+    from rcdm_cli.diffusion.precision import has_bf16
 
     threads = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     yield Check("cpu", "ok", f"{threads}, {_bf16(has_bf16(torch.device('cpu')))}")

@@ -1,106 +1,212 @@
-"""``rcdm evaluate``: how faithful a bundle's pictures are."""
+"""``rcdm evaluate``: how good a bundle's pictures are."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import choose_device
-from rcdm_cli.cli._options import Batch, Device, Engines, Guidance, Level, Methods, Sampler, Seed, Source, Split, Steps
+from rcdm_cli.cli._options import (
+    Backend,
+    Batch,
+    Device,
+    Engines,
+    Force,
+    Guidance,
+    IgnoredClasses,
+    Level,
+    Methods,
+    Out,
+    Precision,
+    Sampler,
+    Samples,
+    Seed,
+    Source,
+    Split,
+    Steps,
+)
 from rcdm_cli.cli._output import Output
-from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
+from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.errors import InputError
+from rcdm_cli.resources import DEMO_BUNDLE
+
+if TYPE_CHECKING:
+    from rcdm_cli.analysis.pairs import Pair
+    from rcdm_cli.images.dataset import Cropped
+    from rcdm_cli.runtime.bundle import Bundle
 
 
 @command(
     "evaluate",
     panel="Questions",
-    examples=("rcdm evaluate photos.tar --split val --bank-split train --method dino",),
+    examples=(
+        "rcdm evaluate photos.tar --split val --bank-split train",
+        "rcdm evaluate photos.tar --split val --method dino --samples 8 --photos 100 --out evaluation",
+    ),
 )
 def evaluate(
     out: Output,
     source: Source,
     split: Split = None,
+    photos: Annotated[
+        int | None,
+        typer.Option(
+            "--photos",
+            min=2,
+            help="Photos of DATA to use, spread evenly over it.",
+            show_default="all",
+        ),
+    ] = None,
     bank_split: Annotated[
         str | None,
         typer.Option(
             "--bank-split",
             metavar="NAME",
-            help="Sub-folder of DATA with the labelled photos that vote in the k-NN accuracy; none: no accuracy.",
+            help="Sub-folder of DATA with the training photos: the nearest to each sample is sought among them, and"
+            " they vote in the k-NN accuracy; none: neither.",
             show_default=False,
         ),
     ] = None,
-    ignore: Annotated[
-        list[str] | None,
+    ignore: IgnoredClasses = None,
+    space: Annotated[
+        str | None,
         typer.Option(
-            "--ignore-class",
-            metavar="NAME",
-            help="Class folder whose photos count as without a class; may be repeated.",
+            "--space",
+            metavar="METHOD[/LEVEL]",
+            help="Whose representations pictures and photos are compared in. Default: supervised/backbone where the"
+            " bundle has it, else its first method's backbone.",
+            show_default=False,
+        ),
+    ] = None,
+    inception: Annotated[
+        Path | None,
+        typer.Option(
+            "--inception",
+            metavar="FILE",
+            help="Weights of the Inception network, for FID, KID and inception score too; needs torch-fidelity.",
             show_default=False,
         ),
     ] = None,
     method: Methods = None,
     level: Level = "both",
     engines: Engines = DEMO_BUNDLE,
+    samples: Samples = 2,
     sampler: Sampler = None,
     steps: Steps = None,
     guidance: Guidance = None,
     seed: Seed = 0,
     batch: Batch = 64,
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
+    folder: Out = Path("evaluation"),
+    force: Force = False,
 ) -> None:
-    """Measure faithfulness: sample one picture for each photo and rank the photo's own representation among all.
+    """Measure pictures: faithful to h, diverse at fixed h, like photos, and no copies of training photos.
 
-    A mean reciprocal rank of 1 means that every picture's representation is nearest to the one it was sampled for.
+    Faithfulness ranks a photo's own representation among all, by nearness to that of each sample: a mean reciprocal
+    rank of 1 means that it is always nearest. Writes results.json, report.html and, with a bank, nearest.png. The same
+    command goes on where it was interrupted.
     """
-    import numpy as np
-
-    from rcdm_cli.analysis.faithfulness import Classes, faithfulness
+    from rcdm_cli.analysis.evaluate import evaluate as measure
+    from rcdm_cli.analysis.evaluation import Photos
+    from rcdm_cli.analysis.inception import Inception
     from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.images.dataset import load_cropped
-    from rcdm_cli.images.source import open_photos
-    from rcdm_cli.runtime.bundle import load_bundle
+    from rcdm_cli.images.write import write_png
+    from rcdm_cli.report.evaluate import NEAREST, answers, draw_nearest
+    from rcdm_cli.report.run import PAGE, RESULTS, write_run
     from rcdm_cli.training.pretrain import class_indices
 
-    bundle = load_bundle(bundle_path(engines), choose_device(device))
+    refuse_finished(folder, force)
+    if bank_split is not None and bank_split == split:
+        raise InputError(f"--bank-split and --split are both {split!r}: every photo would be nearest to itself.")
+    bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
-    size = max(entry.spec.preprocessing.size for entry in bundle.manifest.encoders.values())
-    asked = load_cropped(open_photos(source, split), size)
-    classes = None
+    compared_in = _space(bundle, space)
+    network = Inception(inception, bundle.device) if inception else None
+    size = max(bundle.size, *(entry.spec.preprocessing.size for entry in bundle.manifest.encoders.values()))
+    asked = _crops(out, source, split, size, photos)
+    bank, classes = None, None
     if bank_split is not None:
-        bank = load_cropped(open_photos(source, bank_split), size)
-        bank_labels, names = class_indices(bank.labels, tuple(ignore or ()))
-        labels, _ = class_indices(asked.labels, (), names)
-        labelled = (bank_labels >= 0).numpy()
-        classes = Classes(bank.photos[labelled], bank_labels[bank_labels >= 0], labels)
+        cropped = _crops(out, source, bank_split, size, None)
+        labels, classes = class_indices(cropped.labels, tuple(ignore or ()))
+        bank = Photos(cropped.photos, cropped.keys, labels)
+    labels, _ = class_indices(asked.labels, tuple(ignore or ()), classes)
     settings = bundle.settings(sampler, steps, guidance)
-    found = []
-    for pair in pairs:
-        with out.progress(f"{pair.method} {pair.level}") as show:
-            found.append(
-                faithfulness(
-                    bundle,
-                    list(np.asarray(asked.photos)),
-                    pair,
-                    settings,
-                    classes=classes,
-                    seed=seed,
-                    batch=batch,
-                    on_progress=show,
-                )
-            )
-    lines = [f"{'method':<12}{'level':<11}{'MRR':>7}{'rank':>8}{'cosine':>8}{'k-NN':>8}"]
-    for one in found:
-        accuracy = "-" if one.knn is None else f"{one.knn:.3f}"
-        lines.append(
-            f"{one.method:<12}{one.level:<11}{one.mean_reciprocal_rank:>7.3f}{one.mean_rank:>8.1f}"
-            f"{one.similarity:>8.3f}{accuracy:>8}"
+    with out.progress("Sampling") as show:
+        found = measure(
+            bundle,
+            kept_in(folder, bundle),
+            Photos(asked.photos, asked.keys, labels),
+            pairs,
+            space=compared_in,
+            bank=bank,
+            inception=network,
+            samples=samples,
+            settings=settings,
+            seed=seed,
+            batch=batch,
+            on_progress=show,
         )
-    values = {
-        "photos": len(asked.photos),
-        "sampler": settings.sampler,
-        "steps": settings.steps,
-        "guidance": settings.guidance,
-        "seed": seed,
-        "results": [one.as_json() for one in found],
+    values: dict[str, Any] = {"kind": "evaluate", **made_with(bundle, seed, settings), **found.as_json()}
+    values["settings"] |= {
+        "data": str(source),
+        "split": split,
+        "bank_split": bank_split,
+        "ignored_classes": ignore or [],
+        "inception_sha256": network and network.sha256,
     }
-    out.result(values, lines)
+    values["unreadable"] = [key for key, _ in asked.skipped]
+    files = [RESULTS, PAGE]
+    if bank:
+        values["nearest_picture"] = NEAREST
+        write_png(folder / NEAREST, draw_nearest(found.evaluated))
+        files.append(NEAREST)
+    write_run(folder, values)
+    out.result(values, [*_table(values["results"]), *answers(values), *(folder / name for name in files)])
+
+
+def _space(bundle: "Bundle", given: str | None) -> "Pair":
+    """The space for ``--space``; a supervised one favours none of the self-supervised methods."""
+    from rcdm_cli.analysis.pairs import choose_pairs
+    from rcdm_cli.encoders.spec import LEVELS
+
+    if given is None:
+        given = "supervised" if "supervised" in bundle.methods else bundle.methods[0]
+    method, _, level = given.partition("/")
+    if level not in ("", *LEVELS):
+        raise InputError(
+            f"--space {given}: there is no level {level!r}. Give it as METHOD/{' or METHOD/'.join(LEVELS)}."
+        )
+    return choose_pairs(bundle, [method], level or LEVELS[0])[0]
+
+
+def _crops(out: Output, source: Path, split: str | None, size: int, count: int | None) -> "Cropped":
+    """Photos of a split, cropped; those that cannot be read are named in warnings."""
+    import numpy as np
+
+    from rcdm_cli.images.dataset import load_cropped
+    from rcdm_cli.images.source import PhotoSource, open_photos
+
+    everything = open_photos(source, split)
+    chosen = np.linspace(0, len(everything) - 1, min(count or len(everything), len(everything))).round().astype(int)
+    some = PhotoSource(everything.root, tuple(everything.entries[index] for index in chosen))
+    with out.progress(f"Photos of {split or source.name}") as show:
+        cropped = load_cropped(some, size, show)
+    for key, reason in cropped.skipped:
+        out.warn(f"{key}: {reason}")
+    return cropped
+
+
+def _table(results: list[dict[str, Any]]) -> list[str]:
+    lines = [f"{'method':<12}{'level':<11}{'MRR':>7}{'rank':>8}{'cosine':>8}{'k-NN':>8}{'Fréchet':>10}{'P':>7}{'R':>7}"]
+    for one in results:
+        accuracy = "-" if one["knn"] is None else f"{one['knn']['value']:.3f}"
+        lines.append(
+            f"{one['method']:<12}{one['level']:<11}{one['mean_reciprocal_rank']['value']:>7.3f}"
+            f"{one['mean_rank']['value']:>8.1f}{one['similarity']['value']:>8.3f}{accuracy:>8}"
+            f"{one['distances']['frechet']:>10.4g}{one['distances']['precision']:>7.3f}"
+            f"{one['distances']['recall']:>7.3f}"
+        )
+    return lines

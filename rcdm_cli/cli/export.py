@@ -1,28 +1,124 @@
-"""``rcdm export``: a bundle of a training run."""
+"""``rcdm export``: a bundle of a training run, and the compiled graphs of a bundle."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import Force, Out
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._lists import names_of
+from rcdm_cli.cli._options import OUTPUT_PANEL, Device, Force
 from rcdm_cli.cli._output import Output
 from rcdm_cli.errors import InputError
-from rcdm_cli.resources import MANIFEST
+from rcdm_cli.resources import MANIFEST, bundle_path
+
+if TYPE_CHECKING:
+    import torch
+
+    from rcdm_cli.runtime.manifest import Precision
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+GRAPHS_PANEL = "Graphs"
 
 
-@command("export", panel="Models", examples=("rcdm export runs/clothing32 --out engines/clothing32",))
+@command(
+    "export",
+    panel="Models",
+    examples=(
+        "rcdm export runs/clothing32 --out engines/clothing32",
+        "rcdm export clothing32",
+        "rcdm export clothing32 --trt --precision fp16 --max-batch 64",
+    ),
+)
 def export(
     out: Output,
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of an `rcdm train` run.", show_default=False)],
-    folder: Out,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|BUNDLE",
+            help="Folder of an `rcdm train` run, or a bundle's name or folder.",
+            show_default=False,
+        ),
+    ],
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="PATH",
+            help="Folder of the bundle to make of a RUN.",
+            show_default=False,
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ] = None,
+    onnx: Annotated[
+        bool | None,
+        typer.Option(
+            "--onnx/--no-onnx",
+            help="Write ONNX graphs, which ONNX Runtime and OpenVINO run.",
+            show_default="for a BUNDLE",
+            rich_help_panel=GRAPHS_PANEL,
+        ),
+    ] = None,
+    trt: Annotated[
+        bool,
+        typer.Option("--trt", help="Also build TensorRT plans of the ONNX graphs.", rich_help_panel=GRAPHS_PANEL),
+    ] = False,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="NAME[,NAME]",
+            callback=lambda value: value and names_of("precision", PRECISIONS)(value),
+            help=f"Number formats of the denoiser's matrix products, among {', '.join(PRECISIONS)}.",
+            show_default="fp32, and bf16 where the CPU has it; with --trt fp16",
+            rich_help_panel=GRAPHS_PANEL,
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int,
+        typer.Option(
+            "--max-batch",
+            min=1,
+            help="Most pictures at a time in a TensorRT plan; ONNX graphs take any number.",
+            rich_help_panel=GRAPHS_PANEL,
+        ),
+    ] = 32,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check",
+            help="Compare ONNX graphs with PyTorch at fp32; exit code 3 if they differ too much.",
+            rich_help_panel=GRAPHS_PANEL,
+        ),
+    ] = True,
+    device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Make a bundle of a training run: its averaged weights in half precision, and its encoders.
+    """Make a bundle of a training run, or write the graphs that a bundle's denoiser runs fastest as.
 
-    The folder's name is the bundle's. Bundles in `engines/` are found by name.
+    Of a RUN: its averaged weights in half precision, and its encoders; the folder's name is the bundle's, and bundles
+    in `engines/` are found by name. Of a BUNDLE: ONNX graphs of the encoders and the denoiser, and with --trt TensorRT
+    plans for the GPU that is there. They go into the bundle, with what they differ from PyTorch in parity.json. Graphs
+    that are up to date are kept.
     """
+    values: dict[str, Any] = {}
+    if folder is not None:
+        values = _make_bundle(Path(source), folder, force)
+    elif (Path(source) / MANIFEST).is_file() or not Path(source).is_dir():
+        folder = bundle_path(source)
+    else:
+        raise InputError(f"{source} is not a bundle. To make one of the run there, say where it goes with --out.")
+    lines: list[object] = [folder]
+    if trt or onnx or (onnx is None and not values):
+        plans = (max_batch, choose_device(device)) if trt else None
+        graphs = _write_graphs(out, folder, precision, check, force, plans)
+        values = {**values, "bundle": folder, **graphs}
+        lines += [folder / name for name in graphs["built"]]
+    out.result(values, lines)
+
+
+def _make_bundle(run: Path, folder: Path, force: bool) -> dict[str, Any]:
     from rcdm_cli.runtime.write import write_bundle
     from rcdm_cli.training.finished import read_run
 
@@ -42,4 +138,44 @@ def export(
         "trained": trained,
     }
     manifest = write_bundle(folder, finished.model, recipe.schedule, finished.encoders, about=about)
-    out.result({"bundle": folder, "name": manifest.name, "steps": finished.steps}, [folder])
+    return {"bundle": folder, "name": manifest.name, "steps": finished.steps}
+
+
+def _write_graphs(
+    out: Output,
+    folder: Path,
+    precision: str | None,
+    check: bool,
+    force: bool,
+    plans: "tuple[int, torch.device] | None",
+) -> dict[str, Any]:
+    """ONNX graphs, and of them plans for batches and a device, where these are given."""
+    import torch
+
+    from rcdm_cli.diffusion.precision import has_bf16
+    from rcdm_cli.runtime.export import export_onnx
+
+    if precision:
+        names = precision.split(",")
+    elif plans:
+        names = ["fp16"]
+    else:
+        names = ["fp32", "bf16"] if has_bf16(torch.device("cpu")) else ["fp32"]
+
+    if plans:
+        from rcdm_cli.runtime.tensorrt_build import build_loop_plan, prepare_plans
+
+        prepare_plans(plans[1])
+    precisions = cast("list[Precision]", names)
+    with out.progress("Writing graphs") as show:
+        done = export_onnx(folder, precisions, check=check, force=force, on_progress=show)
+    built, kept = list(done.built), list(done.kept)
+    worst = max((one.relative for one in done.parity), default=None)
+    if worst is not None:
+        out.note(f"The largest relative error against PyTorch at fp32 is {worst:.1e}.")
+    for one in precisions if plans else []:
+        with out.progress(f"Building the {one} plan") as show:
+            plan = build_loop_plan(folder, one, *plans, force=force, on_progress=show)
+        (built if plan.fresh else kept).append(plan.path.name)
+        out.note(f"{plan.path.name} is for {plan.target}.")
+    return {"built": built, "kept": kept, "worst_relative_error": worst}

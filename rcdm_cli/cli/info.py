@@ -1,8 +1,9 @@
-"""``rcdm info``: what is in a bundle, a checkpoint or a recipe."""
+"""``rcdm info``: what is in a bundle, a checkpoint, an ONNX file or a recipe."""
 
 import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,14 +15,25 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.errors import InputError
 from rcdm_cli.resources import MANIFEST, bundles, recipes
 
+CHECKPOINTS = (".pt", ".pth", ".torch", ".ckpt", ".tar", ".bin")
+
 Target = Annotated[
     str,
     typer.Argument(
         metavar="PATH",
-        help="A bundle or recipe (its name or its path), or a .safetensors file.",
+        help="A bundle or recipe (its name or its path), a checkpoint (.safetensors, .pt, .pth), or an ONNX file.",
         show_default=False,
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a thing is, what it says of itself, and what was found by looking at it."""
+
+    what: str
+    content: Mapping[str, Any]
+    facts: Mapping[str, Any]
 
 
 @command(
@@ -30,11 +42,14 @@ Target = Annotated[
     examples=("rcdm info clothing32", "rcdm info runs/dino/checkpoint.safetensors", "rcdm info my-recipe.toml --json"),
 )
 def info(out: Output, target: Target) -> None:
-    """Show what a bundle, checkpoint or recipe says of itself: its specs, origin and licence."""
+    """Show what a bundle, checkpoint, ONNX file or recipe is: its specs, parameters, levels, origin and licence.
+
+    Checkpoints of other programs are read as data only: a pickle that asks to run something is refused.
+    """
     path = _find(target)
-    what, content = _read(path)
-    values = {"path": path, "what": what, "content": content}
-    out.result(values, [f"{what}: {path}", *_outline(content)])
+    found = _read(path)
+    values = {"path": path, "what": found.what, "content": found.content, "facts": found.facts}
+    out.result(values, [f"{found.what}: {path}", *_outline(found.facts), *_outline(found.content)])
 
 
 def _find(target: str) -> Path:
@@ -46,19 +61,45 @@ def _find(target: str) -> Path:
     raise InputError(f"{no_such('bundle or recipe', target, known)} No file is called that either.")
 
 
-def _read(path: Path) -> tuple[str, dict[str, Any]]:
+def _read(path: Path) -> Info:
     if path.is_dir():
         manifest = path / MANIFEST
         if not manifest.is_file():
             raise InputError(f"{path} is not a bundle: it holds no {MANIFEST}.")
-        return "bundle", _parse(manifest, json.loads, "JSON")
+        content = _parse(manifest, json.loads, "JSON")
+        from rcdm_cli.runtime.describe import describe_bundle
+
+        return Info("bundle", content, _or_why_not(lambda: describe_bundle(path)))
     if path.suffix == ".toml":
-        return "recipe", _parse(path, tomllib.loads, "TOML")
+        return Info("recipe", _parse(path, tomllib.loads, "TOML"), {})
+    if path.suffix == ".onnx":
+        from rcdm_cli.runtime.describe import describe_onnx
+
+        return Info("ONNX file", {}, describe_onnx(path))
     if path.suffix == ".safetensors":
         from rcdm_cli.files import read_metadata
+        from rcdm_cli.runtime.describe import describe_safetensors
 
-        return "checkpoint", {name: _decoded(text) for name, text in read_metadata(path).items()}
-    raise InputError(f"{path} is neither a bundle nor a recipe (.toml) nor a checkpoint (.safetensors).")
+        metadata = {name: _decoded(text) for name, text in read_metadata(path).items()}
+        if "kind" in metadata:
+            return Info("checkpoint", metadata, describe_safetensors(path))
+    elif path.suffix not in CHECKPOINTS:
+        raise InputError(
+            f"{path} is neither a bundle nor a recipe (.toml) nor a checkpoint ({', '.join(CHECKPOINTS)}, "
+            ".safetensors) nor an ONNX file."
+        )
+    from rcdm_cli.runtime.describe import describe_foreign
+
+    what, facts = describe_foreign(path)
+    return Info(what, {}, facts)
+
+
+def _or_why_not(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A bundle that is not in order can be shown all the same; what is wrong stands among the facts."""
+    try:
+        return look()
+    except InputError as error:
+        return {"not in order": str(error)}
 
 
 def _parse(path: Path, parse: Callable[[str], dict[str, Any]], syntax: str) -> dict[str, Any]:

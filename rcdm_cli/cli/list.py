@@ -1,5 +1,6 @@
 """``rcdm list``: the names that other commands take."""
 
+import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -7,21 +8,54 @@ from typing import Annotated
 
 import typer
 
+from rcdm_cli.cli._cache import cache_folder
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import one_of
 from rcdm_cli.cli._output import Output
-from rcdm_cli.resources import bundles, recipes
+from rcdm_cli.resources import MANIFEST, bundles, recipes
 
 Row = dict[str, str]
 
 
 def _methods() -> list[Row]:
     from rcdm_cli.encoders.methods import METHODS
+    from rcdm_cli.encoders.sources import PUBLISHED, PUBLISHED_INPUT
 
-    return [
-        {"name": name, "title": method.title, "levels": ", ".join(method.levels), "paper": method.paper}
-        for name, method in METHODS.items()
-    ]
+    cache = cache_folder(None)
+    rows = []
+    for name, method in METHODS.items():
+        published = PUBLISHED[name]
+        rows.append(
+            {
+                "name": name,
+                "title": method.title,
+                "levels": ", ".join(f"{level} {width}" for level, width in published.widths.items()),
+                "input": PUBLISHED_INPUT,
+                "licence": f"encoder {published.encoder.licence}, RCDM {published.rcdm['backbone'].licence}",
+                "here": _here(name, cache / name),
+                "source": published.encoder.url,
+                "paper": method.paper,
+            }
+        )
+    return rows
+
+
+def _here(method: str, downloads: Path) -> str:
+    """The bundles that hold the method's encoder, and which published files were downloaded."""
+    from rcdm_cli.encoders.sources import PUBLISHED
+
+    published = PUBLISHED[method]
+    files = {"encoder": published.encoder} | {f"RCDM {level}": source for level, source in published.rcdm.items()}
+    downloaded = [part for part, source in files.items() if (downloads / source.file).is_file()]
+    found = [f"bundle {name}" for name, folder in bundles().items() if method in _methods_of(folder)]
+    return ", ".join(found + [f"{part} (downloaded)" for part in downloaded]) or "no"
+
+
+def _methods_of(folder: Path) -> list[str]:
+    try:
+        return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["encoders"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _engines() -> list[Row]:
@@ -55,7 +89,11 @@ Kind = Annotated[
 
 @command("list", panel="About", examples=("rcdm list", "rcdm list engines --json"))
 def list_names(out: Output, kind: Kind = ALL) -> None:
-    """List the methods, engines (bundles) and recipes that can be given by name."""
+    """List the methods, engines (bundles) and recipes that can be given by name.
+
+    Of a method: the width of its representation at each level, and its published weights: the input that they take,
+    their licences, whether they are here, where they lie (`rcdm pull NAME` downloads them), and the paper.
+    """
     tables = {name: rows() for name, rows in KINDS.items() if kind in (name, ALL)}
     out.result(tables, [line for name, rows in tables.items() for line in _table(name, rows, titled=kind == ALL)])
 

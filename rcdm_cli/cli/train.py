@@ -7,7 +7,7 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
-from rcdm_cli.cli._options import Device, Out, RecipeName, Set, Source, Split
+from rcdm_cli.cli._options import ENCODER_HELP, Device, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_when_asked
 from rcdm_cli.resources import recipe_path
@@ -19,6 +19,8 @@ from rcdm_cli.resources import recipe_path
     examples=(
         "rcdm train photos --recipe clothing32 --out runs/mine",
         "rcdm train photos.tar --split train --recipe clothing32 --encoder runs/dino --set steps=2000",
+        "rcdm train photos --recipe own64 --encoder timm:resnet50,pretrained --out runs/resnet50",
+        "rcdm train photos --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr",
         "rcdm train photos --recipe clothing32 --init clothing32 --out runs/further",
     ),
 )
@@ -31,8 +33,8 @@ def train(
         list[str] | None,
         typer.Option(
             "--encoder",
-            metavar="PATH",
-            help="Encoder file, or folder of an `rcdm pretrain` run, in place of the recipe's; may be repeated.",
+            metavar="REF",
+            help=f"Encoder in place of the recipe's: {ENCODER_HELP}; may be repeated.",
             show_default=False,
         ),
     ] = None,

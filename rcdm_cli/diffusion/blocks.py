@@ -72,7 +72,10 @@ class ResidualBlock(nn.Module):
             features = convolution(features)
 
         norm = self.out_layers["0"]
-        features = norm(features, modulation) if self.film else norm(features + modulation[:, :, None, None])
+        if self.film:
+            features = norm(features, modulation)
+        else:
+            features = norm(features + modulation.to(features.dtype)[..., None, None])
         features = self.out_layers["3"](self.out_layers["2"](F.silu(features)))
         return cast(Tensor, self.skip_connection(x) + features)
 
@@ -135,17 +138,32 @@ def repeat(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
-def repeat_then_convolve(x: Tensor, convolution: nn.Conv2d) -> Tensor:
+def repeat_then_convolve(x: Tensor, convolution: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
     """``convolution`` (3x3, padding 1) of ``repeat(x)``: (B, C, H, W) to (B, out, 2H, 2W).
 
     The nine weights fall on four pixels only, because pixels repeat. Adding up those that share one gives a transposed
-    convolution (4x4, stride 2) of ``x`` with 4/9 of the work: one dimension's weights (a, b, c) become
-    (c, c + b, b + a, a): their reverse, plus itself moved by one.
+    convolution (4x4, stride 2) of ``x`` with 4/9 of the work. One that was ``folded`` is taken as it is.
     """
+    if isinstance(convolution, nn.ConvTranspose2d):
+        return cast(Tensor, convolution(x))
+    return F.conv_transpose2d(x, _kernel(convolution), convolution.bias, stride=2, padding=1)
+
+
+def folded(convolution: nn.Conv2d) -> nn.ConvTranspose2d:
+    """The transposed convolution that equals ``convolution`` of ``repeat``, for weights that no longer change."""
+    channels, out_channels = convolution.in_channels, convolution.out_channels
+    with torch.device("meta"):
+        transposed = nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1)
+    transposed.weight = nn.Parameter(_kernel(convolution).detach(), requires_grad=False)
+    transposed.bias = convolution.bias
+    return transposed
+
+
+def _kernel(convolution: nn.Conv2d) -> Tensor:
+    """One dimension's weights (a, b, c) become (c, c + b, b + a, a): their reverse, plus itself moved by one."""
     reverse = convolution.weight.flip(2, 3).transpose(0, 1)
     columns = F.pad(reverse, (0, 1)) + F.pad(reverse, (1, 0))
-    kernel = F.pad(columns, (0, 0, 0, 1)) + F.pad(columns, (0, 0, 1, 0))
-    return F.conv_transpose2d(x, kernel, convolution.bias, stride=2, padding=1)
+    return F.pad(columns, (0, 0, 0, 1)) + F.pad(columns, (0, 0, 1, 0))
 
 
 def zeroed(layer: Layer) -> Layer:
@@ -157,11 +175,13 @@ def zeroed(layer: Layer) -> Layer:
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Scaled dot-product attention on (B, heads, HW, channels per head)."""
-    if query.shape[2] > 64:
+    if query.shape[2] > 64 and not torch.compiler.is_exporting():
         return F.scaled_dot_product_attention(query, key, value)
     # For a few positions the fused kernel does not pay: training on a CPU, at 64, it takes six times as long.
     scores: Tensor = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
-    return scores.softmax(dim=3).to(value.dtype) @ value
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    # Not softmax's own dtype: the ONNX exporter converts after it.
+    return scores.to(wide).softmax(dim=3).to(value.dtype) @ value
 
 
 def _pointwise(tokens: Tensor, convolution: nn.Conv1d) -> Tensor:

@@ -38,8 +38,10 @@ class GroupNorm(nn.Module):
         if modulation is not None:
             scale, shift = modulation.to(gain.dtype).chunk(2, dim=1)
             gain, offset = gain * (1 + scale), torch.addcmul(shift, offset, 1 + scale)
-        normalised: Tensor = _Normalise.apply(x, gain, offset)
-        return normalised
+        if torch.is_grad_enabled():
+            normalised: Tensor = _Normalise.apply(x, gain, offset)
+            return normalised
+        return _normalise(x, gain, offset)[0]
 
 
 class _Normalise(torch.autograd.Function):
@@ -51,15 +53,10 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
         """Features x (B, C, H, W), gain and offset (B or 1, C)."""
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = _over_group(wide.mean(dim=(2, 3)))
-        squares = wide.square() if wide is x else wide.square_()  # in place: a second wide copy costs more than the sum
-        variance = _over_group(squares.mean(dim=(2, 3))) - mean.square()
-        inverse_std = (variance.clamp(min=0) + _EPSILON).rsqrt()
-
-        factor = (inverse_std * gain).to(x.dtype)
-        ctx.save_for_backward(x, gain, mean, inverse_std)
-        return torch.addcmul(_per_picture(offset - mean * factor, x), x, _per_picture(factor, x))
+        normalised, mean, inverse_std = _normalise(x, gain, offset)
+        at_channels = x.shape[0], NORM_GROUPS, x.shape[1] // NORM_GROUPS
+        ctx.save_for_backward(x, gain, *(value.expand(at_channels).flatten(1) for value in (mean, inverse_std)))
+        return normalised
 
     @staticmethod
     @once_differentiable
@@ -78,13 +75,33 @@ class _Normalise(torch.autograd.Function):
         return slope_x, slope_gain.sum_to_size(gain.shape), slope_offset.sum_to_size(gain.shape)
 
 
+def _normalise(x: Tensor, gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The normalised x, and the mean and inverse standard deviation of its groups, (B, groups, 1) each.
+
+    Features keep their shape, since to regroup them costs a copy when channels are last in memory.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean = _grouped(wide.mean(dim=(2, 3))).mean(dim=2, keepdim=True)
+    squares = wide.square() if wide is x else wide.square_()  # in place: a second wide copy costs more than the sum
+    variance = _grouped(squares.mean(dim=(2, 3))).mean(dim=2, keepdim=True) - mean.square()
+    inverse_std = (variance.clamp(min=0) + _EPSILON).rsqrt()
+
+    factor = (inverse_std * _grouped(gain)).to(x.dtype)
+    normalised = torch.addcmul(_per_picture(_grouped(offset) - mean * factor, x), x, _per_picture(factor, x))
+    return normalised, mean, inverse_std
+
+
+def _grouped(values: Tensor) -> Tensor:
+    """(B, C) as (B, groups, C / groups)."""
+    return values.reshape(-1, NORM_GROUPS, values.shape[1] // NORM_GROUPS)
+
+
 def _over_group(values: Tensor) -> Tensor:
     """The mean over each group, at every channel of it: (B, C) to (B, C)."""
-    grouped = values.unflatten(1, (NORM_GROUPS, -1))
-    means: Tensor = grouped.mean(dim=2, keepdim=True)
-    return means.expand_as(grouped).flatten(1)
+    grouped = _grouped(values)
+    return grouped.mean(dim=2, keepdim=True).expand_as(grouped).flatten(1)
 
 
 def _per_picture(values: Tensor, like: Tensor) -> Tensor:
-    """(B, C) as (B, C, 1, 1) of ``like``'s type."""
-    return values.to(like.dtype)[:, :, None, None]
+    """(B, C), in groups or not, as (B, C, 1, 1) of ``like``'s type."""
+    return values.to(like.dtype).reshape(-1, like.shape[1], 1, 1)

@@ -22,14 +22,21 @@ def target(prediction: Prediction, schedule: Schedule, x0: Tensor, t: Tensor, no
 
 
 def denoiser_of(unet: UNet, schedule: Schedule, cond: Tensor) -> Denoise:
-    """The function that samplers call: ``(x, t) → eps``, for a U-Net and its ``cond`` (B, W).
+    """The function that samplers call: ``(x, t) → eps``, for a U-Net and its ``cond`` (B, W)."""
 
-    Where the network predicts ``v``, noise follows as ``sqrt(a) v + sqrt(1 - a) x``: an error of the network is not
-    magnified at high noise, where eps must be all but exact to say anything of x0.
-    """
-
-    def denoise(x: Tensor, t: int) -> Tensor:
+    def network(x: Tensor, t: int) -> Tensor:
         output: Tensor = unet(x, torch.full((len(x),), t, device=x.device), cond)
-        return output if unet.spec.prediction == "eps" else schedule.eps_of_velocity(x, t, output.to(x.dtype))
+        return output
 
-    return denoise
+    return predicting(unet.spec.prediction, schedule, network)
+
+
+def predicting(prediction: Prediction, schedule: Schedule, network: Denoise) -> Denoise:
+    """``network``, whose output (B, 3 or 6, H, W) is what ``prediction`` says, as a function ``(x, t) → eps``.
+
+    Where it predicts ``v``, noise follows as ``sqrt(a) v + sqrt(1 - a) x``: an error of the network is not magnified at
+    high noise, where eps must be all but exact to say anything of x0.
+    """
+    if prediction == "eps":
+        return network
+    return lambda x, t: schedule.eps_of_velocity(x, t, network(x, t).to(x.dtype))

@@ -78,6 +78,11 @@ class UNet(nn.Module):
         """
         return self.denoise_with(x, self.modulations(t, cond))
 
+    @property
+    def modulation_width(self) -> int:
+        """M, the width of ``modulations``."""
+        return sum(block.modulation_width for block in self._residual_blocks())
+
     def modulations(self, t: Tensor, cond: Tensor) -> Tensor:
         """What every block needs of ``t`` (B,) and ``cond`` (B, ``spec.cond_width``), side by side: (B, M)."""
         embedding = F.silu(self.time_embed(timestep_embedding(t, self.spec.channels)) + cond)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcdm_cli.encoders.heads import build_head
+from rcdm_cli.encoders.onnx_trunk import OnnxTrunk
 from rcdm_cli.encoders.spec import EncoderSpec, Level
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 from rcdm_cli.errors import InputError
@@ -18,18 +19,20 @@ KIND = "encoder"
 class Encoder(nn.Module):
     """A trunk, and the projector head where the method has one.
 
-    Gradients flow from the representation to the photo: an attack needs them.
+    Gradients flow from the representation to the photo, unless the encoder is an ONNX graph: an attack needs them.
+
+    Args:
+        spec: what it is.
+        trunk: of that spec, where it is built already; else one with random weights is built.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: EncoderSpec) -> None:
+    def __init__(self, spec: EncoderSpec, trunk: nn.Module | None = None) -> None:
         super().__init__()
         self.spec = spec
-        self.trunk = build_trunk(spec.trunk, spec.trunk_options, spec.pool)
-        if (width := trunk_width(self.trunk)) != spec.width:
-            raise InputError(f"The trunk {spec.trunk!r} is {width} wide, but its spec says {spec.width}.")
+        self.trunk = trunk or _build(spec)
         self.head = build_head(spec.width, spec.head) if spec.head else None
         self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, 3, 1, 1), persistent=False)
@@ -48,6 +51,8 @@ class Encoder(nn.Module):
     def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
         """All levels, in the order of ``spec.levels``: (B, 3, H, W) in [-1, 1] → one (B, D) a level."""
         backbone = self.trunk(self.preprocess(photos))
+        if isinstance(backbone, tuple):  # an ONNX graph gives every level
+            return backbone
         return (backbone,) if self.head is None else (backbone, self.head(backbone))
 
     def encode(self, photos: Tensor, level: Level) -> Tensor:
@@ -59,6 +64,15 @@ class Encoder(nn.Module):
         index = level_index(self.spec, level)
         h: Tensor = self(photos)[index]
         return h
+
+
+def _build(spec: EncoderSpec) -> nn.Module:
+    if spec.onnx_widths:
+        return OnnxTrunk()
+    trunk = build_trunk(spec.trunk, spec.trunk_options, spec.pool, spec.stem_padding)
+    if (width := trunk_width(trunk)) != spec.width:
+        raise InputError(f"The trunk {spec.trunk!r} is {width} wide, but its spec says {spec.width}.")
+    return trunk
 
 
 def level_index(spec: EncoderSpec, level: Level) -> int:

@@ -6,7 +6,7 @@ from torch import nn
 
 from rcdm_cli.encoders.spec import HeadLayer
 
-_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
 def build_head(width: int, layers: Sequence[HeadLayer]) -> nn.Sequential:
@@ -19,7 +19,7 @@ def build_head(width: int, layers: Sequence[HeadLayer]) -> nn.Sequential:
     for layer in layers:
         modules.append(nn.Linear(width, layer.width, bias=layer.bias))
         if layer.norm == "batch":
-            modules.append(nn.BatchNorm1d(layer.width))
+            modules.append(nn.BatchNorm1d(layer.width, affine=layer.affine))
         if layer.activation != "none":
             modules.append(_ACTIVATIONS[layer.activation]())
         width = layer.width

@@ -1,6 +1,6 @@
 """What an encoder is, as data: trunk, head and preprocessing; it travels with the weights."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,9 @@ from rcdm_cli.spec import Spec
 
 Level = Literal["backbone", "projector"]
 LEVELS: tuple[Level, ...] = ("backbone", "projector")
+
+METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""A method's name is a part of file names."""
 
 
 class Preprocessing(Spec):
@@ -29,27 +32,47 @@ class Preprocessing(Spec):
 
 
 class HeadLayer(Spec):
-    """One layer of a projector: linear, then optionally batch norm, then optionally an activation."""
+    """One layer of a projector: linear, then optionally batch norm, then optionally an activation.
+
+    ``affine`` is whether the batch norm has a weight and a bias of its own.
+    """
 
     width: int = Field(ge=1)
     bias: bool = True
     norm: Literal["batch", "none"] = "none"
-    activation: Literal["relu", "gelu", "none"] = "none"
+    affine: bool = True
+    activation: Literal["relu", "gelu", "tanh", "none"] = "none"
 
 
 class EncoderSpec(Spec):
     """A trunk (any timm model), its pooled width, the projector head and the preprocessing.
 
-    ``trunk_options`` go to ``timm.create_model`` as they are; ``pool`` is timm's ``global_pool``, or None
-    for the model's own. An empty ``head`` means that the encoder has no projector level.
+    An encoder from an ONNX file has ``trunk = "onnx"`` and the widths of the graph's outputs in ``onnx_widths``; its
+    graph holds trunk and head in one.
+
+    Attributes:
+        method: the name that commands and files know it by.
+        trunk: timm's name of the architecture.
+        trunk_options: go to ``timm.create_model`` as they are.
+        pool: timm's ``global_pool``; None is the model's own.
+        stem_padding: None keeps the trunk's own stem. A number gives a ResNet the stem for small photos: a 3×3
+            convolution of stride 1 with this padding, and no max pooling (Chen et al. 2020, arXiv:2002.05709, B.9).
+        width: of the backbone's representation.
+        head: layers of the projector; none where the encoder has no projector level.
+        onnx_widths: of the backbone's and, where there is one, the projector's output.
+        preprocessing: how photos become the trunk's input.
+        origin: of the photos or the weights.
+        licence: of the same.
     """
 
-    method: str
+    method: str = Field(pattern=METHOD_PATTERN)
     trunk: str
     trunk_options: dict[str, Any] = {}
     pool: str | None = None
+    stem_padding: int | None = Field(default=None, ge=0)
     width: int = Field(ge=1)
     head: tuple[HeadLayer, ...] = ()
+    onnx_widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), max_length=2)
     preprocessing: Preprocessing
     origin: str = ""
     licence: str = ""
@@ -57,8 +80,10 @@ class EncoderSpec(Spec):
     @property
     def levels(self) -> tuple[Level, ...]:
         """The levels that this encoder has, backbone first."""
-        return LEVELS if self.head else ("backbone",)
+        return LEVELS if self.head or len(self.onnx_widths) == 2 else ("backbone",)
 
     def width_at(self, level: Level) -> int:
         """Width D of the representation at ``level``."""
-        return self.width if level == "backbone" else self.head[-1].width
+        if level == "backbone":
+            return self.width
+        return self.onnx_widths[1] if self.onnx_widths else self.head[-1].width

@@ -10,21 +10,60 @@ from torch import nn
 from rcdm_cli.errors import InputError
 
 
-def build_trunk(name: str, options: Mapping[str, Any], pool: str | None) -> nn.Module:
-    """A timm model that maps (B, 3, H, W) to pooled features (B, width); random weights.
+def build_trunk(
+    name: str,
+    options: Mapping[str, Any],
+    pool: str | None,
+    stem_padding: int | None = None,
+    *,
+    pretrained: bool = False,
+) -> nn.Module:
+    """A timm model that maps (B, 3, H, W) to pooled features (B, width).
+
+    Args:
+        name: of the model, with or without the tag of its weights.
+        options: for ``timm.create_model``.
+        pool: timm's ``global_pool``; None is the model's own.
+        stem_padding: as in ``EncoderSpec``.
+        pretrained: with the weights that timm knows for it, downloaded where they are not in its cache; else random.
 
     Raises:
         InputError: timm has no such model, or refuses the options.
+    """
+    timm_config(name)
+    pooling: dict[str, Any] = {} if pool is None else {"global_pool": pool}
+    try:
+        trunk = timm.create_model(name, pretrained=pretrained, num_classes=0, **pooling, **options)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise InputError(f"timm cannot build the trunk {name!r} with {dict(options) | pooling}: {error}") from error
+    if stem_padding is not None:
+        _use_small_stem(trunk, stem_padding)
+    return trunk
+
+
+def timm_config(name: str) -> timm.models.PretrainedCfg:
+    """What timm's table says of a model: input, weights, licence.
+
+    Raises:
+        InputError: timm has no such model, or no such weights of it.
     """
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f" Near names: {', '.join(near)}." if near else ""
         raise InputError(f"trunk = {name!r} is not a timm model.{hint} timm.list_models() lists all.")
-    pooling: dict[str, Any] = {} if pool is None else {"global_pool": pool}
     try:
-        return timm.create_model(name, pretrained=False, num_classes=0, **pooling, **options)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise InputError(f"timm cannot build the trunk {name!r} with {dict(options) | pooling}: {error}") from error
+        return timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    except RuntimeError as error:
+        known = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
+        raise InputError(f"timm has no weights {name!r} of that trunk; it has: {known}.") from error
+
+
+def _use_small_stem(trunk: nn.Module, padding: int) -> None:
+    if not (isinstance(trunk, timm.models.resnet.ResNet) and isinstance(trunk.conv1, nn.Conv2d)):
+        raise InputError(f"stem_padding is for plain ResNets, and the trunk is a {type(trunk).__name__}.")
+    channels = trunk.conv1.out_channels
+    trunk.register_module("conv1", nn.Conv2d(3, channels, 3, stride=1, padding=padding, bias=False))
+    trunk.register_module("maxpool", nn.Identity())
 
 
 def trunk_width(trunk: nn.Module) -> int:

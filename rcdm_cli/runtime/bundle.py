@@ -1,5 +1,7 @@
 """A bundle: photos to representations, representations to pictures."""
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +22,14 @@ from rcdm_cli.files import read_tensors
 from rcdm_cli.images.crop import center_crop
 from rcdm_cli.images.tensor import to_tensor
 from rcdm_cli.resources import bundle_path
+from rcdm_cli.runtime.backends.choose import choose
+from rcdm_cli.runtime.backends.engine import Engine, Place
 from rcdm_cli.runtime.manifest import Manifest, checked, read_manifest
-from rcdm_cli.runtime.sampling import Settings, sample_pictures
+from rcdm_cli.runtime.sampling import Loop, Settings, sample_pictures
 
 Pixels = NDArray[np.uint8]
+
+_OUTSIDE = re.compile(r"^conditioner\.|\.time_embed\.|\.emb_layers\.")
 
 
 class Bundle:
@@ -32,13 +38,29 @@ class Bundle:
     Args:
         folder: of the bundle.
         device: where it runs; representations and pictures come back on the CPU.
+        backend: what runs the denoiser: a name, or ``auto`` for the fastest that can.
+        precision: of the denoiser: ``fp32``, ``bf16`` ..., or ``auto`` for the one that the backend prefers. Encoders
+            and the conditioner are float32 on every backend.
+        on_note: told in a sentence what a person may want to know, such as that memory did not suffice for a batch.
+
+    Attributes:
+        choice: the backend and the precision, and why.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.folder, self.device = folder, device
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        backend: str = "torch",
+        precision: str = "fp32",
+        on_note: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        self.folder, self.device, self.on_note = folder, device, on_note
         self.manifest: Manifest = read_manifest(folder)
         self.schedule = Schedule(self.manifest.schedule)
+        self.choice = choose(Place(folder, self.manifest, device), backend, precision)
         self._encoders: dict[str, Encoder] = {}
+        self._encoded: tuple[tuple[str, bytes], tuple[Tensor, ...]] | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -60,6 +82,26 @@ class Bundle:
         except RuntimeError as error:
             raise InputError(f"The weights in {path} do not fit the bundle's manifest: {error}") from error
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.eval().requires_grad_(False)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the denoiser inside the loop."""
+        return self.choice.open(lambda: self.model.denoiser)
+
+    @cached_property
+    def outside(self) -> Model:
+        """The model with the weights that are needed before the loop: modulations and the conditioner.
+
+        Where an exported engine holds the rest, that is not read a second time.
+        """
+        if self.choice.backend == "torch":
+            return self.model
+        with torch.device("meta"):
+            model = Model(self.manifest.denoiser, self.manifest.conditioner)
+        weights = read_tensors(checked(self.folder, self.manifest.model))
+        needed = {name: value.float().to(self.device) for name, value in weights.items() if _OUTSIDE.search(name)}
+        model.load_state_dict(needed, strict=False, assign=True)
         return model.eval().requires_grad_(False)
 
     def encoder(self, method: str | None = None) -> Encoder:
@@ -93,19 +135,23 @@ class Bundle:
             InputError: no such method, or the method has no such level.
         """
         encoder = self.encoder(method)
-        level_index(encoder.spec, level)
-        size = encoder.spec.preprocessing.size
-        parts = []
-        for start in range(0, len(photos), batch):
-            crops = np.stack([center_crop(photo, size) for photo in photos[start : start + batch]])
-            parts.append(encoder.encode(to_tensor(crops).to(self.device), level).float().cpu())
-        return torch.cat(parts)
+        index = level_index(encoder.spec, level)
+        asked = (encoder.spec.method, _digest(photos))
+        # The other level of the same photos mostly comes next, and took no work of its own.
+        if self._encoded is None or self._encoded[0] != asked:
+            size = encoder.spec.preprocessing.size
+            parts = []
+            for start in range(0, len(photos), batch):
+                crops = np.stack([center_crop(photo, size) for photo in photos[start : start + batch]])
+                parts.append([h.float().cpu() for h in encoder(to_tensor(crops).to(self.device))])
+            self._encoded = asked, tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
+        return self._encoded[1][index].clone()
 
     @torch.no_grad()
     def condition(self, h: Tensor, *, level: Level = "backbone", method: str | None = None) -> Tensor:
         """What the denoiser is given for ``h`` (B, D): (B, W) on the CPU."""
         row = self.manifest.conditioner.row(self._method(method), level)
-        cond: Tensor = self.model.conditioner(h.to(self.device), row)
+        cond: Tensor = self.outside.conditioner(h.to(self.device), row)
         return cond.cpu()
 
     def sample(
@@ -160,9 +206,8 @@ class Bundle:
 
         Rows may belong to different methods and levels: all share the denoiser, and so the batch.
         """
-        return sample_pictures(
-            self.model.denoiser, self.schedule, cond, seeds, settings, self.device, batch, on_progress
-        )
+        loop = Loop(self.engine, self.outside.denoiser, self.schedule, settings, self.device)
+        return sample_pictures(loop, cond, seeds, batch, on_progress, self.on_note)
 
     def settings(self, sampler: str | None = None, steps: int | None = None, guidance: float | None = None) -> Settings:
         """How pictures are sampled: what is given, else the bundle's defaults."""
@@ -183,10 +228,27 @@ class Bundle:
         return method
 
 
-def load_bundle(name_or_path: str | Path, device: str | torch.device = "cpu") -> Bundle:
-    """Open a bundle by its name or its folder.
+def load_bundle(
+    name_or_path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    backend: str = "torch",
+    precision: str = "fp32",
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Bundle:
+    """Open a bundle by its name or its folder; what is not given is the exact reference. See ``Bundle``.
 
     Raises:
-        InputError: no such bundle, or its manifest does not validate.
+        InputError: no such bundle, backend or precision, or its manifest does not validate.
+        RcdmError: the backend cannot run it on the device.
     """
-    return Bundle(bundle_path(name_or_path), torch.device(device))
+    return Bundle(bundle_path(name_or_path), torch.device(device), backend, precision, on_note)
+
+
+def _digest(photos: Sequence[Pixels]) -> bytes:
+    """What tells photos from others."""
+    digest = hashlib.blake2b()
+    for photo in photos:
+        digest.update(repr(photo.shape).encode())
+        digest.update(np.ascontiguousarray(photo))
+    return digest.digest()

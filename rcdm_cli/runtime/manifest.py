@@ -20,6 +20,36 @@ class EngineFile(Spec):
     sha256: str
 
 
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+
+class Graph(EngineFile):
+    """A compiled network of the bundle.
+
+    Attributes:
+        kind: ``onnx``, a graph that ONNX Runtime and OpenVINO run, or ``trt``, a TensorRT plan.
+        network: ``loop``, the denoiser ``(x, modulations) → output``; ``full``, the denoiser ``(x, t, cond) → output``;
+            or ``encoder``, photos to every level.
+        method: of an encoder.
+        precision: of its matrix products.
+        data: the file beside it that holds the weights, where they are too large for one.
+        source: the SHA-256 of the weights file that it was made of.
+        max_batch: the largest batch it takes; None is any.
+        versions: of the packages that made it.
+        target: of a plan: ``flavour``, ``compute_capability``, ``gpu`` and what else must be the same to run it.
+    """
+
+    kind: Literal["onnx", "trt"]
+    network: Literal["loop", "full", "encoder"]
+    method: str | None = None
+    precision: Precision
+    data: EngineFile | None = None
+    source: str
+    max_batch: int | None = None
+    versions: dict[str, str] = {}
+    target: dict[str, str] = {}
+
+
 class EncoderEntry(EngineFile):
     """An encoder of the bundle."""
 
@@ -46,7 +76,9 @@ class Manifest(Spec):
         trained: the recipe, the steps and the photos seen.
         model: file with the weights of denoiser and conditioner.
         encoders: by method.
+        graphs: what `rcdm export` compiled; none in a bundle that holds weights only.
         defaults: of sampling.
+        measured: why the defaults are those, as `rcdm tune` measured it; empty where it was not run.
     """
 
     format: Literal[1] = 1
@@ -60,7 +92,14 @@ class Manifest(Spec):
     conditioner: ConditionerSpec
     model: EngineFile
     encoders: dict[str, EncoderEntry]
+    graphs: tuple[Graph, ...] = ()
     defaults: Defaults = Defaults()
+    measured: dict[str, Any] = {}
+
+    def graph(self, kind: str, network: str, precision: str, method: str | None = None) -> Graph | None:
+        """The graph of these, if there is one."""
+        wanted = (kind, network, precision, method)
+        return next((g for g in self.graphs if (g.kind, g.network, g.precision, g.method) == wanted), None)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from rcdm_cli.diffusion.guidance import guided
 from rcdm_cli.diffusion.noise import StepNoise, picture_noise
-from rcdm_cli.diffusion.prediction import denoiser_of
-from rcdm_cli.diffusion.samplers import SAMPLERS
+from rcdm_cli.diffusion.prediction import predicting
+from rcdm_cli.diffusion.samplers import SAMPLERS, Denoise
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spacing import spacing
 from rcdm_cli.diffusion.unet import UNet
+from rcdm_cli.errors import RcdmError
 from rcdm_cli.images.tensor import to_uint8
+from rcdm_cli.runtime.backends.engine import Engine
+from rcdm_cli.runtime.modulations import Modulations
 
 
 @dataclass(frozen=True)
@@ -27,45 +30,92 @@ class Settings:
     guidance: float
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Loop:
+    """What is the same for all pictures.
+
+    Attributes:
+        engine: the denoiser.
+        unet: the same one; only its ``modulations`` are used.
+        schedule: that it was trained with.
+        settings: of sampling.
+        device: where it runs.
+    """
+
+    engine: Engine
+    unet: UNet
+    schedule: Schedule
+    settings: Settings
+    device: torch.device
+
+    @torch.no_grad()
+    def pictures(self, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """One picture for each row of ``cond`` (B, W) and its seed, in one batch: uint8 (B, size, size, 3)."""
+        sampler = SAMPLERS[self.settings.sampler]
+        timesteps = spacing(sampler.spacing, self.schedule, self.settings.steps)
+        shape = (3, self.unet.spec.size, self.unet.spec.size)
+        noise = picture_noise(seeds, shape).to(self.device, memory_format=torch.channels_last)
+        cond = cond.to(self.device)
+        denoise = guided(
+            self._denoise(timesteps, cond), self._denoise(timesteps, torch.zeros_like(cond)), self.settings.guidance
+        )
+        extra = {"step_noise": StepNoise(seeds, shape, self.device)} if sampler.needs_step_noise else {}
+        return to_uint8(sampler.run(denoise, noise, self.schedule, timesteps, **extra))
+
+    def _denoise(self, timesteps: Sequence[int], cond: Tensor) -> Denoise:
+        modulations = Modulations(self.unet, timesteps, cond)
+        network: Denoise = lambda x, t: self.engine(x, modulations(t))  # noqa: E731
+        return predicting(self.unet.spec.prediction, self.schedule, network)
+
+
 def sample_pictures(
-    denoiser: UNet,
-    schedule: Schedule,
+    loop: Loop,
     cond: Tensor,
     seeds: Sequence[int],
-    settings: Settings,
-    device: torch.device,
     batch: int,
     on_progress: Callable[[int, int], None],
+    on_note: Callable[[str], None],
 ) -> NDArray[np.uint8]:
     """One picture for each row of ``cond`` (N, W) and its seed: uint8 (N, size, size, 3).
 
-    A picture depends on its own cond and seed only: the batch changes the speed, not the noise.
+    A picture depends on its own cond and seed only: the batch changes the speed, not the noise. A batch that does not
+    fit into memory is halved, which ``on_note`` is told.
+
+    Raises:
+        RcdmError: memory does not suffice for one picture.
     """
-    timesteps = spacing(SAMPLERS[settings.sampler].spacing, schedule, settings.steps)
-    parts = []
-    for start in range(0, len(seeds), batch):
-        own = seeds[start : start + batch]
-        parts.append(_batch(denoiser, schedule, cond[start : start + batch].to(device), own, settings, timesteps))
-        on_progress(start + len(own), len(seeds))
+    batch = min(batch, loop.engine.max_batch or batch)
+    parts: list[NDArray[np.uint8]] = []
+    done = 0
+    while done < len(seeds):
+        own = slice(done, done + batch)
+        made = _made(loop, cond[own], seeds[own])
+        if made is None:
+            batch = _halved(min(batch, len(seeds) - done), loop.device)
+            on_note(f"Memory does not suffice for that many pictures at a time: going on with {batch}.")
+            continue
+        parts.append(made)
+        done += len(made)
+        on_progress(done, len(seeds))
     return np.concatenate(parts)
 
 
-def _batch(
-    denoiser: UNet,
-    schedule: Schedule,
-    cond: Tensor,
-    seeds: Sequence[int],
-    settings: Settings,
-    timesteps: Sequence[int],
-) -> NDArray[np.uint8]:
-    shape = (3, denoiser.spec.size, denoiser.spec.size)
-    noise = picture_noise(seeds, shape).to(cond.device, memory_format=torch.channels_last)
-    denoise = guided(
-        denoiser_of(denoiser, schedule, cond),
-        denoiser_of(denoiser, schedule, torch.zeros_like(cond)),
-        settings.guidance,
-    )
-    sampler = SAMPLERS[settings.sampler]
-    extra = {"step_noise": StepNoise(seeds, shape, cond.device)} if sampler.needs_step_noise else {}
-    return to_uint8(sampler.run(denoise, noise, schedule, timesteps, **extra))
+def _made(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8] | None:
+    """The pictures of one batch, or None where memory does not suffice; by then its tensors are gone."""
+    try:
+        return loop.pictures(cond, seeds)
+    except (MemoryError, torch.OutOfMemoryError):
+        return None
+    except RuntimeError as error:
+        # That torch has no memory left on the CPU can be told by the text only.
+        if "DefaultCPUAllocator" in str(error):
+            return None
+        raise
+
+
+def _halved(batch: int, device: torch.device) -> int:
+    if batch == 1:
+        raise RcdmError(f"The memory of {device} does not suffice for one picture.")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return batch // 2

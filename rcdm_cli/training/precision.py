@@ -4,14 +4,8 @@ import contextlib
 
 import torch
 
+from rcdm_cli.diffusion.precision import has_bf16
 from rcdm_cli.training.recipe import Precision
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bfloat16 in hardware; emulation is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:

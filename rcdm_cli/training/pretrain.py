@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from rcdm_cli.encoders.knn import knn_predict
+from rcdm_cli.encoders.open import ENCODER_FILE
 from rcdm_cli.encoders.spec import EncoderSpec
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 from rcdm_cli.images.crop import center_crop
@@ -24,7 +25,7 @@ from rcdm_cli.training.precision import autocast
 from rcdm_cli.training.rate import learning_rate, set_rate
 from rcdm_cli.training.recipe import PretrainRecipe
 
-ENCODER = "encoder.safetensors"
+ENCODER = ENCODER_FILE
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """A training run from photos to its last checkpoint: what ``rcdm pretrain`` and ``rcdm train`` do."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -11,15 +10,16 @@ import torch
 
 from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.spec import Representation
-from rcdm_cli.encoders.encoder import load_encoder
+from rcdm_cli.encoders.encoder import Encoder, level_index, save_encoder
+from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.encoders.spec import LEVELS
 from rcdm_cli.errors import InputError
-from rcdm_cli.files import replacing, sha256
+from rcdm_cli.files import sha256
 from rcdm_cli.images.dataset import Cropped, load_cropped
 from rcdm_cli.images.source import PhotoSource, open_photos
 from rcdm_cli.training.denoise import DenoiserTrainer
 from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, train
-from rcdm_cli.training.pretrain import ENCODER, LabelledPhotos, PretrainTrainer, class_indices
+from rcdm_cli.training.pretrain import LabelledPhotos, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
 from rcdm_cli.training.representations import CachedRepresentations, EncoderPhotos
 
@@ -139,16 +139,15 @@ def prepare_denoiser(
     if not recipe.encoders:
         raise InputError("The recipe names no encoders. Give --encoder, or encoders = [...] in the recipe.")
     photos = open_photos(source, split)
+    encoders = _open_encoders(recipe)
     cropped = _crop(photos, recipe.denoiser.size, folder, stage, on_note)
     sources = []
-    for given in recipe.encoders:
-        path = _encoder_file(Path(given))
-        encoder = load_encoder(path)
+    for encoder in encoders:
         size = encoder.spec.preprocessing.size
         own = cropped if size == recipe.denoiser.size else _crop(photos, size, folder, stage, on_note)
-        sources.append(EncoderPhotos(encoder, own.photos, f"{encoder.spec.method}-{sha256(path)[:12]}"))
-        with replacing(folder / ENCODERS / f"{encoder.spec.method}.safetensors") as copy:
-            shutil.copyfile(path, copy)
+        copy = folder / ENCODERS / f"{encoder.spec.method}.safetensors"
+        save_encoder(encoder, copy)
+        sources.append(EncoderPhotos(encoder, own.photos, f"{encoder.spec.method}-{sha256(copy)[:12]}"))
     rows = tuple(
         Representation(method=spec.method, level=level, width=spec.width_at(level))
         for spec in (item.encoder.spec for item in sources)
@@ -211,5 +210,19 @@ def _labelled(
     return LabelledPhotos(cropped.photos, labels, names, source.fingerprint())
 
 
-def _encoder_file(path: Path) -> Path:
-    return path / ENCODER if path.is_dir() else path
+def _open_encoders(recipe: TrainRecipe) -> list[Encoder]:
+    """The recipe's encoders, which differ in their methods' names and have a level that is trained on.
+
+    Raises:
+        InputError: one cannot be opened, two are of one name, or one has none of the levels.
+    """
+    opened: dict[str, Encoder] = {}
+    for given in recipe.encoders:
+        encoder = open_encoder(given)
+        method = encoder.spec.method
+        if method in opened:
+            raise InputError(f"Two encoders are called {method!r}. Rename one: --encoder {given},method=NAME.")
+        if not set(encoder.spec.levels) & set(recipe.levels):
+            level_index(encoder.spec, recipe.levels[0])
+        opened[method] = encoder
+    return list(opened.values())

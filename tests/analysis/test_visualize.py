@@ -1,11 +1,8 @@
 import numpy as np
 import pytest
-import torch
 
-from rcdm_cli.analysis.faithfulness import Classes, faithfulness
 from rcdm_cli.analysis.pairs import Pair, choose_pairs
 from rcdm_cli.analysis.visualize import spread, visualize
-from rcdm_cli.encoders.knn import knn_predict
 from rcdm_cli.errors import InputError
 from rcdm_cli.runtime.bundle import load_bundle
 from tests.runtime.tiny import tiny_bundle
@@ -64,16 +61,3 @@ def test_numbers_follow_from_the_pictures(bundle, photos):
     values = result.as_json()
     of_backbone = [r for photo in values["photos"] for r in photo["representations"][0]["rank"]]
     assert values["summary"][0]["mean_reciprocal_rank"] == pytest.approx(np.mean(1 / np.array(of_backbone)))
-
-
-def test_faithfulness_is_that_of_one_sample_a_photo(bundle, photos):
-    settings = bundle.settings(steps=2)
-    seen = visualize(bundle, list("abcd"), photos, BOTH[:1], samples=1, settings=settings)
-    labels = torch.tensor([0, 1, 0, -1])
-    classes = Classes(np.stack(photos[:3]), labels[:3], labels)
-    found = faithfulness(bundle, photos, BOTH[0], settings, classes=classes)
-    summary = seen.as_json()["summary"][0]
-    assert found.mean_reciprocal_rank == pytest.approx(summary["mean_reciprocal_rank"])
-    assert found.similarity == pytest.approx(summary["mean_similarity"], abs=1e-6)
-    h = bundle.encode(photos[:3], method="dino")
-    assert found.knn == float((knn_predict(h, h, labels[:3]) == labels[:3]).double().mean())

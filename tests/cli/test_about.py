@@ -4,12 +4,18 @@ import importlib.metadata
 import json
 import shutil
 
+import onnx
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from rcdm_cli.cli import doctor
 from rcdm_cli.encoders.methods import METHODS
 from rcdm_cli.files import write_tensors
+from rcdm_cli.runtime.bundle import load_bundle
+from tests.diffusion.golden import REFERENCE, tensors
+from tests.runtime.tiny import tiny_bundle
 
 
 @pytest.fixture
@@ -93,6 +99,29 @@ def test_list_names_methods_bundles_and_recipes(invoke, demo_bundle, no_packaged
     ]
 
 
+def test_list_methods_tells_what_is_published_and_what_is_here(invoke, no_packaged_data, workplace, monkeypatch):
+    monkeypatch.setenv("RCDM_CACHE", str(workplace / "cache"))
+    tiny_bundle(workplace / "engines" / "tiny")
+    (workplace / "cache" / "dino").mkdir(parents=True)
+    (workplace / "cache" / "dino" / "rcdm_ema_dino_head.pt").touch()
+    rows = {row["name"]: row for row in json.loads(invoke("list", "methods", "--json").stdout)["methods"]}
+    assert rows["dino"]["here"] == "bundle tiny, RCDM projector (downloaded)"
+    assert rows["supervised"]["here"] == "bundle tiny"
+    assert rows["vicreg"]["here"] == "no"
+    # The widths are those of get_ssl_models.py of facebookresearch/RCDM.
+    assert {name: row["levels"] for name, row in rows.items()} == {
+        "dino": "backbone 2048, projector 256",
+        "simclr": "backbone 2048, projector 128",
+        "vicreg": "backbone 2048, projector 8192",
+        "barlow": "backbone 2048, projector 8192",
+        "supervised": "backbone 2048",
+    }
+    for row in rows.values():
+        assert row["licence"].endswith("RCDM CC-BY-NC 4.0")
+        assert row["source"].startswith("https://")
+        assert row["input"] == "224 px, RGB in [-1, 1]"
+
+
 def test_list_shows_one_line_each(invoke, demo_bundle, no_packaged_data):
     assert invoke("list", "engines").stdout == "clothing32  engines/clothing32\n"
     assert invoke("list", "recipes").stdout == "(none)\n"
@@ -104,14 +133,17 @@ def test_info_shows_a_bundle_by_name_and_by_path(invoke, demo_bundle):
     by_name = invoke("info", "clothing32")
     by_path = invoke("info", "engines/clothing32")
     assert by_name.stdout == by_path.stdout
-    assert by_name.stdout.splitlines() == [
+    first, problem, *rest = by_name.stdout.splitlines()
+    assert (first, *rest) == (
         "bundle: engines/clothing32",
         "  name: clothing32",
         "  rows:",
         "    1:",
         "      method: dino",
         "      width: 8",
-    ]
+    )
+    assert problem.startswith("  not in order: engines/clothing32/manifest.json: ")
+    assert "rows is not a known key" in problem
 
 
 def test_info_shows_what_a_checkpoint_says_of_itself(invoke, workplace):
@@ -121,6 +153,12 @@ def test_info_shows_what_a_checkpoint_says_of_itself(invoke, workplace):
         "path": "a.safetensors",
         "what": "checkpoint",
         "content": {"kind": "encoder", "spec": {"width": 8, "levels": ["backbone", "projector"]}},
+        "facts": {
+            "tensors": 1,
+            "parameters": 2,
+            "types": "float32 × 1",
+            "bytes": (workplace / "a.safetensors").stat().st_size,
+        },
     }
     assert "    levels: backbone, projector" in invoke("info", "a.safetensors").stdout.splitlines()
 
@@ -131,9 +169,95 @@ def test_info_shows_a_recipe(invoke, workplace):
     assert lines == ["recipe: mine.toml", "  kind: train", "  data:", "    licence: CC0-1.0"]
 
 
+def facts(invoke, path):
+    result = invoke("info", str(path), "--json")
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.stdout)
+    return shown["what"], shown["facts"]
+
+
+def test_info_counts_a_bundle(invoke, workplace):
+    folder = tiny_bundle(workplace / "tiny")
+    what, found = facts(invoke, folder)
+    bundle = load_bundle(folder)
+    assert what == "bundle"
+    assert found["parameters"] == {
+        "denoiser and conditioner": sum(each.numel() for each in bundle.model.parameters()),
+        "dino encoder": sum(each.numel() for each in bundle.encoder("dino").parameters()),
+        "supervised encoder": sum(each.numel() for each in bundle.encoder("supervised").parameters()),
+    }
+    assert found["levels"] == {"dino": "backbone 16, projector 12", "supervised": "backbone 16"}
+    assert found["bytes"] == sum(file.stat().st_size for file in folder.iterdir())
+
+
+def test_info_knows_a_published_rcdm_by_its_tensors(invoke, workplace):
+    with torch.device("meta"):
+        state = {
+            name: torch.empty(shape)
+            for name, shape in json.loads((REFERENCE / "official_rcdm_128_layout.json").read_text())["shapes"].items()
+        }
+    # One number, seen from everywhere, in place of 422 million.
+    state = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in state.items()}
+    torch.save(state, workplace / "a.pt")
+    refused = invoke("info", "a.pt")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "claim 1690415128 bytes" in refused.stderr
+
+    small = {key.removeprefix("state/"): value for key, value in tensors("unet_a").items() if key.startswith("state/")}
+    torch.save(small, workplace / "b.pt")
+    what, found = facts(invoke, "b.pt")
+    assert what == "RCDM checkpoint"
+    assert found["representation"] == 48
+    assert found["architecture"]["multipliers"] == [1, 1]
+    assert "    multipliers: 1, 1" in invoke("info", "b.pt").stdout.splitlines()
+    assert found["to import it"].endswith("Give --size and --heads.")
+    assert found["parameters"] == sum(tensor.numel() for tensor in small.values())
+
+
+def test_info_knows_an_encoder_checkpoint(invoke, workplace):
+    network = timm.create_model("resnet18", num_classes=0)
+    torch.save({"state_dict": network.state_dict()}, workplace / "a.pth")
+    what, found = facts(invoke, "a.pth")
+    assert what == "encoder checkpoint"
+    assert found["levels"] == "backbone 512"
+    assert found["parameters"] == sum(each.numel() for each in network.parameters())
+    save_file(network.state_dict(), workplace / "a.safetensors")
+    assert facts(invoke, "a.safetensors")[1]["spec"] == found["spec"] | {"origin": "a.safetensors"}
+    save_file({"some.weight": torch.ones(2, dtype=torch.float16)}, workplace / "b.safetensors")
+    what, found = facts(invoke, "b.safetensors")
+    assert (what, found["types"]) == ("state dict", "float16 × 1")
+
+
+def test_info_shows_an_onnx_file(invoke, workplace):
+    tensor = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["h"])],
+        "tiny",
+        [tensor("x", onnx.TensorProto.FLOAT, ["batch", 3])],
+        [tensor("h", onnx.TensorProto.FLOAT, ["batch", 2])],
+        [onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [3, 2], [0.0] * 6)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], producer_name="test")
+    onnx.save(model, workplace / "a.onnx")
+    what, found = facts(invoke, "a.onnx")
+    assert what == "ONNX file"
+    assert found == {
+        "inputs": {"x": "float32 (batch, 3)"},
+        "outputs": {"h": "float32 (batch, 2)"},
+        "opset": {"ai.onnx": 17},
+        "parameters": 6,
+        "producer": "test",
+        "metadata": {},
+        "bytes": (workplace / "a.onnx").stat().st_size,
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.onnx", "text", "a.onnx is not"),
+        ("b.onnx", "", "b.onnx is not an ONNX file"),
+        ("a.pt", "text", "a.pt is not a whole file of torch.save"),
         ("absent", None, "There is no bundle or recipe 'absent'"),
         ("a.jpg", "text", "a.jpg is neither a bundle nor a recipe"),
         ("a.toml", "= 3", "a.toml is not TOML"),

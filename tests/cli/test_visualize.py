@@ -76,17 +76,3 @@ def test_a_folder_that_is_not_there(invoke, imgs):
     assert done.exit_code == 2
     assert "nowhere" in done.stderr
     assert imgs.exists()
-
-
-@pytest.mark.usefixtures("imgs")
-def test_evaluate_reports_every_pair(invoke):
-    done = invoke("evaluate", "imgs", "--engines", "tiny", "--steps", "2", "--json")
-    assert done.exit_code == 0
-    values = json.loads(done.stdout)
-    assert values["photos"] == 3
-    assert [(one["method"], one["level"]) for one in values["results"]] == [
-        ("dino", "backbone"),
-        ("dino", "projector"),
-        ("supervised", "backbone"),
-    ]
-    assert all(1 / 3 <= one["mean_reciprocal_rank"] <= 1 for one in values["results"])

@@ -1,3 +1,4 @@
+import base64
 import json
 
 import numpy as np
@@ -7,8 +8,9 @@ from PIL import Image
 from rcdm_cli.analysis.pairs import choose_pairs
 from rcdm_cli.analysis.visualize import visualize
 from rcdm_cli.images.colour import colour_map
-from rcdm_cli.report.visualization import draw, write
+from rcdm_cli.report.visualization import draw, section, write
 from rcdm_cli.runtime.bundle import load_bundle
+from tests.report.pages import Page
 from tests.runtime.tiny import tiny_bundle
 
 
@@ -51,3 +53,25 @@ def test_files_are_those_that_the_json_names(result, photos, tmp_path):
     assert len(found) == 2 * 3 * 2
     with Image.open(tmp_path / values["photos"][0]["pictures"][1]) as first:
         np.testing.assert_array_equal(np.asarray(first), result.seen[result.pairs[0]][0].pictures[1])
+
+
+def test_a_long_grid_is_on_the_page_in_part(result, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("rcdm_cli.report.visualization.ON_PAGE", 2)
+    values = write(result, photos, tmp_path, {"seed": 0})
+    assert values["shown"] == {"picture": "first.png", "photos": 1}
+    page = Page(tmp_path / "report.html")
+    [image] = page.all("img")
+    assert base64.b64decode(image["src"].partition(",")[2]) == (tmp_path / "first.png").read_bytes()
+    with Image.open(tmp_path / "first.png") as first, Image.open(tmp_path / "grid.png") as whole:
+        assert first.height < whole.height
+    assert "the first 1 of 2 photos" in page.text
+    assert "<a>.png" in page.text
+    assert "고양이.png" not in page.text
+
+
+def test_the_sentence_compares_levels_photo_by_photo(result, photos, tmp_path):
+    values = write(result, photos, tmp_path, {})
+    for photo, (backbone, projector) in zip(values["photos"], ((0.1, 0.2), (0.3, 0.25)), strict=True):
+        photo["representations"][0]["mean_spread"], photo["representations"][1]["mean_spread"] = backbone, projector
+    said = section(values).elements[0].text
+    assert "the projector's samples vary more for 1 of 2 photos. supervised: the samples' mean spread" in said

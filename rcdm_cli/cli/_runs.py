@@ -1,0 +1,50 @@
+"""What the commands with a results folder share: no finished run is replaced, and every run says how it was made."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rcdm_cli import __version__
+from rcdm_cli.errors import InputError
+from rcdm_cli.files import sha256
+from rcdm_cli.resources import MANIFEST
+
+if TYPE_CHECKING:
+    from rcdm_cli.analysis.kept import Kept
+    from rcdm_cli.runtime.bundle import Bundle
+    from rcdm_cli.runtime.sampling import Settings
+
+
+def refuse_finished(folder: Path, force: bool) -> None:
+    """End the command where its folder holds a finished run.
+
+    Raises:
+        InputError: ``results.json`` is there and ``force`` was not given.
+    """
+    if (folder / "results.json").exists() and not force:
+        raise InputError(f"{folder} holds results already. Give --force to replace them, or another --out.")
+
+
+def made_with(bundle: "Bundle", seed: int, settings: "Settings") -> dict[str, Any]:
+    """What stands first in the results of a run, after its kind."""
+    return {
+        "rcdm": __version__,
+        "bundle": bundle.manifest.name,
+        "manifest_sha256": sha256(bundle.folder / MANIFEST),
+        "backend": bundle.choice.backend,
+        "precision": bundle.choice.precision,
+        "seed": seed,
+        "settings": {"sampler": settings.sampler, "steps": settings.steps, "guidance": settings.guidance},
+    }
+
+
+def kept_in(folder: Path, bundle: "Bundle") -> "Kept":
+    """Where a run keeps its parts, which hold for this bundle, backend and version of the program."""
+    from rcdm_cli.analysis.kept import Kept
+
+    about = {
+        "rcdm": __version__,
+        "manifest_sha256": sha256(bundle.folder / MANIFEST),
+        "backend": bundle.choice.backend,
+        "precision": bundle.choice.precision,
+    }
+    return Kept(folder / "parts", about)

@@ -1,0 +1,102 @@
+"""``rcdm embed``: representations as a file."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcdm_cli import __version__
+from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._encoders import ask_encoders
+from rcdm_cli.cli._options import OUTPUT_PANEL, Batch, Device, EncoderReference, Engines, Force, Level, Methods, Split
+from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._photos import photo_source
+from rcdm_cli.errors import InputError
+from rcdm_cli.resources import DEMO_BUNDLE
+
+
+@command(
+    "embed",
+    panel="Questions",
+    examples=(
+        "rcdm embed imgs -o imgs.safetensors",
+        "rcdm embed photos.tar --split val --method dino,vicreg --level backbone -o val.npz",
+    ),
+)
+def embed(
+    out: Output,
+    photos: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PHOTOS|DATA...",
+            help="Photos and folders of photos, or one data set: a folder with class folders, a tar, a folder of tars.",
+            show_default=False,
+        ),
+    ],
+    file: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File to write; it ends in .safetensors or .npz.",
+            show_default=False,
+            rich_help_panel=OUTPUT_PANEL,
+        ),
+    ],
+    split: Split = None,
+    method: Methods = None,
+    level: Level = "both",
+    engines: Engines = DEMO_BUNDLE,
+    encoder: EncoderReference = None,
+    batch: Batch = 64,
+    device: Device = "auto",
+    force: Force = False,
+) -> None:
+    """Write the representations of photos to a file, with their paths, classes and the encoders' specs.
+
+    A tensor of (photos, D) for each method and level, named METHOD/LEVEL. The same command goes on where it was
+    interrupted. `rcdm probe` and `rcdm fgsm --probe` take the file in place of a data set.
+    """
+    from dataclasses import replace
+
+    from rcdm_cli.analysis.embed import embed as represent
+    from rcdm_cli.analysis.embeddings import checked_suffix, write_embeddings
+    from rcdm_cli.analysis.kept import Kept
+
+    checked_suffix(file)
+    if file.exists() and not force:
+        raise InputError(f"{file} exists already. Give --force to replace it, or another --out.")
+    asked = ask_encoders(engines, encoder, method, level, choose_device(device))
+    parts = file.with_name(f"{file.name}.parts")
+    source = photo_source(photos, split)
+    with out.progress("Representations") as show:
+        found = represent(
+            asked.encoders,
+            asked.pairs,
+            source,
+            asked.device,
+            batch=batch,
+            kept=Kept(parts, {"rcdm": __version__}),
+            on_progress=show,
+        )
+    for _, reason in found.skipped:
+        out.warn(reason)
+    write_embeddings(file, replace(found, origin={"rcdm": __version__, **asked.origin}))
+    shutil.rmtree(parts, ignore_errors=True)
+    values = {
+        "file": file,
+        "rcdm": __version__,
+        **asked.origin,
+        "photos": len(found.paths),
+        "unreadable": [path for path, _ in found.skipped],
+        "representations": [
+            {"method": pair.method, "level": pair.level, "width": h.shape[1]}
+            for pair, h in found.representations.items()
+        ],
+    }
+    out.result(values, [file])
+    if found.skipped:
+        raise InputError(f"{len(found.skipped)} of {len(source)} photos could not be read and were skipped.")

@@ -1,0 +1,263 @@
+"""``rcdm fgsm``: what a representation withstands."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rcdm_cli.choices import no_such
+from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._encoders import Asked, representations
+from rcdm_cli.cli._options import (
+    SAMPLING_PANEL,
+    Batch,
+    Device,
+    Engines,
+    Force,
+    Guidance,
+    IgnoredClasses,
+    Level,
+    Methods,
+    Out,
+    Sampler,
+    Samples,
+    Seed,
+    Source,
+    Split,
+    Steps,
+)
+from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.errors import CheckFailed, InputError
+from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
+
+if TYPE_CHECKING:
+    from rcdm_cli.analysis.kept import Kept
+    from rcdm_cli.analysis.probe import Readers
+
+ATTACKS = ("fgsm", "pgd", "drift")
+
+
+def _attacks(values: list[str]) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for value in values for name in value.split(",")))
+    for name in names:
+        if name not in ATTACKS:
+            raise typer.BadParameter(no_such("attack", name, ATTACKS))
+    return names
+
+
+def _epsilon(text: str) -> float:
+    above, _, below = text.partition("/")
+    try:
+        value = float(above) / float(below or 1)
+    except (ValueError, ZeroDivisionError):
+        raise typer.BadParameter(f"{text!r} is no number; give one such as 0.01 or 2/255.") from None
+    if not 0 < value <= 1:
+        raise typer.BadParameter(f"{text} is not above 0 and at most 1, which is the whole range of a pixel.")
+    return value
+
+
+def _epsilons(values: list[str]) -> list[str]:
+    texts = [text.strip() for value in values for text in value.split(",")]
+    return sorted(set(texts), key=_epsilon)
+
+
+@command(
+    "fgsm",
+    panel="Questions",
+    examples=(
+        "rcdm fgsm photos.tar --split val --probe photos.tar --probe-split train --limit 100",
+        "rcdm fgsm imgs --attack drift --epsilon 2/255 --max-drift 0.1",
+    ),
+)
+def fgsm(
+    out: Output,
+    source: Source,
+    split: Split = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Use at most so many photos, spread evenly over DATA.", show_default=False),
+    ] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(
+            "--probe",
+            metavar="DATA",
+            help="Photos in class folders, or a file of `rcdm embed`, on which linear classifiers are trained; without "
+            "it only the attack drift is made.",
+            show_default=False,
+        ),
+    ] = None,
+    probe_split: Annotated[
+        str | None,
+        typer.Option(
+            "--probe-split",
+            metavar="NAME",
+            help="Sub-folder of the --probe data to use; all of it by default.",
+            show_default=False,
+        ),
+    ] = None,
+    ignore: IgnoredClasses = None,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            metavar="|".join(ATTACKS),
+            callback=lambda values: _attacks(values) if values else None,
+            help="fgsm: one step against the class. pgd: several. drift: several away from the representation, "
+            "without classes. May be repeated.",
+            show_default="all that can be made",
+        ),
+    ] = None,
+    epsilon: Annotated[
+        list[str],
+        typer.Option(
+            "--epsilon",
+            metavar="E[,E]",
+            callback=_epsilons,
+            help="Largest change of a pixel, of a range of 1; may be repeated. 0 is always among them.",
+        ),
+    ] = ["1/255", "2/255", "4/255", "8/255"],  # noqa: B006
+    attack_steps: Annotated[int, typer.Option("--attack-steps", min=1, help="Steps of pgd and drift.")] = 10,
+    max_drift: Annotated[
+        float | None,
+        typer.Option(
+            "--max-drift",
+            min=0,
+            help="End with exit code 3 if the mean of 1 − cosine similarity of the representation before and after is "
+            "above this anywhere.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Methods = None,
+    level: Level = "both",
+    engines: Engines = DEMO_BUNDLE,
+    shown: Annotated[
+        int,
+        typer.Option(
+            "--shown",
+            min=0,
+            help="Photos whose representations are sampled before and after the first attack; 0 samples none.",
+            rich_help_panel=SAMPLING_PANEL,
+        ),
+    ] = 3,
+    samples: Samples = 2,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    batch: Batch = 32,
+    device: Device = "auto",
+    folder: Out = Path("fgsm"),
+    force: Force = False,
+) -> None:
+    """Measure what changes of photos that are too small to see do to a representation.
+
+    Linear classifiers on the frozen representations are trained first. Then every photo is changed, by at most epsilon
+    in any pixel, so that its classifier errs (fgsm, pgd) or its representation moves away (drift). Writes accuracy and
+    drift over epsilon, pictures of what the representations of attacked photos hold, results.json with every number and
+    report.html. The same command goes on where it was interrupted.
+    """
+    from rcdm_cli.analysis.embed import bundle_encoders
+    from rcdm_cli.analysis.fgsm import Plan, refuse_without_gradient
+    from rcdm_cli.analysis.fgsm import attack as attack_all
+    from rcdm_cli.analysis.fgsm_pictures import show_attacked
+    from rcdm_cli.analysis.fgsm_results import photo_values, summarise
+    from rcdm_cli.analysis.fgsm_subjects import choose_subjects
+    from rcdm_cli.analysis.pairs import choose_pairs
+    from rcdm_cli.images.source import open_photos
+    from rcdm_cli.report.fgsm import answers, write
+    from rcdm_cli.runtime.bundle import load_bundle
+
+    refuse_finished(folder, force)
+    if probe is None and attack and set(attack) != {"drift"}:
+        raise InputError("fgsm and pgd attack a classifier: give --probe DATA to train one on, or --attack drift.")
+    if probe is not None and probe.resolve() == source.resolve() and probe_split in (None, split):
+        raise InputError(
+            "The classifiers would be trained on the very photos that are attacked. Give --probe-split, such as train,"
+            " or another --probe."
+        )
+    bundle = load_bundle(bundle_path(engines), choose_device(device))
+    pairs = choose_pairs(bundle, method, level)
+    refuse_without_gradient(bundle, pairs)
+    photos = open_photos(source, split)
+    kept = kept_in(folder, bundle)
+    readers = None
+    if probe is not None:
+        asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
+        readers = _readers(out, probe, probe_split, asked, ignore, seed, batch, kept)
+    subjects = choose_subjects(bundle, pairs, photos, readers, limit)
+    for reason in subjects.skipped:
+        out.warn(reason)
+    attacks = tuple(attack or (ATTACKS if readers else ("drift",)))
+    plan = Plan(attacks, (0.0, *(_epsilon(text) for text in epsilon)), attack_steps, seed)
+    with out.progress("Attacking") as show:
+        outcomes = attack_all(bundle, subjects, pairs, plan, kept=kept, batch=batch, on_progress=show)
+    found = summarise(outcomes, subjects, pairs, plan)
+    settings = bundle.settings(sampler, steps, guidance)
+    made = []
+    if shown:
+        with out.progress("Sampling") as show:
+            made = show_attacked(
+                bundle,
+                subjects,
+                range(min(shown, len(subjects))),
+                pairs,
+                attacks[0],
+                plan,
+                samples=samples,
+                settings=settings,
+                kept=kept,
+                batch=batch,
+                on_progress=show,
+            )
+    about = made_with(bundle, seed, settings)
+    values: dict[str, Any] = {
+        "kind": "fgsm",
+        **about,
+        "settings": {
+            **about["settings"],
+            "data": str(source),
+            "split": split,
+            "probe": None if probe is None else str(probe),
+            "probe_split": probe_split,
+            "ignored_classes": ignore or [],
+            "attacks": list(attacks),
+            "attack_steps": attack_steps,
+            "epsilons": list(plan.epsilons),
+            "samples": samples,
+        },
+        "photos_attacked": len(subjects),
+        "photos_without_known_class": subjects.without_class,
+        "unreadable": subjects.skipped,
+        **found.as_json(),
+        "photos": photo_values(outcomes, pairs, plan, subjects),
+    }
+    values = write(folder, values, made)
+    largest, curve = found.largest_drift
+    files = [*(one["file"] for one in values["pictures"]), "results.json", "report.html"]
+    out.result(values, [*answers(values), *(folder / name for name in files)])
+    if max_drift is not None and largest > max_drift:
+        raise CheckFailed(
+            f"The representation of {curve.pair.method} at {curve.pair.level} level drifts by {largest:.4f} on average"
+            f" under {curve.attack}, more than --max-drift {max_drift:g}."
+        )
+
+
+def _readers(
+    out: Output,
+    data: Path,
+    split: str | None,
+    asked: Asked,
+    ignore: list[str] | None,
+    seed: int,
+    batch: int,
+    kept: "Kept",
+) -> "Readers":
+    """The linear classifiers on the representations of ``data``."""
+    from rcdm_cli.analysis.probe import learn
+
+    training = representations(out, "Representations to learn from", data, split, asked, batch, kept)
+    with out.progress("Linear classifiers") as show:
+        return learn(training, asked.pairs, ignore=ignore or (), seed=seed, kept=kept, on_progress=show)

@@ -1,0 +1,147 @@
+"""``rcdm interpolate``: what lies between two photos in a representation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._options import (
+    SAMPLING_PANEL,
+    Batch,
+    Device,
+    Engines,
+    Force,
+    Guidance,
+    Level,
+    Methods,
+    Out,
+    Sampler,
+    Samples,
+    Seed,
+    Steps,
+    one_of,
+)
+from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._photos import read_photos
+from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.errors import InputError
+from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
+
+PATHS = ("linear", "spherical")
+ANIMATIONS = ("webp", "gif")
+
+
+@command(
+    "interpolate",
+    panel="Questions",
+    examples=(
+        "rcdm interpolate shirt.jpg shoe.jpg",
+        "rcdm interpolate shirts shoes --path spherical --method vicreg --level projector --animation webp",
+    ),
+)
+def interpolate(
+    out: Output,
+    first: Annotated[
+        Path, typer.Argument(metavar="A", help="Photo to start from, or a folder of photos.", show_default=False)
+    ],
+    second: Annotated[
+        Path,
+        typer.Argument(
+            metavar="B", help="Photo to end at, or a folder of as many photos, paired in order.", show_default=False
+        ),
+    ],
+    path: Annotated[
+        str,
+        typer.Option(
+            "--path",
+            metavar="|".join(PATHS),
+            callback=one_of("path", PATHS),
+            help="The straight line between the representations, or the arc around zero.",
+        ),
+    ] = "linear",
+    start: Annotated[
+        float, typer.Option("--from", metavar="POSITION", min=-4, max=4, help="First position; 0 is A, 1 is B.")
+    ] = 0.0,
+    end: Annotated[float, typer.Option("--to", metavar="POSITION", min=-4, max=4, help="Last position.")] = 1.0,
+    frames: Annotated[
+        int, typer.Option("--frames", min=2, help="Positions from first to last.", rich_help_panel=SAMPLING_PANEL)
+    ] = 7,
+    animation: Annotated[
+        str | None,
+        typer.Option(
+            "--animation",
+            metavar="|".join(ANIMATIONS),
+            callback=one_of("animation", ANIMATIONS),
+            help="Also write the frames as an animated picture of this format.",
+            show_default=False,
+        ),
+    ] = None,
+    method: Methods = None,
+    level: Level = "both",
+    engines: Engines = DEMO_BUNDLE,
+    samples: Samples = 3,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    batch: Batch = 32,
+    device: Device = "auto",
+    folder: Out = Path("interpolation"),
+    force: Force = False,
+) -> None:
+    """Sample pictures along the path from one photo's representation to another's.
+
+    Writes a grid for each pair of photos (a row for each method, level and noise, from A to B), results.json with the
+    length of every path and the similarity of every picture to its target, and report.html. A run that was interrupted
+    goes on where it was when the same command is given again.
+    """
+    import numpy as np
+
+    from rcdm_cli.analysis.interpolate import interpolate as look
+    from rcdm_cli.analysis.pairs import choose_pairs
+    from rcdm_cli.images.find import find_photos
+    from rcdm_cli.report.interpolate import write
+    from rcdm_cli.runtime.bundle import load_bundle
+
+    refuse_finished(folder, force)
+    bundle = load_bundle(bundle_path(engines), choose_device(device))
+    pairs = choose_pairs(bundle, method, level)
+    ends = find_photos([first]), find_photos([second])
+    if len(ends[0]) != len(ends[1]):
+        raise InputError(
+            f"{first} has {len(ends[0])} photos and {second} has {len(ends[1])}: they are paired in order, so give two"
+            " photos, or two folders of as many photos each."
+        )
+    read = read_photos(out, [*ends[0], *ends[1]])
+    pixels = dict(zip(read.paths, read.pixels, strict=True))
+    whole = [both for both in zip(*ends, strict=True) if both[0] in pixels and both[1] in pixels]
+    if not whole:
+        raise InputError("Of no pair could both photos be read.")
+    photos = [(pixels[a], pixels[b]) for a, b in whole]
+    settings = bundle.settings(sampler, steps, guidance)
+    with out.progress("Sampling") as show:
+        result = look(
+            bundle,
+            kept_in(folder, bundle),
+            [(a.name, b.name) for a, b in whole],
+            photos,
+            pairs,
+            path=path,
+            positions=np.linspace(start, end, frames).tolist(),
+            samples=samples,
+            settings=settings,
+            seed=seed,
+            batch=batch,
+            on_progress=show,
+        )
+    about = {
+        **made_with(bundle, seed, settings),
+        "paths": [[str(a), str(b)] for a, b in whole],
+        "unreadable": [str(one) for one in read.unreadable],
+    }
+    values = write(result, photos, folder, about, animation)
+    files = [entry[kind] for entry in values["photo_pairs"] for kind in ("picture", "animation") if kind in entry]
+    out.result(values, [folder / name for name in (*files, "results.json", "report.html")])
+    read.raise_unreadable()

@@ -1,0 +1,141 @@
+"""``rcdm manipulate``: attributes as dimensions of a representation."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._encoders import Asked, representations
+from rcdm_cli.cli._options import (
+    Batch,
+    Device,
+    Engines,
+    Force,
+    Guidance,
+    Level,
+    Methods,
+    Out,
+    Sampler,
+    Samples,
+    Seed,
+    Steps,
+)
+from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._photos import photo_source
+from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.errors import InputError
+from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
+
+
+@command(
+    "manipulate",
+    panel="Questions",
+    examples=(
+        "rcdm manipulate striped.jpg plain.jpg --neighbours photos --method dino --level backbone",
+        "rcdm manipulate striped.jpg plain.jpg --neighbours photos.safetensors --threshold 0",
+    ),
+)
+def manipulate(
+    out: Output,
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Photo whose attributes are taken out.", show_default=False)
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="Photo whose values are put in their place.", show_default=False)
+    ],
+    neighbours: Annotated[
+        Path,
+        typer.Option(
+            "--neighbours",
+            metavar="DIR|FILE",
+            help="Where the source's nearest neighbours are looked for: a folder or tar of photos, or a file that"
+            " `rcdm embed` wrote.",
+            show_default=False,
+        ),
+    ],
+    nearest: Annotated[int, typer.Option("--nearest", min=1, help="Nearest neighbours that are looked at.")] = 20,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            "--threshold",
+            min=0,
+            help="A dimension is active where its absolute value is above this many times its root mean square among"
+            " the neighbours' file or folder; 0 takes all that are not zero, as the paper does.",
+        ),
+    ] = 1.0,
+    share: Annotated[
+        float,
+        typer.Option(
+            "--share", min=0, max=1, help="A dimension is taken if it is active in more than this share of neighbours."
+        ),
+    ] = 0.7,
+    method: Methods = None,
+    level: Level = "both",
+    engines: Engines = DEMO_BUNDLE,
+    samples: Samples = 6,
+    sampler: Sampler = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    seed: Seed = 0,
+    batch: Batch = 32,
+    device: Device = "auto",
+    folder: Out = Path("manipulation"),
+    force: Force = False,
+) -> None:
+    """Take out of a photo's representation what its nearest neighbours share, or put another photo's values there.
+
+    Dimensions that are active in most of SOURCE's nearest neighbours are set to zero, and swapped with TARGET's. Writes
+    a grid for each method and level (rows: source, without, with target's), results.json with the dimensions, and
+    report.html. A run that was interrupted goes on where it was when the same command is given again.
+    """
+    from rcdm_cli.analysis.embed import bundle_encoders
+    from rcdm_cli.analysis.embeddings import is_embeddings
+    from rcdm_cli.analysis.manipulate import Bank, Rule
+    from rcdm_cli.analysis.manipulate import manipulate as look
+    from rcdm_cli.analysis.pairs import choose_pairs
+    from rcdm_cli.images.read import read_photo
+    from rcdm_cli.report.manipulate import write
+    from rcdm_cli.runtime.bundle import load_bundle
+
+    refuse_finished(folder, force)
+    bundle = load_bundle(bundle_path(engines), choose_device(device))
+    pairs = choose_pairs(bundle, method, level)
+    ends = read_photo(source), read_photo(target)
+    kept = kept_in(folder, bundle)
+    asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
+    known = representations(out, "Encoding neighbours", neighbours, None, asked, batch, kept)
+    settings = bundle.settings(sampler, steps, guidance)
+    with out.progress("Sampling") as show:
+        result = look(
+            bundle,
+            kept,
+            *ends,
+            Bank(known.representations, known.paths),
+            pairs,
+            rule=Rule(nearest, threshold, share),
+            samples=samples,
+            settings=settings,
+            seed=seed,
+            batch=batch,
+            on_progress=show,
+        )
+    near = {}
+    if not is_embeddings(neighbours):
+        photos = photo_source([neighbours])
+        shown = {one.key for found in result.found.values() for one in found.neighbours[:samples]}
+        near = {key: photos.read(i) for i, key in enumerate(photos.keys) if key in shown}
+    about = {
+        **made_with(bundle, seed, settings),
+        "source": source.name,
+        "target": target.name,
+        "paths": {"source": str(source), "target": str(target), "neighbours": str(neighbours)},
+        "unreadable": [key for key, _ in known.skipped],
+    }
+    values = write(result, *ends, near, folder, about)
+    pictures = [folder / one["picture"] for one in values["representations"]]
+    out.result(values, [*pictures, folder / "results.json", folder / "report.html"])
+    if known.skipped:
+        total = len(known.skipped) + len(known.paths)
+        raise InputError(f"{len(known.skipped)} of {total} neighbours could not be read and were skipped.")

@@ -1,0 +1,114 @@
+"""``rcdm probe``: what can be read from a representation."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rcdm_cli import __version__
+from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._encoders import ask_encoders, representations
+from rcdm_cli.cli._options import (
+    Batch,
+    Device,
+    EncoderReference,
+    Engines,
+    Force,
+    IgnoredClasses,
+    Level,
+    Methods,
+    Out,
+    Seed,
+)
+from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._runs import refuse_finished
+from rcdm_cli.resources import DEMO_BUNDLE
+
+
+@command(
+    "probe",
+    panel="Questions",
+    examples=(
+        "rcdm probe photos.tar --split train --validation-split val",
+        "rcdm probe all.safetensors --split train --validation-split val --ignore-class other",
+    ),
+)
+def probe(
+    out: Output,
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA",
+            help="Photos in class folders, a tar of them, a folder of tars, or a file of `rcdm embed`.",
+            show_default=False,
+        ),
+    ],
+    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Sub-folder of DATA to learn from.")] = "train",
+    validation_split: Annotated[
+        str, typer.Option("--validation-split", metavar="NAME", help="Sub-folder of DATA to measure on.")
+    ] = "val",
+    ignore: IgnoredClasses = None,
+    method: Methods = None,
+    level: Level = "both",
+    engines: Engines = DEMO_BUNDLE,
+    encoder: EncoderReference = None,
+    seed: Seed = 0,
+    batch: Batch = 64,
+    device: Device = "auto",
+    folder: Out = Path("probe"),
+    force: Force = False,
+) -> None:
+    """Measure how well the class of a photo can be read from its representation.
+
+    A linear classifier and a vote of the nearest photos learn from one split and are measured on another, at backbone
+    and projector. The L2 strength of the classifier is chosen on a fifth of the photos that it learns from. The same
+    command goes on where it was interrupted.
+    """
+    from rcdm_cli.analysis.embeddings import is_embeddings, read_embeddings
+    from rcdm_cli.analysis.kept import Kept
+    from rcdm_cli.analysis.pairs import choose_among
+    from rcdm_cli.analysis.probe import probe as ask
+    from rcdm_cli.report.probe import answers
+    from rcdm_cli.report.run import PAGE, RESULTS, write_run
+
+    refuse_finished(folder, force)
+    kept = Kept(folder / "parts", {"rcdm": __version__})
+    if is_embeddings(source):
+        everything = read_embeddings(source)
+        has = list(everything.representations)
+        pairs = choose_among(has, method or list(everything.encoders), level, bool(method), str(source))
+        training, validation = everything.split(split), everything.split(validation_split)
+        origin = everything.origin
+    else:
+        asked = ask_encoders(engines, encoder, method, level, choose_device(device))
+        pairs, origin = asked.pairs, asked.origin
+        training, validation = (
+            representations(out, f"Representations of {name}", source, name, asked, batch, kept)
+            for name in (split, validation_split)
+        )
+    with out.progress("Linear classifiers") as show:
+        found = ask(training, validation, pairs, ignore=ignore or (), seed=seed, kept=kept, on_progress=show)
+    values: dict[str, Any] = {
+        "kind": "probe",
+        **origin,
+        "rcdm": __version__,
+        "seed": seed,
+        "settings": {
+            "data": str(source),
+            "split": split,
+            "validation_split": validation_split,
+            "ignored_classes": ignore or [],
+        },
+        "unreadable": [path for path, _ in (*training.skipped, *validation.skipped)],
+        **found.as_json(),
+    }
+    write_run(folder, values)
+    table = [f"{'method':<12}{'level':<11}{'linear':>20}{'k-NN':>20}", *(_line(one) for one in values["results"])]
+    out.result(values, [*table, *answers(values), folder / RESULTS, folder / PAGE])
+
+
+def _line(one: dict[str, Any]) -> str:
+    from rcdm_cli.report.numbers import percent
+
+    return f"{one['method']:<12}{one['level']:<11}{percent(one['linear']):>20}{percent(one['knn']):>20}"

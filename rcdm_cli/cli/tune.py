@@ -1,0 +1,164 @@
+"""``rcdm tune``: the sampler and the number of steps of a bundle, chosen by measurement."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcdm_cli import __version__
+from rcdm_cli.cli._bundle import open_bundle
+from rcdm_cli.cli._command import command
+from rcdm_cli.cli._lists import names_of, numbers_of
+from rcdm_cli.cli._options import (
+    SAMPLERS,
+    SAMPLING_PANEL,
+    Backend,
+    Batch,
+    Device,
+    Force,
+    Level,
+    Methods,
+    Out,
+    Precision,
+    Seed,
+    Source,
+    Split,
+)
+from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._runs import refuse_finished
+from rcdm_cli.errors import InputError
+from rcdm_cli.resources import MANIFEST
+
+
+@command(
+    "tune",
+    panel="Models",
+    examples=(
+        "rcdm tune clothing32 photos.tar --split val",
+        "rcdm tune clothing32 photos.tar --split val --sampler dpmpp --steps 5,10,20 --guidance 1,1.5,2",
+    ),
+)
+def tune(
+    out: Output,
+    engines: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="Bundle to tune: its name or its folder.", show_default=False)
+    ],
+    source: Source,
+    split: Split = None,
+    photos: Annotated[int, typer.Option("--photos", min=2, help="Photos of DATA to use, spread evenly over it.")] = 400,
+    sampler: Annotated[
+        str,
+        typer.Option(
+            "--sampler",
+            metavar="NAME[,NAME]",
+            callback=names_of("sampler", SAMPLERS),
+            help=f"Samplers to try, among {', '.join(SAMPLERS)}.",
+            rich_help_panel=SAMPLING_PANEL,
+        ),
+    ] = "ddim,dpmpp",
+    steps: Annotated[
+        str,
+        typer.Option(
+            "--steps",
+            metavar="N[,N]",
+            callback=numbers_of("steps", int, 1),
+            help="Numbers of steps to try.",
+            rich_help_panel=SAMPLING_PANEL,
+        ),
+    ] = "5,10,20,50",
+    guidance: Annotated[
+        str,
+        typer.Option(
+            "--guidance",
+            metavar="X[,X]",
+            callback=numbers_of("guidance", float, 0),
+            help="Strengths of guidance to try; 1 is none and costs half.",
+            rich_help_panel=SAMPLING_PANEL,
+        ),
+    ] = "1",
+    margin: Annotated[
+        float,
+        typer.Option(
+            "--margin",
+            min=0,
+            help="How far the choice may stay behind the best, as a share, for the sake of fewer calls.",
+            rich_help_panel=SAMPLING_PANEL,
+        ),
+    ] = 0.05,
+    method: Methods = None,
+    level: Level = "both",
+    seed: Seed = 0,
+    batch: Batch = 64,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    folder: Out = Path("tuning"),
+    force: Force = False,
+) -> None:
+    """Choose how a bundle samples: measure faithfulness and Fréchet distance against samplers, steps and guidance.
+
+    Every way samples one picture for each photo, from the same noise. The way with the fewest calls of the network
+    within the margin of the best becomes the bundle's default; its manifest keeps the numbers. Writes results.json and
+    report.html too. The same command goes on where it was interrupted.
+    """
+    from itertools import product
+
+    import numpy as np
+
+    from rcdm_cli.analysis.kept import Kept
+    from rcdm_cli.analysis.pairs import choose_pairs
+    from rcdm_cli.analysis.tune import tune as measure
+    from rcdm_cli.files import sha256, write_json
+    from rcdm_cli.images.dataset import load_cropped
+    from rcdm_cli.images.source import PhotoSource, open_photos
+    from rcdm_cli.report.run import PAGE, RESULTS, write_run
+    from rcdm_cli.report.tune import answer
+    from rcdm_cli.runtime.manifest import Defaults, read_manifest
+    from rcdm_cli.runtime.sampling import Settings
+
+    refuse_finished(folder, force)
+    bundle = open_bundle(out, engines, device, backend, precision)
+    manifest = bundle.manifest
+    pairs = choose_pairs(bundle, method, level)
+    ways = [
+        Settings(name, int(count), scale)
+        for name, scale, count in product(sampler.split(","), map(float, guidance.split(",")), steps.split(","))
+    ]
+    everything = open_photos(source, split)
+    chosen = np.linspace(0, len(everything) - 1, min(photos, len(everything))).round().astype(int)
+    some = PhotoSource(everything.root, tuple(everything.entries[index] for index in chosen))
+    size = max(entry.spec.preprocessing.size for entry in manifest.encoders.values())
+    cropped = load_cropped(some, size)
+    for key, reason in cropped.skipped:
+        out.warn(f"{key}: {reason}")
+    if len(cropped.photos) < 2:
+        raise InputError(f"{source} has one photo to use; a distance between distributions needs 2 or more.")
+    origin = {
+        "rcdm": __version__,
+        "bundle": manifest.name,
+        "model_sha256": manifest.model.sha256,
+        "photos_sha256": some.fingerprint(),
+        "seed": seed,
+        "backend": bundle.choice.backend,
+        "precision": bundle.choice.precision,
+    }
+    with out.progress("Sampling") as show:
+        found = measure(
+            bundle,
+            list(cropped.photos),
+            pairs,
+            ways,
+            margin=margin,
+            seed=seed,
+            batch=batch,
+            kept=Kept(folder / "parts", origin),
+            on_progress=show,
+        )
+    numbers = {**origin, **found.as_json()}
+    values = {"kind": "tune", "manifest_sha256": sha256(bundle.folder / MANIFEST), **numbers}
+    defaults = Defaults.model_validate(numbers["chosen"])
+    # Read again: this took long, and an export may have changed it meanwhile.
+    tuned = read_manifest(bundle.folder).model_copy(update={"defaults": defaults, "measured": numbers})
+    write_json(bundle.folder / MANIFEST, tuned.model_dump(mode="json"))
+    write_run(folder, values)
+    out.result(values, [answer(values), bundle.folder / MANIFEST, folder / RESULTS, folder / PAGE])

@@ -1,0 +1,94 @@
+"""The results of one run: written as JSON and as a page, and read again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rcdm_cli.choices import no_such
+from rcdm_cli.errors import InputError
+from rcdm_cli.files import write_json
+from rcdm_cli.report.elements import Section, Sentence
+from rcdm_cli.report.page import write_page
+
+RESULTS, PAGE = "results.json", "report.html"
+
+_PROVENANCE = ("rcdm", "bundle", "encoder", "manifest_sha256", "seed", "sampler", "steps", "guidance")
+
+
+def write_run(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write ``results.json`` and ``report.html`` into ``folder``, where the pictures that they name already lie.
+
+    The JSON is written last: a folder that has one is a finished run.
+
+    Args:
+        folder: of the run; made where it is missing.
+        results: JSON-able; ``kind`` names what made them.
+    """
+    section = section_of(results)
+    title = " – ".join(str(results[key]) for key in ("bundle", "kind") if key in results)
+    write_page(folder / PAGE, title, [(folder, section)])
+    write_json(folder / RESULTS, results)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The results of a finished run.
+
+    Raises:
+        InputError: no ``results.json`` there, or one that is damaged or of an unknown kind.
+    """
+    from rcdm_cli.report.kinds import SECTIONS
+
+    path = folder / RESULTS
+    if not path.is_file():
+        raise InputError(
+            f"{folder} holds no {RESULTS}. Give the folder that a command such as visualize wrote as --out."
+        )
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error}). Run the command that wrote it again.") from error
+    if not isinstance(results, dict) or "kind" not in results:
+        raise InputError(f"{path} does not say which kind of results it holds. Run the command that wrote it again.")
+    if (kind := str(results["kind"])) not in SECTIONS:
+        raise InputError(f"{path}: {no_such('kind of results', kind, SECTIONS)}")
+    return results
+
+
+def section_of(results: Mapping[str, Any]) -> Section:
+    """The section for ``results`` by its kind, with how they were made at its end."""
+    # Here, since what draws a kind may itself write runs.
+    from rcdm_cli.report.kinds import SECTIONS
+
+    section = SECTIONS[results["kind"]](results)
+    top = {name: results[name] for name in _PROVENANCE if name in results}
+    settings = {**top, **results.get("settings", {})}
+    said = ", ".join(f"{name} {_shown(value)}" for name, value in settings.items())
+    made = Sentence(f"How it was made: {said}. Every number above also stands in {RESULTS}.")
+    return replace(section, elements=(*section.elements, made))
+
+
+def _shown(value: object) -> str:
+    """A setting as text; none and an empty list are said to be none."""
+    if isinstance(value, list):
+        return " and ".join(str(one) for one in value) or "none"
+    return "none" if value is None else str(value)
+
+
+def section_of_run(folder: Path, results: Mapping[str, Any]) -> Section:
+    """The same for results read from a file, which need not be whole.
+
+    Raises:
+        InputError: something that its kind needs is missing or of another type.
+    """
+    try:
+        return section_of(results)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / RESULTS} is not whole ({type(error).__name__}: {error}). Run the command that wrote it again."
+        ) from error
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number in JSON")

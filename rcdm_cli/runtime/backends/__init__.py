@@ -1,0 +1,1 @@
+"""What runs a denoiser: one file for each backend, one protocol for all."""

@@ -1,0 +1,88 @@
+"""Which backend runs a bundle: the one asked for, or the fastest that can."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
+
+from rcdm_cli.choices import no_such
+from rcdm_cli.diffusion.unet import UNet
+from rcdm_cli.errors import InputError, RcdmError
+from rcdm_cli.runtime.backends.engine import Backend, Engine, Place
+from rcdm_cli.runtime.backends.onnx import Onnx
+from rcdm_cli.runtime.backends.openvino import OpenVino
+from rcdm_cli.runtime.backends.torch import Torch
+from rcdm_cli.runtime.backends.trt import Trt
+from rcdm_cli.runtime.manifest import Precision
+
+BACKENDS: dict[str, Backend] = {"openvino": OpenVino(), "onnx": Onnx(), "torch": Torch(), "trt": Trt()}
+
+FASTEST_FIRST = {"cpu": ("openvino", "onnx", "torch"), "cuda": ("trt", "onnx", "torch")}
+"""By kind of device, as measured (docs/PERFORMANCE.md)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend and a precision for one place.
+
+    Attributes:
+        backend: its name.
+        precision: of its matrix products.
+        why: a sentence for people.
+    """
+
+    place: Place
+    backend: str
+    precision: Precision
+    why: str
+
+    def open(self, unet: Callable[[], UNet]) -> Engine:
+        """Load the engine; ``unet`` gives the bundle's network, as for ``Backend.open``."""
+        return BACKENDS[self.backend].open(self.place, self.precision, unet)
+
+
+def choose(place: Place, backend: str = "auto", precision: str = "auto") -> Choice:
+    """What shall run the denoiser.
+
+    Args:
+        place: the bundle and the device.
+        backend: a name of ``BACKENDS``, or ``auto`` for the fastest that is installed and fits the manifest.
+        precision: of the matrix products, or ``auto`` for the one that the backend prefers there.
+
+    Raises:
+        InputError: a name that there is not, or a precision that the backend does not have there.
+        RcdmError: the backend that was asked for cannot run there. Nothing else is taken in its place.
+    """
+    if backend != "auto":
+        if backend not in BACKENDS:
+            raise InputError(no_such("backend", backend, ("auto", *BACKENDS)))
+        chosen = _precision(backend, place, precision)
+        return Choice(place, backend, chosen, f"{backend} at {chosen}.")
+    passed_over: dict[str, list[str]] = {}
+    for name in FASTEST_FIRST[place.device.type]:
+        try:
+            chosen = _precision(name, place, precision)
+        except RcdmError as error:
+            passed_over.setdefault(str(error), []).append(name)
+        else:
+            return Choice(place, name, chosen, _because(f"{name} at {chosen}, the fastest that can run", passed_over))
+    raise InputError(_because(f"No backend can run {place.manifest.name} at {precision}", passed_over))
+
+
+def _because(found: str, passed_over: dict[str, list[str]]) -> str:
+    """A sentence on what was found, and one on each reason for which others were passed over."""
+    return " ".join([f"{found}.", *(f"Not {' or '.join(names)}: {why}" for why, names in passed_over.items())])
+
+
+def _precision(backend: str, place: Place, asked: str) -> Precision:
+    have = BACKENDS[backend].precisions(place)
+    if asked == "auto":
+        return have[0]
+    for precision in have:
+        if precision == asked:
+            return precision
+    if asked not in get_args(Precision):
+        raise InputError(no_such("precision", asked, ("auto", *get_args(Precision))))
+    raise InputError(
+        f"The backend {backend} has no {asked} here, only {', '.join(have)}. "
+        f"Graphs at other precisions are written by `rcdm export {place.folder} --precision {asked}`."
+    )

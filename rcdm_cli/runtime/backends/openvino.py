@@ -1,0 +1,91 @@
+"""OpenVINO: the exported graph on a CPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcdm_cli.diffusion.precision import has_bf16
+from rcdm_cli.diffusion.unet import UNet
+from rcdm_cli.errors import InputError, RcdmError
+from rcdm_cli.runtime.backends.engine import Engine, Place
+from rcdm_cli.runtime.backends.graph_file import Streams, exported, graph_file, needs_package, streams
+from rcdm_cli.runtime.manifest import Precision
+
+
+class OpenVino:
+    """The backend ``openvino``."""
+
+    def precisions(self, place: Place) -> tuple[Precision, ...]:
+        """bfloat16 first, where the CPU multiplies it in hardware; see ``Backend.precisions``."""
+        if place.device.type != "cpu":
+            raise InputError("OpenVINO runs on CPUs here: give --device cpu or another --backend.")
+        needs_package("openvino", "OpenVINO", "cpu")
+        return exported(place, ("bf16", "fp32", "fp16") if has_bf16(place.device) else ("fp32", "bf16", "fp16"))
+
+    def open(self, place: Place, precision: Precision, unet: Callable[[], UNet]) -> Engine:
+        """See ``Backend.open``."""
+        return CpuEngine(graph_file(place, precision), streams(place))
+
+
+class CpuEngine:
+    """Batches run as ``Streams`` says.
+
+    Args:
+        path: of the graph.
+        streams: for its network.
+    """
+
+    max_batch: int | None = None
+
+    def __init__(self, path: Path, streams: Streams) -> None:
+        self._path, self._streams = path, streams
+        self._queues: dict[tuple[int, int], Any] = {}
+
+    def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
+        """See ``Engine``."""
+        given = (x.contiguous().numpy(), modulations.contiguous().numpy())
+        requests = self._streams.requests(len(x))
+        side_by_side = 1 if len(requests) == 1 else self._streams.count
+        outputs: list[Tensor] = [x] * len(requests)
+
+        def keep(request: Any, index: int) -> None:
+            outputs[index] = torch.from_numpy(request.get_output_tensor(0).data.copy())
+
+        queues = {pictures: self._queue(pictures, side_by_side) for _, pictures in requests}
+        for queue in queues.values():
+            queue.set_callback(keep)
+        for index, (start, pictures) in enumerate(requests):
+            queues[pictures].start_async(tuple(values[start : start + pictures] for values in given), index)
+        for queue in queues.values():
+            queue.wait_all()
+        return torch.cat(outputs)
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._queues.clear()
+
+    def _queue(self, pictures: int, side_by_side: int) -> Any:
+        if (pictures, side_by_side) not in self._queues:
+            self._queues[pictures, side_by_side] = self._compiled(pictures, side_by_side)
+        return self._queues[pictures, side_by_side]
+
+    def _compiled(self, pictures: int, side_by_side: int) -> Any:
+        import openvino
+
+        # The precision is in the graph. Left to itself, OpenVINO takes bfloat16 for all of it where the CPU has it.
+        properties = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": self._streams.threads,
+            "NUM_STREAMS": side_by_side,
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            core = openvino.Core()
+            model = core.read_model(self._path)
+            model.reshape({port: [pictures, *port.partial_shape[1:]] for port in model.inputs})
+            return openvino.AsyncInferQueue(core.compile_model(model, "CPU", properties), side_by_side)
+        except Exception as error:
+            raise RcdmError(f"OpenVINO cannot load {self._path}: {error}") from error

@@ -1,0 +1,255 @@
+"""``rcdm embed``, ``rcdm probe`` and ``rcdm fgsm``."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rcdm_cli.analysis.embeddings import read_embeddings
+from rcdm_cli.encoders.encoder import save_encoder
+from rcdm_cli.runtime.bundle import load_bundle
+from tests.runtime.tiny import tiny_bundle
+
+
+@pytest.fixture
+def data(workplace):
+    """``data/{train,val}/{dark,light,other}``: photos whose brightness is their class."""
+    tiny_bundle(workplace / "engines" / "tiny")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for name, low in (("dark", 0), ("light", 150), ("other", 60)):
+            folder = workplace / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(low, low + 100, (36, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return workplace / "data"
+
+
+def message(done):
+    return " ".join(done.stderr.split())
+
+
+def probed(invoke, *options):
+    return invoke("probe", "data", "--engines", "tiny", "--ignore-class", "other", *options)
+
+
+def attacked(invoke, *options):
+    fast = ("--engines", "tiny", "--steps", "2", "--attack-steps", "2", "--samples", "1", "--shown", "1")
+    return invoke("fgsm", "data", "--split", "val", *fast, *options)
+
+
+LEARNT = (
+    "--probe",
+    "data",
+    "--probe-split",
+    "train",
+    "--method",
+    "dino",
+    "--level",
+    "projector",
+    "--epsilon",
+    "1/255,0.05",
+)
+
+
+@pytest.mark.usefixtures("data")
+def test_embed_writes_what_the_encoders_say(invoke, workplace):
+    done = invoke("embed", "data", "--split", "val", "--engines", "tiny", "-o", "val.safetensors", "--json")
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert (values["file"], values["photos"], values["unreadable"]) == ("val.safetensors", 9, [])
+    found = read_embeddings(workplace / "val.safetensors")
+    assert found.paths[0] == "val/dark/0.png"
+    assert [one["method"] for one in values["representations"]] == ["dino", "dino", "supervised"]
+    photos = [np.asarray(Image.open(workplace / "data" / path)) for path in found.paths]
+    for pair, h in found.representations.items():
+        expected = load_bundle(workplace / "engines" / "tiny").encode(photos, method=pair.method, level=pair.level)
+        np.testing.assert_allclose(h.numpy(), expected.numpy(), atol=1e-5)
+    assert sorted(path.name for path in workplace.iterdir()) == ["data", "engines", "val.safetensors"]
+
+
+@pytest.mark.usefixtures("data")
+def test_embed_takes_photos_by_name_and_replaces_a_file_only_when_told(invoke, workplace):
+    once = ("embed", "data/val/dark/0.png", "data/val/light", "--engines", "tiny", "-o", "some.npz")
+    assert invoke(*once).exit_code == 0
+    assert len(read_embeddings(workplace / "some.npz").paths) == 4
+    again = invoke(*once)
+    assert again.exit_code == 2
+    assert "Give --force" in again.stderr
+    assert invoke(*once, "--force").exit_code == 0
+
+
+def test_embed_names_photos_that_it_skips(invoke, data, workplace):
+    (data / "val" / "dark" / "bad.png").write_text("no photo")
+    done = invoke("embed", "data", "--split", "val", "--engines", "tiny", "-o", "val.npz")
+    assert done.exit_code == 2
+    assert "bad.png" in done.stderr
+    assert "1 of 10 photos" in done.stderr
+    assert len(read_embeddings(workplace / "val.npz").paths) == 9
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("data", "-o", "a.npy"), "ends in .safetensors or .npz"),
+        (("nowhere", "-o", "a.npz"), "nowhere does not exist"),
+        (("data", "data/val", "--split", "val", "-o", "a.npz"), "give one folder or one tar"),
+        (("data", "--split", "test", "-o", "a.npz"), "no split 'test'"),
+    ],
+)
+def test_wrong_use_of_embed_writes_nothing(invoke, workplace, options, said):
+    done = invoke("embed", *options, "--engines", "tiny")
+    assert done.exit_code == 2
+    assert said in message(done)
+    assert sorted(path.name for path in workplace.iterdir()) == ["data", "engines"]
+
+
+@pytest.mark.usefixtures("data")
+def test_probe_reads_the_class(invoke, workplace):
+    done = probed(invoke, "--json")
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert json.loads((workplace / "probe" / "results.json").read_text(encoding="utf-8")) == values
+    assert next(iter(values)) == "kind"
+    assert values["classes"] == ["dark", "light"]
+    assert (values["training_photos"], values["validation_photos"]) == (16, 6)
+    assert all(one["linear"]["value"] == 1 for one in values["results"])
+    assert "What can be read" in (workplace / "probe" / "report.html").read_text(encoding="utf-8")
+    again = probed(invoke)
+    assert again.exit_code == 2
+    assert "Give --force" in again.stderr
+
+
+@pytest.mark.usefixtures("data")
+def test_probe_finds_the_same_in_a_file_of_representations(invoke):
+    direct = json.loads(probed(invoke, "--json").stdout)
+    assert invoke("embed", "data", "--engines", "tiny", "-o", "all.safetensors").exit_code == 0
+    done = invoke("probe", "all.safetensors", "--ignore-class", "other", "--out", "again", "--json")
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["manifest_sha256"] == direct["manifest_sha256"]
+    assert values["results"] == direct["results"]
+
+
+@pytest.mark.usefixtures("data")
+def test_probe_and_embed_take_an_encoder_without_a_bundle(invoke, workplace):
+    bundle = load_bundle(workplace / "engines" / "tiny")
+    save_encoder(bundle.encoder("dino"), workplace / "mine.safetensors")
+    done = probed(invoke, "--encoder", "mine.safetensors", "--json")
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert [(one["method"], one["level"]) for one in values["results"]] == [("dino", "backbone"), ("dino", "projector")]
+    assert values["encoder"] == "mine.safetensors"
+    done = invoke("embed", "data/val", "--encoder", "mine.safetensors", "--method", "own", "-o", "own.npz")
+    assert done.exit_code == 0, done.stderr
+    assert set(read_embeddings(workplace / "own.npz").encoders) == {"own"}
+    done = probed(invoke, "--encoder", "mine.safetensors", "--method", "a,b", "--out", "other")
+    assert done.exit_code == 2
+    assert "may name one method" in message(done)
+
+
+def test_probe_says_what_it_lacks(invoke, data, workplace):
+    done = invoke("probe", "data/val/dark", "--engines", "tiny")
+    assert done.exit_code == 2
+    assert "has no split 'train'" in message(done)
+    (data / "train" / "light" / "0.png").write_text("no photo")
+    done = probed(invoke)
+    assert done.exit_code == 0
+    assert "Warning" in done.stderr
+    assert "light/0.png" in done.stderr
+    values = json.loads((workplace / "probe" / "results.json").read_text(encoding="utf-8"))
+    assert values["unreadable"] == ["train/light/0.png"]
+
+
+@pytest.mark.usefixtures("data")
+def test_fgsm_writes_curves_pictures_and_a_page(invoke, workplace):
+    done = attacked(invoke, *LEARNT, "--json")
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert json.loads((workplace / "fgsm" / "results.json").read_text(encoding="utf-8")) == values
+    assert values["settings"]["epsilons"] == [0.0, 1 / 255, 0.05]
+    assert values["settings"]["attacks"] == ["fgsm", "pgd", "drift"]
+    assert values["photos_attacked"] == 9
+    for one in values["results"]:
+        assert one["drift"][0]["value"] == pytest.approx(0, abs=1e-6)
+        assert one["largest_change"][0] == 0
+        assert all(change <= e for change, e in zip(one["largest_change"], (0, 1 / 255, 0.05), strict=True))
+    assert len(list((workplace / "fgsm").glob("attacked-*.png"))) == 1
+    page = (workplace / "fgsm" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 1
+    again = attacked(invoke, *LEARNT)
+    assert again.exit_code == 2
+    assert "Give --force" in again.stderr
+
+
+@pytest.mark.usefixtures("data")
+def test_fgsm_takes_its_classifier_from_a_file_of_the_same_encoder(invoke, workplace):
+    direct = json.loads(attacked(invoke, *LEARNT, "--attack", "fgsm", "--json").stdout)
+    assert invoke("embed", "data", "--engines", "tiny", "-o", "all.npz").exit_code == 0
+    from_file = ("--probe", "all.npz", *LEARNT[2:], "--attack", "fgsm", "--out", "again")
+    done = attacked(invoke, *from_file, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["results"] == direct["results"]
+
+    encoder = load_bundle(workplace / "engines" / "tiny").encoder("dino")
+    save_encoder(encoder, workplace / "mine.safetensors")
+    assert invoke("embed", "data", "--encoder", "mine.safetensors", "-o", "all.npz", "--force").exit_code == 0
+    done = attacked(invoke, *from_file, "--force")
+    assert done.exit_code == 2
+    assert "another dino encoder" in message(done)
+
+
+@pytest.mark.usefixtures("data")
+def test_without_a_classifier_only_the_drift_is_measured_and_may_be_a_gate(invoke, workplace):
+    options = ("--method", "dino", "--epsilon", "4/255", "--shown", "0", "--limit", "4")
+    done = attacked(invoke, *options, "--max-drift", "2", "--json")
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["settings"]["attacks"] == ["drift"]
+    assert values["photos_attacked"] == 4
+    assert values["results"][0]["accuracy"] == []
+    assert values["pictures"] == []
+    drift = max(one["drift"][1]["value"] for one in values["results"])
+    gated = attacked(invoke, *options, "--force", "--max-drift", str(drift * 0.99))
+    assert gated.exit_code == 3
+    assert "more than --max-drift" in message(gated)
+    assert (workplace / "fgsm" / "report.html").exists()
+    assert attacked(invoke, *options, "--force", "--max-drift", str(drift * 1.01)).exit_code == 0
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--attack", "fgsm"), "give --probe DATA"),
+        (("--attack", "fsgm"), "Did you mean 'fgsm'"),
+        (("--probe", "data"), "on the very photos that are attacked"),
+        (("--probe", "data", "--probe-split", "val"), "on the very photos that are attacked"),
+        (("--epsilon", "2/0"), "is no number"),
+        (("--epsilon", "two"), "is no number"),
+        (("--epsilon", "nan"), "is not above 0"),
+        (("--epsilon", "0"), "is not above 0"),
+        (("--epsilon", "2"), "is not above 0 and at most 1"),
+        (("--probe", "data/val", "--probe-split", "dark"), "None of the photos has a class"),
+    ],
+)
+def test_wrong_use_of_fgsm_writes_no_results(invoke, workplace, options, said):
+    done = attacked(invoke, *options)
+    assert done.exit_code == 2
+    assert said in message(done)
+    assert not (workplace / "fgsm" / "results.json").exists()
+
+
+@pytest.mark.usefixtures("data")
+def test_fgsm_leaves_out_photos_of_classes_that_the_classifiers_do_not_know(invoke):
+    learnt = ("--probe", "data/train", "--method", "supervised", "--epsilon", "0.1", "--attack", "fgsm")
+    done = attacked(invoke, *learnt, "--ignore-class", "other", "--json")
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert (values["photos_attacked"], values["photos_without_known_class"]) == (6, 3)
+    done = invoke("fgsm", "data/val/dark", "--engines", "tiny", *learnt, "--out", "other")
+    assert done.exit_code == 2
+    assert "classes: dark, light, other" in message(done)

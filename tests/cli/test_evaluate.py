@@ -1,0 +1,83 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.report.pages import Page
+from tests.runtime.tiny import tiny_bundle
+
+
+@pytest.fixture
+def data(workplace):
+    """A train and a val split with two classes, and one file that is no photo."""
+    tiny_bundle(workplace / "engines" / "tiny")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 3)):
+        for name in ("shirt", "고양이"):
+            folder = workplace / "data" / split / name
+            folder.mkdir(parents=True)
+            for k in range(count):
+                Image.fromarray(draw.integers(0, 256, (40, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    (workplace / "data" / "val" / "shirt" / "text.png").write_text("no photo")
+    return workplace / "data"
+
+
+def measure(invoke, *options):
+    return invoke("evaluate", "data", "--split", "val", "--engines", "tiny", "--steps", "1", *options)
+
+
+@pytest.mark.usefixtures("data")
+def test_writes_numbers_page_and_picture_and_prints_its_table(invoke, workplace):
+    done = measure(invoke, "--bank-split", "train", "--out", "found")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:5] == ["method", "level", "MRR", "rank", "cosine"]
+    assert [line.split()[:2] for line in lines[1:4]] == [
+        ["dino", "backbone"],
+        ["dino", "projector"],
+        ["supervised", "backbone"],
+    ]
+    assert "text.png" in done.stderr
+    values = json.loads((workplace / "found" / "results.json").read_text(encoding="utf-8"))
+    assert values["kind"] == "evaluate"
+    assert (values["photos"], values["bank_photos"], values["samples"]) == (6, 8, 2)
+    assert values["space"] == {"method": "supervised", "level": "backbone"}
+    assert all(1 / 6 <= one["mean_reciprocal_rank"]["value"] <= 1 for one in values["results"])
+    assert all(0 <= one["knn"]["value"] <= 1 for one in values["results"])
+    assert values["results"][0]["nearest"]["photo"][0][0].split("/")[:2][-1] in ("shirt", "고양이")
+    assert Page(workplace / "found" / "report.html").all("img")
+    again = measure(invoke, "--out", "found")
+    assert again.exit_code == 2
+    assert "Give --force" in again.stderr
+
+
+@pytest.mark.usefixtures("data")
+def test_a_few_photos_in_another_space_without_a_bank(invoke, workplace):
+    options = ("--photos", "2", "--space", "dino/projector", "--method", "dino", "--level", "projector")
+    done = measure(invoke, *options, "--samples", "1", "--json")
+    assert done.exit_code == 0
+    values = json.loads(done.stdout)
+    assert values["photos"] == 2
+    assert values["space"] == {"method": "dino", "level": "projector"}
+    assert values["training_photos"] is None
+    assert not (workplace / "evaluation" / "nearest.png").exists()
+
+
+@pytest.mark.usefixtures("data")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--bank-split", "val"), "every photo would be nearest to itself"),
+        (("--bank-split", "tran"), "no split 'tran'"),
+        (("--space", "supervised/projector"), "It has: backbone"),
+        (("--space", "vicreg"), "no method in this bundle 'vicreg'"),
+        (("--space", "dino/both"), "Give it as METHOD/backbone"),
+        (("--inception", "nowhere.pth"), "nowhere.pth is not a file"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_writes_nothing(invoke, workplace, options, message):
+    done = measure(invoke, *options)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
+    assert not (workplace / "evaluation").exists()

@@ -1,0 +1,75 @@
+"""``rcdm train --encoder REF`` with encoders that rcdm did not write, up to a bundle that makes pictures."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from rcdm_cli.encoders.open import open_encoder
+from rcdm_cli.runtime.bundle import load_bundle
+from tests.encoders.test_onnx import graph
+from tests.training.tiny import TRAIN, random_photos, write_photos
+
+RESNET = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Photos, a recipe of two steps, and an encoder of each kind."""
+    folder = tmp_path_factory.mktemp("own")
+    write_photos(folder / "photos", {"cat": 4, "dog": 3})
+    (folder / "tiny.toml").write_text(TRAIN)
+    torch.manual_seed(0)
+    trunk, head = timm.create_model("resnet18", num_classes=0, **RESNET), torch.nn.Linear(16, 12)
+    state = {f"backbone.{name}": value for name, value in trunk.state_dict().items()}
+    state |= {f"projector.0.{name}": value for name, value in head.state_dict().items()}
+    torch.save({"state_dict": state}, folder / "mine.ckpt")
+    graph(folder / "graph.onnx")
+    return folder
+
+
+def train(invoke, data, run, *references, recipe=None):
+    encoders = [word for reference in references for word in ("--encoder", reference)]
+    return invoke(
+        "train", str(data / "photos"), "--recipe", str(recipe or data / "tiny.toml"), *encoders,
+        "--set", "steps=2", "--out", str(run), "--device", "cpu", "--json",
+    )  # fmt: skip
+
+
+def test_a_run_on_any_encoders_becomes_a_bundle(invoke, data, workplace):
+    references = (f"{data / 'mine.ckpt'},size=32", f"{data / 'graph.onnx'},scaling=imagenet", "timm:test_vit,size=32")
+    result = train(invoke, data, workplace / "run", *references)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["steps"] == 2
+    result = invoke("export", str(workplace / "run"), "--out", str(workplace / "own"))
+    assert result.exit_code == 0, result.stderr
+    bundle = load_bundle(workplace / "own")
+    assert bundle.methods == ("mine", "graph", "test_vit")
+    photos = list(random_photos(2, 32))
+    for reference, method, levels in zip(references, bundle.methods, (2, 2, 1), strict=True):
+        spec = bundle.encoder(method).spec
+        assert len(spec.levels) == levels
+        for level in spec.levels:
+            h = bundle.encode(photos, method=method, level=level)
+            x = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2) / 127.5 - 1
+            own = open_encoder(reference).encode(x, level)
+            torch.testing.assert_close(h, own, rtol=0.02, atol=0.02 * float(own.abs().max()))
+            assert bundle.sample(h[:1], method=method, level=level, samples=1, steps=1).shape == (1, 1, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("references", "recipe", "words"),
+    [
+        (("timm:test_resnet,size=32", "timm:test_resnet,size=64"), "", "Two encoders are called 'test_resnet'"),
+        (("timm:test_resnet,size=32",), 'levels = ["projector"]', "'test_resnet' has no projector level"),
+        (("nowhere.pth",), "", "nowhere.pth is not a file"),
+    ],
+)
+def test_encoders_that_cannot_be_trained_on_end_with_2(references, recipe, words, invoke, data, workplace):
+    (workplace / "own.toml").write_text(f"{recipe}\n{TRAIN}")
+    result = train(invoke, data, workplace / "run", *references, recipe=workplace / "own.toml")
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+    assert not (workplace / "run" / "checkpoint.safetensors").exists()

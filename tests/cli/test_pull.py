@@ -1,0 +1,196 @@
+"""``rcdm pull`` from a local server."""
+
+import json
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcdm_cli import download
+from rcdm_cli.cli._cache import cache_folder
+from rcdm_cli.diffusion import architecture
+from rcdm_cli.encoders import sources
+from rcdm_cli.encoders.sources import PUBLISHED, Published, Source
+from rcdm_cli.runtime.bundle import load_bundle
+from tests.cli.foreign import encoder_file, rcdm_state
+from tests.servers import Site, serving
+
+
+@pytest.fixture
+def server(workplace, monkeypatch):
+    """A site for the RCDM; the encoder comes from another. Both are those of dino, in miniature."""
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
+    monkeypatch.setenv("RCDM_CACHE", str(workplace / "cache"))
+    monkeypatch.delenv("RCDM_OFFLINE", raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    encoder = encoder_file(workplace / "mine.safetensors")
+    state = {f"module.backbone.{name}": tensor for name, tensor in encoder.trunk.state_dict().items()}
+    torch.save({"teacher": state}, workplace / "encoder.pth")
+    torch.save(rcdm_state(), workplace / "rcdm.pt")
+    # The miniature is known, as the published architecture is.
+    shapes = {name: tuple(tensor.shape) for name, tensor in rcdm_state().items()}
+    monkeypatch.setitem(architecture.KNOWN, architecture.read_architecture(shapes), architecture.Unseen(16, 2))
+    monkeypatch.setattr("rcdm_cli.encoders.open.open_encoder", lambda path, method: renamed(encoder, method))
+    with (
+        serving(Site((workplace / "rcdm.pt").read_bytes())) as rcdm,
+        serving(Site((workplace / "encoder.pth").read_bytes())) as trunk,
+    ):
+        found = Published(
+            Source(f"{trunk.url}/dino_full.pth", "Apache-2.0"),
+            {"backbone": 48},
+            {"backbone": Source(f"{rcdm.url}/rcdm_ema_dino_trunk.pt", "CC-BY-NC 4.0")},
+        )
+        monkeypatch.setitem(sources.PUBLISHED, "dino", found)
+        rcdm.encoder = trunk
+        yield rcdm
+
+
+def renamed(encoder, method):
+    encoder.spec = encoder.spec.model_copy(update={"method": method})
+    return encoder
+
+
+def files(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if not file.name.startswith("."))
+
+
+def test_pull_makes_a_bundle(invoke, server, workplace):
+    result = invoke("pull", "dino", "--yes")
+    assert (result.exit_code, result.stdout) == (0, "engines/imagenet128-dino\n"), result.output
+    bundle = load_bundle("imagenet128-dino")
+    assert bundle.methods == ("dino",)
+    assert bundle.manifest.licence == "CC-BY-NC 4.0 (the weights)"
+    imported = bundle.manifest.trained["imported"]
+    assert imported["url"] == f"{server.url}/rcdm_ema_dino_trunk.pt"
+    assert imported["size"] == len(server.content)
+    assert imported["encoder"]["url"] == f"{server.encoder.url}/dino_full.pth"
+    assert files(workplace / "cache" / "dino") == [
+        "dino_full.pth",
+        "dino_full.pth.json",
+        "rcdm_ema_dino_trunk.pt",
+        "rcdm_ema_dino_trunk.pt.json",
+    ]
+
+
+def test_size_source_and_licence_are_named_before_anything_is_downloaded(invoke, server):
+    result = invoke("pull", "dino")
+    assert (result.exit_code, result.stdout) == (2, "")
+    lines = result.stderr.splitlines()
+    assert lines[0] == f"encoder: 0 MB, Apache-2.0, {server.encoder.url}/dino_full.pth"
+    assert lines[1] == f"RCDM: {len(server.content) / 1e6:.0f} MB, CC-BY-NC 4.0, {server.url}/rcdm_ema_dino_trunk.pt"
+    assert "Download, under Apache-2.0 and CC-BY-NC 4.0?" in lines[2]
+    assert "give --yes" in lines[2]
+    assert [method for method, _ in server.asked] == ["HEAD"]
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("\n", 2)])
+def test_on_a_terminal_it_asks(server, monkeypatch, answer, code):
+    from typer.testing import CliRunner
+
+    from rcdm_cli.cli import pull
+    from rcdm_cli.cli.app import app
+
+    class Terminal:
+        def __getattr__(self, name):
+            return (lambda: True) if name == "isatty" else getattr(__import__("sys").stdin, name)
+
+    monkeypatch.setattr(pull, "sys", type("sys", (), {"stdin": Terminal()}))
+    result = CliRunner().invoke(app, ["pull", "dino"], input=answer)
+    assert result.exit_code == code, result.output
+    assert any(method == "GET" for method, _ in server.asked) == (code == 0)
+
+
+def test_dry_run_downloads_nothing(invoke, server, workplace):
+    result = invoke("pull", "dino", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert [item["size"] for item in plan["files"]] == [len(server.encoder.content), len(server.content)]
+    assert [item["here"] for item in plan["files"]] == [False, False]
+    assert not (workplace / "cache").exists()
+    assert not (workplace / "engines").exists()
+
+
+def test_what_is_here_is_not_downloaded_again_even_offline(invoke, server, workplace, monkeypatch):
+    assert invoke("pull", "dino", "--yes").exit_code == 0
+    server.asked.clear()
+    monkeypatch.setenv("RCDM_OFFLINE", "1")
+    result = invoke("pull", "dino", "--force")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("(here already)") == 2
+    assert server.asked == []
+    (workplace / "cache" / "dino" / "rcdm_ema_dino_trunk.pt").write_bytes(b"spoilt")
+    result = invoke("pull", "dino", "--force", "--yes")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "RCDM_OFFLINE forbids" in result.stderr
+    assert server.asked == []
+
+
+def test_a_broken_pull_goes_on(invoke, server, workplace):
+    server.truncate = 20_000
+    result = invoke("pull", "dino", "--yes")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "broke off after 100000 bytes" in result.stderr
+    assert not (workplace / "cache" / "dino" / "rcdm_ema_dino_trunk.pt").exists()
+    assert not (workplace / "engines").exists()
+    server.truncate = None
+    server.asked.clear()
+    assert invoke("pull", "dino", "--yes").exit_code == 0
+    assert server.asked == [("HEAD", None), ("GET", "bytes=100000-")]
+    assert [method for method, _ in server.encoder.asked].count("GET") == 1
+
+
+@pytest.mark.parametrize("content", [b"<html>Please log in</html>", b"PK\x03\x04 cut"])
+def test_wrong_bytes_are_not_kept(invoke, server, workplace, content):
+    server.content = content
+    result = invoke("pull", "dino", "--yes")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "not what was expected, and was thrown away: it is not a whole file of torch.save" in result.stderr
+    assert files(workplace / "cache" / "dino") == ["dino_full.pth", "dino_full.pth.json"]
+
+
+def test_a_known_hash_is_verified(invoke, server, monkeypatch):
+    published = PUBLISHED["dino"]
+    encoder = replace(published.encoder, sha256="00000000")
+    monkeypatch.setitem(sources.PUBLISHED, "dino", replace(published, encoder=encoder))
+    result = invoke("pull", "dino", "--yes")
+    assert result.exit_code == 2
+    assert "not 00000000. It was thrown away" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "xdg", "wanted"),
+    [
+        ("here", "/own", "/xdg", "here"),
+        (None, "/own", "/xdg", "/own"),
+        (None, "", "/xdg", "/xdg/rcdm"),
+        (None, "", "relative", "/home/me/.cache/rcdm"),
+        (None, "", "", "/home/me/.cache/rcdm"),
+    ],
+)
+def test_where_downloads_lie(monkeypatch, given, own, xdg, wanted):
+    for name, value in (("RCDM_CACHE", own), ("XDG_CACHE_HOME", xdg), ("HOME", "/home/me")):
+        monkeypatch.setenv(name, value)
+    assert cache_folder(None if given is None else Path(given)) == Path(wanted)
+
+
+def test_wrong_names_and_levels(invoke, server):
+    assert "There is no published method 'dinosaur'" in invoke("pull", "dinosaur").stderr
+    result = invoke("pull", "supervised", "--level", "projector")
+    assert result.exit_code == 2
+    assert "There is no RCDM for supervised at projector, only at backbone." in result.stderr
+
+
+def test_every_published_file_is_the_right_one_to_import():
+    """The names in the table say the method and the level; the supervised one has no level in its name."""
+    for method, published in PUBLISHED.items():
+        for level, source in published.rcdm.items():
+            part = {"backbone": "trunk", "projector": "head"}[level]
+            name = f"rcdm_ema_{method}" + ("" if method == "supervised" else f"_{part}")
+            assert source.url == f"https://dl.fbaipublicfiles.com/rcdm/{name}.pt"
+            assert sources.find_rcdm(f"{name}.pt") == (method, level, source)
+        assert published.encoder.url.startswith("https://")
+    assert sources.find_rcdm("mine.pt") is None

@@ -1,0 +1,59 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.report.pages import Page
+from tests.runtime.tiny import tiny_bundle
+
+NAME = "<script>alert('1')<b> \"고양이\" 🐈.png"
+
+
+@pytest.fixture
+def run(workplace, invoke):
+    """A finished run of visualize on a photo whose name is not kind to HTML."""
+    tiny_bundle(workplace / "engines" / "tiny")
+    (workplace / "imgs").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(workplace / "imgs" / NAME)
+    look = ("visualize", "imgs", "--engines", "tiny", "--method", "dino", "--samples", "2", "--steps", "1")
+    assert invoke(*look, "--out", "seen").exit_code == 0
+    return workplace / "seen"
+
+
+def test_a_run_has_its_page_and_its_kind(run):
+    page = Page(run / "report.html")
+    assert NAME in page.text
+    assert page.all("script") == []
+    assert "the samples' mean spread is" in page.text
+    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["kind"] == "visualize"
+
+
+@pytest.mark.usefixtures("run")
+def test_runs_become_one_page_that_is_not_replaced_unless_told(invoke, workplace):
+    done = invoke("report", "seen", "-o", "all.html", "--json")
+    assert done.exit_code == 0
+    told = json.loads(done.stdout)
+    assert [section["kind"] for section in told["sections"]] == ["visualize"]
+    assert NAME in Page(workplace / "all.html").text
+    before = (workplace / "all.html").read_bytes()
+    again = invoke("report", "seen", "--out", "all.html")
+    assert again.exit_code == 2
+    assert "Give --force" in again.stderr
+    assert (workplace / "all.html").read_bytes() == before
+    assert invoke("report", "seen", "-o", "all.html", "--force").stdout.strip() == "all.html"
+
+
+def test_wrong_runs_end_with_2_and_one_sentence(invoke, run):
+    missing = invoke("report", "imgs")
+    assert (missing.exit_code, missing.stdout) == (2, "")
+    assert "imgs holds no results.json" in missing.stderr
+    (run / "results.json").write_text('{"kind": "visualize", "photos": 3}')
+    damaged = invoke("report", "seen")
+    assert damaged.exit_code == 2
+    assert "is not whole" in damaged.stderr
+    assert "Traceback" not in damaged.stderr
+    into_folder = invoke("report", "seen", "-o", "imgs")
+    assert into_folder.exit_code == 2
+    assert "is a folder" in into_folder.stderr

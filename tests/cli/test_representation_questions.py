@@ -1,0 +1,148 @@
+"""``rcdm interpolate``, ``rcdm manipulate`` and ``rcdm invariance``."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.runtime.tiny import tiny_bundle
+
+
+@pytest.fixture
+def imgs(workplace):
+    """Folders ``imgs/a`` and ``imgs/b`` with three photos each."""
+    tiny_bundle(workplace / "engines" / "tiny")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        folder = workplace / "imgs" / name
+        folder.mkdir(parents=True)
+        for number in range(3):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return workplace / "imgs"
+
+
+FAST = ("--engines", "tiny", "--steps", "2", "--samples", "2", "--out", "found")
+COMMANDS = {
+    "interpolate": ("imgs/a/0.png", "imgs/b/1.png", "--frames", "3", "--method", "dino"),
+    "manipulate": ("imgs/a/0.png", "imgs/b/0.png", "--neighbours", "imgs", "--method", "dino"),
+    "invariance": ("imgs", "--method", "dino"),
+}
+
+
+def ask(invoke, name, *options):
+    return invoke(name, *COMMANDS[name], *FAST, *options)
+
+
+def message(done):
+    return " ".join(done.stderr.split())
+
+
+@pytest.mark.usefixtures("imgs")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_writes_pictures_numbers_and_a_page_and_replaces_them_only_when_told(invoke, workplace, name):
+    done = ask(invoke, name, "--json")
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    stored = json.loads((workplace / "found" / "results.json").read_text(encoding="utf-8"))
+    assert stored == values
+    assert next(iter(stored)) == "kind"
+    assert stored["kind"] == name
+    assert stored["settings"] == {"sampler": "dpmpp", "steps": 2, "guidance": 1.0}
+    assert len(stored["manifest_sha256"]) == 64
+    page = (workplace / "found" / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == len(list((workplace / "found").glob("*.png"))) - 2 * (name == "invariance")
+
+    again = ask(invoke, name)
+    assert again.exit_code == 2
+    assert "Give --force" in again.stderr
+    forced = ask(invoke, name, "--force")
+    assert forced.exit_code == 0
+    lines = forced.stdout.splitlines()
+    assert lines[-2:] == ["found/results.json", "found/report.html"]
+
+
+@pytest.mark.usefixtures("imgs")
+def test_folders_are_paired_in_order_and_animated(invoke, workplace):
+    done = invoke(
+        "interpolate", "imgs/a", "imgs/b", "--frames", "2", "--method", "supervised", "--from", "-0.5", "--to", "1.5",
+        "--path", "spherical", "--animation", "gif", "--json", *FAST,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["positions"] == [-0.5, 1.5]
+    assert values["paths"] == [[f"imgs/a/{i}.png", f"imgs/b/{i}.png"] for i in range(3)]
+    assert [(one["a"], one["b"]) for one in values["photo_pairs"]] == [(f"{i}.png", f"{i}.png") for i in range(3)]
+    assert len(list((workplace / "found").glob("*.gif"))) == 3
+
+
+def test_a_pair_with_an_unreadable_photo_is_left_out(invoke, imgs, workplace):
+    (imgs / "b" / "1.png").write_text("no photo")
+    done = invoke("interpolate", "imgs/a", "imgs/b", "--frames", "2", "--method", "supervised", *FAST)
+    assert done.exit_code == 2
+    assert "1 of 6 photos" in done.stderr
+    values = json.loads((workplace / "found" / "results.json").read_text(encoding="utf-8"))
+    assert values["paths"] == [[f"imgs/a/{i}.png", f"imgs/b/{i}.png"] for i in (0, 2)]
+    assert values["unreadable"] == ["imgs/b/1.png"]
+
+
+@pytest.mark.usefixtures("imgs")
+def test_neighbours_may_come_from_a_file(invoke, workplace):
+    assert invoke("embed", "imgs", "--engines", "tiny", "--out", "known.safetensors").exit_code == 0
+    found = []
+    for neighbours in ("imgs", "known.safetensors"):
+        options = ("--neighbours", neighbours, "--threshold", "0.5", "--nearest", "3", "--json", "--force")
+        done = ask(invoke, "manipulate", *options)
+        assert done.exit_code == 0, done.stderr
+        found.append(json.loads(done.stdout)["representations"])
+    for folder, file in zip(*found, strict=True):
+        assert folder["dimensions"] == file["dimensions"]
+        assert [one["key"] for one in folder["neighbours"]] == [one["key"] for one in file["neighbours"]]
+        assert "a/0.png" not in [one["key"] for one in folder["neighbours"]]
+        assert len(folder["neighbours"]) == 3
+    assert workplace.exists()
+
+
+@pytest.mark.usefixtures("imgs")
+def test_pictures_of_invariance_can_be_left_out(invoke, workplace):
+    done = ask(invoke, "invariance", "--shown", "0", "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["pictures"] == []
+    assert {path.name for path in (workplace / "found").glob("*.png")} == {
+        "heat-map-cosine.png",
+        "heat-map-relative.png",
+    }
+
+
+def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
+    (imgs / "text.jpg").write_text("no photo")
+    for name in ("manipulate", "invariance"):
+        done = ask(invoke, name, "--force")
+        assert done.exit_code == 2
+        assert "text.jpg" in done.stderr
+        assert "1 of 7" in done.stderr
+        values = json.loads((workplace / "found" / "results.json").read_text(encoding="utf-8"))
+        assert [path.rpartition("/")[2] for path in values["unreadable"]] == ["text.jpg"]
+
+
+@pytest.mark.usefixtures("imgs")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("interpolate", "imgs/a", "imgs/b/0.png"), "imgs/a has 3 photos and imgs/b/0.png has 1"),
+        (("interpolate", "imgs/a", "nowhere"), "nowhere does not exist"),
+        (("interpolate", "imgs/a", "imgs/b", "--path", "sferical"), "Did you mean 'spherical'"),
+        (("interpolate", "imgs/a", "imgs/b", "--from", "nan"), "--from"),
+        (("manipulate", "imgs/a/0.png", "nowhere.png", "--neighbours", "imgs"), "nowhere.png cannot be read"),
+        (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "nowhere"), "nowhere"),
+        (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "imgs/a/0.png"), "no photo but the source"),
+        (("invariance", "imgs/a/0.png"), "two photos or more"),
+        (("invariance", "imgs", "--method", "supervised", "--level", "projector"), "It has: backbone"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_leaves_no_results(invoke, workplace, arguments, expected):
+    done = invoke(*arguments, *FAST)
+    assert done.exit_code == 2, done.stderr
+    assert expected in message(done)
+    assert not (workplace / "found" / "results.json").exists()

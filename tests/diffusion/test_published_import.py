@@ -1,0 +1,143 @@
+"""The architecture off the tensors, and what is said where they do not fit."""
+
+import json
+
+import pytest
+import torch
+
+from rcdm_cli.diffusion.architecture import Unseen, read_architecture, spec_of
+from rcdm_cli.diffusion.published import denoiser_spec, published_model
+from rcdm_cli.diffusion.spec import DenoiserSpec
+from rcdm_cli.diffusion.unet import UNet
+from rcdm_cli.errors import InputError
+from tests.diffusion.golden import REFERENCE, arrays, relative, tensors
+
+LAYOUT = json.loads((REFERENCE / "official_rcdm_128_layout.json").read_text())
+SHAPES = {name: tuple(shape) for name, shape in LAYOUT["shapes"].items()}
+
+
+def golden_state(name):
+    return {key.removeprefix("state/"): value for key, value in tensors(name).items() if key.startswith("state/")}
+
+
+def shapes_of(spec):
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in UNet(spec).state_dict().items()}
+
+
+def test_the_published_128_pixel_architecture_needs_no_option():
+    unet = {name: shape for name, shape in SHAPES.items() if not name.startswith("ssl_emb")}
+    assert spec_of(read_architecture(unet), Unseen()) == denoiser_spec(LAYOUT["config"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"multipliers": (1,), "attention": ()},
+        {"multipliers": (1,), "attention": (64,), "blocks": 5},
+        {"multipliers": (2, 1, 1, 3), "attention": (32, 8), "blocks": 2, "heads": 8},
+        {"multipliers": (1, 2), "attention": (), "blocks": 3, "film": False},
+        {"multipliers": (1, 2), "attention": (64, 32), "blocks": 1, "residual_updown": False, "heads": 1},
+        {"multipliers": (1, 1, 1, 1, 1, 1), "attention": (64, 16, 2), "blocks": 2, "learned_variance": True},
+        {"multipliers": (1, 1, 1), "attention": (16,), "blocks": 5, "residual_updown": False, "head_channels": 16},
+        {"multipliers": (1, 3), "attention": (32,), "blocks": 1, "split_qkv_first": True, "channels": 64},
+    ],
+)
+def test_every_architecture_is_read_off_its_tensors(values):
+    spec = DenoiserSpec(**({"size": 64, "channels": 32, "blocks": 1} | values))
+    given = Unseen(64, None if spec.head_channels else spec.heads, spec.head_channels, spec.split_qkv_first)
+    assert spec_of(read_architecture(shapes_of(spec)), given) == spec
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("unet_a", Unseen(16, 2)), ("unet_b", Unseen(16, head_channels=16, split_qkv_first=True))]
+)
+@torch.no_grad()
+def test_an_imported_model_predicts_what_the_published_one_does(name, given):
+    golden = tensors(name)
+    model = published_model(golden_state(name), "dino", "projector", given)
+    assert model.denoiser.spec == denoiser_spec(json.loads(str(arrays(name)["config"])))
+    [row] = model.conditioner.spec.rows
+    assert (row.method, row.level, row.width) == ("dino", "projector", golden["feat"].shape[1])
+    eps = model.denoiser(golden["x"], golden["t"], model.conditioner(golden["feat"], 0))
+    assert relative(eps, golden["eps"]) < 1e-5
+
+
+def test_tensors_are_not_copied():
+    state = golden_state("unet_a")
+    model = published_model(state, "dino", "backbone", Unseen(16, 2))
+    assert model.denoiser.out[2].weight.data_ptr() == state["out.2.weight"].data_ptr()
+
+
+OF_UNET_A = Unseen(16, 2)
+
+
+def message(state, given=OF_UNET_A):
+    with pytest.raises(InputError) as caught:
+        published_model(state, "dino", "backbone", given)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert len(text) < 700
+    return text
+
+
+def test_one_renamed_tensor_is_named():
+    for name in list(golden_state("unet_a"))[::8]:
+        state = golden_state("unet_a")
+        state[f"{name}_"] = state.pop(name)
+        text = message(state)
+        assert name in text
+        if "no RCDM checkpoint" not in text:
+            assert f"{name} is missing; {name}_ is one too many" in text
+
+
+def test_one_tensor_of_another_shape_is_named():
+    name = "middle_block.1.proj_out.weight"
+    state = golden_state("unet_a")
+    state[name] = state[name][:, :8]
+    assert f"{name} is 32 × 8 × 1, not 32 × 32 × 1." in message(state)
+
+
+def test_a_long_list_of_differences_is_shortened():
+    state = {name: tensor for name, tensor in golden_state("unet_a").items() if not name.startswith("middle_block")}
+    missing = len(golden_state("unet_a")) - len(state)
+    text = message(state)
+    assert text.count("is missing") == 6
+    assert text.endswith(f"; and {missing - 6} more.")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e6])
+def test_a_weight_that_half_precision_cannot_hold_is_named(value):
+    state = golden_state("unet_a")
+    state["time_embed.2.bias"][5] = value
+    assert "time_embed.2.bias holds values" in message(state)
+
+
+def test_what_shapes_do_not_tell_is_asked_for():
+    state = golden_state("unet_a")
+    assert "32 channels, multipliers 1,1, 1 blocks" in message(state, Unseen())
+    assert message(state, Unseen()).endswith("its size and heads. Give --size and --heads.")
+    assert message(state, Unseen(size=16)).endswith("its heads. Give --heads.")
+    assert message(state, Unseen(heads=2)).endswith("its size. Give --size.")
+    assert "cannot be divided by 5" in message(state, Unseen(16, 5))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.clear(),
+        lambda state: state.pop("ssl_emb.bias"),
+        lambda state: state.update({"time_embed.0.weight": torch.zeros(4)}),
+        lambda state: state.update({"time_embed.0.weight": torch.zeros(5, 7)}),
+        lambda state: state.update({"input_blocks.0.0.weight": torch.zeros(4)}),
+        lambda state: state.update({"input_blocks.9999.0.weight": torch.zeros(4)}),
+        lambda state: state.update({"input_blocks.99999999999.0.weight": torch.zeros(4)}),
+        lambda state: state.update({"ssl_emb.weight": torch.zeros(128)}),
+        lambda state: state.update({"ssl_emb.weight": torch.zeros(128, 48, dtype=torch.int8)}),
+        lambda state: state.update({"output_blocks.0.1.conv.weight": torch.zeros(4)}),
+    ],
+)
+def test_what_is_no_rcdm_is_said_in_a_sentence(change):
+    state = golden_state("unet_a")
+    change(state)
+    message(state)

@@ -1,0 +1,334 @@
+"""Checkpoints of other projects against the networks that wrote them: torchvision, timm and lightly."""
+
+import lightly.models.modules.heads as lightly_heads
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from rcdm_cli.encoders.encoder import load_encoder, save_encoder
+from rcdm_cli.encoders.open import open_encoder
+from rcdm_cli.errors import InputError
+from rcdm_cli.files import write_tensors
+from tests.encoders.layouts import linear, shapes_of, weights
+
+PLAIN = "scaling=-1..1,size=32"
+
+
+@pytest.fixture
+def photos():
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def filled(module, seed=0):
+    """The same module with weights of ``layouts.weights``, for evaluation."""
+    module.load_state_dict(weights(shapes_of(module), seed), assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def small_resnet(block=BasicBlock, layers=(1, 1, 1, 1), **options):
+    with torch.device("meta"):
+        trunk = ResNet(block, list(layers), **options)
+    trunk.fc = nn.Identity()
+    return filled(trunk)
+
+
+def tiny_resnet(layers=(1, 1, 1, 1)):
+    """Sixteen wide; timm has the names of torchvision."""
+    return filled(timm.create_model("resnet18", num_classes=0, layers=layers, channels=(8, 8, 8, 16)))
+
+
+def under(prefix, module):
+    return {f"{prefix}{name}": value for name, value in module.state_dict().items()}
+
+
+def opened(tmp_path, state, options=PLAIN, **keywords):
+    torch.save(state, tmp_path / "own.pt")
+    return open_encoder(f"{tmp_path / 'own.pt'},{options}".rstrip(","), **keywords)
+
+
+def assert_same(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+    assert float((theirs[0] - theirs[1]).abs().max()) > 0.01 * float(theirs.abs().max())
+
+
+RESNETS = {
+    "basic": (BasicBlock, (1, 2, 1, 1), {}),
+    "bottleneck": (Bottleneck, (1, 1, 1, 2), {}),
+    "wide": (Bottleneck, (1, 1, 1, 1), {"width_per_group": 128}),
+    "resnext": (Bottleneck, (1, 1, 1, 1), {"groups": 32, "width_per_group": 4}),
+}
+
+
+@pytest.mark.parametrize("kind", RESNETS)
+def test_resnets_of_every_shape_are_torchvisions(kind, photos, tmp_path):
+    block, layers, options = RESNETS[kind]
+    trunk = small_resnet(block, layers, **options)
+    encoder = opened(tmp_path, trunk.state_dict())
+    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
+    # What was told from shapes is in the spec: an rcdm file of it gives the same.
+    save_encoder(encoder, tmp_path / "again.safetensors")
+    assert torch.equal(load_encoder(tmp_path / "again.safetensors")(photos)[0], encoder(photos)[0])
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+def test_known_depths_have_timms_name(depth, tmp_path):
+    with torch.device("meta"):
+        state = timm.create_model(f"resnet{depth}").state_dict()
+    from rcdm_cli.encoders.recognise import find_trunk
+
+    architecture = find_trunk({f"backbone.{name}": value for name, value in state.items()}, "x").architecture
+    assert (architecture.name, architecture.options) == (f"resnet{depth}", {})
+
+
+@pytest.mark.parametrize(("extra", "padding"), [({}, 1), ({"classifier.weight": torch.zeros(10, 16)}, 2)])
+def test_a_3x3_stem_is_the_one_for_small_photos_and_solo_learn_pads_it_by_two(extra, padding, photos, tmp_path):
+    trunk = tiny_resnet()
+    trunk.conv1, trunk.maxpool = nn.Conv2d(3, 64, 3, 1, padding, bias=False), nn.Identity()
+    filled(trunk)
+    encoder = opened(tmp_path, {"state_dict": under("backbone.", trunk) | extra}, "scaling=-1..1")
+    assert encoder.spec.preprocessing.size == 32
+    assert encoder.spec.stem_padding == padding
+    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
+
+
+def test_a_trunk_cut_into_a_sequence_is_read(photos, tmp_path):
+    trunk = tiny_resnet()
+    cut = nn.Sequential(*list(trunk.children())[:-1])
+    assert "backbone.4.0.conv1.weight" in under("backbone.", cut)
+    encoder = opened(tmp_path, under("backbone.", cut))
+    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
+
+
+HEADS = {
+    "simclr": (lambda: lightly_heads.SimCLRProjectionHead(16, 24, 12), "projection_head"),
+    "simclr_bare": (lambda: lightly_heads.SimCLRProjectionHead(16, 24, 12, batch_norm=False), "projection_head"),
+    "barlow": (lambda: lightly_heads.BarlowTwinsProjectionHead(16, 24, 12), "projector"),
+    "vicreg": (lambda: lightly_heads.VICRegProjectionHead(16, 24, 12), "projection_head"),
+    "simsiam": (lambda: lightly_heads.SimSiamProjectionHead(16, 24, 12), "projection_head"),
+    "moco": (lambda: lightly_heads.MoCoProjectionHead(16, 24, 12), "projection_head"),
+    "byol": (lambda: lightly_heads.BYOLProjectionHead(16, 24, 12), "projection_head"),
+    "swav": (lambda: lightly_heads.SwaVProjectionHead(16, 24, 12), "projection_head"),
+    "no_activation": (lambda: nn.Sequential(nn.Linear(16, 24), nn.Linear(24, 12)), "head"),
+    "plain": (lambda: nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 12)), "projector"),
+    "numbered": (lambda: Numbered(), "mlp"),
+}
+
+
+class Numbered(nn.Module):
+    """A head whose modules are attributes of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.bn1, self.linear1, self.linear2 = nn.BatchNorm1d(24), nn.Linear(16, 24), nn.Linear(24, 12)
+
+    def forward(self, x):
+        return self.linear2(self.bn1(self.linear1(x)).relu())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_heads_are_read_off_their_tensors(kind, suffix, photos, tmp_path):
+    make, name = HEADS[kind]
+    trunk, head = tiny_resnet(), filled(make(), seed=1)
+    predictor = linear("prediction_head.0", 12, 12) | linear("online_classifier", 10, 16)
+    state = under("backbone.", trunk) | under(f"{name}.", head) | weights(predictor)
+    path = tmp_path / f"own{suffix}"
+    write_tensors(path, state, {}) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
+    encoder = open_encoder(f"{path},{PLAIN}")
+    backbone, projector = encoder(photos)
+    assert_same(backbone, trunk(photos))
+    assert_same(projector, head(trunk(photos)))
+
+
+DINO = ("student", "teacher")
+
+
+def test_dinos_bottleneck_is_the_projector_and_its_activation_gelu(photos, tmp_path):
+    trunk, head = (
+        tiny_resnet(),
+        filled(nn.Sequential(nn.Linear(16, 24, bias=False), nn.BatchNorm1d(24), nn.GELU(), nn.Linear(24, 12))),
+    )
+    student = tiny_resnet((2, 1, 1, 1))
+    state = under("student_backbone.", student) | under("teacher_backbone.", trunk)
+    state |= under("student_head.layers.", filled(nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 12)), 3))
+    state |= under("teacher_head.layers.", head)
+    state |= {f"{one}_head.last_layer.weight_{part}": torch.zeros(40, 1) for one in DINO for part in ("g", "v")}
+    encoder = opened(tmp_path, {"state_dict": state})
+    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
+    assert_same(encoder.encode(photos, "projector"), head(trunk(photos)))
+
+
+def test_mocos_head_is_inside_its_query_encoder(photos, tmp_path):
+    query, key = tiny_resnet(), tiny_resnet((2, 1, 1, 1))
+    for trunk, seed in ((query, 1), (key, 2)):
+        trunk.fc = filled(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 12)), seed)
+    state = under("module.encoder_k.", key) | under("module.encoder_q.", query) | {"module.queue": torch.zeros(12, 7)}
+    encoder = opened(tmp_path, {"state_dict": state, "arch": "resnet"})
+    assert_same(encoder.encode(photos, "projector"), query(photos))
+
+
+@pytest.mark.parametrize("where", ["inside", "beside"])
+def test_a_head_of_another_name_or_file_is_named(where, photos, tmp_path):
+    trunk = tiny_resnet()
+    head = filled(nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 12)), 1)
+    if where == "inside":
+        state = under("net.", trunk) | under("expander.", head)
+        assert opened(tmp_path, state).spec.levels == ("backbone",)
+        encoder = opened(tmp_path, state, f"{PLAIN},head=expander,activation=gelu")
+    else:
+        torch.save(head.state_dict(), tmp_path / "head.pt")
+        encoder = opened(tmp_path, trunk.state_dict(), f"{PLAIN},activation=gelu", head=tmp_path / "head.pt")
+    assert_same(encoder.encode(photos, "projector"), head(trunk(photos)))
+
+
+def test_a_lone_linear_layer_is_a_classifier_unless_it_is_named(photos, tmp_path):
+    trunk = tiny_resnet()
+    trunk.fc = filled(nn.Linear(16, 10), 1)
+    assert opened(tmp_path, trunk.state_dict()).spec.levels == ("backbone",)
+    named = opened(tmp_path, trunk.state_dict(), f"{PLAIN},head=fc")
+    assert_same(named.encode(photos, "projector"), trunk(photos))
+
+
+def test_augnets_linear_layer_and_tanh_are_known(tmp_path):
+    with torch.device("meta"):
+        trunk = timm.create_model("resnet50", num_classes=768)
+    state = weights({f"module.pre.{name}": shape for name, shape in shapes_of(trunk).items()})
+    encoder = opened(tmp_path, state, "size=32")
+    backbone, projector = encoder(torch.rand(2, 3, 32, 32))
+    assert encoder.spec.method == "augnet"
+    expected = nn.functional.linear(backbone, state["module.pre.fc.weight"], state["module.pre.fc.bias"]).tanh()
+    torch.testing.assert_close(projector, expected)
+    assert encoder.spec.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+# ViTs
+
+
+def vit(**options):
+    torch.manual_seed(0)
+    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2, "num_classes": 0}
+    made = VisionTransformer(**{**settings, **options})
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return made.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"init_values": 0.1}, {"reg_tokens": 2, "no_embed_class": True}, {"qkv_bias": False}]
+)
+def test_vits_give_their_class_token(options, photos, tmp_path):
+    trunk = vit(**options)
+    head = filled(nn.Sequential(nn.Linear(128, 24), nn.GELU(), nn.Linear(24, 12)), 1)
+    state = under("backbone.", trunk) | under("head.mlp.", head) | {"head.last_layer.weight_v": torch.zeros(9, 12)}
+    encoder = opened(tmp_path, {"teacher": state}, "scaling=-1..1")
+    assert (encoder.spec.method, encoder.spec.preprocessing.size) == ("own", 32)
+    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
+    assert_same(encoder.encode(photos, "projector"), head(trunk(photos)))
+
+
+def test_the_average_of_a_vits_places_is_taken_where_it_is_asked_for(photos, tmp_path):
+    trunk = vit()
+    encoder = opened(tmp_path, trunk.state_dict(), "scaling=-1..1,pool=avg")
+    assert_same(encoder.encode(photos, "backbone"), trunk.forward_features(photos)[:, 1:].mean(1))
+
+
+def test_a_vit_without_a_class_token_is_averaged(photos, tmp_path):
+    trunk = vit(class_token=False, global_pool="avg")
+    assert "fc_norm.weight" in trunk.state_dict()
+    assert_same(opened(tmp_path, trunk.state_dict(), "scaling=-1..1").encode(photos, "backbone"), trunk(photos))
+
+
+def test_dinov2s_own_names_with_registers_are_converted(photos, tmp_path):
+    trunk = vit(reg_tokens=2, no_embed_class=True, init_values=0.1)
+    state = trunk.state_dict()
+    position = torch.randn(1, 1, 128)
+    state["register_tokens"] = state.pop("reg_token")
+    state["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
+    state["cls_token"] = state["cls_token"] - position
+    state["mask_token"] = torch.zeros(1, 128)
+    assert_same(opened(tmp_path, state, "scaling=-1..1").encode(photos, "backbone"), trunk(photos))
+
+
+# Others
+
+
+def test_efficientnet_lite_by_the_names_of_its_ports(tmp_path):
+    torch.manual_seed(0)
+    trunk = timm.create_model("tf_efficientnet_lite0", num_classes=7).eval()
+    state = {}
+    starts = [0, 1, 3, 5, 8, 11, 15]
+    modules = {"conv_dw": "_depthwise_conv", "conv_pwl": "_project_conv"}
+    for name, value in trunk.state_dict().items():
+        parts = name.split(".")
+        if parts[0] != "blocks":
+            top = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+            state[".".join([top.get(parts[0], "_fc"), *parts[1:]])] = value
+            continue
+        plain = parts[1] == "0"
+        norms = {"bn1": "_bn1", "bn2": "_bn2"} if plain else {"bn1": "_bn0", "bn2": "_bn1", "bn3": "_bn2"}
+        module = {**modules, **norms, "conv_pw": "_project_conv" if plain else "_expand_conv"}[parts[3]]
+        state[f"_blocks.{starts[int(parts[1])] + int(parts[2])}.{module}.{parts[4]}"] = value
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    encoder = opened(tmp_path, state, "size=64")
+    assert encoder.spec.preprocessing.mean == (0.5, 0.5, 0.5)
+    trunk.reset_classifier(0)
+    with torch.no_grad():
+        assert_same(encoder.encode(x, "backbone"), trunk(x))
+
+
+def test_any_timm_model_goes_by_its_name(tmp_path):
+    torch.manual_seed(0)
+    trunk = timm.create_model("convnext_atto", num_classes=3).eval()
+    torch.save({"state_dict": under("module.backbone.", trunk)}, tmp_path / "own.pth")
+    with pytest.raises(InputError, match=r"own\.pth holds no trunk that is recognised.*trunk=NAME"):
+        open_encoder(str(tmp_path / "own.pth"))
+    encoder = open_encoder(f"{tmp_path / 'own.pth'},trunk=convnext_atto,size=64,scaling=-1..1")
+    trunk.reset_classifier(0)
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        assert_same(encoder.encode(x, "backbone"), trunk(x))
+
+
+# What does not fit
+
+
+def renamed(state, old, new):
+    return {name.replace(old, new): value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: renamed(s, "layer2.0.bn1.weight", "layer2.0.bn1.wait"), r"lacks layer2\.0\.bn1\.weight; it has too"),
+        (lambda s: {**s, "layer1.0.se.fc.weight": torch.zeros(1)}, r"has too many: layer1\.0\.se\.fc\.weight"),
+        (lambda s: {**s, "layer3.0.bn2.bias": torch.zeros(3)}, r"another shape at layer3\.0\.bn2\.bias"),
+        (lambda s: renamed(s, "layer1.0.conv2.weight", "layer1.0.conv.weight"), "lacks tensors that tell|lacks layer1"),
+        (lambda s: renamed(s, "projector.2.weight", "projector.2.wait"), r"'projector' in .*what .*2\.wait"),
+        (lambda s: {**s, "projector.2.weight": torch.zeros(12, 9)}, r"2\.weight takes 9 values, but .* gives 24"),
+        (lambda s: {**s, "projector.2.bias": torch.zeros(5)}, r"what 2\.weight, 2\.bias is cannot be told"),
+        (lambda s: {**s, "layer1.0.conv2.weight": torch.tensor(0.0)}, "tensors that tell what it is, or has them in"),
+        (lambda s: {**s, "projector.0.weight": torch.zeros(24, 99)}, r"takes 99 values, but the trunk gives 16"),
+    ],
+)
+def test_a_checkpoint_that_is_almost_right_names_what_differs(change, words, tmp_path):
+    head = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 12))
+    state = tiny_resnet().state_dict() | under("projector.", head)
+    with pytest.raises(InputError, match=words) as caught:
+        opened(tmp_path, change(dict(state)))
+    assert len(str(caught.value)) < 400
+
+
+def test_a_checkpoint_without_a_head_names_its_levels(photos, tmp_path):
+    encoder = opened(tmp_path, tiny_resnet().state_dict())
+    with pytest.raises(InputError, match=r"'own' has no projector level.*It has: backbone"):
+        encoder.encode(photos, "projector")
+    with pytest.raises(InputError, match=r"has no head called 'expander'"):
+        opened(tmp_path, tiny_resnet().state_dict(), "head=expander")
+
+
+def test_a_vits_size_cannot_be_changed(tmp_path):
+    with pytest.raises(InputError, match=r"positions for 32 pixels"):
+        opened(tmp_path, vit().state_dict(), "size=64")

@@ -1,0 +1,82 @@
+import os
+
+import pytest
+
+from rcdm_cli.errors import InputError
+from rcdm_cli.report import kinds
+from rcdm_cli.report.elements import Section, Sentence
+from rcdm_cli.report.joined import write_joined
+from rcdm_cli.report.run import read_run, write_run
+from tests.report.pages import Page
+
+
+@pytest.fixture(autouse=True)
+def two_kinds(monkeypatch):
+    """Kinds whose sections need one key."""
+    made = {
+        kind: (lambda results, kind=kind: Section(f"The {kind}", "?", (Sentence(results["said"]),))) for kind in "ab"
+    }
+    monkeypatch.setattr(kinds, "SECTIONS", made)
+    monkeypatch.setattr("rcdm_cli.report.joined.SECTIONS", made)
+
+
+def test_a_run_is_json_and_page_with_the_same_content(tmp_path):
+    results = {
+        "kind": "a",
+        "bundle": "tiny",
+        "seed": 3,
+        "settings": {"steps": 7, "data": "x", "split": None, "ignored": ["p", "q"]},
+        "said": "고양이 <b>",
+    }
+    write_run(tmp_path, results)
+    assert read_run(tmp_path) == results
+    page = Page(tmp_path / "report.html")
+    assert "고양이 <b>" in page.text
+    assert "How it was made: bundle tiny, seed 3, steps 7, data x, split none, ignored p and q." in page.text
+
+
+def test_a_page_of_several_is_in_the_order_of_their_kinds(tmp_path):
+    for name, kind in (("1", "b"), ("2", "a"), ("3", "b")):
+        write_run(tmp_path / name, {"kind": kind, "bundle": "tiny", "said": f"run {name}"})
+    told = write_joined(tmp_path / "all.html", [tmp_path / name for name in ("3", "2", "1", "3")])
+    assert [section["title"] for section in told["sections"]] == ["The a", "The b (3)", "The b (1)"]
+    text = Page(tmp_path / "all.html").text
+    assert text.index("run 2") < text.index("run 3") < text.index("run 1")
+    assert text.count("run 3") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "holds no results.json"),
+        ("{", "cannot be read as JSON"),
+        ("\x00\xff", "cannot be read as JSON"),
+        ('{"kind": "a", "said": NaN}', "NaN is no number"),
+        ("[1]", "does not say which kind"),
+        ('{"said": "x"}', "does not say which kind"),
+        ('{"kind": "aa"}', "no kind of results 'aa', only a, b"),
+        ('{"kind": "a"}', r"not whole \(KeyError: 'said'\)"),
+        ('{"kind": ["a"]}', "no kind of results"),
+    ],
+)
+def test_what_is_no_run_is_named_and_nothing_is_written(tmp_path, content, message):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    if content is not None:
+        (folder / "results.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=message):
+        write_joined(tmp_path / "all.html", [folder])
+    assert not (tmp_path / "all.html").exists()
+
+
+def test_a_file_name_that_is_no_text_comes_back_as_it_was(tmp_path):
+    name = os.fsdecode(b"b\xff 'q'.jpg")
+    write_run(tmp_path, {"kind": "a", "said": name})
+    assert os.fsencode(read_run(tmp_path)["said"]) == b"b\xff 'q'.jpg"
+    assert "b\ufffd 'q'.jpg" in Page(tmp_path / "report.html").text
+
+
+def test_results_are_there_only_when_the_page_is(tmp_path):
+    with pytest.raises(KeyError):
+        write_run(tmp_path, {"kind": "a"})
+    assert list(tmp_path.iterdir()) == []

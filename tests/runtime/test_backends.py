@@ -1,0 +1,261 @@
+"""Every backend says the same: calls of the denoiser, and pictures. What it cannot run, it names."""
+
+import json
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from rcdm_cli import load_bundle
+from rcdm_cli.errors import CheckFailed, InputError, RcdmError
+from rcdm_cli.files import sha256
+from rcdm_cli.runtime import export, parity
+from rcdm_cli.runtime.backends import choose, graph_file
+from rcdm_cli.runtime.backends.graph_file import Streams
+from rcdm_cli.runtime.check_graphs import check_graph
+from rcdm_cli.runtime.export import export_onnx
+from tests.runtime.tiny import tiny_bundle
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+ENGINES = [
+    ("torch", "fp32"),
+    ("torch", "bf16"),
+    ("onnx", "fp32"),
+    ("onnx", "fp16"),
+    ("openvino", "fp32"),
+    ("openvino", "bf16"),
+]
+BOUNDS = {"fp32": 1e-5, "fp16": 3e-3, "bf16": 3e-2}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A bundle without graphs."""
+    return tiny_bundle(tmp_path_factory.mktemp("plain") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, plain):
+    """A bundle with graphs at all precisions."""
+    folder = tmp_path_factory.mktemp("exported") / "tiny"
+    shutil.copytree(plain, folder)
+    export_onnx(folder, PRECISIONS, check=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def with_bf16(monkeypatch):
+    """Say that the CPU multiplies bfloat16, so that the choice is the same on every machine; all can compute in it."""
+    for module in ("openvino", "torch"):
+        monkeypatch.setattr(f"rcdm_cli.runtime.backends.{module}.has_bf16", lambda device: True)
+
+
+def inputs(t, batch):
+    generator = torch.Generator().manual_seed(t)
+    x, cond = torch.randn(batch, 3, 16, 16, generator=generator), torch.randn(batch, 128, generator=generator)
+    return x, torch.full((batch,), t), cond
+
+
+def relative(ours, theirs):
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "precision"), ENGINES)
+@torch.no_grad()
+def test_the_loop_form_says_what_torch_says(folder, backend, precision):
+    reference = load_bundle(folder).model.denoiser
+    bundle = load_bundle(folder, backend=backend, precision=precision)
+    for t in (10, 500, 999):
+        for batch in (1, 7):
+            x, times, cond = inputs(t, batch)
+            found = bundle.engine(x, bundle.outside.denoiser.modulations(times, cond))
+            assert (found.dtype, found.shape) == (torch.float32, x.shape)
+            assert relative(found, reference(x, times, cond)) < BOUNDS[precision]
+    bundle.engine.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_full_form_and_the_encoders_say_what_torch_says(folder, precision):
+    bundle = load_bundle(folder)
+    graphs = [bundle.manifest.graph("onnx", "full", precision)]
+    graphs += [bundle.manifest.graph("onnx", "encoder", "fp32", method) for method in bundle.methods]
+    found = [case for graph in graphs for case in check_graph(bundle, graph, folder)]
+    assert {(case.timestep, case.batch) for case in found if case.network == "full"} == {
+        (t, batch) for t in (10, 500, 999) for batch in (1, 7)
+    }
+    assert all(case.relative < BOUNDS[case.precision] for case in found)
+
+
+@pytest.mark.slow
+def test_pictures_are_the_same_on_every_backend(folder):
+    h = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+
+    def pictures(backend, precision):
+        bundle = load_bundle(folder, backend=backend, precision=precision)
+        return bundle.sample(h, method="dino", samples=3, steps=8, guidance=1.5, seed=3).astype(int)
+
+    expected = pictures("torch", "fp32")
+    assert expected.std() > 20
+    for backend in ("onnx", "openvino"):
+        assert np.abs(pictures(backend, "fp32") - expected).max() <= 2
+    for backend, precision in (("torch", "bf16"), ("openvino", "bf16"), ("onnx", "fp16")):
+        error = np.square(pictures(backend, precision) - expected).mean()
+        assert 10 * np.log10(255**2 / error) > PSNR[precision]
+
+
+PSNR = {"bf16": 30, "fp16": 45}
+"""Decibels by which pictures at reduced precision are like those at float32, at least."""
+
+
+@pytest.mark.slow
+def test_graphs_hold_nothing_of_where_they_were_made(folder):
+    for path in folder.glob("*.onnx"):
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+        assert [(one.domain, one.version) for one in model.opset_import] == [("", 22)]
+        assert not model.metadata_props
+        assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+        assert b".py" not in path.read_bytes()
+        for value in (*model.graph.input, *model.graph.output):
+            batch, *rest = value.type.tensor_type.shape.dim
+            assert batch.dim_param
+            assert all(dim.dim_value for dim in rest)
+            assert value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        assert not [node for node in model.graph.node if "Random" in node.op_type or node.op_type == "Dropout"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_are_folded_and_softmax_and_statistics_are_float32(folder, precision):
+    model = onnx.shape_inference.infer_shapes(onnx.load(folder / f"denoiser-loop.{precision}.onnx"))
+    weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    types = {
+        one.name: one.type.tensor_type.elem_type for one in (*model.graph.value_info, *model.graph.input)
+    } | weights
+    narrow = getattr(onnx.TensorProto, {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16"}[precision])
+    by_kind = {}
+    for node in model.graph.node:
+        by_kind.setdefault(node.op_type, []).append(node)
+    convolutions = [*by_kind["Conv"], *by_kind["ConvTranspose"]]
+    assert all(name in weights for node in convolutions for name in node.input[1:])
+    assert [types[node.input[1]] for node in convolutions].count(narrow) >= len(convolutions) - 1
+    assert {types[node.input[0]] for node in by_kind["MatMul"]} == {narrow}
+    for kind in ("ReduceMean", "Softmax", "Sqrt"):
+        assert {types[node.input[0]] for node in by_kind[kind]} == {onnx.TensorProto.FLOAT}
+
+
+@pytest.mark.slow
+def test_what_is_up_to_date_is_not_written_again(folder, tmp_path, monkeypatch):
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy)
+    monkeypatch.setattr(export, "export_graph", lambda *arguments: pytest.fail("written again"))
+    done = export_onnx(copy, PRECISIONS)
+    assert (done.built, len(done.kept)) == ([], 2 + 2 * len(PRECISIONS))
+
+
+@pytest.mark.slow
+def test_the_manifest_names_graphs_and_parity_holds_what_they_differ(plain, folder, tmp_path):
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy)
+    (copy / "encoder-dino.fp32.onnx").write_bytes(b"damaged")
+    done = export_onnx(copy, ("fp32",))
+    assert done.built == ["encoder-dino.fp32.onnx"]
+    measured = json.loads((copy / "parity.json").read_text())["graphs"]["encoder-dino.fp32.onnx"]
+    assert measured["sha256"] == sha256(copy / "encoder-dino.fp32.onnx")
+    assert measured["worst_relative"] == max(case["relative"] for case in measured["cases"]) < 1e-5
+    entries = {graph.file: graph for graph in load_bundle(copy).manifest.graphs}
+    assert entries.keys() == {path.name for path in copy.glob("*.onnx")}
+    assert all(entry.sha256 == sha256(copy / name) for name, entry in entries.items())
+    assert entries["denoiser-loop.fp16.onnx"].source == sha256(plain / "denoiser.safetensors")
+    assert not list(copy.glob(".export-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [KeyboardInterrupt, CheckFailed])
+def test_what_ends_an_export_leaves_the_bundle_as_it_was(folder, tmp_path, monkeypatch, end):
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy)
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    if end is CheckFailed:
+        monkeypatch.setitem(parity.BOUNDS, "fp32", 1e-9)
+    else:
+        written = []
+
+        def interrupted(*arguments):
+            written.append(arguments)
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            return check_graph(*arguments)
+
+        monkeypatch.setattr(export, "check_graph", interrupted)
+    with pytest.raises(end):
+        export_onnx(copy, ("fp32",), force=True)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_a_swapped_graph_is_refused(folder, tmp_path, backend):
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy)
+    shutil.copy(copy / "denoiser-full.fp32.onnx", copy / "denoiser-loop.fp32.onnx")
+    bundle = load_bundle(copy, backend=backend, precision="fp32")
+    with pytest.raises(InputError, match=r"denoiser-loop.fp32.onnx is not the file .*SHA-256"):
+        bundle.sample(torch.zeros(1, 16), method="dino", samples=1, steps=1)
+
+
+@pytest.mark.slow
+def test_auto_takes_the_fastest_and_says_why(folder, monkeypatch):
+    choice = load_bundle(folder, backend="auto", precision="auto").choice
+    assert (choice.backend, choice.precision) == ("openvino", "bf16")
+    assert load_bundle(folder, backend="auto", precision="fp16").choice.backend == "openvino"
+    monkeypatch.setattr(graph_file, "find_spec", lambda name: None if name == "openvino" else True)
+    choice = load_bundle(folder, backend="auto", precision="auto").choice
+    assert (choice.backend, choice.precision) == ("onnx", "fp32")
+    assert "onnx at fp32, the fastest that can run. Not openvino: OpenVINO is not installed" in choice.why
+    with pytest.raises(RcdmError, match=r"pip install 'rcdm\[cpu\]'"):
+        load_bundle(folder, backend="openvino")
+
+
+def test_a_bundle_without_graphs_runs_on_torch_and_says_how_to_get_them(plain):
+    choice = load_bundle(plain, backend="auto", precision="fp32").choice
+    assert choice.backend == "torch"
+    assert f"Not openvino or onnx: {plain} holds no ONNX graph that it runs: `rcdm export" in choice.why
+    for backend in ("onnx", "openvino"):
+        with pytest.raises(InputError, match=r"`rcdm export .* writes them"):
+            load_bundle(plain, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"backend": "onxn"}, "Did you mean 'onnx'"),
+        ({"precision": "fp31"}, "Did you mean 'fp32'"),
+        ({"precision": "int8"}, "torch has no int8 here, only bf16, fp32"),
+        ({"backend": "auto", "precision": "int8"}, "No backend can run tiny at int8"),
+        ({"backend": "openvino", "device": "cuda"}, "OpenVINO runs on CPUs"),
+    ],
+)
+def test_what_is_not_there_is_an_error(plain, given, message):
+    with pytest.raises(RcdmError, match=message):
+        load_bundle(plain, **given)
+
+
+def test_weights_that_the_graph_was_not_made_of(plain):
+    graph = export._denoisers(load_bundle(plain).manifest, ["fp32"])[0].model_copy(update={"source": "0" * 64})
+    bundle = load_bundle(plain)
+    place = choose.Place(plain, bundle.manifest.model_copy(update={"graphs": (graph,)}), torch.device("cpu"))
+    with pytest.raises(InputError, match="was made of other weights: `rcdm export"):
+        graph_file.graph_file(place, "fp32")
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 7, 9])
+@pytest.mark.parametrize("together", [1, 4])
+def test_requests_cover_the_batch(batch, together):
+    requests = Streams(2, 2, together).requests(batch)
+    assert [row for start, pictures in requests for row in range(start, start + pictures)] == list(range(batch))
+    assert {pictures for _, pictures in requests} <= {1, together}

@@ -1,0 +1,143 @@
+"""What must never reach TensorRT is refused with one sentence before."""
+
+import sys
+import types
+
+import pytest
+import tensorrt_rtx
+import torch
+
+from rcdm_cli.errors import InputError, RcdmError
+from rcdm_cli.files import sha256
+from rcdm_cli.runtime.backends import trt
+from rcdm_cli.runtime.backends.engine import Place
+from rcdm_cli.runtime.backends.tensorrt_module import TensorRT, import_tensorrt
+from rcdm_cli.runtime.backends.tensorrt_target import Gpu, target_of
+from rcdm_cli.runtime.manifest import Graph, read_manifest
+from tests.runtime.tiny import tiny_bundle
+
+ADA = Gpu("NVIDIA L4", "8.9")
+HOPPER = Gpu("NVIDIA H100", "9.0")
+RTX = TensorRT("tensorrt_rtx", "1.7.1.116", tensorrt_rtx)
+FULL = TensorRT("tensorrt", "11.4.0", tensorrt_rtx)
+PLAN = b"a plan of forty-two bytes, give or take one"
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A bundle with a file for a plan that its manifest does not name, asked to run on a CUDA device."""
+    folder = tiny_bundle(tmp_path / "tiny")
+    (folder / "loop-fp16.plan").write_bytes(PLAN)
+    return Place(folder, read_manifest(folder), torch.device("cuda"))
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Have a GPU and a TensorRT; loading a plan fails the test unless it is expected."""
+
+    def have(tensorrt, gpu, load=lambda *arguments: pytest.fail("the plan reached TensorRT")):
+        monkeypatch.setattr(trt, "import_tensorrt", lambda: tensorrt)
+        monkeypatch.setattr(trt, "gpu_of", lambda device: gpu)
+        monkeypatch.setattr(trt, "PlanEngine", load)
+
+    return have
+
+
+def with_plan(place, target):
+    plan = place.folder / "loop-fp16.plan"
+    graph = Graph(
+        kind="trt",
+        network="loop",
+        precision="fp16",
+        file=plan.name,
+        sha256=sha256(plan),
+        source=place.manifest.model.sha256,
+        max_batch=8,
+        target=target.model_dump(),
+    )
+    return Place(place.folder, place.manifest.model_copy(update={"graphs": (graph,)}), place.device)
+
+
+def open_plan(place):
+    return trt.Trt().open(place, "fp16", lambda: pytest.fail("a plan needs no weights"))
+
+
+def test_a_plan_that_fits_is_loaded(place, on):
+    on(RTX, ADA, lambda *arguments: arguments)
+    place = with_plan(place, target_of(RTX, None))
+    assert trt.Trt().precisions(place) == ("fp16",)
+    assert open_plan(place) == (place.folder / "loop-fp16.plan", RTX, place.device)
+
+
+@pytest.mark.parametrize(
+    ("built_by", "built_on", "runs_on", "gpu", "why"),
+    [
+        (FULL, ADA, FULL, HOPPER, r"compute capability 8\.9 \(NVIDIA L4\), but this GPU, NVIDIA H100, has 9\.0"),
+        (RTX, None, RTX, HOPPER, r"8\.0, 8\.6, 8\.9, 12\.0, but this GPU, NVIDIA H100, has 9\.0"),
+        (RTX, ADA, FULL, ADA, r"built by TensorRT-RTX 1\.7\.1\.116 .*, but TensorRT 11\.4\.0 is installed"),
+        (
+            TensorRT("tensorrt", "10.16.1", tensorrt_rtx),
+            ADA,
+            FULL,
+            ADA,
+            r"built by TensorRT 10\.16\.1 .*, but TensorRT 11\.4\.0 is installed",
+        ),
+    ],
+)
+def test_a_plan_for_something_else_is_refused(place, on, built_by, built_on, runs_on, gpu, why):
+    on(runs_on, gpu)
+    place = with_plan(place, target_of(built_by, built_on))
+    for refuse in (trt.Trt().precisions, open_plan):
+        with pytest.raises(InputError, match=rf"loop-fp16\.plan was .*{why}\. `rcdm export BUNDLE --trt`"):
+            refuse(place)
+
+
+def test_a_truncated_plan_is_refused(place, on):
+    on(RTX, ADA)
+    place = with_plan(place, target_of(RTX, None))
+    (place.folder / "loop-fp16.plan").write_bytes(PLAN[:20])
+    with pytest.raises(InputError, match=r"loop-fp16.plan is not the file that the bundle's manifest names"):
+        open_plan(place)
+
+
+def test_a_plan_that_the_manifest_does_not_name_is_refused(place, on):
+    on(RTX, ADA)
+    for refuse in (trt.Trt().precisions, open_plan):
+        with pytest.raises(InputError, match=r"names no TensorRT plan \(loop-fp16.plan lies there, but"):
+            refuse(place)
+
+
+def test_a_plan_whose_target_is_not_known_is_refused(place, on):
+    on(RTX, ADA)
+    place = with_plan(place, target_of(RTX, None))
+    graph = place.manifest.graphs[0].model_copy(update={"target": {"gpu": "NVIDIA L4"}})
+    place = Place(place.folder, place.manifest.model_copy(update={"graphs": (graph,)}), place.device)
+    with pytest.raises(InputError, match=r"target of loop-fp16.plan: flavour is missing"):
+        trt.Trt().precisions(place)
+
+
+def test_it_is_for_gpus_only(place):
+    with pytest.raises(RcdmError, match=r"runs on a CUDA device, not on cpu"):
+        trt.Trt().precisions(Place(place.folder, place.manifest, torch.device("cpu")))
+
+
+def test_tensorrt_rtx_does_not_build_for_every_gpu():
+    with pytest.raises(InputError, match=r"does not build for NVIDIA H100 \(compute capability 9.0\).*rcdm\[trt\]"):
+        target_of(RTX, HOPPER)
+    assert target_of(RTX, ADA).compute_capability == "8.9"
+
+
+def test_without_tensorrt_it_is_said_what_to_install(monkeypatch):
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(RcdmError, match=r"tensorrt and tensorrt_rtx are not installed\. .*rcdm\[rtx\]"):
+        import_tensorrt()
+
+
+def test_an_old_tensorrt_is_not_taken(monkeypatch):
+    old = types.ModuleType("tensorrt")
+    old.__version__ = "10.8.0.43"
+    monkeypatch.setitem(sys.modules, "tensorrt", old)
+    assert import_tensorrt().flavour == "tensorrt_rtx"
+    with pytest.raises(RcdmError, match=r"tensorrt 10.8.0.43 is older than 10.12"):
+        import_tensorrt(["tensorrt"])

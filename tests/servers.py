@@ -1,0 +1,121 @@
+"""A local HTTP server that serves one file, well or badly."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Site:
+    """What the server does; a test changes it between requests.
+
+    ``truncate``: bytes of each answer after which the connection is closed. ``stall``: bytes after which it is silent.
+    ``ranges``: whether Range is understood. ``claim``: a Content-Length of its own. ``misplace``: by how many bytes a
+    partial answer begins elsewhere. ``tag``: the ETag. ``chunked``: no Content-Length.
+    """
+
+    content: bytes = b""
+    tag: str = '"1"'
+    truncate: int | None = None
+    stall: int | None = None
+    ranges: bool = True
+    claim: int | None = None
+    misplace: int = 0
+    chunked: bool = False
+    status: int = 200
+    redirect: str = ""
+    times: int = 10**9
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    url: str = ""
+
+    def bad(self) -> bool:
+        """Whether this answer is a bad one; ``times`` says how many are."""
+        self.times -= 1
+        return self.times >= 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    site: Site
+
+    def log_message(self, *args):
+        pass
+
+    def do_HEAD(self):
+        self._answer(body=False)
+
+    def do_GET(self):
+        self._answer(body=True)
+
+    def _answer(self, body):
+        site = self.site
+        wanted = self.headers.get("Range")
+        site.asked.append((self.command, wanted))
+        if site.redirect and self.path != "/elsewhere":
+            self.send_response(302)
+            self.send_header("Location", site.redirect)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if site.status != 200:
+            self.send_error(site.status)
+            return
+        start = 0
+        if wanted and site.ranges and self.headers.get("If-Range") in (None, site.tag):
+            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+            if start >= len(site.content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(site.content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(206)
+            shown = start + site.misplace
+            self.send_header("Content-Range", f"bytes {shown}-{len(site.content) - 1}/{len(site.content)}")
+        else:
+            self.send_response(200)
+        data = site.content[start:]
+        bad = body and site.bad()
+        if site.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            claim = site.claim if site.claim is not None and (bad or not body) else len(data)
+            self.send_header("Content-Length", str(claim))
+        if site.tag:
+            self.send_header("ETag", site.tag)
+        self.end_headers()
+        if body:
+            self._send(data, bad)
+
+    def _send(self, data, bad):
+        site = self.site
+        if site.chunked:
+            data = f"{len(data):x}\r\n".encode() + data + b"\r\n0\r\n\r\n"
+        cut = site.truncate if site.truncate is not None else site.stall
+        part = data[:cut] if bad and cut is not None else data
+        self.wfile.write(part)
+        self.wfile.flush()
+        if bad and site.stall is not None:
+            time.sleep(1)
+        if len(part) < len(data) or site.claim is not None:
+            self.close_connection = True
+
+
+@contextmanager
+def serving(site: Site) -> Iterator[Site]:
+    """Serve ``site`` at ``site.url`` from a free port of this machine."""
+    handler = type("SiteHandler", (Handler,), {"site": site})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    site.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield site
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# All that wants a GPU, in one call, with one JSON as its result.
+#
+#   tools/gpu_check.sh [BUNDLE] [RESULT.json] [PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM]
+#
+# Runs the tests marked gpu, exports a copy of the bundle for ONNX Runtime and TensorRT, and times eager PyTorch, ONNX
+# Runtime and TensorRT in turns; with a checkout, the published implementation too. PYTHON chooses the interpreter,
+# BATCHES the pictures at a time. Ends with exit code 1 if any part failed; the JSON says which.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=${PYTHON:-python}
+bundle=${1:-engines/clothing32}
+result=${2:-gpu_check.json}
+batches=${BATCHES:-1,8,64}
+against=()
+[ $# -ge 3 ] && against=(--against "$3")
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -r "$bundle" "$work/bundle"
+
+run() { # name, command...: keeps stdout, stderr and the exit code
+    local name=$1
+    shift
+    echo "== $name: $*" >&2
+    "$@" >"$work/$name.out" 2> >(tee "$work/$name.err" >&2)
+    echo $? >"$work/$name.code"
+}
+
+run tests "$python" -m pytest -q -m gpu
+run export "$python" -m rcdm_cli export "$work/bundle" --trt --precision fp32,fp16 --max-batch "${batches##*,}" --json
+run bench "$python" -m rcdm_cli bench "$work/bundle" --device cuda --batch "$batches" "${against[@]}" --json
+
+"$python" - "$work" "$result" <<'PYTHON'
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+work, result = Path(sys.argv[1]), Path(sys.argv[2])
+parts = {}
+for name in ("tests", "export", "bench"):
+    code = int((work / f"{name}.code").read_text())
+    output = (work / f"{name}.out").read_text()
+    try:
+        said = json.loads(output)
+    except ValueError:
+        said = output.splitlines()[-20:]
+    parts[name] = {"exit_code": code, "result": said}
+    if code:
+        parts[name]["stderr"] = (work / f"{name}.err").read_text().splitlines()[-20:]
+facts = "name,driver_version,compute_cap,memory.total"
+try:
+    card = subprocess.run(
+        ["nvidia-smi", f"--query-gpu={facts}", "--format=csv,noheader"], capture_output=True, text=True
+    ).stdout.strip()
+except OSError:
+    card = "no nvidia-smi"
+result.write_text(json.dumps({"kind": "gpu_check", "gpu": card, **parts}, indent=2) + "\n")
+print(result)
+sys.exit(any(part["exit_code"] for part in parts.values()))
+PYTHON
