@@ -163,7 +163,7 @@ def _write_graphs(
         names = ["fp32", "bf16"] if has_bf16(torch.device("cpu")) else ["fp32"]
 
     if plans:
-        from rcdm_cli.runtime.tensorrt_build import build_loop_plan, prepare_plans
+        from rcdm_cli.runtime.tensorrt_build import prepare_plans
 
         prepare_plans(plans[1])
     precisions = cast("list[Precision]", names)
@@ -173,9 +173,22 @@ def _write_graphs(
     worst = max((one.relative for one in done.parity), default=None)
     if worst is not None:
         out.note(f"The largest relative error against PyTorch at fp32 is {worst:.1e}.")
-    for one in precisions if plans else []:
-        with out.progress(f"Building the {one} plan") as show:
-            plan = build_loop_plan(folder, one, *plans, force=force, on_progress=show)
-        (built if plan.fresh else kept).append(plan.path.name)
-        out.note(f"{plan.path.name} is for {plan.target}.")
+    if plans:
+        plan_files = _build_plans(out, folder, precisions, force, *plans)
+        built += plan_files["built"]
+        kept += plan_files["kept"]
     return {"built": built, "kept": kept, "worst_relative_error": worst}
+
+
+def _build_plans(
+    out: Output, folder: Path, precisions: "list[Precision]", force: bool, max_batch: int, device: "torch.device"
+) -> dict[str, list[str]]:
+    from rcdm_cli.runtime.tensorrt_build import build_loop_plan
+
+    names: dict[str, list[str]] = {"built": [], "kept": []}
+    for precision in precisions:
+        with out.progress(f"Building the {precision} plan") as show:
+            plan = build_loop_plan(folder, precision, max_batch, device, force=force, on_progress=show)
+        names["built" if plan.fresh else "kept"].append(plan.path.name)
+        out.note(f"{plan.path.name} is for {plan.target}.")
+    return names

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rcdm_cli.choices import no_such
+from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._encoders import Asked, representations
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
+    Backend,
     Batch,
     Device,
     Engines,
@@ -20,6 +21,7 @@ from rcdm_cli.cli._options import (
     Level,
     Methods,
     Out,
+    Precision,
     Sampler,
     Samples,
     Seed,
@@ -30,7 +32,7 @@ from rcdm_cli.cli._options import (
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
 from rcdm_cli.errors import CheckFailed, InputError
-from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
+from rcdm_cli.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
     from rcdm_cli.analysis.kept import Kept
@@ -149,6 +151,8 @@ def fgsm(
     seed: Seed = 0,
     batch: Batch = 32,
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
     folder: Out = Path("fgsm"),
     force: Force = False,
 ) -> None:
@@ -168,7 +172,6 @@ def fgsm(
     from rcdm_cli.analysis.pairs import choose_pairs
     from rcdm_cli.images.source import open_photos
     from rcdm_cli.report.fgsm import answers, write
-    from rcdm_cli.runtime.bundle import load_bundle
 
     refuse_finished(folder, force)
     if probe is None and attack and set(attack) != {"drift"}:
@@ -178,7 +181,7 @@ def fgsm(
             "The classifiers would be trained on the very photos that are attacked. Give --probe-split, such as train,"
             " or another --probe."
         )
-    bundle = load_bundle(bundle_path(engines), choose_device(device))
+    bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
     refuse_without_gradient(bundle, pairs)
     photos = open_photos(source, split)

@@ -250,5 +250,5 @@ def _digest(photos: Sequence[Pixels]) -> bytes:
     digest = hashlib.blake2b()
     for photo in photos:
         digest.update(repr(photo.shape).encode())
-        digest.update(np.ascontiguousarray(photo))
+        digest.update(photo.tobytes())
     return digest.digest()

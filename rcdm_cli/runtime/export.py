@@ -12,7 +12,7 @@ import torch
 
 from rcdm_cli import __version__
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.errors import InputError
+from rcdm_cli.errors import InputError, RcdmError
 from rcdm_cli.files import sha256
 from rcdm_cli.runtime.bundle import Bundle
 from rcdm_cli.runtime.check_graphs import check_graph
@@ -87,8 +87,15 @@ def export_onnx(
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A folder inside the bundle for files that are not finished; it is gone afterwards."""
-    stage = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+    """A folder inside the bundle for files that are not finished; it is gone afterwards.
+
+    Raises:
+        RcdmError: the bundle's folder cannot be written.
+    """
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+    except OSError as error:
+        raise RcdmError(f"Could not write into {folder}: {error.strerror or error}. Copy the bundle first.") from error
     try:
         yield stage
     finally:

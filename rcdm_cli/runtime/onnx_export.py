@@ -100,7 +100,6 @@ def _clean(model: "onnx_ir.Model") -> None:
     fold_constants(model, input_size_limit=unlimited, output_size_limit=unlimited)
     Sequential(
         passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedFunctionsPass(),
         passes.RemoveUnusedOpsetsPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.DeduplicateInitializersPass(),

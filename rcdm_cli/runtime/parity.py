@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcdm_cli.diffusion.conditioner import Row
 from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.encoders.encoder import Encoder
@@ -117,7 +118,7 @@ def _noisy(model: Model, schedule: Schedule, timestep: int, batch: int) -> tuple
     photos = _pictures(batch, model.denoiser.spec.size)
     noise = torch.randn(photos.shape, generator=generator)
     x = schedule.noise_to(photos, timestep, noise)
-    row = model.conditioner.rows[0]
+    row = cast(Row, model.conditioner.rows[0])
     h = torch.randn(batch, row.in_features, generator=generator) * row.scale + row.mean
     return x, model.conditioner(h, 0)
 

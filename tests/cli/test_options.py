@@ -10,7 +10,8 @@ from rcdm_cli.cli import _options
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import Backend, Batch, Device, Guidance, Level, Methods, Precision, Sampler, Steps
 from rcdm_cli.errors import RcdmError
-from rcdm_cli.training import recipe
+from rcdm_cli.runtime import manifest
+from rcdm_cli.runtime.backends.choose import BACKENDS
 
 
 def show(
@@ -62,7 +63,7 @@ def test_values_arrive(invoke_function, arguments, changed):
     [
         ("--level projekt", ["--level", "'projekt'", "backbone, projector, both", "Did you mean 'projector'?"]),
         ("--sampler dpmp", ["--sampler", "ddpm, ddim, dpmpp", "Did you mean 'dpmpp'?"]),
-        ("--precision fp16", ["--precision", "auto, fp32, bf16", "Did you mean 'bf16'?"]),
+        ("--precision fp61", ["--precision", "auto, fp32, bf16, fp16", "Did you mean 'fp16'?"]),
         ("--device gpu", ["--device", "auto, cpu, cuda, cuda:N"]),
         ("--device cuda:x", ["--device", "cuda:N"]),
         ("--backend tensorflow", ["--backend", "auto"]),
@@ -81,7 +82,8 @@ def test_wrong_values_are_wrong_use_and_say_what_is_allowed(invoke_function, mon
 
 
 def test_choices_are_those_of_the_rooms_that_use_them():
-    assert get_args(recipe.Precision) == _options.PRECISIONS
+    assert set(_options.BACKENDS) == {"auto", *BACKENDS}
+    assert set(_options.PRECISIONS) < {"auto", *get_args(manifest.Precision)}
 
 
 @pytest.fixture

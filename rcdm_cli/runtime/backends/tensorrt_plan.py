@@ -96,7 +96,10 @@ class PlanEngine:
 
     def _prepare(self, batch: int) -> _Call:
         if self.max_batch is not None and batch > self.max_batch:
-            raise InputError(f"{self._path} was built for batches up to {self.max_batch}; given {batch}.")
+            raise InputError(
+                f"{self._path} was built for batches up to {self.max_batch}; given {batch}. `rcdm export BUNDLE --trt "
+                "--max-batch N` builds it for more."
+            )
         context = self._context()
         if context is None:
             raise torch.OutOfMemoryError(f"TensorRT has no memory for a batch of {batch}: {self._log.reason()}")

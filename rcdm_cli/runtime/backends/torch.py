@@ -37,7 +37,7 @@ class TorchEngine:
 
     def __init__(self, unet: UNet, precision: Precision) -> None:
         loop = LoopForm(at_precision(unet, precision))
-        loop = loop.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        loop = loop.to(memory_format=torch.channels_last)
         on_cuda = next(unet.parameters()).is_cuda
         self._run: LoopForm | Recorded | None = Recorded(loop, exact=precision == "fp32") if on_cuda else loop
 
