@@ -7,14 +7,15 @@
 # Runtime and TensorRT in turns; with a checkout, the published implementation too. PYTHON chooses the interpreter,
 # BATCHES the pictures at a time. Ends with exit code 1 if any part failed; the JSON says which.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 python=${PYTHON:-python}
-bundle=${1:-engines/clothing32}
-result=${2:-gpu_check.json}
+bundle=$(realpath "${1:-$root/engines/clothing32}")
+result=$(realpath -m "${2:-gpu_check.json}")
 batches=${BATCHES:-1,8,64}
 against=()
-[ $# -ge 3 ] && against=(--against "$3")
+[ $# -ge 3 ] && against=(--against "$(realpath "$3")")
+cd "$root"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -61,7 +61,8 @@ def export_graph(
     # The graph names its data by a path relative to itself, so they are written where they stay.
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)
-    onnx_ir.save(model, path, external_data=data.name)
+    # Smaller ones stay: sizes of a split are read before weights are.
+    onnx_ir.save(model, path, external_data=data.name, size_threshold_bytes=1024)
     return data
 
 
