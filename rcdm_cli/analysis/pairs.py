@@ -52,4 +52,7 @@ def choose_among(has: Sequence[Pair], methods: Sequence[str], level: str, named:
                 f"{method} has no {level} level here. It has: {', '.join(levels)}. Give one of these as --level."
             )
         pairs += [Pair(method, one) for one in wanted if one in levels]
+    if not pairs:
+        known = ", ".join(dict.fromkeys(pair.level for pair in has))
+        raise InputError(f"There is no {level} level in {where}. It has: {known}. Give one of these as --level.")
     return pairs
