@@ -98,7 +98,8 @@ def _as_convolution(node: Any, initializers: dict[str, Any], graph: Any) -> list
     from onnx.numpy_helper import from_array, to_array
 
     names = []
-    for name, change in zip(node.input[1:], (convolution_weights, lambda bias: np.tile(bias, 4)), strict=False):
+    changes: list[Any] = [convolution_weights, lambda bias: np.tile(bias, 4)]
+    for name, change in zip(node.input[1:], changes, strict=False):
         changed = from_array(change(to_array(initializers[name])), f"{node.name}_{name}_as_convolution")
         graph.initializer.append(changed)
         names.append(changed.name)
