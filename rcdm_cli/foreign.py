@@ -110,6 +110,7 @@ def _check_members(path: Path, size: int) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
+    # zipfile answers an archive of a zip version above 6.3 with NotImplementedError.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(f"{path} is not a whole file of torch.save ({error}).") from error
     for member in members:

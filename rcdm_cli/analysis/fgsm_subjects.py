@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from rcdm_cli.analysis.fgsm import Subjects
@@ -40,9 +39,8 @@ def choose_subjects(
                 f" {', '.join(readers.classes)}."
             )
     without_class = count - len(source)
-    if limit is not None and limit < len(source):
-        chosen = np.linspace(0, len(source) - 1, limit).round().astype(int)
-        source = PhotoSource(source.root, tuple(source.entries[i] for i in chosen))
+    if limit is not None:
+        source = source.spread(limit)
     sizes = sorted({bundle.manifest.encoders[pair.method].spec.preprocessing.size for pair in pairs})
     cropped = {size: load_cropped(source, size) for size in sizes}
     first = cropped[sizes[0]]

@@ -44,21 +44,16 @@ class Visualization:
         seeds: (photos, K).
         pairs: what was asked.
         seen: by pair, one a photo.
-        settings: how it was sampled.
     """
 
     names: list[str]
     seeds: list[list[int]]
     pairs: list[Pair]
     seen: dict[Pair, list[Seen]]
-    settings: Settings
 
     def as_json(self) -> dict[str, Any]:
         """Every number, without the pixels."""
         return {
-            "sampler": self.settings.sampler,
-            "steps": self.settings.steps,
-            "guidance": self.settings.guidance,
             "summary": [
                 {
                     "method": pair.method,
@@ -124,7 +119,7 @@ def visualize(
     )
     by_pair = pictures.reshape(len(pairs), count, samples, *pictures.shape[1:])
     seen = {pair: _measure(bundle, pair, known[pair], made) for pair, made in zip(pairs, by_pair, strict=True)}
-    return Visualization(list(names), seeds, list(pairs), seen, settings)
+    return Visualization(list(names), seeds, list(pairs), seen)
 
 
 def _measure(bundle: Bundle, pair: Pair, h: torch.Tensor, pictures: Pixels) -> list[Seen]:

@@ -184,14 +184,11 @@ def _space(bundle: "Bundle", given: str | None) -> "Pair":
 
 def _crops(out: Output, source: Path, split: str | None, size: int, count: int | None) -> "Cropped":
     """Photos of a split, cropped; those that cannot be read are named in warnings."""
-    import numpy as np
-
     from rcdm_cli.images.dataset import load_cropped
-    from rcdm_cli.images.source import PhotoSource, open_photos
+    from rcdm_cli.images.source import open_photos
 
     everything = open_photos(source, split)
-    chosen = np.linspace(0, len(everything) - 1, min(count or len(everything), len(everything))).round().astype(int)
-    some = PhotoSource(everything.root, tuple(everything.entries[index] for index in chosen))
+    some = everything if count is None else everything.spread(count)
     with out.progress(f"Photos of {split or source.name}") as show:
         cropped = load_cropped(some, size, show)
     for key, reason in cropped.skipped:

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
+    Backend,
     Batch,
     Device,
     Engines,
@@ -17,6 +18,7 @@ from rcdm_cli.cli._options import (
     Level,
     Methods,
     Out,
+    Precision,
     Sampler,
     Samples,
     Seed,
@@ -27,7 +29,7 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._photos import read_photos
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
 from rcdm_cli.errors import InputError
-from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
+from rcdm_cli.resources import DEMO_BUNDLE
 
 PATHS = ("linear", "spherical")
 ANIMATIONS = ("webp", "gif")
@@ -88,6 +90,8 @@ def interpolate(
     seed: Seed = 0,
     batch: Batch = 32,
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
     folder: Out = Path("interpolation"),
     force: Force = False,
 ) -> None:
@@ -103,10 +107,9 @@ def interpolate(
     from rcdm_cli.analysis.pairs import choose_pairs
     from rcdm_cli.images.find import find_photos
     from rcdm_cli.report.interpolate import write
-    from rcdm_cli.runtime.bundle import load_bundle
 
     refuse_finished(folder, force)
-    bundle = load_bundle(bundle_path(engines), choose_device(device))
+    bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
     ends = find_photos([first]), find_photos([second])
     if len(ends[0]) != len(ends[1]):

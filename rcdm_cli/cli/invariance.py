@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
+    Backend,
     Batch,
     Device,
     Engines,
@@ -18,6 +19,7 @@ from rcdm_cli.cli._options import (
     Methods,
     Out,
     Photos,
+    Precision,
     Sampler,
     Samples,
     Seed,
@@ -26,7 +28,7 @@ from rcdm_cli.cli._options import (
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._photos import read_photos
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
-from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
+from rcdm_cli.resources import DEMO_BUNDLE
 
 
 @command(
@@ -59,6 +61,8 @@ def invariance(
     seed: Seed = 0,
     batch: Batch = 32,
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
     folder: Out = Path("invariance"),
     force: Force = False,
 ) -> None:
@@ -73,10 +77,9 @@ def invariance(
     from rcdm_cli.analysis.invariance_pictures import before_and_after
     from rcdm_cli.analysis.pairs import choose_pairs
     from rcdm_cli.report.invariance import sentences, write
-    from rcdm_cli.runtime.bundle import load_bundle
 
     refuse_finished(folder, force)
-    bundle = load_bundle(bundle_path(engines), choose_device(device))
+    bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
     read = read_photos(out, photos)
     kept = kept_in(folder, bundle)

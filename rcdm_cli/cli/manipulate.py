@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._encoders import Asked, representations
 from rcdm_cli.cli._options import (
+    Backend,
     Batch,
     Device,
     Engines,
@@ -17,6 +18,7 @@ from rcdm_cli.cli._options import (
     Level,
     Methods,
     Out,
+    Precision,
     Sampler,
     Samples,
     Seed,
@@ -26,7 +28,7 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._photos import photo_source
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
 from rcdm_cli.errors import InputError
-from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
+from rcdm_cli.resources import DEMO_BUNDLE
 
 
 @command(
@@ -81,6 +83,8 @@ def manipulate(
     seed: Seed = 0,
     batch: Batch = 32,
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "auto",
     folder: Out = Path("manipulation"),
     force: Force = False,
 ) -> None:
@@ -97,10 +101,9 @@ def manipulate(
     from rcdm_cli.analysis.pairs import choose_pairs
     from rcdm_cli.images.read import read_photo
     from rcdm_cli.report.manipulate import write
-    from rcdm_cli.runtime.bundle import load_bundle
 
     refuse_finished(folder, force)
-    bundle = load_bundle(bundle_path(engines), choose_device(device))
+    bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
     ends = read_photo(source), read_photo(target)
     kept = kept_in(folder, bundle)

@@ -103,14 +103,12 @@ def tune(
     """
     from itertools import product
 
-    import numpy as np
-
     from rcdm_cli.analysis.kept import Kept
     from rcdm_cli.analysis.pairs import choose_pairs
     from rcdm_cli.analysis.tune import tune as measure
     from rcdm_cli.files import sha256, write_json
     from rcdm_cli.images.dataset import load_cropped
-    from rcdm_cli.images.source import PhotoSource, open_photos
+    from rcdm_cli.images.source import open_photos
     from rcdm_cli.report.run import PAGE, RESULTS, write_run
     from rcdm_cli.report.tune import answer
     from rcdm_cli.runtime.manifest import Defaults, read_manifest
@@ -124,9 +122,7 @@ def tune(
         Settings(name, int(count), scale)
         for name, scale, count in product(sampler.split(","), map(float, guidance.split(",")), steps.split(","))
     ]
-    everything = open_photos(source, split)
-    chosen = np.linspace(0, len(everything) - 1, min(photos, len(everything))).round().astype(int)
-    some = PhotoSource(everything.root, tuple(everything.entries[index] for index in chosen))
+    some = open_photos(source, split).spread(photos)
     size = max(entry.spec.preprocessing.size for entry in manifest.encoders.values())
     cropped = load_cropped(some, size)
     for key, reason in cropped.skipped:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from rcdm_cli import __version__
 from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
@@ -24,8 +23,8 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._photos import read_photos
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import DEMO_BUNDLE, MANIFEST
+from rcdm_cli.cli._runs import made_with, refuse_finished
+from rcdm_cli.resources import DEMO_BUNDLE
 
 
 @command(
@@ -62,14 +61,13 @@ def visualize(
     """
     from rcdm_cli.analysis.pairs import choose_pairs
     from rcdm_cli.analysis.visualize import visualize as look
-    from rcdm_cli.files import sha256
     from rcdm_cli.report.visualization import write
 
-    if (folder / "results.json").exists() and not force:
-        raise InputError(f"{folder} holds results already. Give --force to replace them, or another --out.")
+    refuse_finished(folder, force)
     bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
     read = read_photos(out, photos)
+    settings = bundle.settings(sampler, steps, guidance)
     with out.progress("Sampling") as show:
         result = look(
             bundle,
@@ -77,20 +75,12 @@ def visualize(
             read.pixels,
             pairs,
             samples=samples,
-            settings=bundle.settings(sampler, steps, guidance),
+            settings=settings,
             seed=seed,
             batch=batch,
             on_progress=show,
         )
-    about = {
-        "rcdm": __version__,
-        "bundle": bundle.manifest.name,
-        "manifest_sha256": sha256(bundle.folder / MANIFEST),
-        "backend": bundle.choice.backend,
-        "precision": bundle.choice.precision,
-        "seed": seed,
-        "unreadable": [str(path) for path in read.unreadable],
-    }
+    about = {**made_with(bundle, seed, settings), "unreadable": [str(path) for path in read.unreadable]}
     values = write(result, read.pixels, folder, about)
     for entry, path in zip(values["photos"], read.paths, strict=True):
         entry["path"] = str(path)

@@ -65,11 +65,17 @@ class PhotoSource:
             raise UnreadablePhoto(name, "its file has become shorter since it was listed")
         return read_photo(io.BytesIO(content), name)
 
+    def spread(self, count: int) -> "PhotoSource":
+        """At most ``count`` of the photos, spread evenly over the listing, the first and the last among them."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
+        return PhotoSource(self.root, tuple(self.entries[index] for index in chosen))
+
     def fingerprint(self) -> str:
         """SHA-256 over every photo's key and size in bytes: equal as long as the listing is."""
         digest = hashlib.sha256()
         for entry in self.entries:
-            digest.update(f"{entry.key}\0{entry.size}\n".encode())
+            # A file name need not be text.
+            digest.update(f"{entry.key}\0{entry.size}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 

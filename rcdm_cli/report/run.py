@@ -14,7 +14,7 @@ from rcdm_cli.report.page import write_page
 
 RESULTS, PAGE = "results.json", "report.html"
 
-_PROVENANCE = ("rcdm", "bundle", "encoder", "manifest_sha256", "seed", "sampler", "steps", "guidance")
+_PROVENANCE = ("rcdm", "bundle", "encoder", "manifest_sha256", "seed")
 
 
 def write_run(folder: Path, results: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from math import cos, pi
 from typing import Any
@@ -15,7 +16,7 @@ from rcdm_cli.errors import InputError
 from rcdm_cli.training.recipe import MethodOptions
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A loss over the views of a batch, with the modules that only training needs.
 
     ``encoder`` is the network that is kept.
@@ -23,9 +24,9 @@ class Objective(nn.Module):
 
     encoder: Encoder
 
+    @abstractmethod
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
         """The scalar loss of views (V tensors of (B, 3, S, S), preprocessed) and labels (B,), -1 for none."""
-        raise NotImplementedError
 
     def after_step(self, progress: float) -> None:
         """Called after each optimizer step; ``progress`` runs from 0 to 1."""

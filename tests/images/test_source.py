@@ -12,7 +12,7 @@ import pytest
 
 from rcdm_cli.errors import InputError
 from rcdm_cli.images.read import UnreadablePhoto
-from rcdm_cli.images.source import open_photos
+from rcdm_cli.images.source import Entry, PhotoSource, open_photos
 from tests.images.samples import photo, png, write_folder, write_tar
 
 CLOTHES = {
@@ -206,3 +206,18 @@ def test_a_label_too_long_is_refused(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "set.tar", {"a.png": png(1), "a.cls": b"x" * 2000})
     with pytest.raises(InputError, match="2000 bytes; a label has at most"):
         open_photos(tar)
+
+
+def listed(names: str) -> PhotoSource:
+    return PhotoSource(Path("set"), tuple(Entry(f"{name}.png", None, "set", 0, 1) for name in names))
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, "a"), (2, "ae"), (3, "ace"), (4, "abde"), (5, "abcde"), (9, "abcde")]
+)
+def test_a_spread_of_photos_reaches_from_the_first_to_the_last(count: int, expected: str) -> None:
+    assert "".join(key[0] for key in listed("abcde").spread(count).keys) == expected
+
+
+def test_a_fingerprint_takes_names_that_are_not_text() -> None:
+    assert listed("\udcff").fingerprint() != listed("\udcfe").fingerprint()
