@@ -2,14 +2,15 @@
 
     python tools/make_examples.py clothing96.tar --split val --engines clothing32
 
-For each of the twelve largest classes, the first photo in the order of names gives the representation. Writes
-`<class>.png` and README.md, which says how each picture was made.
+Of the first photos of each of the twelve largest classes, the picture is kept whose representation is nearest to the
+one it was made from. Writes `<class>.png` and README.md, which says how each picture was made.
 """
 
 import argparse
 from collections import Counter
 from pathlib import Path
 
+from rcdm_cli.analysis.ranks import own_similarity
 from rcdm_cli.diffusion.noise import picture_seed
 from rcdm_cli.files import write_text
 from rcdm_cli.images.source import open_photos
@@ -18,15 +19,17 @@ from rcdm_cli.runtime.bundle import load_bundle
 
 NO_CLASS = {"not_sure", "other", "skip", "unlabelled", None}
 COUNT = 12
+TRIED = 12
 
 README = """# Example pictures
 
 No photos: `rcdm` made these itself with the bundle `{bundle}`, each from the representation (`{method}`, `{level}`) of
 a validation photo of the class that its name says, with sampler `{sampler}`, {steps} steps and guidance {guidance:g}.
+Of {tried} photos of each class, the picture was kept whose own representation is nearest to the one it was made from.
 `python tools/make_examples.py` makes them again.
 
-| file | photo | seed of the picture |
-|---|---|---|
+| file | photo | seed of the picture | cosine similarity |
+|---|---|---|---|
 {rows}
 """
 
@@ -37,22 +40,28 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="val")
     parser.add_argument("--engines", default="clothing32")
-    parser.add_argument("--method", default="vicreg")
+    parser.add_argument("--method", default="simclr")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("examples"))
     options = parser.parse_args()
 
     source = open_photos(options.data, options.split)
     sizes = Counter(label for label in source.labels if label not in NO_CLASS)
-    chosen = sorted(source.labels.index(label) for label, _ in sizes.most_common(COUNT))
+    of_class = {
+        label: [i for i, one in enumerate(source.labels) if one == label][:TRIED]
+        for label, _ in sizes.most_common(COUNT)
+    }
+    chosen = [index for label in sorted(of_class) for index in of_class[label]]
     bundle = load_bundle(options.engines)
     h = bundle.encode([source.read(index) for index in chosen], method=options.method, level="backbone")
-    pictures = bundle.sample(h, method=options.method, level="backbone", samples=1, seed=options.seed)
+    pictures = bundle.sample(h, method=options.method, level="backbone", samples=1, seed=options.seed)[:, 0]
+    similarity = own_similarity(bundle.encode(list(pictures), method=options.method, level="backbone"), h).tolist()
     rows = []
-    for place, index in enumerate(chosen):
-        name = f"{source.labels[index]}.png"
-        write_png(options.out / name, pictures[place, 0])
-        rows.append(f"| `{name}` | `{source.keys[index]}` | {picture_seed(options.seed, place, 0)} |")
+    for label in sorted(of_class):
+        place = max((chosen.index(index) for index in of_class[label]), key=similarity.__getitem__)
+        write_png(options.out / f"{label}.png", pictures[place])
+        key, seed = source.keys[chosen[place]], picture_seed(options.seed, place, 0)
+        rows.append(f"| `{label}.png` | `{key}` | {seed} | {similarity[place]:.3f} |")
     settings = bundle.settings()
     text = README.format(
         bundle=bundle.manifest.name,
@@ -61,6 +70,7 @@ def main() -> None:
         sampler=settings.sampler,
         steps=settings.steps,
         guidance=settings.guidance,
+        tried=TRIED,
         rows="\n".join(rows),
     )
     write_text(options.out / "README.md", text)
