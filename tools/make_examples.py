@@ -17,7 +17,7 @@ from rcdm_cli.images.source import open_photos
 from rcdm_cli.images.write import write_png
 from rcdm_cli.runtime.bundle import load_bundle
 
-NO_CLASS = {"not_sure", "other", "skip", "unlabelled", None}
+NO_CLASS = {"not_sure", "other", "skip", "unlabelled"}
 COUNT = 12
 TRIED = 12
 
@@ -46,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
 
     source = open_photos(options.data, options.split)
-    sizes = Counter(label for label in source.labels if label not in NO_CLASS)
+    sizes = Counter(label for label in source.labels if label is not None and label not in NO_CLASS)
     of_class = {
         label: [i for i, one in enumerate(source.labels) if one == label][:TRIED]
         for label, _ in sizes.most_common(COUNT)
