@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rcdm_cli.analysis.kept import Kept
 from rcdm_cli.analysis.pairs import choose_pairs
 from rcdm_cli.analysis.visualize import visualize
 from rcdm_cli.diffusion.spec import Representation
@@ -81,7 +82,7 @@ def denoiser_share(bundle: Path, photos: np.ndarray) -> float:
     pairs = choose_pairs(opened, ["dino"], "backbone")
     began = time.perf_counter()
     names = [str(k) for k in range(len(photos))]
-    visualize(opened, names, list(photos), pairs, samples=8, settings=opened.settings())
+    visualize(opened, Kept(None, {}), names, list(photos), pairs, samples=8, settings=opened.settings())
     return timed.seconds / (time.perf_counter() - began)
 
 

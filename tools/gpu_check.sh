@@ -13,6 +13,10 @@ python=${PYTHON:-python}
 bundle=$(realpath "${1:-$root/engines/clothing32}")
 result=$(realpath -m "${2:-gpu_check.json}")
 batches=${BATCHES:-1,8,64}
+if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "PyTorch sees no CUDA device here: the tests would all be skipped, which is no result." >&2
+    exit 1
+fi
 against=()
 [ $# -ge 3 ] && against=(--against "$(realpath "$3")")
 cd "$root"

@@ -12,7 +12,7 @@ import typer
 from rcdm_cli.choices import no_such
 
 LEVEL_CHOICES = ("backbone", "projector", "both")
-BACKENDS = ("auto", "torch", "onnx", "openvino", "trt")
+BACKENDS = ("auto", "torch", "compiled", "onnx", "openvino", "trt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SAMPLERS = ("ddpm", "ddim", "dpmpp")
 

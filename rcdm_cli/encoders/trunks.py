@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import timm
 from torch import nn
 
 from rcdm_cli.errors import InputError
+
+# timm is imported where it is used: it takes seconds, and a bundle with exported encoders needs none of it.
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 
 def build_trunk(
@@ -30,6 +33,8 @@ def build_trunk(
     Raises:
         InputError: timm has no such model, or refuses the options.
     """
+    import timm
+
     timm_config(name)
     pooling: dict[str, Any] = {} if pool is None else {"global_pool": pool}
     try:
@@ -41,12 +46,14 @@ def build_trunk(
     return trunk
 
 
-def timm_config(name: str) -> timm.models.PretrainedCfg:
+def timm_config(name: str) -> "PretrainedCfg":
     """What timm's table says of a model: input, weights, licence.
 
     Raises:
         InputError: timm has no such model, or no such weights of it.
     """
+    import timm
+
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3)
         hint = f" Near names: {', '.join(near)}." if near else ""
@@ -59,6 +66,8 @@ def timm_config(name: str) -> timm.models.PretrainedCfg:
 
 
 def _use_small_stem(trunk: nn.Module, padding: int) -> None:
+    import timm
+
     if not (isinstance(trunk, timm.models.resnet.ResNet) and isinstance(trunk.conv1, nn.Conv2d)):
         raise InputError(f"stem_padding is for plain ResNets, and the trunk is a {type(trunk).__name__}.")
     channels = trunk.conv1.out_channels

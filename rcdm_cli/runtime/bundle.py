@@ -22,6 +22,7 @@ from rcdm_cli.files import read_tensors
 from rcdm_cli.images.crop import center_crop
 from rcdm_cli.images.tensor import to_tensor
 from rcdm_cli.resources import bundle_path
+from rcdm_cli.runtime.backends.any_batch import encoder_graph
 from rcdm_cli.runtime.backends.choose import choose
 from rcdm_cli.runtime.backends.engine import Engine, Place
 from rcdm_cli.runtime.manifest import Manifest, checked, read_manifest
@@ -58,7 +59,9 @@ class Bundle:
         self.folder, self.device, self.on_note = folder, device, on_note
         self.manifest: Manifest = read_manifest(folder)
         self.schedule = Schedule(self.manifest.schedule)
-        self.choice = choose(Place(folder, self.manifest, device), backend, precision)
+        self._place = Place(folder, self.manifest, device)
+        self.choice = choose(self._place, backend, precision)
+        self._graphs: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {}
         self._encoders: dict[str, Encoder] = {}
         self._encoded: tuple[tuple[str, bytes], tuple[Tensor, ...]] | None = None
 
@@ -75,13 +78,12 @@ class Bundle:
     @cached_property
     def model(self) -> Model:
         """Denoiser and conditioner, float32, for evaluation."""
-        model = Model(self.manifest.denoiser, self.manifest.conditioner)
-        path = checked(self.folder, self.manifest.model)
+        model = self._unfilled()
         try:
-            model.load_state_dict(read_tensors(path))
+            model.load_state_dict({name: self._ready(value) for name, value in self._weights().items()}, assign=True)
         except RuntimeError as error:
+            path = self.folder / self.manifest.model.file
             raise InputError(f"The weights in {path} do not fit the bundle's manifest: {error}") from error
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return model.eval().requires_grad_(False)
 
     @cached_property
@@ -95,14 +97,25 @@ class Bundle:
 
         Where an exported engine holds the rest, that is not read a second time.
         """
-        if self.choice.backend == "torch":
+        if self.choice.backend in ("torch", "compiled"):
             return self.model
-        with torch.device("meta"):
-            model = Model(self.manifest.denoiser, self.manifest.conditioner)
-        weights = read_tensors(checked(self.folder, self.manifest.model))
-        needed = {name: value.float().to(self.device) for name, value in weights.items() if _OUTSIDE.search(name)}
+        model = self._unfilled()
+        needed = {name: self._ready(value) for name, value in self._weights().items() if _OUTSIDE.search(name)}
         model.load_state_dict(needed, strict=False, assign=True)
         return model.eval().requires_grad_(False)
+
+    def _unfilled(self) -> Model:
+        """The model without memory for its weights: they are read, not drawn first."""
+        with torch.device("meta"):
+            return Model(self.manifest.denoiser, self.manifest.conditioner)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return read_tensors(checked(self.folder, self.manifest.model))
+
+    def _ready(self, weight: Tensor) -> Tensor:
+        """A stored weight, float32 on the device; convolutions of pictures with channels last."""
+        layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
+        return weight.to(self.device, torch.float32, memory_format=layout)
 
     def encoder(self, method: str | None = None) -> Encoder:
         """The encoder of ``method``, which may be None where the bundle has one.
@@ -115,6 +128,12 @@ class Bundle:
             path = checked(self.folder, self.manifest.encoders[method])
             self._encoders[method] = load_encoder(path).to(self.device)
         return self._encoders[method]
+
+    def _running(self, method: str) -> Callable[[Tensor], Sequence[Tensor]]:
+        """The encoder for what needs no gradient: all levels of photos (B, 3, size, size) in [-1, 1]."""
+        if method not in self._graphs:
+            self._graphs[method] = encoder_graph(self._place, self.choice.backend, method) or self.encoder(method)
+        return self._graphs[method]
 
     @torch.no_grad()
     def encode(
@@ -134,12 +153,13 @@ class Bundle:
         Raises:
             InputError: no such method, or the method has no such level.
         """
-        encoder = self.encoder(method)
-        index = level_index(encoder.spec, level)
-        asked = (encoder.spec.method, _digest(photos))
+        method = self._method(method)
+        spec = self.manifest.encoders[method].spec
+        index = level_index(spec, level)
+        asked = (method, _digest(photos))
         # The other level of the same photos mostly comes next, and took no work of its own.
         if self._encoded is None or self._encoded[0] != asked:
-            size = encoder.spec.preprocessing.size
+            encoder, size = self._running(method), spec.preprocessing.size
             parts = []
             for start in range(0, len(photos), batch):
                 crops = np.stack([center_crop(photo, size) for photo in photos[start : start + batch]])

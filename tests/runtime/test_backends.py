@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import onnx
@@ -88,6 +91,45 @@ def test_the_full_form_and_the_encoders_say_what_torch_says(folder, precision):
         (t, batch) for t in (10, 500, 999) for batch in (1, 7)
     }
     assert all(case.relative < BOUNDS[case.precision] for case in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_exported_encoders_say_what_torch_says_and_need_no_timm(folder, backend):
+    photos = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), dtype=np.uint8)
+    plain = load_bundle(folder)
+    expected = {level: plain.encode(photos, method="dino", level=level) for level in ("backbone", "projector")}
+    script = f"""
+import sys
+import numpy as np
+from rcdm_cli import load_bundle
+
+bundle = load_bundle({str(folder)!r}, backend={backend!r}, precision="fp32")
+photos = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), dtype=np.uint8)
+for level in ("backbone", "projector"):
+    h = bundle.encode(photos, method="dino", level=level, batch=2)
+    np.save(sys.argv[1] + "/" + level, h.numpy())
+assert "timm" not in sys.modules
+"""
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run([sys.executable, "-c", script, place], check=True)
+        for level, h in expected.items():
+            assert relative(torch.from_numpy(np.load(f"{place}/{level}.npy")), h) < 1e-5
+
+
+@pytest.mark.slow
+def test_an_encoder_that_was_exported_of_other_weights_is_passed_over(folder, tmp_path):
+    other = tmp_path / "tiny"
+    shutil.copytree(folder, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    for graph in manifest["graphs"]:
+        if graph["network"] == "encoder":
+            graph["source"] = "0" * 64
+            (other / graph["file"]).unlink()
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    photos = [np.zeros((40, 40, 3), np.uint8)]
+    h = load_bundle(other, backend="onnx", precision="fp32").encode(photos, method="dino")
+    assert torch.equal(h, load_bundle(other).encode(photos, method="dino"))
 
 
 @pytest.mark.slow
@@ -259,3 +301,31 @@ def test_requests_cover_the_batch(batch, together):
     requests = Streams(2, 2, together).requests(batch)
     assert [row for start, pictures in requests for row in range(start, start + pictures)] == list(range(batch))
     assert {pictures for _, pictures in requests} <= {1, together}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@torch.no_grad()
+def test_the_compiled_network_says_what_torch_says(plain):
+    """At one batch: compiling takes longer than all other backends together."""
+    bundle = load_bundle(plain, backend="compiled")
+    x, times, cond = inputs(500, 7)
+    found = bundle.engine(x, bundle.outside.denoiser.modulations(times, cond))
+    assert relative(found, bundle.model.denoiser(x, times, cond)) < BOUNDS["fp32"]
+
+
+def test_what_compiling_needs_is_named(plain, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    with pytest.raises(RcdmError, match=r"needs a C\+\+ compiler"):
+        load_bundle(plain, backend="compiled")
+
+
+def test_a_compiler_that_fails_is_named(plain, monkeypatch):
+    def fail(x, modulations):
+        raise ValueError("Python.h is not there\nand a hundred lines")
+
+    monkeypatch.setattr("rcdm_cli.runtime.backends.torch.Compiled.precisions", lambda self, place: ("fp32",))
+    monkeypatch.setattr("torch.compile", lambda network: fail)
+    engine = load_bundle(plain, backend="compiled").engine
+    with pytest.raises(RcdmError, match=r"not there\); --backend torch runs it without"):
+        engine(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1))

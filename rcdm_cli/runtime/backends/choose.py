@@ -10,14 +10,20 @@ from rcdm_cli.errors import InputError, RcdmError
 from rcdm_cli.runtime.backends.engine import Backend, Engine, Place
 from rcdm_cli.runtime.backends.onnx import Onnx
 from rcdm_cli.runtime.backends.openvino import OpenVino
-from rcdm_cli.runtime.backends.torch import Torch
+from rcdm_cli.runtime.backends.torch import Compiled, Torch
 from rcdm_cli.runtime.backends.trt import Trt
 from rcdm_cli.runtime.manifest import Precision
 
-BACKENDS: dict[str, Backend] = {"openvino": OpenVino(), "onnx": Onnx(), "torch": Torch(), "trt": Trt()}
+BACKENDS: dict[str, Backend] = {
+    "openvino": OpenVino(),
+    "onnx": Onnx(),
+    "torch": Torch(),
+    "compiled": Compiled(),
+    "trt": Trt(),
+}
 
 FASTEST_FIRST = {"cpu": ("openvino", "onnx", "torch"), "cuda": ("trt", "onnx", "torch")}
-"""By kind of device, as measured (docs/PERFORMANCE.md)."""
+"""By kind of device, as measured (docs/PERFORMANCE.md). ``compiled`` is not among them: it takes a minute to start."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rcdm_cli.diffusion.unet import UNet
 from rcdm_cli.runtime.manifest import Manifest, Precision
 
-BackendName = Literal["torch", "onnx", "openvino", "trt"]
+BackendName = Literal["torch", "compiled", "onnx", "openvino", "trt"]
 
 
 class Engine(Protocol):

@@ -1,0 +1,54 @@
+"""Write a bundle with random weights, to measure speed and memory at a size that nobody has trained yet.
+
+    python tools/make_random_bundle.py rcdm128 --out engines/random128
+    python tools/make_random_bundle.py rcdm128 --set denoiser.size=64 --out engines/random64
+
+The denoiser is that of a recipe, the encoder is one of the demo bundle's. Layers that start at zero are drawn too: with
+them at zero, every call would give zero and no error could be seen.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from rcdm_cli import load_bundle
+from rcdm_cli.diffusion.model import Model
+from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
+from rcdm_cli.resources import DEMO_BUNDLE, recipe_path
+from rcdm_cli.runtime.write import write_bundle
+from rcdm_cli.training.recipe import TrainRecipe, read_recipe
+
+METHOD = "dino"
+
+
+def random_model(recipe: TrainRecipe, rows: tuple[Representation, ...], seed: int) -> Model:
+    """The recipe's denoiser with a conditioner for ``rows``; every weight is drawn."""
+    torch.manual_seed(seed)
+    model = Model(recipe.denoiser, ConditionerSpec(rows=rows, width=recipe.denoiser.cond_width))
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.02)
+    return model.eval()
+
+
+def main() -> None:
+    """Make the bundle, and print its folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="name or file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes a value of the recipe")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    recipe = read_recipe(recipe_path(given.recipe), TrainRecipe, given.set)
+    encoder = load_bundle(DEMO_BUNDLE).encoder(METHOD)
+    rows = tuple(
+        Representation(method=METHOD, level=level, width=encoder.spec.width_at(level)) for level in encoder.spec.levels
+    )
+    model = random_model(recipe, rows, given.seed)
+    write_bundle(given.out, model, recipe.schedule, [encoder], about={"description": "Random weights"})
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()

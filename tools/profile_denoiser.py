@@ -1,0 +1,95 @@
+"""Where one call of the denoiser spends its time: the published U-Net in PyTorch, and our graph on OpenVINO.
+
+    rcdm export BUNDLE --precision fp32,bf16
+    python tools/profile_denoiser.py BUNDLE --against PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM --batch 1,8
+
+Prints one JSON object: for each implementation and batch, milliseconds a call by kind of operation, the mean of several
+calls. Profiling slows both down by itself: read the shares, and take times from `rcdm bench`.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import openvino
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from rcdm_cli import load_bundle
+from rcdm_cli.runtime.bundle import Bundle
+from rcdm_cli.runtime.published_checkout import PublishedRcdm
+
+CALLS = 10
+
+KINDS = {
+    "convolution": ("conv",),
+    "matrix product": ("matmul", "fullyconnected", "bmm", "addmm", "aten::mm", "gemm"),
+    "normalisation": ("norm", "mvn", "reduce", "var_mean"),
+    "copy and layout": ("copy", "reorder", "transpose", "clone", "contiguous", "reshape", "concat", "cat"),
+}
+"""What the names of operations hold, in the order in which they are tried; the rest is pointwise."""
+
+
+def kind_of(name: str) -> str:
+    """The kind of an operation of PyTorch or OpenVINO."""
+    return next((kind for kind, parts in KINDS.items() if any(part in name.lower() for part in parts)), "pointwise")
+
+
+def of_published(published: PublishedRcdm, bundle: Bundle, batch: int, width: int) -> dict[str, float]:
+    """Milliseconds of a call by kind: PyTorch, float32, as published."""
+    x, t, h = torch.randn(batch, 3, bundle.size, bundle.size), torch.full((batch,), 500), torch.randn(batch, width)
+    with torch.no_grad():
+        published.call(x, t, h)
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            for _ in range(CALLS):
+                published.call(x, t, h)
+    spent: dict[str, float] = defaultdict(float)
+    for event in found.key_averages():
+        spent[kind_of(event.key)] += event.self_cpu_time_total / 1000 / CALLS
+    return dict(spent)
+
+
+def of_openvino(bundle: Bundle, precision: str, batch: int) -> dict[str, float]:
+    """Milliseconds of a call by kind: our graph on OpenVINO, all threads on one call."""
+    graph = bundle.manifest.graph("onnx", "loop", precision)
+    assert graph is not None, f"no graph at {precision}: rcdm export {bundle.folder} --precision {precision}"
+    core = openvino.Core()
+    model = core.read_model(bundle.folder / graph.file)
+    model.reshape({port: [batch, *port.partial_shape[1:]] for port in model.inputs})
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERF_COUNT": True}
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+    inputs = [torch.randn(*port.shape).numpy() for port in model.inputs]
+    request.infer(inputs)
+    spent: dict[str, float] = defaultdict(float)
+    for _ in range(CALLS):
+        request.infer(inputs)
+        for node in request.profiling_info:
+            spent[kind_of(node.node_type)] += node.real_time.total_seconds() * 1000 / CALLS
+    return dict(spent)
+
+
+def main() -> None:
+    """Profile, and print the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("--against", type=Path)
+    parser.add_argument("--batch", default="1,8")
+    given = parser.parse_args()
+    bundle = load_bundle(given.bundle)
+    result = {}
+    for batch in (int(one) for one in given.batch.split(",")):
+        if given.against:
+            schedule = bundle.manifest.schedule
+            published = PublishedRcdm(given.against, bundle.model, 0, schedule, torch.device("cpu"))
+            width = bundle.manifest.conditioner.rows[0].width
+            result[f"published, batch {batch}"] = of_published(published, bundle, batch, width)
+        for graph in bundle.manifest.graphs:
+            if (graph.kind, graph.network) == ("onnx", "loop"):
+                name = f"openvino {graph.precision}, batch {batch}"
+                result[name] = of_openvino(bundle, graph.precision, batch)
+    print(json.dumps({"threads": torch.get_num_threads(), "milliseconds": result}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
