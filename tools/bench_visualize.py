@@ -22,6 +22,7 @@ import torch
 
 from rcdm_cli.analysis.kept import Kept
 from rcdm_cli.analysis.pairs import choose_pairs
+from rcdm_cli.analysis.steps import representations
 from rcdm_cli.analysis.visualize import visualize
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.images.dataset import load_cropped
@@ -82,7 +83,14 @@ def denoiser_share(bundle: Path, photos: np.ndarray) -> float:
     pairs = choose_pairs(opened, ["dino"], "backbone")
     began = time.perf_counter()
     names = [str(k) for k in range(len(photos))]
-    visualize(opened, Kept(None, {}), names, list(photos), pairs, samples=8, settings=opened.settings())
+    visualize(
+        opened,
+        Kept(None, {}),
+        names,
+        representations(opened, list(photos), pairs),
+        samples=8,
+        settings=opened.settings(),
+    )
     return timed.seconds / (time.perf_counter() - began)
 
 

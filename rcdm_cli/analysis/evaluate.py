@@ -113,6 +113,7 @@ def evaluate(
         space,
         tuple(evaluated),
         distances(like.own, real.own) if like else None,
+        len(some),
         like.against(real) if like else None,
         quantiles(nearest_photo(real.own, real_bank.own)[0]) if real_bank else [],
         bootstrap,

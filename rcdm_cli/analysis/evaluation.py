@@ -12,7 +12,7 @@ from rcdm_cli.analysis.bootstrap import DRAWS, LEVEL, Bootstrap, Interval
 from rcdm_cli.analysis.distances import Distances
 from rcdm_cli.analysis.diversity import Diversity, MoreDiverse
 from rcdm_cli.analysis.faithfulness import Faithfulness
-from rcdm_cli.analysis.memorised import BELOW, QUANTILES, Memorised
+from rcdm_cli.analysis.memorised import BELOW, QUANTILES, Memorised, expected_above
 from rcdm_cli.analysis.pairs import Pair
 from rcdm_cli.analysis.space import InInception
 
@@ -74,6 +74,7 @@ class Evaluation:
         space: whose representations distances are measured in.
         evaluated: one for each pair.
         real: training photos against the photos: what distances would be were the pictures photos.
+        compared: how many training photos that is: as many as photos, or all where they are fewer.
         real_inception: the same in the Inception space.
         new: similarity of the photos asked about to their nearest training photos, at ``QUANTILES``.
         bootstrap: over the photos.
@@ -85,6 +86,7 @@ class Evaluation:
     space: Pair
     evaluated: tuple[Evaluated, ...]
     real: Distances | None
+    compared: int
     real_inception: InInception | None
     new: list[float]
     bootstrap: Bootstrap
@@ -102,10 +104,12 @@ class Evaluation:
             "training_photos": None
             if self.real is None
             else {
+                "compared": self.compared,
                 "distances": self.real.as_json(),
                 "inception": self.real_inception and self.real_inception.as_json(),
                 "bar": {
                     "below": BELOW,
+                    "expected_above": expected_above(len(self.photos)),
                     "similarity": next(one.memorised.bar for one in self.evaluated if one.memorised),
                 },
                 "levels": list(QUANTILES),
@@ -123,7 +127,7 @@ class Evaluation:
             "diversity": one.diversity and one.diversity.as_json(self.bootstrap),
             "distances": one.distances.as_json(),
             "inception": one.inception and one.inception.as_json(),
-            "nearest": one.memorised and one.memorised.as_json(self.bank),
+            "nearest": one.memorised and one.memorised.as_json(self.bank, self.bootstrap),
         }
 
     def _differences(self) -> Iterator[MoreDiverse]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.analysis.attacks import Objective, fgsm, mistaken, moved, pgd, representation
-from rcdm_cli.analysis.kept import Kept
+from rcdm_cli.analysis.kept import Kept, hash_of
 from rcdm_cli.analysis.linear import LinearClassifier
 from rcdm_cli.analysis.pairs import Pair
 from rcdm_cli.diffusion.noise import picture_seed
@@ -174,7 +174,7 @@ def attack(
             "encoder": bundle.manifest.encoders[case.pair.method].sha256,
             "photos": photos[bundle.encoder(case.pair.method).spec.preprocessing.size],
             "labels": subjects.labels.tolist() if subjects.labels is not None else None,
-            "classifier": _hash(subjects.classifiers.get(case.pair)),
+            "classifier": hash_of(*subjects.classifiers.get(case.pair, ())),
         }
         part = kept.once(key, make)
         found[case] = Outcome(part["similarity"], part["largest"], part.get("predicted"))
@@ -212,9 +212,3 @@ def _starts(seed: int, index: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Uniform in [-1, 1], (B, 3, S, S): each photo has its own, whatever the batch, the pair and epsilon."""
     draws = [np.random.default_rng(picture_seed(seed, photo, 0)).uniform(-1, 1, tuple(shape)) for photo in index]
     return torch.from_numpy(np.stack(draws))
-
-
-def _hash(classifier: LinearClassifier | None) -> str | None:
-    if classifier is None:
-        return None
-    return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in classifier)).hexdigest()

@@ -6,7 +6,7 @@ import torch
 
 from rcdm_cli.analysis.fgsm import Subjects
 from rcdm_cli.analysis.pairs import Pair
-from rcdm_cli.analysis.probe import Readers
+from rcdm_cli.analysis.readers import Readers
 from rcdm_cli.errors import InputError
 from rcdm_cli.images.dataset import load_cropped
 from rcdm_cli.images.source import PhotoSource

@@ -1,6 +1,6 @@
 """What lies between two photos in a representation: pictures along the path from one to the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from rcdm_cli.analysis.kept import Kept
 from rcdm_cli.analysis.pairs import Pair
-from rcdm_cli.analysis.steps import kept_pictures, kept_representations
+from rcdm_cli.analysis.steps import kept_pictures
 from rcdm_cli.diffusion.noise import picture_seed
 from rcdm_cli.errors import InputError
 from rcdm_cli.runtime.bundle import Bundle
@@ -143,8 +143,7 @@ def interpolate(
     bundle: Bundle,
     kept: Kept,
     names: Sequence[tuple[str, str]],
-    photos: Sequence[tuple[Pixels, Pixels]],
-    pairs: Sequence[Pair],
+    ends: Mapping[Pair, Tensor],
     *,
     path: str,
     positions: Sequence[float],
@@ -159,9 +158,8 @@ def interpolate(
     Args:
         bundle: encoders and denoiser.
         kept: where expensive parts lie.
-        names: of each pair of photos.
-        photos: pairs of uint8 (H, W, 3).
-        pairs: (method, level) to look at.
+        names: of each of P pairs of photos.
+        ends: by (method, level) to look at, float32 (P, 2, D): the representations of the two photos of each pair.
         path: ``linear`` or ``spherical``.
         positions: of the frames; two or more.
         samples: noises, K; each is a row.
@@ -173,9 +171,7 @@ def interpolate(
     Raises:
         InputError: the spherical path does not exist between two photos.
     """
-    count, frames = len(photos), len(positions)
-    known = kept_representations(bundle, kept, [photo for both in photos for photo in both], pairs)
-    ends = {pair: h.reshape(count, 2, -1) for pair, h in known.items()}
+    count, frames, pairs = len(names), len(positions), list(ends)
     where = torch.tensor(positions, dtype=torch.float32)
     targets = {pair: torch.stack([PATHS[path](a, b, where) for a, b in h]) for pair, h in ends.items()}
 

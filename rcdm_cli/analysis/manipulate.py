@@ -23,6 +23,9 @@ Pixels = NDArray[np.uint8]
 
 ROWS = ("source", "without", "swapped")
 
+DENSE = 1.0
+"""Threshold where the paper's rule would take every dimension: larger than is usual for the dimension."""
+
 
 @dataclass(frozen=True)
 class Bank:
@@ -44,29 +47,40 @@ class Rule:
     Attributes:
         nearest: how many neighbours are looked at; the paper's 20.
         threshold: a dimension is active in a neighbour if its absolute value is above this many times its root mean
-            square over the bank. 0 is the paper's rule: every value but zero is active. That tells little of an
-            encoder whose values are seldom exactly zero, and nothing of a projector, whose values never are.
+            square over the bank. 0 is the paper's rule: every value but zero is active. None is that rule for a
+            representation after a ReLU, and ``DENSE`` for any other, which has no zeros to tell dimensions by.
         share: a dimension is shared if it is active in more than this share of the neighbours; the paper's 14 of 20.
     """
 
     nearest: int = 20
-    threshold: float = 1.0
+    threshold: float | None = None
     share: float = 0.7
 
 
-def shared_dimensions(neighbours: Tensor, rms: Tensor, rule: Rule) -> tuple[Tensor, Tensor]:
+def threshold_for(bank: Tensor, rule: Rule) -> float:
+    """The threshold of ``rule`` for representations (N, D).
+
+    After a ReLU, also when pooled, no value is negative and some are exactly zero.
+    """
+    if rule.threshold is not None:
+        return rule.threshold
+    return 0.0 if float(bank.amin()) == 0 else DENSE
+
+
+def shared_dimensions(neighbours: Tensor, rms: Tensor, threshold: float, share: float) -> tuple[Tensor, Tensor]:
     """The dimensions that are active in most neighbours (arXiv:2112.09164, section on manipulation).
 
     Args:
         neighbours: (K, D).
         rms: (D,), root mean square of each dimension over the bank.
-        rule: what active and most mean.
+        threshold: as in ``Rule``.
+        share: as in ``Rule``.
 
     Returns:
         Dimensions (M,) int64, ascending, and in how many neighbours each is active (M,) int64.
     """
-    active = (neighbours.abs() > rule.threshold * rms).sum(dim=0)
-    dimensions = (active > rule.share * len(neighbours)).nonzero().flatten()
+    active = (neighbours.abs() > threshold * rms).sum(dim=0)
+    dimensions = (active > share * len(neighbours)).nonzero().flatten()
     return dimensions, active[dimensions]
 
 
@@ -85,6 +99,7 @@ class Manipulated:
     Attributes:
         pictures: uint8 (3, K, S, S, 3): source, without the shared dimensions, with the target's values there.
         neighbours: nearest first.
+        threshold: of the rule, for this representation.
         dimensions: the shared ones, ascending.
         active: in how many neighbours each of them is active.
         width: D, the number of all dimensions.
@@ -96,6 +111,7 @@ class Manipulated:
 
     pictures: Pixels
     neighbours: list[Neighbour]
+    threshold: float
     dimensions: list[int]
     active: list[int]
     width: int
@@ -112,6 +128,7 @@ class Manipulated:
         ]
         return {
             "width": self.width,
+            "threshold": self.threshold,
             "dimensions": self.dimensions,
             "active_in": self.active,
             "energy": self.energy,
@@ -207,6 +224,7 @@ def manipulate(
 @dataclass(frozen=True)
 class _Chosen:
     neighbours: list[Neighbour]
+    threshold: float
     dimensions: Tensor
     active: Tensor
 
@@ -222,9 +240,10 @@ def _choose(h: Tensor, bank: Tensor, keys: Sequence[str], rule: Rule) -> _Chosen
         raise InputError("Among the neighbours is no photo but the source itself; give more photos.")
     # As a norm, so that a bank of a million vectors is not squared into a second one.
     rms = torch.linalg.vector_norm(bank, dim=0, dtype=torch.float32) / len(bank) ** 0.5
-    dimensions, active = shared_dimensions(bank[index].float(), rms, rule)
+    threshold = threshold_for(bank, rule)
+    dimensions, active = shared_dimensions(bank[index].float(), rms, threshold, rule.share)
     near = [Neighbour(keys[i], value) for i, value in zip(index.tolist(), similarity.tolist(), strict=True)]
-    return _Chosen(near, dimensions, active)
+    return _Chosen(near, threshold, dimensions, active)
 
 
 def _rows(h: Tensor, dimensions: Tensor) -> Tensor:
@@ -244,6 +263,7 @@ def _measure(bundle: Bundle, pair: Pair, ends: Tensor, rows: Tensor, chosen: _Ch
     return Manipulated(
         pictures,
         chosen.neighbours,
+        chosen.threshold,
         chosen.dimensions.tolist(),
         chosen.active.tolist(),
         len(source),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcdm_cli.analysis.bootstrap import Bootstrap
 from rcdm_cli.analysis.neighbours import nearest
 
 BELOW = 0.99
@@ -29,9 +30,9 @@ class Memorised:
     bar: float
 
     @property
-    def above(self) -> float:
-        """Share of samples beyond the bar: ``1 - BELOW`` is what new photos have."""
-        return float((self.similarity > self.bar).double().mean())
+    def above(self) -> Tensor:
+        """(N,), the share of each photo's samples beyond the bar; ``expected_above`` is what new photos have."""
+        return (self.similarity > self.bar).double().mean(dim=1)
 
     def most_similar(self, count: int) -> list[tuple[int, int]]:
         """(photo, sample) of the samples nearest to a training photo, nearest first."""
@@ -39,14 +40,23 @@ class Memorised:
         samples = self.similarity.shape[1]
         return [(int(place) // samples, int(place) % samples) for place in order]
 
-    def as_json(self, names: Sequence[str]) -> dict[str, object]:
+    def as_json(self, names: Sequence[str], bootstrap: Bootstrap) -> dict[str, object]:
         """Every number; ``names`` are those of the bank's photos."""
         return {
-            "above": self.above,
+            "above": bootstrap.mean(self.above).as_json(),
             "quantiles": quantiles(self.similarity),
             "similarity": self.similarity.tolist(),
             "photo": [[names[k] for k in row] for row in self.index.tolist()],
         }
+
+
+def expected_above(count: int) -> float:
+    """Share of photos new to the denoiser that is expected beyond the bar, where the bar comes from ``count`` photos.
+
+    The k-th smallest of n numbers has on average k / (n + 1) of all others below it, whatever their distribution; the
+    bar lies at place ``BELOW * (n - 1) + 1``, between two of them. Of 30 photos, 4 % of new ones are beyond it.
+    """
+    return 1 - (BELOW * (count - 1) + 1) / (count + 1)
 
 
 def memorised(features: Tensor, photos: Tensor, bank: Tensor) -> Memorised:

@@ -1,7 +1,5 @@
 """What can be read from a frozen representation: accuracy of a linear classifier and of k-NN, level by level."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,13 +10,31 @@ from torch import Tensor
 from rcdm_cli.analysis.bootstrap import DRAWS, LEVEL, Bootstrap, Interval
 from rcdm_cli.analysis.embeddings import Embeddings
 from rcdm_cli.analysis.kept import Kept
-from rcdm_cli.analysis.linear import FITS, LinearClassifier, fit
+from rcdm_cli.analysis.linear import FITS, STRENGTHS
 from rcdm_cli.analysis.pairs import Pair
-from rcdm_cli.encoders.knn import knn_predict
-from rcdm_cli.errors import InputError
-from rcdm_cli.training.pretrain import class_indices
+from rcdm_cli.analysis.readers import labelled, learn
+from rcdm_cli.analysis.redrawn import NEIGHBOURS, Labelled, knn_right, learn_again
+from rcdm_cli.analysis.student import over_seeds
 
-NEIGHBOURS = 20
+
+@dataclass(frozen=True)
+class Measured:
+    """An accuracy, or a difference of two, and how sure it is in two ways.
+
+    Attributes:
+        photos: learnt from all training photos; the interval is over the validation photos.
+        seeds: mean over draws of the training photos, on the same validation photos; the interval is over the draws.
+            Each draw holds about 63 % of the photos, so accuracies are as a rule a little lower than ``photos``.
+        by_seed: the value of each draw.
+    """
+
+    photos: Interval
+    seeds: Interval
+    by_seed: list[float]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON-able values."""
+        return {**self.photos.as_json(), "over_seeds": {**self.seeds.as_json(), "values": self.by_seed}}
 
 
 @dataclass(frozen=True)
@@ -26,36 +42,44 @@ class Probed:
     """One (method, level).
 
     Attributes:
-        method: of the representation.
-        level: of the representation.
+        pair: of the representation.
         width: D.
         linear: accuracy of the linear classifier on the validation photos.
         knn: accuracy of the weighted vote of the nearest training photos.
-        strength: L2 strength of the linear classifier.
+        strength: L2 strength of the linear classifier that learnt from all training photos.
+        strength_by_seed: the same of each draw.
         by_class: accuracy of the linear classifier on each class's validation photos; None where there is none.
     """
 
-    method: str
-    level: str
+    pair: Pair
     width: int
-    linear: Interval
-    knn: Interval
+    linear: Measured
+    knn: Measured
     strength: float
+    strength_by_seed: list[float]
     by_class: list[float | None]
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON-able values."""
-        intervals = {"linear": self.linear.as_json(), "knn": self.knn.as_json()}
-        return {**self.__dict__, **intervals}
+        return {
+            "method": self.pair.method,
+            "level": self.pair.level,
+            "width": self.width,
+            "linear": self.linear.as_json(),
+            "knn": self.knn.as_json(),
+            "strength": self.strength,
+            "strength_by_seed": self.strength_by_seed,
+            "by_class": self.by_class,
+        }
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Backbone less projector of one method, in accuracy on the same validation photos."""
+    """Backbone less projector of one method: on the same validation photos, and after the same draws."""
 
     method: str
-    linear: Interval
-    knn: Interval
+    linear: Measured
+    knn: Measured
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON-able values."""
@@ -64,12 +88,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Probes:
-    """What was found; intervals are over the validation photos, with the classifiers as they are.
+    """What was found.
 
     Attributes:
         classes: names, in the order of class indices.
         counts: validation photos of each class.
         training: number of training photos.
+        seeds: number of draws of the training photos.
         probed: by pair, in the order asked.
         differences: of each method that has both levels.
     """
@@ -77,6 +102,7 @@ class Probes:
     classes: tuple[str, ...]
     counts: list[int]
     training: int
+    seeds: int
     probed: list[Probed]
     differences: list[Difference]
 
@@ -89,89 +115,16 @@ class Probes:
             "validation_photos": sum(self.counts),
             "majority": max(self.counts) / sum(self.counts),
             "neighbours": NEIGHBOURS,
-            "interval": {"level": LEVEL, "draws": DRAWS, "over": "validation photos"},
+            "seeds": self.seeds,
+            "interval": {
+                "level": LEVEL,
+                "over_photos": f"percentile bootstrap over the validation photos, {DRAWS} draws",
+                "over_seeds": f"Student's t of the mean over {self.seeds} bootstrap draws of the training photos; the"
+                " photos that a draw leaves out choose its L2 strength",
+            },
             "results": [one.as_json() for one in self.probed],
             "differences": [one.as_json() for one in self.differences],
         }
-
-
-def labelled(
-    embeddings: Embeddings, ignore: Sequence[str] = (), classes: tuple[str, ...] | None = None
-) -> tuple[Embeddings, Tensor, tuple[str, ...]]:
-    """The photos that have a class, their class indices (N,), and the classes' names.
-
-    Args:
-        embeddings: of photos with or without classes.
-        ignore: classes that count as none.
-        classes: the known ones; None takes all that occur.
-
-    Raises:
-        InputError: no photo has a class.
-    """
-    indices, names = class_indices(embeddings.labels, tuple(ignore), classes)
-    index = torch.nonzero(indices >= 0).flatten()
-    if not len(index):
-        raise InputError(
-            "None of the photos has a class that counts. A probe needs class folders: DATA/<split>/<class>/<photo>."
-        )
-    return embeddings.rows(index.tolist()), indices[index], names
-
-
-class Readers(NamedTuple):
-    """Linear classifiers on frozen representations.
-
-    Attributes:
-        classes: names, in the order of class indices.
-        classifiers: by pair.
-        strengths: L2 strength of each.
-    """
-
-    classes: tuple[str, ...]
-    classifiers: dict[Pair, LinearClassifier]
-    strengths: dict[Pair, float]
-
-
-def learn(
-    training: Embeddings,
-    pairs: Sequence[Pair],
-    *,
-    ignore: Sequence[str] = (),
-    seed: int,
-    kept: Kept,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Readers:
-    """Fit a linear classifier on the representations of every pair, or take it from ``kept``.
-
-    Args:
-        training: representations that are learnt from; photos without a class are left out.
-        pairs: whose.
-        ignore: classes that count as none.
-        seed: which photos are held out to choose the L2 strength.
-        kept: where classifiers stay until the work is done.
-        on_progress: called with (fits done, fits), over all pairs.
-
-    Raises:
-        InputError: no labelled photo, fewer than two classes, or too few photos.
-    """
-    training, labels, classes = labelled(training, ignore)
-    photos = [*zip(training.paths, labels.tolist(), strict=True)]
-    digest = hashlib.sha256(json.dumps([photos, classes]).encode()).hexdigest()
-    readers = Readers(classes, {}, {})
-    for number, pair in enumerate(pairs):
-
-        def show(done: int, total: int, before: int = number) -> None:
-            on_progress(before * total + done, len(pairs) * total)
-
-        def make(pair: Pair = pair, show: Callable[[int, int], None] = show) -> dict[str, Tensor]:
-            fitted = fit(training.representations[pair], labels, len(classes), seed=seed, on_progress=show)
-            return {**fitted.classifier._asdict(), "strength": torch.tensor(fitted.strength, dtype=torch.float64)}
-
-        key = {"step": "linear classifier", "pair": pair, "photos": digest, "seed": seed}
-        part = kept.once({**key, "encoder": training.encoders[pair.method].sha256}, make)
-        readers.classifiers[pair] = LinearClassifier(part["weight"], part["bias"])
-        readers.strengths[pair] = float(part["strength"])
-        show(FITS, FITS)
-    return readers
 
 
 def probe(
@@ -180,6 +133,7 @@ def probe(
     pairs: Sequence[Pair],
     *,
     ignore: Sequence[str] = (),
+    seeds: int = 5,
     seed: int = 0,
     kept: Kept,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -191,35 +145,71 @@ def probe(
         validation: representations that are asked about; photos of classes that training lacks are left out.
         pairs: what is compared.
         ignore: classes that count as none.
-        seed: of the held-out part that chooses the L2 strength, and of the bootstrap.
+        seeds: draws of the training photos (see ``redrawn``), 2 or more.
+        seed: of the draws, of the held-out part that chooses the L2 strength, and of the bootstrap.
         kept: where classifiers stay until the work is done.
         on_progress: called with (fits done, fits), over all pairs.
 
     Raises:
         InputError: no labelled photo on either side, or fewer than two classes.
     """
-    readers = learn(training, pairs, ignore=ignore, seed=seed, kept=kept, on_progress=on_progress)
+    first, each = len(pairs) * FITS, seeds * len(STRENGTHS)
+    total = first + len(pairs) * each
+    readers = learn(
+        training, pairs, ignore=ignore, seed=seed, kept=kept, on_progress=lambda done, _: on_progress(done, total)
+    )
     training, known, classes = labelled(training, ignore)
     validation, truth, _ = labelled(validation, (), classes)
     bootstrap = Bootstrap(len(truth), seed)
-    linear: dict[Pair, Tensor] = {}
-    knn: dict[Pair, Tensor] = {}
+    linear: dict[Pair, _Values] = {}
+    knn: dict[Pair, _Values] = {}
     probed = []
-    for pair in pairs:
-        h, bank = validation.representations[pair], training.representations[pair]
-        linear[pair] = (readers.classifiers[pair].logits(h).argmax(1) == truth).double()
-        knn[pair] = (knn_predict(h, bank, known, neighbours=NEIGHBOURS) == truth).double()
-        by_class = [_mean(linear[pair][truth == index]) for index in range(len(classes))]
-        accuracies = bootstrap.mean(linear[pair]), bootstrap.mean(knn[pair])
-        probed.append(Probed(pair.method, pair.level, h.shape[1], *accuracies, readers.strengths[pair], by_class))
+    for number, pair in enumerate(pairs):
+
+        def show(done: int, before: int = first + number * each) -> None:
+            on_progress(before + done, total)
+
+        bank = Labelled(training.representations[pair], known)
+        asked = Labelled(validation.representations[pair], truth)
+        # Every pair has the same draws, so that differences between pairs are paired by draw.
+        after = learn_again(bank, asked, len(classes), seeds=seeds, seed=seed, kept=kept, on_progress=show)
+        right = readers.classifiers[pair].right(*asked)
+        linear[pair] = _Values(right, [one.linear for one in after])
+        knn[pair] = _Values(knn_right(bank, asked), [one.knn for one in after])
+        probed.append(
+            Probed(
+                pair,
+                asked.h.shape[1],
+                linear[pair].measured(bootstrap),
+                knn[pair].measured(bootstrap),
+                readers.strengths[pair],
+                [one.strength for one in after],
+                [_mean(right[truth == index]) for index in range(len(classes))],
+            )
+        )
     differences = []
     for method in dict.fromkeys(pair.method for pair in pairs):
         backbone, projector = Pair(method, "backbone"), Pair(method, "projector")
         if backbone in linear and projector in linear:
-            both = (bootstrap.mean(right[backbone] - right[projector]) for right in (linear, knn))
+            both = (values[backbone].less(values[projector]).measured(bootstrap) for values in (linear, knn))
             differences.append(Difference(method, *both))
     counts = torch.bincount(truth, minlength=len(classes)).tolist()
-    return Probes(classes, counts, len(known), probed, differences)
+    return Probes(classes, counts, len(known), seeds, probed, differences)
+
+
+class _Values(NamedTuple):
+    """For each validation photo whether its class was named rightly, (N,), and for each draw the share of them."""
+
+    photos: Tensor
+    by_seed: list[float]
+
+    def less(self, other: "_Values") -> "_Values":
+        """The differences, paired by photo and by draw."""
+        by_seed = [mine - theirs for mine, theirs in zip(self.by_seed, other.by_seed, strict=True)]
+        return _Values(self.photos - other.photos, by_seed)
+
+    def measured(self, bootstrap: Bootstrap) -> Measured:
+        return Measured(bootstrap.mean(self.photos), over_seeds(self.by_seed), self.by_seed)
 
 
 def _mean(values: Tensor) -> float | None:

@@ -8,10 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.analysis.kept import Kept
+from rcdm_cli.analysis.kept import Kept, hash_of
 from rcdm_cli.analysis.pairs import Pair
-from rcdm_cli.images.crop import center_crop
-from rcdm_cli.images.tensor import to_tensor
 from rcdm_cli.runtime.bundle import Bundle
 from rcdm_cli.runtime.sampling import Settings
 
@@ -27,7 +25,6 @@ def photos_hash(photos: Sequence[Pixels]) -> str:
     return digest.hexdigest()
 
 
-@torch.no_grad()
 def representations(
     bundle: Bundle, photos: Sequence[Pixels], pairs: Sequence[Pair], batch: int = 256
 ) -> dict[Pair, Tensor]:
@@ -42,17 +39,10 @@ def representations(
     Returns:
         float32 (len(photos), D) on the CPU, by pair.
     """
-    found: dict[Pair, list[Tensor]] = {pair: [] for pair in pairs}
-    for method in dict.fromkeys(pair.method for pair in pairs):
-        encoder = bundle.encoder(method)
-        for start in range(0, len(photos), batch):
-            own = photos[start : start + batch]
-            crops = np.stack([center_crop(photo, encoder.spec.preprocessing.size) for photo in own])
-            levels = encoder(to_tensor(crops).to(bundle.device))
-            for level, h in zip(encoder.spec.levels, levels, strict=True):
-                if (pair := Pair(method, level)) in found:
-                    found[pair].append(h.float().cpu())
-    return {pair: torch.cat(parts) for pair, parts in found.items()}
+    # The bundle remembers the levels of the photos that it encoded last, so those of one method go together.
+    together = sorted(pairs, key=lambda pair: pair.method)
+    found = {pair: bundle.encode(photos, method=pair.method, level=pair.level, batch=batch) for pair in together}
+    return {pair: found[pair] for pair in pairs}
 
 
 def kept_representations(
@@ -75,6 +65,7 @@ def kept_pictures(
     *,
     batch: int = 32,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_pictures: Callable[[int, Pixels], None] = lambda start, made: None,
 ) -> Pixels:
     """``Bundle.pictures``, one part a batch, so that an interrupted run loses one batch at most.
 
@@ -86,6 +77,7 @@ def kept_pictures(
         settings: sampler, steps, guidance.
         batch: pictures made at a time.
         on_progress: called with (pictures done, pictures).
+        on_pictures: called with each part as it is there: the number of its first picture, uint8 (B, S, S, 3).
 
     Returns:
         uint8 (N, S, S, 3).
@@ -99,10 +91,11 @@ def kept_pictures(
 
         key = {
             "step": "pictures",
-            "cond": hashlib.sha256(rows.contiguous().numpy().data).hexdigest(),
+            "cond": hash_of(rows),
             "seeds": own,
             "settings": [settings.sampler, settings.steps, settings.guidance],
         }
         parts.append(kept.once(key, sample)["pictures"].numpy())
+        on_pictures(start, parts[-1])
         on_progress(start + len(own), len(seeds))
     return np.concatenate(parts)

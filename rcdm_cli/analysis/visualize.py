@@ -1,15 +1,18 @@
 """What does a representation know? Many pictures of it: what they share, it holds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from rcdm_cli.analysis.kept import Kept
 from rcdm_cli.analysis.pairs import Pair
 from rcdm_cli.analysis.ranks import mean_reciprocal_rank, own_similarity, ranks
+from rcdm_cli.analysis.steps import kept_pictures
 from rcdm_cli.diffusion.noise import picture_seed
 from rcdm_cli.runtime.bundle import Bundle
 from rcdm_cli.runtime.sampling import Settings
@@ -86,43 +89,57 @@ class Visualization:
 
 def visualize(
     bundle: Bundle,
+    kept: Kept,
     names: Sequence[str],
-    photos: Sequence[Pixels],
-    pairs: Sequence[Pair],
+    known: Mapping[Pair, Tensor],
     *,
     samples: int,
     settings: Settings,
     seed: int = 0,
     batch: int = 32,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_picture: Callable[[int, Pair, int, Pixels], None] = lambda photo, pair, k, picture: None,
 ) -> Visualization:
-    """Sample ``samples`` pictures of every photo at every pair, and measure what they share.
+    """Sample ``samples`` pictures of every representation of every photo, and measure what they share.
 
     Args:
         bundle: encoders and denoiser.
+        kept: where pictures lie until all are made.
         names: of the photos, for the results.
-        photos: uint8 (H, W, 3) each.
-        pairs: (method, level) to look at.
+        known: by pair to look at, ``h`` of every photo, float32 (len(names), D).
         samples: pictures of each representation, K.
         settings: sampler, steps, guidance.
         seed: start of all randomness.
         batch: pictures made at a time.
         on_progress: called with (pictures done, pictures).
+        on_picture: called with each picture as it is there: number of the photo, pair, k, uint8 (S, S, 3).
     """
-    count = len(photos)
+    count, pairs = len(names), list(known)
     seeds = [[picture_seed(seed, photo, k) for k in range(samples)] for photo in range(count)]
     flat = [one for row in seeds for one in row]
-    known = {pair: bundle.encode(photos, method=pair.method, level=pair.level) for pair in pairs}
     cond = [bundle.condition(known[pair], method=pair.method, level=pair.level) for pair in pairs]
-    pictures = bundle.pictures(
-        torch.cat(cond).repeat_interleave(samples, dim=0), flat * len(pairs), settings, batch, on_progress
+
+    def hand_on(start: int, made: Pixels) -> None:
+        for index, picture in enumerate(made, start):
+            pair, photo, k = map(int, np.unravel_index(index, (len(pairs), count, samples)))
+            on_picture(photo, pairs[pair], k, picture)
+
+    pictures = kept_pictures(
+        bundle,
+        kept,
+        torch.cat(cond).repeat_interleave(samples, dim=0),
+        flat * len(pairs),
+        settings,
+        batch=batch,
+        on_progress=on_progress,
+        on_pictures=hand_on,
     )
     by_pair = pictures.reshape(len(pairs), count, samples, *pictures.shape[1:])
     seen = {pair: _measure(bundle, pair, known[pair], made) for pair, made in zip(pairs, by_pair, strict=True)}
-    return Visualization(list(names), seeds, list(pairs), seen)
+    return Visualization(list(names), seeds, pairs, seen)
 
 
-def _measure(bundle: Bundle, pair: Pair, h: torch.Tensor, pictures: Pixels) -> list[Seen]:
+def _measure(bundle: Bundle, pair: Pair, h: Tensor, pictures: Pixels) -> list[Seen]:
     count, samples = pictures.shape[:2]
     found = bundle.encode(list(pictures.reshape(-1, *pictures.shape[2:])), method=pair.method, level=pair.level)
     own = torch.arange(count).repeat_interleave(samples)

@@ -10,8 +10,12 @@ from rcdm_cli.errors import InputError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
+    from rcdm_cli.analysis.kept import Kept
+    from rcdm_cli.analysis.pairs import Pair
     from rcdm_cli.images.source import PhotoSource
+    from rcdm_cli.runtime.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,17 @@ class PhotosRead:
         Raises:
             InputError: says how many of how many.
         """
-        if self.unreadable:
-            total = len(self.unreadable) + len(self.paths)
-            raise InputError(f"{len(self.unreadable)} of {total} photos could not be read and were skipped.")
+        raise_skipped(len(self.unreadable), len(self.unreadable) + len(self.paths), "photos")
+
+
+def raise_skipped(skipped: int, total: int, what: str) -> None:
+    """End the command as wrong input if anything was skipped; call it after the result is out.
+
+    Raises:
+        InputError: says how many of how many.
+    """
+    if skipped:
+        raise InputError(f"{skipped} of {total} {what} could not be read and were skipped.")
 
 
 def read_photos(out: Output, photos: list[Path]) -> PhotosRead:
@@ -59,6 +71,58 @@ def read_photos(out: Output, photos: list[Path]) -> PhotosRead:
     if not read.paths:
         raise InputError("None of the photos could be read.")
     return read
+
+
+@dataclass(frozen=True)
+class Known:
+    """Representations that a person named, by photos or by a file of `rcdm embed`.
+
+    Attributes:
+        h: by pair, float32 (N, D).
+        paths: of the N photos; inside the file, where there is one.
+        pixels: uint8 (H, W, 3) of each; None where only its representation is known.
+        places: of the N among all that were found, which count those that cannot be read.
+        unreadable: files that are no photos or are damaged.
+    """
+
+    h: dict["Pair", "Tensor"]
+    paths: list[str]
+    pixels: list["NDArray[np.uint8] | None"]
+    places: list[int]
+    unreadable: list[Path]
+
+    @property
+    def found(self) -> int:
+        """Of all that were found, readable or not."""
+        return len(self.places) + len(self.unreadable)
+
+
+def known_photos(
+    out: Output, given: list[Path], bundle: "Bundle", pairs: list["Pair"], kept: "Kept", batch: int
+) -> Known:
+    """The representations of photos and folders of photos, or those in one file that ``rcdm embed`` wrote.
+
+    Raises:
+        InputError: as ``read_photos``; or the file's representations are those of other encoders.
+    """
+    from rcdm_cli.analysis.embed import bundle_encoders
+    from rcdm_cli.analysis.embeddings import is_embeddings
+    from rcdm_cli.analysis.steps import kept_representations
+    from rcdm_cli.cli._encoders import Asked, representations
+    from rcdm_cli.images.find import find_photos
+
+    if len(given) == 1 and is_embeddings(given[0]):
+        asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
+        stored = representations(out, f"Representations of {given[0]}", given[0], None, asked, batch, kept)
+        count = len(stored.paths)
+        h = {pair: stored.representations[pair] for pair in pairs}
+        return Known(h, list(stored.paths), [None] * count, list(range(count)), [])
+    read = read_photos(out, given)
+    listed = {path: place for place, path in enumerate(find_photos(given))}
+    h = kept_representations(bundle, kept, read.pixels, pairs, batch)
+    return Known(
+        h, [str(path) for path in read.paths], [*read.pixels], [listed[p] for p in read.paths], read.unreadable
+    )
 
 
 def photo_source(paths: list[Path], split: str | None = None) -> "PhotoSource":

@@ -1,6 +1,5 @@
 """``rcdm embed``: representations as a file."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._encoders import ask_encoders
 from rcdm_cli.cli._options import OUTPUT_PANEL, Batch, Device, EncoderReference, Engines, Force, Level, Methods, Split
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._photos import photo_source
+from rcdm_cli.cli._photos import photo_source, raise_skipped
 from rcdm_cli.errors import InputError
 from rcdm_cli.resources import DEMO_BUNDLE
 
@@ -58,7 +57,8 @@ def embed(
     """Write the representations of photos to a file, with their paths, classes and the encoders' specs.
 
     A tensor of (photos, D) for each method and level, named METHOD/LEVEL. The same command goes on where it was
-    interrupted. `rcdm probe` and `rcdm fgsm --probe` take the file in place of a data set.
+    interrupted. `rcdm probe`, `rcdm fgsm --probe` and `rcdm manipulate --neighbours` take the file
+    in place of a data set, and `rcdm interpolate` in place of photos.
     """
     from dataclasses import replace
 
@@ -70,7 +70,7 @@ def embed(
     if file.exists() and not force:
         raise InputError(f"{file} exists already. Give --force to replace it, or another --out.")
     asked = ask_encoders(engines, encoder, method, level, choose_device(device))
-    parts = file.with_name(f"{file.name}.parts")
+    kept = Kept(file.with_name(f"{file.name}.parts"), {"rcdm": __version__})
     source = photo_source(photos, split)
     with out.progress("Representations") as show:
         found = represent(
@@ -79,13 +79,13 @@ def embed(
             source,
             asked.device,
             batch=batch,
-            kept=Kept(parts, {"rcdm": __version__}),
+            kept=kept,
             on_progress=show,
         )
     for _, reason in found.skipped:
         out.warn(reason)
     write_embeddings(file, replace(found, origin={"rcdm": __version__, **asked.origin}))
-    shutil.rmtree(parts, ignore_errors=True)
+    kept.discard()
     values = {
         "file": file,
         "rcdm": __version__,
@@ -98,5 +98,4 @@ def embed(
         ],
     }
     out.result(values, [file])
-    if found.skipped:
-        raise InputError(f"{len(found.skipped)} of {len(source)} photos could not be read and were skipped.")
+    raise_skipped(len(found.skipped), len(source), "photos")

@@ -106,16 +106,15 @@ def evaluate(
     """Measure pictures: faithful to h, diverse at fixed h, like photos, and no copies of training photos.
 
     Faithfulness ranks a photo's own representation among all, by nearness to that of each sample: a mean reciprocal
-    rank of 1 means that it is always nearest. Writes results.json, report.html and, with a bank, nearest.png. The same
-    command goes on where it was interrupted.
+    rank of 1 means that it is always nearest. Writes results.json, charts as PNG, report.html and, with a bank, the
+    samples nearest to a training photo. The same command goes on where it was interrupted.
     """
     from rcdm_cli.analysis.evaluate import evaluate as measure
     from rcdm_cli.analysis.evaluation import Photos
     from rcdm_cli.analysis.inception import Inception
     from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.images.write import write_png
-    from rcdm_cli.report.evaluate import NEAREST, answers, draw_nearest
-    from rcdm_cli.report.run import PAGE, RESULTS, write_run
+    from rcdm_cli.report.evaluate import answers, write
+    from rcdm_cli.report.run import PAGE, RESULTS
     from rcdm_cli.training.pretrain import class_indices
 
     refuse_finished(folder, force)
@@ -127,17 +126,18 @@ def evaluate(
     network = Inception(inception, bundle.device) if inception else None
     size = max(bundle.size, *(entry.spec.preprocessing.size for entry in bundle.manifest.encoders.values()))
     asked = _crops(out, source, split, size, photos)
-    bank, classes = None, None
+    cropped, bank, classes = None, None, None
     if bank_split is not None:
         cropped = _crops(out, source, bank_split, size, None)
         labels, classes = class_indices(cropped.labels, tuple(ignore or ()))
         bank = Photos(cropped.photos, cropped.keys, labels)
     labels, _ = class_indices(asked.labels, tuple(ignore or ()), classes)
     settings = bundle.settings(sampler, steps, guidance)
+    kept = kept_in(folder, bundle)
     with out.progress("Sampling") as show:
         found = measure(
             bundle,
-            kept_in(folder, bundle),
+            kept,
             Photos(asked.photos, asked.keys, labels),
             pairs,
             space=compared_in,
@@ -149,22 +149,19 @@ def evaluate(
             batch=batch,
             on_progress=show,
         )
-    values: dict[str, Any] = {"kind": "evaluate", **made_with(bundle, seed, settings), **found.as_json()}
-    values["settings"] |= {
+    about = made_with(bundle, seed, settings)
+    about["settings"] |= {
         "data": str(source),
         "split": split,
         "bank_split": bank_split,
         "ignored_classes": ignore or [],
         "inception_sha256": network and network.sha256,
     }
-    values["unreadable"] = [key for key, _ in asked.skipped]
-    files = [RESULTS, PAGE]
-    if bank:
-        values["nearest_picture"] = NEAREST
-        write_png(folder / NEAREST, draw_nearest(found.evaluated))
-        files.append(NEAREST)
-    write_run(folder, values)
-    out.result(values, [*_table(values["results"]), *answers(values), *(folder / name for name in files)])
+    skipped = [*asked.skipped, *(cropped.skipped if cropped else ())]
+    values = write(folder, found, {**about, "unreadable": [key for key, _ in skipped]})
+    kept.discard()
+    files = [folder / name for name in (*values["files"], RESULTS, PAGE)]
+    out.result(values, [*_table(values["results"]), *answers(values), *files])
 
 
 def _space(bundle: "Bundle", given: str | None) -> "Pair":

@@ -36,7 +36,7 @@ from rcdm_cli.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
     from rcdm_cli.analysis.kept import Kept
-    from rcdm_cli.analysis.probe import Readers
+    from rcdm_cli.analysis.readers import Readers
 
 ATTACKS = ("fgsm", "pgd", "drift")
 
@@ -238,9 +238,10 @@ def fgsm(
         "photos": photo_values(outcomes, pairs, plan, subjects),
     }
     values = write(folder, values, made)
+    kept.discard()
     largest, curve = found.largest_drift
-    files = [*(one["file"] for one in values["pictures"]), "results.json", "report.html"]
-    out.result(values, [*answers(values), *(folder / name for name in files)])
+    files = [folder / name for name in (*values["files"], "results.json", "report.html")]
+    out.result(values, [*answers(values), *files])
     if max_drift is not None and largest > max_drift:
         raise CheckFailed(
             f"The representation of {curve.pair.method} at {curve.pair.level} level drifts by {largest:.4f} on average"
@@ -259,7 +260,7 @@ def _readers(
     kept: "Kept",
 ) -> "Readers":
     """The linear classifiers on the representations of ``data``."""
-    from rcdm_cli.analysis.probe import learn
+    from rcdm_cli.analysis.readers import learn
 
     training = representations(out, "Representations to learn from", data, split, asked, batch, kept)
     with out.progress("Linear classifiers") as show:

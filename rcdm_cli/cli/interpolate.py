@@ -26,7 +26,7 @@ from rcdm_cli.cli._options import (
     one_of,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._photos import read_photos
+from rcdm_cli.cli._photos import known_photos, raise_skipped
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
 from rcdm_cli.errors import InputError
 from rcdm_cli.resources import DEMO_BUNDLE
@@ -46,12 +46,19 @@ ANIMATIONS = ("webp", "gif")
 def interpolate(
     out: Output,
     first: Annotated[
-        Path, typer.Argument(metavar="A", help="Photo to start from, or a folder of photos.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="A",
+            help="Photo to start from, a folder of photos, or a file that `rcdm embed` wrote.",
+            show_default=False,
+        ),
     ],
     second: Annotated[
         Path,
         typer.Argument(
-            metavar="B", help="Photo to end at, or a folder of as many photos, paired in order.", show_default=False
+            metavar="B",
+            help="Photo to end at, or a folder or file of as many photos, paired in order.",
+            show_default=False,
         ),
     ],
     path: Annotated[
@@ -101,36 +108,37 @@ def interpolate(
     length of every path and the similarity of every picture to its target, and report.html. A run that was interrupted
     goes on where it was when the same command is given again.
     """
+    from pathlib import PurePath
+
     import numpy as np
+    import torch
 
     from rcdm_cli.analysis.interpolate import interpolate as look
     from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.images.find import find_photos
     from rcdm_cli.report.interpolate import write
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
-    ends = find_photos([first]), find_photos([second])
-    if len(ends[0]) != len(ends[1]):
+    kept = kept_in(folder, bundle)
+    a, b = (known_photos(out, [given], bundle, pairs, kept, batch) for given in (first, second))
+    if a.found != b.found:
         raise InputError(
-            f"{first} has {len(ends[0])} photos and {second} has {len(ends[1])}: they are paired in order, so give two"
-            " photos, or two folders of as many photos each."
+            f"{first} has {a.found} photos and {second} has {b.found}: they are paired in order, so give two photos,"
+            " or two folders or files of as many photos each."
         )
-    read = read_photos(out, [*ends[0], *ends[1]])
-    pixels = dict(zip(read.paths, read.pixels, strict=True))
-    whole = [both for both in zip(*ends, strict=True) if both[0] in pixels and both[1] in pixels]
+    whole = [(a.places.index(place), b.places.index(place)) for place in a.places if place in b.places]
     if not whole:
         raise InputError("Of no pair could both photos be read.")
-    photos = [(pixels[a], pixels[b]) for a, b in whole]
+    left, right = (list(side) for side in zip(*whole, strict=True))
+    paths = [(a.paths[i], b.paths[j]) for i, j in whole]
     settings = bundle.settings(sampler, steps, guidance)
     with out.progress("Sampling") as show:
         result = look(
             bundle,
-            kept_in(folder, bundle),
-            [(a.name, b.name) for a, b in whole],
-            photos,
-            pairs,
+            kept,
+            [(PurePath(one).name, PurePath(other).name) for one, other in paths],
+            {pair: torch.stack([a.h[pair][left], b.h[pair][right]], dim=1) for pair in pairs},
             path=path,
             positions=np.linspace(start, end, frames).tolist(),
             samples=samples,
@@ -139,12 +147,9 @@ def interpolate(
             batch=batch,
             on_progress=show,
         )
-    about = {
-        **made_with(bundle, seed, settings),
-        "paths": [[str(a), str(b)] for a, b in whole],
-        "unreadable": [str(one) for one in read.unreadable],
-    }
-    values = write(result, photos, folder, about, animation)
-    files = [entry[kind] for entry in values["photo_pairs"] for kind in ("picture", "animation") if kind in entry]
-    out.result(values, [folder / name for name in (*files, "results.json", "report.html")])
-    read.raise_unreadable()
+    unreadable = [str(one) for one in (*a.unreadable, *b.unreadable)]
+    about = {**made_with(bundle, seed, settings), "paths": [list(both) for both in paths], "unreadable": unreadable}
+    values = write(result, [(a.pixels[i], b.pixels[j]) for i, j in whole], folder, about, animation)
+    kept.discard()
+    out.result(values, [folder / name for name in (*values["files"], "results.json", "report.html")])
+    raise_skipped(len(unreadable), a.found + b.found, "photos")

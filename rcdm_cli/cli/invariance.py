@@ -106,7 +106,7 @@ def invariance(
         "unreadable": [str(path) for path in read.unreadable],
     }
     values = write(result, pictures, folder, about)
-    files = [*values["heat_maps"].values(), *(one["file"] for one in values["pictures"])]
-    paths = [folder / name for name in (*files, "results.json", "report.html")]
+    kept.discard()
+    paths = [folder / name for name in (*values["files"], "results.json", "report.html")]
     out.result(values, [*sentences(values), *paths])
     read.raise_unreadable()

@@ -25,9 +25,8 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._photos import photo_source
+from rcdm_cli.cli._photos import photo_source, raise_skipped
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
-from rcdm_cli.errors import InputError
 from rcdm_cli.resources import DEMO_BUNDLE
 
 
@@ -36,7 +35,7 @@ from rcdm_cli.resources import DEMO_BUNDLE
     panel="Questions",
     examples=(
         "rcdm manipulate striped.jpg plain.jpg --neighbours photos --method dino --level backbone",
-        "rcdm manipulate striped.jpg plain.jpg --neighbours photos.safetensors --threshold 0",
+        "rcdm manipulate striped.jpg plain.jpg --neighbours photos.safetensors --threshold 1",
     ),
 )
 def manipulate(
@@ -59,14 +58,17 @@ def manipulate(
     ],
     nearest: Annotated[int, typer.Option("--nearest", min=1, help="Nearest neighbours that are looked at.")] = 20,
     threshold: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--threshold",
             min=0,
-            help="A dimension is active where its absolute value is above this many times its root mean square among"
-            " the neighbours' file or folder; 0 takes all that are not zero, as the paper does.",
+            help="A dimension is active where its absolute value is above this many times its root mean square over all"
+            " of --neighbours. Default: 0, the paper's rule that every value but zero is active, for a representation"
+            " after a ReLU, such as a ResNet's backbone; 1 for one without zeros, such as a projector's, of which the"
+            " paper's rule would take all dimensions.",
+            show_default=False,
         ),
-    ] = 1.0,
+    ] = None,
     share: Annotated[
         float,
         typer.Option(
@@ -90,7 +92,8 @@ def manipulate(
 ) -> None:
     """Take out of a photo's representation what its nearest neighbours share, or put another photo's values there.
 
-    Dimensions that are active in most of SOURCE's nearest neighbours are set to zero, and swapped with TARGET's. Writes
+    Dimensions that are active in most of SOURCE's nearest neighbours, by default in more than 14 of 20 as in the
+    published code, are set to zero, and swapped with TARGET's. Writes
     a grid for each method and level (rows: source, without, with target's), results.json with the dimensions, and
     report.html. A run that was interrupted goes on where it was when the same command is given again.
     """
@@ -137,8 +140,6 @@ def manipulate(
         "unreadable": [key for key, _ in known.skipped],
     }
     values = write(result, *ends, near, folder, about)
-    pictures = [folder / one["picture"] for one in values["representations"]]
-    out.result(values, [*pictures, folder / "results.json", folder / "report.html"])
-    if known.skipped:
-        total = len(known.skipped) + len(known.paths)
-        raise InputError(f"{len(known.skipped)} of {total} neighbours could not be read and were skipped.")
+    kept.discard()
+    out.result(values, [folder / name for name in (*values["files"], "results.json", "report.html")])
+    raise_skipped(len(known.skipped), len(known.skipped) + len(known.paths), "neighbours")

@@ -138,6 +138,7 @@ def tune(
         "backend": bundle.choice.backend,
         "precision": bundle.choice.precision,
     }
+    kept = Kept(folder / "parts", origin)
     with out.progress("Sampling") as show:
         found = measure(
             bundle,
@@ -147,7 +148,7 @@ def tune(
             margin=margin,
             seed=seed,
             batch=batch,
-            kept=Kept(folder / "parts", origin),
+            kept=kept,
             on_progress=show,
         )
     numbers = {**origin, **found.as_json()}
@@ -157,4 +158,5 @@ def tune(
     tuned = read_manifest(bundle.folder).model_copy(update={"defaults": defaults, "measured": numbers})
     write_json(bundle.folder / MANIFEST, tuned.model_dump(mode="json"))
     write_run(folder, values)
+    kept.discard()
     out.result(values, [answer(values), bundle.folder / MANIFEST, folder / RESULTS, folder / PAGE])

@@ -1,6 +1,9 @@
 """``rcdm visualize``: pictures of what a representation holds."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
@@ -14,7 +17,6 @@ from rcdm_cli.cli._options import (
     Level,
     Methods,
     Out,
-    Photos,
     Precision,
     Sampler,
     Samples,
@@ -22,8 +24,8 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._photos import read_photos
-from rcdm_cli.cli._runs import made_with, refuse_finished
+from rcdm_cli.cli._photos import known_photos, raise_skipped
+from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
 from rcdm_cli.resources import DEMO_BUNDLE
 
 
@@ -33,11 +35,19 @@ from rcdm_cli.resources import DEMO_BUNDLE
     examples=(
         "rcdm visualize imgs --method dino --level projector",
         "rcdm visualize imgs --method dino,vicreg --level both --samples 8 --out seen",
+        "rcdm visualize embeddings.safetensors --method dino --level projector",
     ),
 )
 def visualize(
     out: Output,
-    photos: Photos,
+    photos: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PHOTOS...",
+            help="Photos, or folders that are searched for photos; or one file that `rcdm embed` wrote.",
+            show_default=False,
+        ),
+    ],
     method: Methods = None,
     level: Level = "both",
     engines: Engines = DEMO_BUNDLE,
@@ -59,30 +69,39 @@ def visualize(
     by one, results.json with every number, and report.html, a page that shows it all. What all samples share, the
     representation holds; what varies, it has thrown away.
     """
+    from pathlib import PurePath
+
     from rcdm_cli.analysis.pairs import choose_pairs
     from rcdm_cli.analysis.visualize import visualize as look
+    from rcdm_cli.report.samples import SampleFiles
     from rcdm_cli.report.visualization import write
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
-    read = read_photos(out, photos)
+    kept = kept_in(folder, bundle)
+    known = known_photos(out, photos, bundle, pairs, kept, batch)
     settings = bundle.settings(sampler, steps, guidance)
-    with out.progress("Sampling") as show:
+    names = [PurePath(path).name for path in known.paths]
+    with out.progress("Sampling") as show, SampleFiles(folder, names) as files:
         result = look(
             bundle,
-            [path.name for path in read.paths],
-            read.pixels,
-            pairs,
+            kept,
+            names,
+            known.h,
             samples=samples,
             settings=settings,
             seed=seed,
             batch=batch,
             on_progress=show,
+            on_picture=files.add,
         )
-    about = {**made_with(bundle, seed, settings), "unreadable": [str(path) for path in read.unreadable]}
-    values = write(result, read.pixels, folder, about)
-    for entry, path in zip(values["photos"], read.paths, strict=True):
-        entry["path"] = str(path)
+    about = {
+        **made_with(bundle, seed, settings),
+        "paths": known.paths,
+        "unreadable": [str(path) for path in known.unreadable],
+    }
+    values = write(result, known.pixels, files, about)
+    kept.discard()
     out.result(values, [folder / name for name in ("report.html", "grid.png", "results.json", "samples")])
-    read.raise_unreadable()
+    raise_skipped(len(known.unreadable), known.found, "photos")

@@ -74,7 +74,30 @@ class HeatMap:
     caption: str = ""
 
 
-Element = Sentence | Picture | Table | LineChart | HeatMap
+@dataclass(frozen=True)
+class Dots:
+    """One series of a dot chart: for each row a value and the bounds of its interval; None leaves the row empty."""
+
+    name: str
+    points: tuple[tuple[float, float, float] | None, ...]
+
+
+@dataclass(frozen=True)
+class DotChart:
+    """Values with their intervals along one axis, a band for each row, the series below each other in it.
+
+    ``zero`` draws a line at 0, for differences.
+    """
+
+    title: str
+    x_label: str
+    rows: tuple[str, ...]
+    series: tuple[Dots, ...]
+    caption: str = ""
+    zero: bool = False
+
+
+Element = Sentence | Picture | Table | LineChart | HeatMap | DotChart
 
 
 @dataclass(frozen=True)

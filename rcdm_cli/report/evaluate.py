@@ -1,19 +1,23 @@
 """The section on how good the pictures are, and the picture of those nearest to a training photo."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rcdm_cli.images.grid import Group, Row, grid
-from rcdm_cli.report.elements import Element, Line, LineChart, Picture, Section, Sentence, Table
+from rcdm_cli.images.write import write_png
+from rcdm_cli.report.dot_picture import draw_dots
+from rcdm_cli.report.elements import DotChart, Dots, Element, Line, LineChart, Picture, Section, Sentence, Table
 from rcdm_cli.report.numbers import percent
+from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
-    from rcdm_cli.analysis.evaluation import Evaluated
+    from rcdm_cli.analysis.evaluation import Evaluated, Evaluation
 
-NEAREST = "nearest.png"
+FAITHFUL, NEAREST = "faithfulness.png", "nearest.png"
 _CELL = 96
 
 
@@ -30,11 +34,30 @@ def draw_nearest(evaluated: Sequence["Evaluated"]) -> NDArray[np.uint8]:
     return grid(rows, groups, scale=max(1, -(-_CELL // evaluated[0].shown[0].photo.shape[0])))
 
 
+def write(folder: Path, found: "Evaluation", about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write pictures, ``results.json`` and ``report.html``; returns what stands in the JSON.
+
+    Args:
+        folder: of the run; made where it is missing.
+        found: what to write.
+        about: what else the JSON holds: the bundle, versions, hashes.
+    """
+    values = {"kind": "evaluate", **about, **found.as_json()}
+    write_png(folder / FAITHFUL, draw_dots(_faithful(values)))
+    files = [FAITHFUL]
+    if found.bank:
+        values["nearest_picture"] = NEAREST
+        write_png(folder / NEAREST, draw_nearest(found.evaluated))
+        files.append(NEAREST)
+    return write_run(folder, values, files)
+
+
 def section(results: Mapping[str, Any]) -> Section:
     """Build it from what ``rcdm evaluate`` wrote."""
     found, training = results["results"], results["training_photos"]
     elements: list[Element] = [
         *(Sentence(text) for text in answers(results)),
+        _faithful(results),
         _faithfulness(results),
     ]
     if results["samples"] > 1:
@@ -56,9 +79,10 @@ def answers(results: Mapping[str, Any]) -> list[str]:
     found = results["results"]
     best = max(found, key=lambda one: float(one["mean_reciprocal_rank"]["value"]))
     said = [
-        f"Pictures are most faithful for {_name(best)}: a mean reciprocal rank of"
-        f" {_interval(best['mean_reciprocal_rank'])} among {results['photos']} photos, and a mean rank of"
-        f" {best['mean_rank']['value']:.1f}."
+        f"The highest mean reciprocal rank, each in its own space, is that of {_name(best)}:"
+        f" {_interval(best['mean_reciprocal_rank'])} among {results['photos']} photos, with a mean rank of"
+        f" {best['mean_rank']['value']:.1f}; pictures that have nothing to do with h would have"
+        f" {chance(results['photos']):.3f} and {(results['photos'] + 1) / 2:.1f}."
     ]
     for one in results["differences"]:
         low, high = one["pixels"]["low"], one["pixels"]["high"]
@@ -74,14 +98,23 @@ def answers(results: Mapping[str, Any]) -> list[str]:
             f" of the range: {100 * one['pixels']['value']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}])."
         )
     if training := results["training_photos"]:
-        most = max(found, key=lambda one: float(one["nearest"]["above"]))
-        new = f"{100 * (1 - training['bar']['below']):.0f} %"
-        who = f"Up to {100 * most['nearest']['above']:.1f} % of the samples ({_name(most)}) are"
+        most = max(found, key=lambda one: float(one["nearest"]["above"]["value"]))
+        above, new = most["nearest"]["above"], training["bar"]["expected_above"]
+        # Never "fewer": where no sample is beyond the bar, none is in any resample, and the interval has no width.
+        verdict = (
+            "more than that, so look for copies among the pictures" if above["low"] > new else "not more beyond doubt"
+        )
         said.append(
-            f"{who if most['nearest']['above'] else 'No sample is'} nearer to a training photo than all but {new} of"
-            f" the photos asked about are. Far more than {new} would point to copies."
+            f"{100 * new:.1f} % of new photos are expected to be nearer to a training photo than the bar of"
+            f" {training['bar']['similarity']:.3f}. Of the samples, at most {percent(above)} % are ({_name(most)}):"
+            f" {verdict}."
         )
     return said
+
+
+def chance(photos: int) -> float:
+    """Mean reciprocal rank of ranks drawn evenly from 1 to ``photos``."""
+    return sum(1 / rank for rank in range(1, photos + 1)) / photos
 
 
 def _name(one: Mapping[str, Any]) -> str:
@@ -94,6 +127,17 @@ def _space(results: Mapping[str, Any]) -> str:
 
 def _interval(one: Mapping[str, float]) -> str:
     return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+
+
+def _faithful(results: Mapping[str, Any]) -> DotChart:
+    points = [one["mean_reciprocal_rank"] for one in results["results"]]
+    return DotChart(
+        "Faithfulness",
+        "mean reciprocal rank; 1 is perfect",
+        tuple(f"{one['method']} {one['level']}" for one in results["results"]),
+        (Dots("mean and interval over photos", tuple((one["value"], one["low"], one["high"]) for one in points)),),
+        "Each in its own space.",
+    )
 
 
 def _faithfulness(results: Mapping[str, Any]) -> Table:
@@ -158,7 +202,7 @@ def _distances(results: Mapping[str, Any]) -> Table:
         ),
         f"One sample of each photo against the {results['photos']} photos at the pictures' size, in {_space(results)}."
         " These are no FID and no KID: they compare only within this space and for sets of this size."
-        + (" The last row says what as many training photos would have." if training else ""),
+        + (f" The last row is what {training['compared']} training photos have." if training else ""),
     )
 
 
@@ -206,11 +250,13 @@ def _nearest(results: Mapping[str, Any]) -> list[Element]:
         "cosine similarity",
         tuple(lines),
         f"Sorted; in {_space(results)}. A line above that of the photos means samples nearer to training photos than"
-        f" new photos are. {100 * training['bar']['below']:.0f} % of the photos are below"
-        f" {training['bar']['similarity']:.3f}.",
+        " new photos are.",
     )
     above = Table(
         ("method", "level", "samples above the bar in %"),
-        tuple((one["method"], one["level"], f"{100 * one['nearest']['above']:.1f}") for one in results["results"]),
+        tuple((one["method"], one["level"], percent(one["nearest"]["above"])) for one in results["results"]),
+        f"The bar is a similarity of {training['bar']['similarity']:.3f} to the nearest training photo, beyond which"
+        f" {100 * training['bar']['expected_above']:.1f} % of new photos are expected. In brackets, 95 % intervals of"
+        " the bootstrap over the photos, for this bar.",
     )
     return [shown, chart, above]

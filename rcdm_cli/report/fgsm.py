@@ -11,7 +11,8 @@ from PIL import Image
 from rcdm_cli.analysis.fgsm_pictures import Shown
 from rcdm_cli.images.grid import Group, Row, grid
 from rcdm_cli.images.write import write_png
-from rcdm_cli.report.elements import HeatMap, Line, LineChart, Picture, Section, Sentence, Table
+from rcdm_cli.report.elements import Element, Line, LineChart, Picture, Section, Sentence, Table
+from rcdm_cli.report.line_picture import draw_line_chart
 from rcdm_cli.report.numbers import percent, points
 from rcdm_cli.report.run import write_run
 
@@ -22,6 +23,8 @@ TITLES = {
     "pgd": "PGD",
     "drift": "PGD on the representation, without classes",
 }
+
+SCALES = " Different photos are more alike at some levels than at others, so equal drifts need not mean equal changes."
 
 
 def in_255ths(epsilon: float) -> str:
@@ -55,7 +58,7 @@ def _enlarged(picture: Pixels, size: int) -> Pixels:
 
 
 def write(folder: Path, values: Mapping[str, Any], shown: Sequence[Shown]) -> dict[str, Any]:
-    """Write a grid for each photo shown, ``results.json`` and ``report.html``; returns what stands in the JSON.
+    """Write curves, a grid for each photo shown, ``results.json`` and ``report.html``; returns what stands in the JSON.
 
     Args:
         folder: of the run.
@@ -74,9 +77,10 @@ def write(folder: Path, values: Mapping[str, Any], shown: Sequence[Shown]) -> di
         file = f"attacked-{one.photo:03d}.png"
         write_png(folder / file, draw(one.cells, labels, epsilons))
         pictures.append({"file": file, "photo": photo["photo"], "attack": attack})
-    results = {**values, "pictures": pictures}
-    write_run(folder, results)
-    return results
+    charts = _charts(values)
+    for file, chart in charts.items():
+        write_png(folder / file, draw_line_chart(chart))
+    return write_run(folder, {**values, "pictures": pictures}, [*charts, *(one["file"] for one in pictures)])
 
 
 def _changes(named: Sequence[str]) -> list[str]:
@@ -87,15 +91,7 @@ def _changes(named: Sequence[str]) -> list[str]:
 
 def section(results: Mapping[str, Any]) -> Section:
     """Build it from what ``rcdm fgsm`` wrote."""
-    curves = results["results"]
-    attacks = list(dict.fromkeys(one["attack"] for one in curves))
-    epsilons = results["settings"]["epsilons"]
-    elements: list[Sentence | Picture | Table | LineChart | HeatMap] = [Sentence(text) for text in answers(results)]
-    for attack in attacks:
-        mine = [one for one in curves if one["attack"] == attack]
-        if mine[0]["accuracy"]:
-            elements.append(_chart(f"{TITLES[attack]}: accuracy", "accuracy", epsilons, mine, "accuracy"))
-        elements.append(_chart(f"{TITLES[attack]}: drift of h", "1 − cosine", epsilons, mine, "drift"))
+    elements: list[Element] = [*(Sentence(text) for text in answers(results)), *_charts(results).values()]
     elements += [_table(results), *_compared(results)]
     elements += [
         Picture(
@@ -125,15 +121,20 @@ def answers(results: Mapping[str, Any]) -> list[str]:
             order = sorted(mine, key=lambda one: float(one["kept_accuracy"]["value"]))
             least, most = (f"{_name(one)} ({percent(one['kept_accuracy'])} %)" for one in (order[0], order[-1]))
             sentences.append(
-                f"{TITLES[attack]}: as a mean over the epsilons above 0, the classifier on {most} keeps the largest "
-                f"share of its accuracy and the one on {least} the smallest."
+                f"{TITLES[attack]}: as a mean over the epsilons above 0, the classifier on {most} keeps "
+                + (
+                    f"the largest share of its accuracy and the one on {least} the smallest."
+                    if len(mine) > 1
+                    else "this share of its accuracy."
+                )
             )
         order = sorted(mine, key=lambda one: float(one["drift"][-1]["value"]))
+        least, most = (f"{_name(one)} ({_drift(one['drift'][-1])})" for one in (order[0], order[-1]))
         top = in_255ths(results["settings"]["epsilons"][-1])
         sentences.append(
-            f"{TITLES[attack]}: at epsilon {top} the representation moves least for {_name(order[0])}"
-            f" ({_drift(order[0]['drift'][-1])}) and most for {_name(order[-1])} ({_drift(order[-1]['drift'][-1])}),"
-            " as 1 − cosine similarity."
+            f"{TITLES[attack]}: at epsilon {top} the representation moves "
+            + (f"least for {least} and most for {most}" if len(mine) > 1 else f"by {_drift(order[0]['drift'][-1])}")
+            + ", as 1 − cosine similarity."
         )
         against = [one for one in results["against_supervised"] if one["attack"] == attack and one["kept_accuracy"]]
         if against:
@@ -161,15 +162,29 @@ def _drift(interval: Mapping[str, float]) -> str:
     return f"{interval['value']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]"
 
 
+def _charts(results: Mapping[str, Any]) -> dict[str, LineChart]:
+    """Accuracy and drift over epsilon under each attack, by the name of their picture's file."""
+    charts, epsilons = {}, results["settings"]["epsilons"]
+    for attack in dict.fromkeys(one["attack"] for one in results["results"]):
+        mine = [one for one in results["results"] if one["attack"] == attack]
+        title = TITLES[attack]
+        if mine[0]["accuracy"]:
+            accuracy = _chart(f"{title}: accuracy", "share of photos named rightly", epsilons, mine, "accuracy")
+            charts[f"{attack}-accuracy.png"] = accuracy
+        drift = _chart(f"{title}: drift of h", "1 − cosine similarity", epsilons, mine, "drift", SCALES)
+        charts[f"{attack}-drift.png"] = drift
+    return charts
+
+
 def _chart(
-    title: str, y_label: str, epsilons: Sequence[float], curves: Sequence[Mapping[str, Any]], key: str
+    title: str, y_label: str, epsilons: Sequence[float], curves: Sequence[Mapping[str, Any]], key: str, more: str = ""
 ) -> LineChart:
     x = tuple(255 * epsilon for epsilon in epsilons)
     lines = [
         Line(_name(one), x, *(tuple(point[bound] for point in one[key]) for bound in ("value", "low", "high")))
         for one in curves
     ]
-    return LineChart(title, "epsilon (of 255)", y_label, tuple(lines), "Bands: 95 % intervals over the photos.")
+    return LineChart(title, "epsilon (of 255)", y_label, tuple(lines), f"Bands: 95 % intervals over the photos.{more}")
 
 
 def _table(results: Mapping[str, Any]) -> Table:

@@ -10,7 +10,8 @@ from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
 from rcdm_cli.errors import InputError
-from rcdm_cli.report.elements import Element, HeatMap, LineChart, Picture, Sentence, Table
+from rcdm_cli.report.dot_chart import dot_chart, dot_mark
+from rcdm_cli.report.elements import DotChart, Element, HeatMap, LineChart, Picture, Sentence, Table
 from rcdm_cli.report.heat_map import heat_map
 from rcdm_cli.report.line_chart import legend_mark, line_chart
 
@@ -45,6 +46,8 @@ def as_html(element: Element, folder: Path) -> Markup:
             return _line_chart(element)
         case HeatMap():
             return _heat_map(element)
+        case DotChart():
+            return _dot_chart(element)
 
 
 def _join(parts: Iterable[Markup]) -> Markup:
@@ -115,21 +118,39 @@ def _table(table: Table) -> Markup:
 
 
 def _line_chart(chart: LineChart) -> Markup:
-    legend = _join(
-        Markup("<li>{}{}</li>").format(legend_mark(number), line.name) for number, line in enumerate(chart.lines)
-    )
     cells = []
     for line in chart.lines:
         # Either every x has an interval or none has.
         intervals = [f" [{low:.4g}, {high:.4g}]" for low, high in zip(line.low, line.high, strict=True)]
         for x, y, interval in zip(line.x, line.y, intervals or [""] * len(line.x), strict=True):
             cells.append((line.name, f"{x:.4g}", f"{y:.4g}{interval}"))
-    body = Markup('{}<ul class="legend">{}</ul>{}').format(
+    body = Markup("{}{}{}").format(
         _scroll(line_chart(chart), chart.title),
-        legend,
+        _legend((legend_mark(number), line.name) for number, line in enumerate(chart.lines)),
         _numbers(Table(("", chart.x_label, chart.y_label), tuple(cells))),
     )
     return _figure(chart.title, body, chart.caption)
+
+
+def _dot_chart(chart: DotChart) -> Markup:
+    cells = tuple(
+        (row, series.name, f"{point[0]:.4g} [{point[1]:.4g}, {point[2]:.4g}]")
+        for place, row in enumerate(chart.rows)
+        for series in chart.series
+        if (point := series.points[place]) is not None
+    )
+    body = Markup("{}{}{}").format(
+        _scroll(dot_chart(chart), chart.title),
+        _legend((dot_mark(number), series.name) for number, series in enumerate(chart.series)),
+        _numbers(Table(("", "", chart.x_label), cells)),
+    )
+    return _figure(chart.title, body, chart.caption)
+
+
+def _legend(entries: Iterable[tuple[Markup, str]]) -> Markup:
+    """Each mark with its name."""
+    items = _join(Markup("<li>{}{}</li>").format(mark, name) for mark, name in entries)
+    return Markup('<ul class="legend">{}</ul>').format(items)
 
 
 def _heat_map(heat: HeatMap) -> Markup:

@@ -26,16 +26,20 @@ FRAME_MS = 150
 """How long a frame of an animation is shown, in milliseconds."""
 
 
-def draw(result: "Interpolation", number: int, photos: tuple[Pixels, Pixels]) -> Pixels:
+Photo = Pixels | None
+"""uint8 (H, W, 3); None where only its representation is known."""
+
+
+def draw(result: "Interpolation", number: int, photos: tuple[Photo, Photo]) -> Pixels:
     """The grid of one pair of photos: a row for each (method, level) and noise, from the first photo to the second.
 
     Args:
         result: what to draw.
         number: of the pair of photos.
-        photos: the two, uint8 (H, W, 3).
+        photos: the two.
     """
     size = next(iter(result.journeys.values()))[number].pictures.shape[2]
-    ends = [center_crop(photo, size) for photo in photos]
+    ends = [None if photo is None else center_crop(photo, size) for photo in photos]
     rows = [
         Row([ends[0], *pictures, ends[1]], f"{pair.method}\n{pair.level}\nnoise {k + 1}")
         for pair, journeys in result.journeys.items()
@@ -72,7 +76,7 @@ def write_animation(path: Path, frames: Sequence[Pixels]) -> None:
 
 def write(
     result: "Interpolation",
-    photos: Sequence[tuple[Pixels, Pixels]],
+    photos: Sequence[tuple[Photo, Photo]],
     folder: Path,
     about: Mapping[str, Any],
     animation: str | None,
@@ -81,20 +85,21 @@ def write(
 
     Args:
         result: what to write.
-        photos: the pairs, uint8 (H, W, 3), in the order of ``result.names``.
+        photos: the pairs, in the order of ``result.names``.
         folder: made where it is missing.
         about: what else the JSON holds: the bundle, versions, hashes.
         animation: ``webp`` or ``gif``; None writes none.
     """
-    values = {"kind": "interpolate", **about, **result.as_json()}
+    values, files = {"kind": "interpolate", **about, **result.as_json()}, []
     for i, entry in enumerate(values["photo_pairs"]):
         entry["picture"] = f"interpolation-{i:03d}.png"
         write_png(folder / entry["picture"], draw(result, i, photos[i]))
+        files.append(entry["picture"])
         if animation:
             entry["animation"] = f"interpolation-{i:03d}.{animation}"
             write_animation(folder / entry["animation"], animate(result, i))
-    write_run(folder, values)
-    return values
+            files.append(entry["animation"])
+    return write_run(folder, values, files)
 
 
 def section(results: Mapping[str, Any]) -> Section:

@@ -90,8 +90,7 @@ def write(
             file = f"before-and-after-{method}.png"
             write_png(folder / file, draw(pictures, method))
             values["pictures"].append({"method": method, "file": file})
-    write_run(folder, values)
-    return values
+    return write_run(folder, values, (*values["heat_maps"].values(), *(one["file"] for one in values["pictures"])))
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:

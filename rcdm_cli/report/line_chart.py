@@ -1,6 +1,7 @@
 """A line chart as SVG. Colours are classes of ``page.css``, so that they follow the reader's light or dark."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -15,8 +16,29 @@ COLOURS, DASHES = 7, 4
 Scale = Callable[[float], float]
 
 
-def line_chart(chart: LineChart) -> Markup:
-    """The drawing of ``chart``: axes with round numbers, intervals as bands, and the values as tool tips."""
+@dataclass(frozen=True)
+class LineLayout:
+    """Where things stand in the drawing of a line chart, in pixels from the top left.
+
+    Attributes:
+        left: of the plot, which ends ``RIGHT`` before the drawing does.
+        bottom: of the plot, which begins at ``TOP``.
+        x_ticks: round numbers along the x axis.
+        y_ticks: round numbers along the y axis, whose ends are those of the axis.
+        x: where a number stands along the x axis.
+        y: where a number stands along the y axis, upwards.
+    """
+
+    left: float
+    bottom: float
+    x_ticks: list[float]
+    y_ticks: list[float]
+    x: Scale
+    y: Scale
+
+
+def line_layout(chart: LineChart) -> LineLayout:
+    """Lay ``chart`` out."""
     x_ends = _range([x for line in chart.lines for x in line.x])
     x_ticks = ticks(*x_ends)
     y_ticks = ticks(*_range([y for line in chart.lines for y in (*line.y, *line.low, *line.high)]))
@@ -28,9 +50,15 @@ def line_chart(chart: LineChart) -> Markup:
         x_ends = x_ticks[0], x_ticks[-1]
     x = _scale(x_ends, left, WIDTH - RIGHT)
     y = _scale((y_ticks[0], y_ticks[-1]), HEIGHT - BOTTOM, TOP)
-    parts = [_axes(chart, x_ticks, y_ticks, x, y, left)]
-    parts += [_band(number, line, x, y) for number, line in enumerate(chart.lines) if line.low]
-    parts += [_line(number, line, x, y) for number, line in enumerate(chart.lines)]
+    return LineLayout(left, HEIGHT - BOTTOM, x_ticks, y_ticks, x, y)
+
+
+def line_chart(chart: LineChart) -> Markup:
+    """The drawing of ``chart``: axes with round numbers, intervals as bands, and the values as tool tips."""
+    layout = line_layout(chart)
+    parts = [_axes(chart, layout)]
+    parts += [_band(number, line, layout.x, layout.y) for number, line in enumerate(chart.lines) if line.low]
+    parts += [_line(number, line, layout.x, layout.y) for number, line in enumerate(chart.lines)]
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, f"{chart.title}: {chart.y_label} against {chart.x_label}", Markup("").join(parts)
     )
@@ -61,21 +89,21 @@ def _scale(ends: tuple[float, float], start: float, end: float) -> Scale:
     return lambda value: round(start + (value - low) / (high - low) * (end - start), 2)
 
 
-def _axes(chart: LineChart, x_ticks: list[float], y_ticks: list[float], x: Scale, y: Scale, left: float) -> Markup:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+def _axes(chart: LineChart, layout: LineLayout) -> Markup:
+    left, bottom, right = layout.left, layout.bottom, WIDTH - RIGHT
     across = Markup("").join(
         Markup(
             '<path class="gridline" d="M{left} {y}H{right}"/>'
             '<text class="tick" x="{at}" y="{y}" dy="4" text-anchor="end">{tick}</text>'
-        ).format(left=left, right=right, y=y(tick), at=left - 8, tick=f"{tick:g}")
-        for tick in y_ticks
+        ).format(left=left, right=right, y=layout.y(tick), at=left - 8, tick=f"{tick:g}")
+        for tick in layout.y_ticks
     )
     along = Markup("").join(
         Markup(
             '<path class="axis" d="M{x} {bottom}v5"/>'
             '<text class="tick" x="{x}" y="{at}" text-anchor="middle">{tick}</text>'
-        ).format(x=x(tick), bottom=bottom, at=bottom + 19, tick=f"{tick:g}")
-        for tick in x_ticks
+        ).format(x=layout.x(tick), bottom=bottom, at=bottom + 19, tick=f"{tick:g}")
+        for tick in layout.x_ticks
     )
     names = Markup(
         '<path class="axis" d="M{left} {top}V{bottom}H{right}"/>'

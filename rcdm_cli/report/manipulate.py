@@ -58,12 +58,12 @@ def write(
         folder: made where it is missing.
         about: what else the JSON holds: the photos' names, the bundle, versions, hashes.
     """
-    values = {"kind": "manipulate", **about, **result.as_json()}
+    values, files = {"kind": "manipulate", **about, **result.as_json()}, []
     for (pair, found), entry in zip(result.found.items(), values["representations"], strict=True):
         entry["picture"] = f"manipulation-{pair.method}-{pair.level}.png"
         write_png(folder / entry["picture"], draw(found, source, target, near))
-    write_run(folder, values)
-    return values
+        files.append(entry["picture"])
+    return write_run(folder, values, files)
 
 
 def section(results: Mapping[str, Any]) -> Section:
@@ -111,15 +111,19 @@ def section(results: Mapping[str, Any]) -> Section:
 
 def _how(results: Mapping[str, Any]) -> str:
     rule = results["rule"]
-    active = (
-        "not zero"
-        if rule["threshold"] == 0
-        else f"above {rule['threshold']:g} times the dimension's root mean square over {results['bank']} photos"
-    )
+    by_threshold: dict[float, list[str]] = {}
+    for one in results["representations"]:
+        by_threshold.setdefault(one["threshold"], []).append(f"{one['method']} {one['level']}")
+    active = [
+        ("not zero, as in the paper" if threshold == 0 else f"above {threshold:g} times its root mean square")
+        + (f" ({', '.join(names)})" if len(by_threshold) > 1 else "")
+        for threshold, names in by_threshold.items()
+    ]
     return (
-        f"A dimension is taken if its absolute value is {active} in more than {rule['share']:.0%} of the"
-        f" {rule['nearest']} nearest neighbours of {results['source']}. In the second row these dimensions are zero, in"
-        f" the third they have the values of {results['target']}. All rows share their noise."
+        f"A dimension is taken if its absolute value is {' or '.join(active)} in more than {rule['share']:.0%} of the"
+        f" {rule['nearest']} nearest neighbours of {results['source']} among {results['bank']} photos. In the second"
+        f" row these dimensions are zero, in the third they have the values of {results['target']}. All rows share"
+        " their noise."
     )
 
 

@@ -1,14 +1,14 @@
 """The results of one run: written as JSON and as a page, and read again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rcdm_cli.choices import no_such
 from rcdm_cli.errors import InputError
-from rcdm_cli.files import write_json
+from rcdm_cli.files import sha256, write_json
 from rcdm_cli.report.elements import Section, Sentence
 from rcdm_cli.report.page import write_page
 
@@ -17,19 +17,46 @@ RESULTS, PAGE = "results.json", "report.html"
 _PROVENANCE = ("rcdm", "bundle", "encoder", "manifest_sha256", "seed")
 
 
-def write_run(folder: Path, results: Mapping[str, Any]) -> None:
+def write_run(folder: Path, results: Mapping[str, Any], files: Iterable[str] = ()) -> dict[str, Any]:
     """Write ``results.json`` and ``report.html`` into ``folder``, where the pictures that they name already lie.
 
-    The JSON is written last: a folder that has one is a finished run.
+    The JSON is written last: a folder that has one is a finished run. Files of an earlier run that this one does not
+    have are removed, so that no old picture stands beside new numbers.
 
     Args:
         folder: of the run; made where it is missing.
         results: JSON-able; ``kind`` names what made them.
+        files: what else was written there, relative to ``folder`` with ``/``.
+
+    Returns:
+        what stands in the JSON: ``results`` and, where there are any, ``files`` with the SHA-256 of each.
     """
-    section = section_of(results)
-    title = " – ".join(str(results[key]) for key in ("bundle", "kind") if key in results)
+    hashes = {name: sha256(folder / name) for name in files}
+    whole = {**results, **({"files": hashes} if hashes else {})}
+    section = section_of(whole)
+    title = " – ".join(str(whole[key]) for key in ("bundle", "kind") if key in whole)
     write_page(folder / PAGE, title, [(folder, section)])
-    write_json(folder / RESULTS, results)
+    _remove_stale(folder, hashes)
+    write_json(folder / RESULTS, whole)
+    return whole
+
+
+def _remove_stale(folder: Path, new: Mapping[str, str]) -> None:
+    """Remove what the earlier run in ``folder`` says that it wrote, where its bytes are still those."""
+    try:
+        before = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return
+    root = folder.resolve()
+    for name, digest in before:
+        path = (root / name).resolve()
+        if name in new or not path.is_relative_to(root) or not path.is_file() or sha256(path) != digest:
+            continue
+        path.unlink()
+        for above in path.parents:
+            if above == root or any(above.iterdir()):
+                break
+            above.rmdir()
 
 
 def read_run(folder: Path) -> dict[str, Any]:

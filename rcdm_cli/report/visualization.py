@@ -1,8 +1,6 @@
 """A visualization as files: the grid, the pictures one by one, the numbers."""
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +12,14 @@ from rcdm_cli.images.grid import Group, Row, beside, grid
 from rcdm_cli.images.write import write_png
 from rcdm_cli.report.elements import Picture, Section, Sentence, Table
 from rcdm_cli.report.run import write_run
+from rcdm_cli.report.samples import SampleFiles
 
 if TYPE_CHECKING:
     from rcdm_cli.analysis.visualize import Visualization
 
 Pixels = NDArray[np.uint8]
+Photo = Pixels | None
+"""uint8 (H, W, 3); None where only its representation is known."""
 
 CELL = 96
 """Pictures smaller than this many pixels are enlarged by a whole factor in the grid."""
@@ -27,14 +28,14 @@ ON_PAGE = 100
 """Rows of the grid that the page shows; a longer grid has a second file with as many, for the page."""
 
 
-def draw(result: "Visualization", photos: Sequence[Pixels], count: int | None = None) -> Pixels:
+def draw(result: "Visualization", photos: Sequence[Photo], count: int | None = None) -> Pixels:
     """The grid: for each photo and method a row of the photo, and for each level its samples and consensus map.
 
     Maps share one colour scale, from 0 to the largest spread in the grid; the legend beside it has the numbers.
 
     Args:
         result: what to draw.
-        photos: uint8 (H, W, 3) as given, in the order of ``result.names``.
+        photos: as given, in the order of ``result.names``.
         count: photos to draw, from the first; None draws all.
     """
     levels = list(dict.fromkeys(pair.level for pair in result.pairs))
@@ -45,8 +46,9 @@ def draw(result: "Visualization", photos: Sequence[Pixels], count: int | None = 
     top = max(max(float(one.spread.max()) for seen in result.seen.values() for one in seen), 1 / 255)
     rows = []
     for i, name in enumerate(result.names[:count]):
+        photo = photos[i]
         for method in methods:
-            cells: list[Pixels | None] = [center_crop(photos[i], size)]
+            cells: list[Pixels | None] = [None if photo is None else center_crop(photo, size)]
             by_level = {pair.level: result.seen[pair][i] for pair in result.pairs if pair.method == method}
             for level in levels:
                 if seen := by_level.get(level):
@@ -62,33 +64,30 @@ def draw(result: "Visualization", photos: Sequence[Pixels], count: int | None = 
     return beside([body, legend(max(body.shape[0], 160), 0, top, "spread")])
 
 
-def write(result: "Visualization", photos: Sequence[Pixels], folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Write ``grid.png``, ``samples/``, results and page into ``folder``; returns what stands in the JSON.
+def write(
+    result: "Visualization", photos: Sequence[Photo], samples: SampleFiles, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Write ``grid.png``, results and page beside the samples; returns what stands in the JSON.
 
     Args:
         result: what to write.
         photos: as given to ``draw``.
-        folder: made where it is missing.
+        samples: where every picture has been written.
         about: what else the JSON holds: the bundle, versions, hashes.
     """
     values = {"kind": "visualize", **about, **result.as_json()}
-    for i, name in enumerate(result.names):
-        stem = f"{i:03d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(name).stem)[:60]}"
-        files = []
-        for pair in result.pairs:
-            for k, picture in enumerate(result.seen[pair][i].pictures):
-                path = Path("samples") / stem / f"{pair.method}-{pair.level}-{k:02d}.png"
-                write_png(folder / path, picture)
-                files.append(path.as_posix())
-        values["photos"][i]["pictures"] = files
+    folder = samples.folder
+    for i, seeds in enumerate(result.seeds):
+        values["photos"][i]["pictures"] = [samples.name(i, pair, k) for pair in result.pairs for k in range(len(seeds))]
+    files = ["grid.png", *(name for photo in values["photos"] for name in photo["pictures"])]
     write_png(folder / "grid.png", draw(result, photos))
     shown = max(1, ON_PAGE // len({pair.method for pair in result.pairs}))
     values["shown"] = {"picture": "grid.png", "photos": len(photos)}
     if shown < len(photos):
         values["shown"] = {"picture": "first.png", "photos": shown}
         write_png(folder / "first.png", draw(result, photos, shown))
-    write_run(folder, values)
-    return values
+        files.append("first.png")
+    return write_run(folder, values, files)
 
 
 def section(results: Mapping[str, Any]) -> Section:

@@ -12,7 +12,7 @@ from rcdm_cli.analysis.evaluate import evaluate
 from rcdm_cli.analysis.evaluation import Photos
 from rcdm_cli.analysis.faithfulness import faithfulness
 from rcdm_cli.analysis.kept import Kept
-from rcdm_cli.analysis.memorised import QUANTILES, memorised, quantiles
+from rcdm_cli.analysis.memorised import BELOW, QUANTILES, expected_above, memorised, quantiles
 from rcdm_cli.analysis.pairs import Pair
 from rcdm_cli.encoders.knn import knn_predict
 from rcdm_cli.errors import InputError
@@ -68,10 +68,21 @@ def test_nearest_training_photos_equal_scikit_learns():
     np.testing.assert_allclose(found.similarity.flatten(), 1 - apart[:, 0], atol=1e-5)
     assert found.bar == pytest.approx(np.quantile(1 - search.kneighbors(photos)[0][:, 0], 0.99), abs=1e-5)
     assert found.most_similar(1) == [(5, 1)]
-    assert found.above == pytest.approx((1 - apart > found.bar).mean())
+    above = (1 - apart > found.bar).reshape(100, 3).mean(axis=1)
+    np.testing.assert_allclose(found.above, above)
     expected = np.quantile(found.similarity.numpy(), QUANTILES)
     np.testing.assert_allclose(quantiles(found.similarity), expected, atol=1e-6)
-    assert found.as_json([str(k) for k in range(40)])["photo"][5][1] == "17"
+    values = found.as_json([str(k) for k in range(40)], Bootstrap(100))
+    assert values["photo"][5][1] == "17"
+    assert values["above"]["value"] == pytest.approx(above.mean())
+    assert 0 <= values["above"]["low"] < above.mean() < values["above"]["high"]
+
+
+@pytest.mark.parametrize("count", [2, 30, 400])
+def test_new_photos_beyond_the_bar_are_as_many_as_expected(count):
+    bars = np.quantile(np.random.default_rng(count).random((4000, count)), BELOW, axis=1)
+    # Of numbers even in [0, 1], the share beyond the bar is 1 less the bar.
+    assert expected_above(count) == pytest.approx((1 - bars).mean(), abs=4 * bars.std() / 4000**0.5)
 
 
 @pytest.fixture(scope="module")

@@ -70,14 +70,20 @@ def photos():
     return [(pixels[0], pixels[1]), (pixels[2], pixels[3])]
 
 
+def ends_of(bundle, photos):
+    return {
+        pair: torch.stack([bundle.encode(both, method=pair.method, level=pair.level) for both in photos])
+        for pair in PAIRS
+    }
+
+
 @pytest.fixture(scope="module")
 def result(bundle, photos):
     return interpolate(
         bundle,
         Kept(None, {}),
         [("a", "b"), ("c", "d")],
-        photos,
-        PAIRS,
+        ends_of(bundle, photos),
         path="linear",
         positions=[0, 0.25, 1],
         samples=2,

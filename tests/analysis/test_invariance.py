@@ -112,11 +112,15 @@ def test_an_interrupted_run_goes_on(bundle, photos, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         invariance(bundle, kept, photos, BOTH, augmentations=(SAME, NOISE), seed=2, on_progress=stop)
     encoded = []
-    encoder = type(bundle).encoder
-    monkeypatch.setattr(type(bundle), "encoder", lambda *given: encoded.append(given[1]) or encoder(*given))
+    encode = type(bundle).encode
+    monkeypatch.setattr(
+        type(bundle),
+        "encode",
+        lambda *given, level, **more: encoded.append(level) or encode(*given, level=level, **more),
+    )
     found = invariance(bundle, kept, photos, BOTH, augmentations=(SAME, NOISE), seed=2)
-    # Once a level for the size of the photos, and for the two strengths that were left.
-    assert encoded == ["dino"] * 4
+    # The two strengths that were left.
+    assert encoded == ["backbone", "projector"] * 2
     assert found.by_strength[BOTH[0], "noise", "40"].cosine.value < 1
 
 

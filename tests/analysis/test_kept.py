@@ -1,9 +1,11 @@
 """Kept parts: made once for equal keys, made again for any other."""
 
+import shutil
+
 import pytest
 import torch
 
-from rcdm_cli.analysis.kept import Kept
+from rcdm_cli.analysis.kept import Kept, hash_of
 
 
 class Maker:
@@ -51,3 +53,30 @@ def test_without_a_folder_nothing_is_kept():
     kept.once({}, make)
     kept.once({}, make)
     assert make.calls == 2
+
+
+def test_parts_are_discarded_and_nothing_else_is(tmp_path):
+    folder = tmp_path / "parts"
+    kept = Kept(folder, {"seed": 0})
+    kept.once({"a": 1}, Maker())
+    Kept(folder, {"seed": 1}).once({"a": 1}, Maker())
+    [part, _] = folder.iterdir()
+    (folder / "mine.txt").write_text("mine")
+    (folder / "mine.safetensors").write_text("no tensors")
+    shutil.copy(part, folder / "copy.safetensors")
+    kept.discard()
+    assert sorted(path.name for path in folder.iterdir()) == ["copy.safetensors", "mine.safetensors", "mine.txt"]
+    for path in folder.iterdir():
+        path.unlink()
+    kept.once({"a": 1}, Maker())
+    kept.discard()
+    assert not folder.exists()
+    kept.discard()
+    Kept(None, {}).discard()
+
+
+def test_hashes_tell_tensors_apart():
+    one = torch.arange(6.0)
+    assert hash_of(one) == hash_of(one.clone())
+    different = {hash_of(one), hash_of(one.double()), hash_of(one.reshape(2, 3)), hash_of(one + 1), hash_of(one, one)}
+    assert len(different) == 5

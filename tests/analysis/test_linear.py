@@ -23,7 +23,8 @@ def data():
 @pytest.mark.parametrize("strength", [1.0, 0.01, 1e-4])
 def test_the_optimum_is_that_of_scikit_learn(data, strength):
     h, labels = data
-    mine = solve(h, labels, 4, strength).logits(h).softmax(dim=1)
+    [found] = solve(h, labels, 4, [strength])
+    mine = found.logits(h).softmax(dim=1)
     # Its objective is C · sum of cross-entropies + ‖W‖² / 2.
     other = LogisticRegression(C=1 / (len(h) * strength), tol=1e-9, max_iter=10_000)
     x = StandardScaler().fit_transform(h.double().numpy())
@@ -31,12 +32,23 @@ def test_the_optimum_is_that_of_scikit_learn(data, strength):
     np.testing.assert_allclose(mine.numpy(), theirs, atol=2e-3)
 
 
-def test_a_start_does_not_change_the_optimum(data):
+def test_the_last_of_several_strengths_is_the_one_found_alone(data):
     h, labels = data
-    there = solve(h, labels, 4, 1.0)
-    torch.testing.assert_close(
-        solve(h, labels, 4, 0.01, there).logits(h), solve(h, labels, 4, 0.01).logits(h), atol=1e-3, rtol=1e-3
-    )
+    *_, after_others = solve(h, labels, 4, [1.0, 0.1, 0.01])
+    [alone] = solve(h, labels, 4, [0.01])
+    torch.testing.assert_close(after_others.logits(h), alone.logits(h), atol=1e-3, rtol=1e-3)
+
+
+def test_a_photo_that_stands_twice_weighs_twice(data):
+    h, labels = data
+    drawn = torch.cat([torch.arange(300), torch.arange(60)])
+    [mine] = solve(h[drawn], labels[drawn], 4, [0.1])
+    weights = np.bincount(drawn.numpy())
+    scaler = StandardScaler().fit(h.double().numpy(), sample_weight=weights)
+    x = scaler.transform(h.double().numpy())
+    other = LogisticRegression(C=1 / (len(drawn) * 0.1), tol=1e-9, max_iter=10_000)
+    theirs = other.fit(x, labels.numpy(), sample_weight=weights).predict_proba(x)
+    np.testing.assert_allclose(mine.logits(h).softmax(dim=1).numpy(), theirs, atol=2e-3)
 
 
 def test_the_strength_is_the_one_that_held_out_photos_prefer(data):

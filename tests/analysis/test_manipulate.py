@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from rcdm_cli.analysis.kept import Kept
-from rcdm_cli.analysis.manipulate import Bank, Rule, manipulate, shared_dimensions
+from rcdm_cli.analysis.manipulate import Bank, Rule, manipulate, shared_dimensions, threshold_for
 from rcdm_cli.analysis.pairs import Pair
 from rcdm_cli.diffusion.noise import picture_seed
 from rcdm_cli.errors import InputError
@@ -16,7 +16,7 @@ PAIR = Pair("dino", "backbone")
 def test_threshold_zero_is_the_published_rule():
     """The published script counts, for each dimension, the neighbours in which it is not zero, and takes > 14 of 20."""
     neighbours = torch.relu(torch.randn(20, 200, generator=torch.Generator().manual_seed(0)) + 0.5)
-    dimensions, active = shared_dimensions(neighbours, torch.ones(200), Rule(threshold=0))
+    dimensions, active = shared_dimensions(neighbours, torch.ones(200), 0, Rule().share)
     counts = {d: sum(1 for row in neighbours if row[d] != 0) for d in range(200)}
     expected = [d for d in range(200) if counts[d] > 14]
     assert dimensions.tolist() == expected
@@ -28,9 +28,20 @@ def test_threshold_zero_is_the_published_rule():
 def test_a_dimension_is_active_where_it_is_large_for_itself():
     neighbours = torch.tensor([[0.9, -3.0, 1.0], [1.1, 3.0, 1.0], [1.2, -1.0, 1.0], [1.3, 2.5, 5.0]])
     rms = torch.tensor([1.0, 2.0, 1.0])
-    dimensions, active = shared_dimensions(neighbours, rms, Rule(threshold=1, share=0.5))
+    dimensions, active = shared_dimensions(neighbours, rms, 1, 0.5)
     assert dimensions.tolist() == [0, 1]
     assert active.tolist() == [3, 3]
+
+
+def test_the_default_is_the_published_rule_where_zeros_tell_dimensions_apart():
+    normal = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    pooled = torch.relu(normal).reshape(25, 2, 8).mean(dim=1)
+    assert threshold_for(pooled, Rule()) == 0
+    assert threshold_for(normal, Rule()) == 1
+    # A stray zero, or values that happen to be positive, are no ReLU.
+    assert threshold_for(normal.masked_fill(normal > 2, 0), Rule()) == 1
+    assert threshold_for(normal.abs() + 0.1, Rule()) == 1
+    assert threshold_for(pooled, Rule(threshold=0.5)) == 0.5
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
 from rcdm_cli.analysis.embeddings import Embeddings, EncoderIdentity
 from rcdm_cli.analysis.kept import Kept
 from rcdm_cli.analysis.pairs import Pair
-from rcdm_cli.analysis.probe import learn, probe
+from rcdm_cli.analysis.probe import probe
+from rcdm_cli.analysis.readers import learn
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
 from rcdm_cli.errors import InputError
 
@@ -45,7 +47,7 @@ def validation():
 
 @pytest.fixture(scope="module")
 def found(training, validation):
-    return probe(training, validation, [BACKBONE, PROJECTOR], ignore=["other"], kept=NOTHING_KEPT)
+    return probe(training, validation, [BACKBONE, PROJECTOR], ignore=["other"], seeds=4, kept=NOTHING_KEPT)
 
 
 def test_the_backbone_is_read_better_than_what_it_was_made_of(found):
@@ -53,11 +55,26 @@ def test_the_backbone_is_read_better_than_what_it_was_made_of(found):
     assert found.counts == [30, 30, 30]
     assert found.training == 180
     backbone, projector = found.probed
-    assert backbone.linear.value > 0.95
-    assert 0.4 < projector.linear.value < 0.9
-    assert found.differences[0].linear.low > 0
-    assert found.differences[0].linear.value == pytest.approx(backbone.linear.value - projector.linear.value)
-    assert backbone.linear.value == pytest.approx(np.mean(backbone.by_class))
+    assert backbone.linear.photos.value > 0.95
+    assert 0.4 < projector.linear.photos.value < 0.9
+    difference = found.differences[0].linear
+    assert difference.photos.low > 0
+    assert difference.seeds.low > 0
+    assert difference.photos.value == pytest.approx(backbone.linear.photos.value - projector.linear.photos.value)
+    assert backbone.linear.photos.value == pytest.approx(np.mean(backbone.by_class))
+
+
+def test_intervals_over_seeds_are_those_of_the_draws(found):
+    for one in (*found.probed, *found.differences):
+        for measured in (one.linear, one.knn):
+            values = np.array(measured.by_seed)
+            assert len(values) == found.seeds == 4
+            low, high = stats.t.interval(0.95, 3, values.mean(), max(stats.sem(values), 1e-12))
+            assert measured.seeds.value == pytest.approx(values.mean())
+            assert (measured.seeds.low, measured.seeds.high) == pytest.approx((low, high), abs=1e-9)
+    backbone, projector = found.probed
+    paired = np.subtract(backbone.knn.by_seed, projector.knn.by_seed)
+    np.testing.assert_allclose(found.differences[0].knn.by_seed, paired)
 
 
 def test_k_nn_is_that_of_scikit_learn(found, training, validation):
@@ -74,12 +91,12 @@ def test_k_nn_is_that_of_scikit_learn(found, training, validation):
     other = KNeighborsClassifier(20, weights=votes, algorithm="brute")
     other.fit(unit["bank"], [training.labels[i] for i in bank])
     expected = other.score(unit["asked"], [validation.labels[i] for i in asked])
-    assert found.probed[1].knn.value == pytest.approx(expected, abs=1e-9)
+    assert found.probed[1].knn.photos.value == pytest.approx(expected, abs=1e-9)
 
 
 def test_classes_that_training_lacks_are_left_out(training, validation):
     few = training.rows([i for i, name in enumerate(training.labels) if name in ("cat", "dog")])
-    found = probe(few, validation, [BACKBONE], kept=NOTHING_KEPT)
+    found = probe(few, validation, [BACKBONE], seeds=2, kept=NOTHING_KEPT)
     assert found.counts == [30, 30]
     assert found.differences == []
 
@@ -88,14 +105,16 @@ def test_json_holds_numbers_only(found):
     values = found.as_json()
     assert values["majority"] == pytest.approx(1 / 3)
     assert values["validation_photos"] == 90
-    assert values["results"][0]["linear"]["low"] <= values["results"][0]["linear"]["value"]
+    linear = values["results"][0]["linear"]
+    assert linear["low"] <= linear["value"]
+    assert linear["over_seeds"]["value"] == pytest.approx(np.mean(linear["over_seeds"]["values"]))
     assert {one["method"] for one in values["differences"]} == {"mine"}
 
 
 def test_classifiers_are_kept(training, tmp_path, monkeypatch):
     kept = Kept(tmp_path, {})
     first = learn(training, [BACKBONE], ignore=["other"], seed=0, kept=kept)
-    monkeypatch.setattr("rcdm_cli.analysis.probe.fit", None)
+    monkeypatch.setattr("rcdm_cli.analysis.readers.fit", None)
     again = learn(training, [BACKBONE], ignore=["other"], seed=0, kept=kept)
     assert torch.equal(again.classifiers[BACKBONE].weight, first.classifiers[BACKBONE].weight)
     assert again.strengths == first.strengths

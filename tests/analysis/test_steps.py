@@ -36,7 +36,7 @@ def test_representations_are_the_bundles_and_are_not_encoded_twice(bundle, photo
     assert list(found) == pairs
     for pair, h in found.items():
         torch.testing.assert_close(h, bundle.encode(photos, method=pair.method, level=pair.level))
-    monkeypatch.delattr(type(bundle), "encoder")
+    monkeypatch.delattr(type(bundle), "encode")
     assert kept_representations(bundle, kept, photos, pairs, batch=2)[PAIR].equal(found[PAIR])
     with pytest.raises(AttributeError):
         kept_representations(bundle, kept, photos[::-1], pairs)

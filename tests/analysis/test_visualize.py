@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rcdm_cli.analysis.kept import Kept
 from rcdm_cli.analysis.pairs import Pair, choose_pairs
 from rcdm_cli.analysis.visualize import spread, visualize
 from rcdm_cli.errors import InputError
@@ -18,6 +19,11 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="module")
 def photos():
     return list(np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def known(bundle, photos):
+    return {pair: bundle.encode(photos, method=pair.method, level=pair.level) for pair in BOTH}
 
 
 def test_pairs(bundle):
@@ -40,17 +46,44 @@ def test_spread_is_the_standard_deviation_in_shares_of_the_range():
     assert values[1, 1] == pytest.approx(0.5)
 
 
-def test_every_pair_starts_from_the_same_noise(bundle, photos):
+def test_every_pair_starts_from_the_same_noise(bundle, photos, known):
     settings = bundle.settings(steps=2)
-    result = visualize(bundle, list("abcd"), photos, BOTH, samples=2, settings=settings, seed=3)
+    result = visualize(bundle, Kept(None, {}), list("abcd"), known, samples=2, settings=settings, seed=3)
     h = bundle.encode(photos, method="dino", level="projector")
     alone = bundle.sample(h, method="dino", level="projector", samples=2, steps=2, seed=3)
     for i in range(4):
         assert np.abs(result.seen[BOTH[1]][i].pictures.astype(int) - alone[i].astype(int)).max() <= 1
 
 
-def test_numbers_follow_from_the_pictures(bundle, photos):
-    result = visualize(bundle, list("abcd"), photos, BOTH, samples=2, settings=bundle.settings(steps=2))
+def test_pictures_are_handed_on_batch_by_batch(bundle, known):
+    made, order = {}, []
+
+    def keep(photo, pair, k, picture):
+        made[pair, photo, k] = picture
+        order.append("picture")
+
+    settings = bundle.settings(steps=2)
+    result = visualize(
+        bundle,
+        Kept(None, {}),
+        list("abcd"),
+        known,
+        samples=2,
+        settings=settings,
+        batch=6,
+        on_progress=lambda done, total: order.append(done),
+        on_picture=keep,
+    )
+    assert len(made) == 2 * 4 * 2
+    for (pair, photo, k), picture in made.items():
+        np.testing.assert_array_equal(picture, result.seen[pair][photo].pictures[k])
+    assert [one for one in order if one != "picture"] == [6, 12, 16]
+    assert order.index(12) == 1 + 6 + 6
+
+
+def test_numbers_follow_from_the_pictures(bundle, photos, known):
+    settings = bundle.settings(steps=2)
+    result = visualize(bundle, Kept(None, {}), list("abcd"), known, samples=2, settings=settings)
     h = bundle.encode(photos, method="dino").numpy()
     found = bundle.encode(list(result.seen[BOTH[0]][2].pictures), method="dino").numpy()
     unit = h / np.linalg.norm(h, axis=1, keepdims=True)

@@ -117,6 +117,14 @@ def test_probe_reads_the_class(invoke, workplace):
     assert values["classes"] == ["dark", "light"]
     assert (values["training_photos"], values["validation_photos"]) == (16, 6)
     assert all(one["linear"]["value"] == 1 for one in values["results"])
+    assert values["seeds"] == 5
+    assert all(len(one["knn"]["over_seeds"]["values"]) == 5 for one in (*values["results"], *values["differences"]))
+    assert sorted(path.name for path in (workplace / "probe").iterdir()) == [
+        "accuracy.png",
+        "backbone-less-projector.png",
+        "report.html",
+        "results.json",
+    ]
     assert "What can be read" in (workplace / "probe" / "report.html").read_text(encoding="utf-8")
     again = probed(invoke)
     assert again.exit_code == 2
@@ -152,6 +160,9 @@ def test_probe_and_embed_take_an_encoder_without_a_bundle(invoke, workplace):
 
 
 def test_probe_says_what_it_lacks(invoke, data, workplace):
+    done = probed(invoke, "--seeds", "1")
+    assert done.exit_code == 2
+    assert "--seeds" in message(done)
     done = invoke("probe", "data/val/dark", "--engines", "tiny")
     assert done.exit_code == 2
     assert "has no split 'train'" in message(done)
@@ -177,7 +188,9 @@ def test_fgsm_writes_curves_pictures_and_a_page(invoke, workplace):
         assert one["drift"][0]["value"] == pytest.approx(0, abs=1e-6)
         assert one["largest_change"][0] == 0
         assert all(change <= e for change, e in zip(one["largest_change"], (0, 1 / 255, 0.05), strict=True))
-    assert len(list((workplace / "fgsm").glob("attacked-*.png"))) == 1
+    curves = {f"{attack}-{what}.png" for attack in ("fgsm", "pgd", "drift") for what in ("accuracy", "drift")}
+    assert set(values["files"]) == {"attacked-000.png", *curves}
+    assert not (workplace / "fgsm" / "parts").exists()
     page = (workplace / "fgsm" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 1
     again = attacked(invoke, *LEARNT)

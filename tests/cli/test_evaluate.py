@@ -47,6 +47,9 @@ def test_writes_numbers_page_and_picture_and_prints_its_table(invoke, workplace)
     assert all(0 <= one["knn"]["value"] <= 1 for one in values["results"])
     assert values["results"][0]["nearest"]["photo"][0][0].split("/")[:2][-1] in ("shirt", "고양이")
     assert Page(workplace / "found" / "report.html").all("img")
+    assert set(values["files"]) == {"faithfulness.png", "nearest.png"}
+    assert values["training_photos"]["compared"] == 6
+    assert len(list((workplace / "found").iterdir())) == 4
     again = measure(invoke, "--out", "found")
     assert again.exit_code == 2
     assert "Give --force" in again.stderr

@@ -51,6 +51,8 @@ def test_writes_pictures_numbers_and_a_page_and_replaces_them_only_when_told(inv
     assert stored["kind"] == name
     assert stored["settings"] == {"sampler": "dpmpp", "steps": 2, "guidance": 1.0}
     assert len(stored["manifest_sha256"]) == 64
+    assert set(stored["files"]) == {path.name for path in (workplace / "found").glob("*.png")}
+    assert not (workplace / "found" / "parts").exists()
     page = (workplace / "found" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == len(list((workplace / "found").glob("*.png"))) - 2 * (name == "invariance")
 
@@ -102,6 +104,45 @@ def test_neighbours_may_come_from_a_file(invoke, workplace):
         assert "a/0.png" not in [one["key"] for one in folder["neighbours"]]
         assert len(folder["neighbours"]) == 3
     assert workplace.exists()
+
+
+@pytest.mark.usefixtures("imgs")
+def test_ends_may_come_from_files_of_representations(invoke, workplace):
+    for name in ("a", "b"):
+        assert invoke("embed", f"imgs/{name}", "--engines", "tiny", "--out", f"{name}.safetensors").exit_code == 0
+    found = []
+    for ends in (("imgs/a", "imgs/b"), ("a.safetensors", "imgs/b"), ("a.safetensors", "b.safetensors")):
+        done = invoke("interpolate", *ends, "--frames", "2", "--method", "dino", "--json", "--force", *FAST)
+        assert done.exit_code == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    for other in found[1:]:
+        assert [(one["a"], one["b"]) for one in other["photo_pairs"]] == [(f"{i}.png", f"{i}.png") for i in range(3)]
+        for one, two in zip(found[0]["summary"], other["summary"], strict=True):
+            assert one["mean_distance"] == pytest.approx(two["mean_distance"], rel=1e-4)
+    assert found[2]["paths"][0] == ["0.png", "0.png"]
+    # Another encoder's representations are no ends.
+    done = invoke("interpolate", "a.safetensors", "imgs/b/0.png", "--method", "supervised", *FAST, "--force")
+    assert done.exit_code == 2
+    assert "a.safetensors has 3 photos and imgs/b/0.png has 1" in message(done)
+
+
+@pytest.mark.usefixtures("imgs")
+def test_a_run_that_is_replaced_leaves_no_picture_behind(invoke, workplace):
+    folder = workplace / "found"
+    both = ("interpolate", "imgs/a", "imgs/b", "--frames", "2", "--animation", "gif", *FAST)
+    assert invoke(*both, "--method", "supervised").exit_code == 0
+    (folder / "notes.txt").write_text("mine")
+    (folder / "parts").mkdir()
+    (folder / "parts" / "mine.txt").write_text("mine")
+    one = ("interpolate", "imgs/a/0.png", "imgs/b/0.png", "--frames", "2", *FAST)
+    assert invoke(*one, "--method", "supervised", "--force").exit_code == 0
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
+        "interpolation-000.png",
+        "notes.txt",
+        "parts/mine.txt",
+        "report.html",
+        "results.json",
+    ]
 
 
 @pytest.mark.usefixtures("imgs")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rcdm_cli.runtime.bundle import Bundle
 from tests.runtime.tiny import tiny_bundle
 
 
@@ -41,6 +42,62 @@ def test_results_are_not_replaced_unless_told(invoke):
     assert again.exit_code == 2
     assert "Give --force" in again.stderr
     assert look(invoke, "--method", "dino", "--force").exit_code == 0
+
+
+@pytest.mark.usefixtures("imgs")
+def test_an_interrupted_run_goes_on(invoke, workplace, monkeypatch):
+    sampled = []
+    whole = Bundle.pictures
+
+    def until_third_batch(bundle, cond, seeds, *rest):
+        if len(sampled) == 2:
+            raise KeyboardInterrupt
+        sampled.append(len(seeds))
+        return whole(bundle, cond, seeds, *rest)
+
+    options = ("--method", "dino", "--level", "both", "--batch", "4")
+    with monkeypatch.context() as patch:
+        patch.setattr(Bundle, "pictures", until_third_batch)
+        assert look(invoke, *options).exit_code == 130
+    folder = workplace / "pictures"
+    assert not (folder / "results.json").exists()
+    assert len(list((folder / "samples").rglob("*.png"))) == 8
+
+    monkeypatch.setattr(Bundle, "pictures", lambda *given: sampled.append(len(given[2])) or whole(*given))
+    assert look(invoke, *options).exit_code == 0
+    assert sampled == [4, 4, 4]
+    assert look(invoke, *options, "--out", "alone").exit_code == 0
+    first, second = (json.loads((workplace / name / "results.json").read_text()) for name in ("pictures", "alone"))
+    assert first == second
+    for photo in first["photos"]:
+        for name in photo["pictures"]:
+            assert (folder / name).read_bytes() == (workplace / "alone" / name).read_bytes()
+
+
+@pytest.mark.usefixtures("imgs")
+def test_a_file_of_representations_gives_the_same_pictures(invoke, workplace):
+    assert invoke("embed", "imgs", "--engines", "tiny", "-o", "all.safetensors").exit_code == 0
+    assert look(invoke, "--level", "both", "--out", "of-photos").exit_code == 0
+    done = invoke(
+        "visualize", "all.safetensors", "--engines", "tiny", "--samples", "2", "--steps", "2", "--out", "of-file"
+    )
+    assert done.exit_code == 0
+    first, second = (json.loads((workplace / name / "results.json").read_text()) for name in ("of-photos", "of-file"))
+    assert first["photos"] == second["photos"]
+    for photo in first["photos"]:
+        for name in photo["pictures"]:
+            assert (workplace / "of-photos" / name).read_bytes() == (workplace / "of-file" / name).read_bytes()
+    assert not (workplace / "of-file" / "parts").exists()
+
+
+@pytest.mark.usefixtures("imgs")
+def test_pictures_of_an_earlier_run_do_not_stay(invoke, workplace):
+    assert look(invoke, "--method", "dino", "--level", "both").exit_code == 0
+    (workplace / "pictures" / "mine.txt").write_text("not rcdm's")
+    assert look(invoke, "--method", "dino", "--level", "projector", "--force").exit_code == 0
+    left = {path.name for path in (workplace / "pictures" / "samples").rglob("*.png")}
+    assert left == {"dino-projector-00.png", "dino-projector-01.png"}
+    assert (workplace / "pictures" / "mine.txt").exists()
 
 
 def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):

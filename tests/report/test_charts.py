@@ -6,9 +6,11 @@ import pytest
 
 from rcdm_cli.images.colour import colour_map
 from rcdm_cli.report.axis import ticks
+from rcdm_cli.report.canvas import Canvas
 from rcdm_cli.report.elements import HeatMap, Line, LineChart
 from rcdm_cli.report.heat_map import heat_map
-from rcdm_cli.report.line_chart import line_chart
+from rcdm_cli.report.line_chart import line_chart, line_layout
+from rcdm_cli.report.line_picture import draw_line_chart
 
 
 @pytest.mark.parametrize(
@@ -96,3 +98,32 @@ def test_ink_can_be_read_on_every_colour():
         luminance = np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
         contrast = 1.05 / (luminance + 0.05) if ink == "on-dark" else (luminance + 0.05) / 0.05
         assert contrast >= 4.5
+
+
+def test_the_picture_of_a_chart_has_its_lines_where_the_page_has_them():
+    lines = (
+        Line("a", (0.0, 1.0, 4.0), (0.0, 1.0, 0.25), (0.0, 0.9, 0.2), (0.1, 1.0, 0.3)),
+        Line("고양이", (0.0, 4.0), (1, 0)),
+    )
+    chart = LineChart("Title", "x", "y", lines)
+    canvas, layout = draw_line_chart(chart).astype(int), line_layout(chart)
+    for colour, line in zip(("#0072b2", "#d55e00"), lines, strict=True):
+        rows, columns = np.nonzero((np.abs(canvas - list(bytes.fromhex(colour[1:]))) <= 2).all(axis=2))
+        # Twice as large as on the page; the legend stands below.
+        plot = rows < 2 * 42 + 2 * layout.bottom + 8
+        xs = [layout.x(x) for x in line.x]
+        assert columns[plot].min() == pytest.approx(2 * (min(xs) - 3), abs=2)
+        assert columns[plot].max() == pytest.approx(2 * (max(xs) + 3), abs=2)
+        for x, y in zip(line.x, line.y, strict=True):
+            near = plot & (np.abs(columns - 2 * layout.x(x)) <= 2)
+            assert np.abs(rows[near] - 2 * (42 + layout.y(y))).min() <= 2
+
+
+def test_a_dashed_line_has_gaps():
+    whole, dashed = Canvas(100, 10), Canvas(100, 10)
+    whole.line([(0, 5), (50, 5), (100, 5)], "#000000", 2)
+    dashed.line([(0, 5), (50, 5), (100, 5)], "#000000", 2, (8, 4))
+    row = dashed.pixels()[10, :, 0]
+    assert (whole.pixels()[10, :, 0] == 0).all()
+    # Strokes of 8 every 12 pixels, twice as large; the pattern goes on around the corner.
+    assert [int(row[2 * x]) for x in (4, 10, 16, 22, 52, 58)] == [0, 255, 0, 255, 0, 255]

@@ -6,9 +6,8 @@ from rcdm_cli.analysis.evaluate import evaluate
 from rcdm_cli.analysis.evaluation import Photos
 from rcdm_cli.analysis.kept import Kept
 from rcdm_cli.analysis.pairs import choose_pairs
-from rcdm_cli.images.write import write_png
-from rcdm_cli.report.evaluate import answers, draw_nearest, section
-from rcdm_cli.report.run import write_run
+from rcdm_cli.report.elements import Table
+from rcdm_cli.report.evaluate import answers, chance, draw_nearest, section, write
 from rcdm_cli.runtime.bundle import load_bundle
 from tests.report.pages import Page
 from tests.report.test_visualization import holds
@@ -38,8 +37,7 @@ def results(found):
 
 
 def test_the_page_holds_every_pair_and_calls_no_distance_fid(found, results, tmp_path):
-    write_png(tmp_path / "nearest.png", draw_nearest(found.evaluated))
-    write_run(tmp_path, results)
+    assert write(tmp_path, found, {}).keys() == {*results, "files"}
     page = Page(tmp_path / "report.html")
     for one in results["results"]:
         rank = one["mean_reciprocal_rank"]
@@ -67,20 +65,25 @@ def test_sentences_follow_the_intervals(results):
     for low, high, verdict in ((0.01, 0.02, "vary more at"), (-0.02, -0.01, "vary less"), (-0.1, 0.1, "alike")):
         results["differences"][0]["pixels"] = {"value": (low + high) / 2, "low": low, "high": high}
         assert verdict in " ".join(answers(results))
+    results["training_photos"]["bar"] |= {"similarity": 0.9, "expected_above": 0.04}
     for one, above in zip(results["results"], (0.0, 0.25, 0.125), strict=True):
-        one["nearest"]["above"] = above
-    assert "Up to 25.0 % of the samples (dino at projector level)" in answers(results)[-1]
+        one["nearest"]["above"] = {"value": above, "low": above / 2, "high": above}
+    assert answers(results)[-1] == (
+        "4.0 % of new photos are expected to be nearer to a training photo than the bar of 0.900. Of the samples, at"
+        " most 25.0 [12.5, 25.0] % are (dino at projector level): more than that, so look for copies among the"
+        " pictures."
+    )
     for one in results["results"]:
-        one["nearest"]["above"] = 0.0
-    assert answers(results)[-1].startswith("No sample is nearer")
+        one["nearest"]["above"] = {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert answers(results)[-1].endswith("not more beyond doubt.")
 
 
 def test_what_was_not_measured_is_not_on_the_page(results):
     results |= {"samples": 1, "training_photos": None, "differences": []}
     for one in results["results"]:
         one |= {"knn": None, "nearest": None, "diversity": None}
-    titles = [getattr(element, "columns", ())[2:3] for element in section(results).elements]
-    assert titles == [(), ("mean reciprocal rank",), ("Fréchet distance",)]
+    tables = [element for element in section(results).elements if isinstance(element, Table)]
+    assert [table.columns[2] for table in tables] == ["mean reciprocal rank", "Fréchet distance"]
 
 
 def test_samples_stand_beside_their_nearest_photo(found):
@@ -90,3 +93,7 @@ def test_samples_stand_beside_their_nearest_photo(found):
             assert holds(canvas, np.concatenate([shown.photo], axis=1))
             assert holds(canvas, shown.sample)
             assert holds(canvas, shown.nearest)
+
+
+def test_chance_is_the_mean_over_all_ranks():
+    assert chance(4) == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)

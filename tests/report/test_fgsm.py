@@ -49,7 +49,9 @@ def run(tmp_path_factory):
 
 def test_files_are_those_that_the_json_names(run):
     folder, results = run
-    assert {one["file"] for one in results["pictures"]} == {path.name for path in folder.glob("*.png")}
+    curves = {f"{attack}-{what}.png" for attack in PLAN.attacks for what in ("accuracy", "drift")}
+    drawn = {*curves, *(one["file"] for one in results["pictures"])}
+    assert drawn == set(results["files"]) == {path.name for path in folder.glob("*.png")}
     assert [one["photo"] for one in results["pictures"]] == ["<b>.png", "c"]
     with Image.open(folder / results["pictures"][0]["file"]) as picture:
         assert picture.format == "PNG"
@@ -78,7 +80,7 @@ def test_charts_and_table_hold_every_number(run):
     _, results = run
     elements = section(results).elements
     charts = [element for element in elements if isinstance(element, LineChart)]
-    assert [chart.y_label for chart in charts] == ["accuracy", "1 − cosine"] * 2
+    assert [chart.y_label for chart in charts] == ["share of photos named rightly", "1 − cosine similarity"] * 2
     for chart, attack_, key in zip(charts, ("fgsm", "fgsm", "drift", "drift"), ("accuracy", "drift") * 2, strict=True):
         mine = [one for one in results["results"] if one["attack"] == attack_]
         assert [line.y for line in chart.lines] == [tuple(point["value"] for point in one[key]) for one in mine]
@@ -109,6 +111,12 @@ def test_sentences_say_what_the_intervals_allow(run):
     ]
     against["kept_accuracy"]["low"] = -0.1
     assert "no difference is beyond doubt for dino projector" in answers(results)[2]
+    alone = {**results, "results": [results["results"][0]], "against_supervised": []}
+    assert answers(alone) == [
+        "FGSM: as a mean over the epsilons above 0, the classifier on dino projector (50.0 [40.0, 60.0] %) keeps this"
+        " share of its accuracy.",
+        "FGSM: at epsilon 4/255 the representation moves by 0.250 [0.200, 0.300], as 1 − cosine similarity.",
+    ]
 
 
 def test_the_label_of_a_row_names_each_change_of_class(run, monkeypatch, tmp_path):

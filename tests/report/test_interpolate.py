@@ -7,6 +7,7 @@ from PIL import Image
 from rcdm_cli.analysis.interpolate import interpolate
 from rcdm_cli.analysis.kept import Kept
 from rcdm_cli.analysis.pairs import Pair
+from rcdm_cli.images.crop import center_crop
 from rcdm_cli.report.elements import LineChart, Picture, Sentence
 from rcdm_cli.report.interpolate import animate, draw, section, write
 from rcdm_cli.runtime.bundle import load_bundle
@@ -29,8 +30,7 @@ def result(tmp_path_factory, photos):
         bundle,
         Kept(None, {}),
         [("<a>.png", "고양이.png")],
-        photos,
-        PAIRS,
+        {pair: bundle.encode(photos[0], method=pair.method, level=pair.level)[None] for pair in PAIRS},
         path="spherical",
         positions=[0, 0.5, 1],
         samples=2,
@@ -43,6 +43,14 @@ def test_the_grid_shows_every_picture_between_its_ends(result, photos):
     for pair in PAIRS:
         for picture in result.journeys[pair][0].pictures.reshape(-1, 16, 16, 3):
             assert holds(canvas, picture)
+    assert all(holds(canvas, center_crop(photo, 16)) for photo in photos[0])
+
+
+def test_ends_of_which_only_the_representation_is_known_stay_empty(result, photos):
+    canvas = draw(result, 0, (None, photos[0][1]))
+    assert canvas.shape == draw(result, 0, photos[0]).shape
+    assert not holds(canvas, center_crop(photos[0][0], 16))
+    assert holds(canvas, center_crop(photos[0][1], 16))
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 
 import pytest
@@ -80,3 +82,43 @@ def test_results_are_there_only_when_the_page_is(tmp_path):
     with pytest.raises(KeyError):
         write_run(tmp_path, {"kind": "a"})
     assert list(tmp_path.iterdir()) == []
+
+
+def written(folder, **files):
+    """A run with these files."""
+    for name, content in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return write_run(folder, {"kind": "a", "said": "x"}, [name.replace("__", "/") for name in files])
+
+
+def test_a_run_that_takes_the_place_of_another_leaves_none_of_its_files(tmp_path):
+    folder = tmp_path / "run"
+    first = written(folder, one="1", samples__deep__two="2", three="3", four="4")
+    assert first["files"]["one"] == hashlib.sha256(b"1").hexdigest()
+    assert first == read_run(folder)
+    (folder / "mine").write_text("mine")
+    (folder / "three").write_text("changed by hand")
+    written(folder, four="4")
+    assert sorted(path.name for path in folder.iterdir()) == ["four", "mine", "report.html", "results.json", "three"]
+
+
+def test_nothing_outside_the_folder_is_removed_whatever_an_earlier_run_says(tmp_path):
+    (tmp_path / "outside").write_text("x")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "outside")
+    digest = hashlib.sha256(b"x").hexdigest()
+    before = {"files": {"../outside": digest, str(tmp_path / "outside"): digest, "link": digest, "gone": digest}}
+    (folder / "results.json").write_text(json.dumps(before))
+    written(folder)
+    assert (tmp_path / "outside").exists()
+    assert (folder / "link").is_symlink()
+
+
+@pytest.mark.parametrize("before", ["{", "[]", '{"files": 3}', "{}"])
+def test_an_earlier_run_that_cannot_be_read_is_no_obstacle(tmp_path, before):
+    (tmp_path / "results.json").write_text(before)
+    assert "files" not in written(tmp_path)
+    assert read_run(tmp_path)["kind"] == "a"

@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rcdm_cli.analysis.kept import Kept
 from rcdm_cli.analysis.pairs import choose_pairs
+from rcdm_cli.analysis.steps import representations
 from rcdm_cli.analysis.visualize import visualize
+from rcdm_cli.errors import RcdmError
 from rcdm_cli.images.colour import colour_map
+from rcdm_cli.report.samples import SampleFiles
 from rcdm_cli.report.visualization import draw, section, write
 from rcdm_cli.runtime.bundle import load_bundle
 from tests.report.pages import Page
@@ -23,7 +27,19 @@ def photos():
 def result(tmp_path_factory, photos):
     bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
     pairs = choose_pairs(bundle, None, "both")
-    return visualize(bundle, ["<a>.png", "고양이.png"], photos, pairs, samples=2, settings=bundle.settings(steps=2))
+    settings = bundle.settings(steps=2)
+    known = representations(bundle, photos, pairs)
+    return visualize(bundle, Kept(None, {}), ["<a>.png", "고양이.png"], known, samples=2, settings=settings)
+
+
+def written(result, photos, folder):
+    """The run in ``folder``: what stands in its JSON."""
+    with SampleFiles(folder, result.names) as files:
+        for pair, seen in result.seen.items():
+            for i, one in enumerate(seen):
+                for k, picture in enumerate(one.pictures):
+                    files.add(i, pair, k, picture)
+    return write(result, photos, files, {"seed": 0})
 
 
 def holds(canvas, cell):
@@ -44,7 +60,7 @@ def test_grid_shows_every_picture_and_every_map_on_one_scale(result, photos):
 
 
 def test_files_are_those_that_the_json_names(result, photos, tmp_path):
-    write(result, photos, tmp_path, {"seed": 0})
+    written(result, photos, tmp_path)
     values = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [photo["photo"] for photo in values["photos"]] == ["<a>.png", "고양이.png"]
     named = {name for photo in values["photos"] for name in photo["pictures"]}
@@ -55,9 +71,15 @@ def test_files_are_those_that_the_json_names(result, photos, tmp_path):
         np.testing.assert_array_equal(np.asarray(first), result.seen[result.pairs[0]][0].pictures[1])
 
 
+def test_a_picture_that_cannot_be_written_is_an_error_at_the_end(result, tmp_path):
+    (tmp_path / "samples").write_text("a file where the folder should be")
+    with pytest.raises(RcdmError, match="samples"), SampleFiles(tmp_path, result.names) as files:
+        files.add(0, result.pairs[0], 0, result.seen[result.pairs[0]][0].pictures[0])
+
+
 def test_a_long_grid_is_on_the_page_in_part(result, photos, tmp_path, monkeypatch):
     monkeypatch.setattr("rcdm_cli.report.visualization.ON_PAGE", 2)
-    values = write(result, photos, tmp_path, {"seed": 0})
+    values = written(result, photos, tmp_path)
     assert values["shown"] == {"picture": "first.png", "photos": 1}
     page = Page(tmp_path / "report.html")
     [image] = page.all("img")
@@ -70,7 +92,7 @@ def test_a_long_grid_is_on_the_page_in_part(result, photos, tmp_path, monkeypatc
 
 
 def test_the_sentence_compares_levels_photo_by_photo(result, photos, tmp_path):
-    values = write(result, photos, tmp_path, {})
+    values = written(result, photos, tmp_path)
     for photo, (backbone, projector) in zip(values["photos"], ((0.1, 0.2), (0.3, 0.25)), strict=True):
         photo["representations"][0]["mean_spread"], photo["representations"][1]["mean_spread"] = backbone, projector
     said = section(values).elements[0].text
