@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rcdm_cli.cli._errors import debugging
 from rcdm_cli.cli._options import MACHINE_PANEL
 
 CACHE = "RCDM_CACHE"
@@ -37,3 +38,15 @@ def cache_folder(given: Path | None) -> Path:
 def offline() -> bool:
     """Whether the person forbids the network."""
     return os.environ.get(OFFLINE, "") not in ("", "0")
+
+
+def tell_the_hub() -> None:
+    """Have huggingface_hub, with which timm downloads, keep to ``RCDM_OFFLINE`` and leave messages to us.
+
+    It reads its settings once, when it is imported.
+    """
+    if offline():
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if not debugging():
+        # It warns of every try of a connection; of the last one we say in a sentence what it was for.
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")

@@ -28,6 +28,7 @@ from rcdm_cli.cli import (
     tune,
     visualize,
 )
+from rcdm_cli.cli._cache import tell_the_hub
 from rcdm_cli.cli._errors import debugging
 from rcdm_cli.cli.list import list_names
 
@@ -90,4 +91,5 @@ def main() -> None:
     if not sys.warnoptions and not debugging():
         # Warnings of libraries are for us, not for the person.
         warnings.simplefilter("ignore")
+    tell_the_hub()
     app()

@@ -122,10 +122,16 @@ def _outline(values: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
     for name, value in values.items():
         if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
             value = {str(number): item for number, item in enumerate(value, start=1)}
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield f"{indent}{name}:"
             yield from _outline(value, f"{indent}  ")
-        elif isinstance(value, list):
-            yield f"{indent}{name}: {', '.join(map(str, value))}"
         else:
-            yield f"{indent}{name}: {value}"
+            yield f"{indent}{name}: {_in_words(value)}"
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value in ("", [], {}):
+        return "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

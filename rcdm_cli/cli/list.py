@@ -74,7 +74,11 @@ def _about(recipe: Path) -> str:
     return str(values.get("description", ""))
 
 
-KINDS: dict[str, Callable[[], list[Row]]] = {"methods": _methods, "engines": _engines, "recipes": _recipes}
+METHODS_KIND = "methods"
+LONG = ("input", "licence", "source", "paper")
+"""What `rcdm list methods` tells of a method and `rcdm list` does not."""
+
+KINDS: dict[str, Callable[[], list[Row]]] = {METHODS_KIND: _methods, "engines": _engines, "recipes": _recipes}
 ALL = "all"
 
 Kind = Annotated[
@@ -95,11 +99,22 @@ def list_names(out: Output, kind: Kind = ALL) -> None:
     their licences, whether they are here, where they lie (`rcdm pull NAME` downloads them), and the paper.
     """
     tables = {name: rows() for name, rows in KINDS.items() if kind in (name, ALL)}
-    out.result(tables, [line for name, rows in tables.items() for line in _table(name, rows, titled=kind == ALL)])
+    if kind == ALL:
+        lines = [line for name, rows in tables.items() for line in (f"{name}:", *(f"  {row}" for row in _table(rows)))]
+    else:
+        lines = _outline(tables[kind]) if kind == METHODS_KIND else _table(tables[kind])
+    out.result(tables, lines)
 
 
-def _table(name: str, rows: list[Row], *, titled: bool) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*(row.values() for row in rows), strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row.values(), widths, strict=True)) for row in rows]
-    lines = [line.rstrip() for line in lines] or ["(none)"]
-    return [f"{name}:", *(f"  {line}" for line in lines)] if titled else lines
+def _table(rows: list[Row]) -> list[str]:
+    """One line each; of a method what fits beside its name."""
+    short = [[cell for name, cell in row.items() if name not in LONG] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*short, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in short]
+    return [line.rstrip() for line in lines] or ["(none)"]
+
+
+def _outline(rows: list[Row]) -> list[str]:
+    """Everything of each, line by line: addresses are longer than a terminal is wide."""
+    width = max(len(name) for row in rows for name in row)
+    return [cell if name == "name" else f"  {name.ljust(width)}  {cell}" for row in rows for name, cell in row.items()]

@@ -15,6 +15,9 @@ from rcdm_cli.files import read_metadata, read_tensors, write_tensors
 
 KIND = "encoder"
 
+PIXELS = 1 << 21
+"""How much of photos an encoder is given at a time where nothing else is asked for."""
+
 
 class Encoder(nn.Module):
     """A trunk, and the projector head where the method has one.
@@ -73,6 +76,11 @@ def _build(spec: EncoderSpec) -> nn.Module:
     if (width := trunk_width(trunk)) != spec.width:
         raise InputError(f"The trunk {spec.trunk!r} is {width} wide, but its spec says {spec.width}.")
     return trunk
+
+
+def photos_at_a_time(size: int) -> int:
+    """How many photos of ``size`` × ``size`` pixels an encoder is given at a time: 512 of 64 pixels, 41 of 224."""
+    return max(1, PIXELS // size**2)
 
 
 def level_index(spec: EncoderSpec, level: Level) -> int:

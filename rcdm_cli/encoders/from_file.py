@@ -45,6 +45,7 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
         head=head.layers if head else (),
         preprocessing=reference.preprocessing(layout.preprocessing if layout else architecture.preprocessing),
         origin=layout.origin if layout else path.name,
+        licence=layout.licence if layout else "",
     )
     encoder = Encoder(spec, trunk)
     if head and encoder.head is not None:

@@ -1,10 +1,13 @@
 """Encoders out of timm's table of models."""
 
 import inspect
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 
 from rcdm_cli.encoders.architectures import timm_preprocessing
@@ -25,7 +28,7 @@ def open_timm(reference: Reference) -> Encoder:
     same each time: what an untrained network knows.
 
     Raises:
-        InputError: no such model, weights or option.
+        InputError: no such model, weights or option; or the weights are not here and downloading is forbidden.
         RcdmError: the weights could not be downloaded.
     """
     reference.check("a timm model", OPTIONS)
@@ -68,10 +71,28 @@ def _build(name: str, options: dict[str, Any], reference: Reference) -> nn.Modul
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return build_trunk(name, options, reference.pool)
+    _check_allowed(name)
     try:
         return build_trunk(name, options, reference.pool, pretrained=True)
     except InputError:
         raise
     except Exception as error:  # huggingface_hub, requests and urllib each have errors of their own
+        if constants.HF_HUB_OFFLINE and isinstance(error, LocalEntryNotFoundError):
+            raise _forbidden(name) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RcdmError(f"The weights of timm's {name!r} could not be downloaded: {reason}") from error
+
+
+def _check_allowed(name: str) -> None:
+    """A few weights are not on the hub but at an address of their own, where its setting does not reach."""
+    config = timm_config(name)
+    if constants.HF_HUB_OFFLINE and not config.hf_hub_id:
+        file = PurePosixPath(str(config.url)).name
+        if not Path(torch.hub.get_dir(), "checkpoints", file).is_file():
+            raise _forbidden(name)
+
+
+def _forbidden(name: str) -> InputError:
+    return InputError(
+        f"The weights of timm's {name!r} are not here, and RCDM_OFFLINE (or HF_HUB_OFFLINE) forbids to download them."
+    )

@@ -25,6 +25,7 @@ class Layout:
         head: prefix of the head's names.
         layers: of the head, up to the output that is the projector level.
         origin: where it is published.
+        licence: in the repository that publishes it, which says nothing else of the weights.
         preprocessing: of its photos.
     """
 
@@ -32,6 +33,7 @@ class Layout:
     head: str
     layers: tuple[HeadLayer, ...]
     origin: str
+    licence: str
     preprocessing: Preprocessing = RCDM_PREPROCESSING
 
 
@@ -47,13 +49,15 @@ LAYOUTS: dict[str, Layout] = {
         "head.mlp.",
         (HeadLayer(width=4096, norm="batch", activation="gelu"), HeadLayer(width=256)),
         f"{_FILES}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain_full_checkpoint.pth",
+        "Apache-2.0",
     ),
-    "vicreg": Layout("backbone.", "projector.", (_WIDE, _WIDE, _LAST), f"{_FILES}/vicreg/resnet50_fullckpt.pth"),
+    "vicreg": Layout("backbone.", "projector.", (_WIDE, _WIDE, _LAST), f"{_FILES}/vicreg/resnet50_fullckpt.pth", "MIT"),
     "barlow": Layout(
         "trunk._feature_blocks.",
         "heads.",
         (_WIDE_NO_BIAS, _WIDE_NO_BIAS, _LAST),
         f"{_FILES}/vissl/model_zoo/barlow_twins/barlow_twins_32gpus_4node_imagenet1k_1000ep_resnet50.torch",
+        "MIT",
     ),
     "simclr": Layout(
         "trunk._feature_blocks.",
@@ -61,6 +65,7 @@ LAYOUTS: dict[str, Layout] = {
         (HeadLayer(width=2048, activation="relu"), HeadLayer(width=128)),
         f"{_FILES}/vissl/model_zoo/simclr_rn50_1000ep_simclr_8node_resnet_16_07_20.afe428c7/"
         "model_final_checkpoint_phase999.torch",
+        "MIT",
     ),
     # AugNet (Chen et al. 2021, arXiv:2106.06250) as its package imgsim carries it: one linear layer and a tanh.
     "augnet": Layout(
@@ -68,6 +73,7 @@ LAYOUTS: dict[str, Layout] = {
         "pre.fc.",
         (HeadLayer(width=768, activation="tanh"),),
         "https://github.com/chenmingxiang110/AugNet",
+        "MIT",
         Preprocessing(size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     ),
 }

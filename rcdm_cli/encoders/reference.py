@@ -100,10 +100,14 @@ def parse_reference(text: str) -> Reference:
     found = _PARTS.fullmatch(text)
     if not found:
         raise InputError("An encoder's reference is empty. Give a file, or timm:NAME.")
+    target = found["target"]
+    if target.startswith("timm:") and "," in target:  # a path may have commas, a model's name has none
+        wrong = target.split(",")[1]
+        raise InputError(f"--encoder {text}: {wrong!r} is no option; options are `pretrained` and NAME=VALUE.")
     values: dict[str, Any] = {}
     for option in found["options"].split(",")[1:]:
         name, _, value = option.partition("=")
         if name in values or name == "target":
             raise InputError(f"--encoder {text}: {name} " + ("stands twice." if name in values else "is no option."))
         values[name] = value if "=" in option else True
-    return Reference.parse({"target": found["target"], **values}, f"--encoder {text}")
+    return Reference.parse({"target": target, **values}, f"--encoder {text}")

@@ -56,28 +56,32 @@ def _rcdm(name: str) -> Source:
     return Source(f"{_RCDM}/rcdm_ema_{name}.pt", _NONCOMMERCIAL)
 
 
-def _with_projector(method: str, licence: str) -> Published:
+def _with_projector(method: str) -> Published:
     layout = LAYOUTS[method]
     return Published(
-        Source(layout.origin, licence),
+        Source(layout.origin, layout.licence),
         {"backbone": 2048, "projector": layout.layers[-1].width},
         {"backbone": _rcdm(f"{method}_trunk"), "projector": _rcdm(f"{method}_head")},
     )
 
 
 PUBLISHED: dict[str, Published] = {
-    "dino": _with_projector("dino", "Apache-2.0"),
-    "simclr": _with_projector("simclr", "MIT"),
-    "vicreg": _with_projector("vicreg", "MIT"),
-    "barlow": _with_projector("barlow", "MIT"),
+    "dino": _with_projector("dino"),
+    "simclr": _with_projector("simclr"),
+    "vicreg": _with_projector("vicreg"),
+    "barlow": _with_projector("barlow"),
     "supervised": Published(
         # torchvision's IMAGENET1K_V1; the name ends in the beginning of its SHA-256.
-        Source("https://download.pytorch.org/models/resnet50-0676ba61.pth", "BSD-3-Clause", sha256="0676ba61"),
+        Source(
+            "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            "BSD-3-Clause",
+            sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+        ),
         {"backbone": 2048},
         {"backbone": _rcdm("supervised")},
     ),
 }
-"""By method. The encoders' licences are those of the code that they were published with."""
+"""By method. Of the hashes only torchvision's is published."""
 
 
 def find_rcdm(file: str) -> tuple[str, Level, Source] | None:

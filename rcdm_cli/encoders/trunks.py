@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from glob import escape
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -55,9 +56,9 @@ def timm_config(name: str) -> "PretrainedCfg":
     import timm
 
     if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=3)
-        hint = f" Near names: {', '.join(near)}." if near else ""
-        raise InputError(f"trunk = {name!r} is not a timm model.{hint} timm.list_models() lists all.")
+        near = get_close_matches(name.lower(), timm.list_models(), n=3) or timm.list_models(f"*{escape(name)}*")[:5]
+        hint = f" Near names: {', '.join(near)}." if near and name else ""
+        raise InputError(f"{name!r} is not a timm model.{hint} timm.list_models() lists all.")
     try:
         return timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
     except RuntimeError as error:

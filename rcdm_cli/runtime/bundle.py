@@ -15,7 +15,7 @@ from rcdm_cli.choices import no_such
 from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.noise import picture_seed
 from rcdm_cli.diffusion.schedule import Schedule
-from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder
+from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder, photos_at_a_time
 from rcdm_cli.encoders.spec import Level
 from rcdm_cli.errors import InputError
 from rcdm_cli.files import read_tensors
@@ -115,7 +115,8 @@ class Bundle:
     def _ready(self, weight: Tensor) -> Tensor:
         """A stored weight, float32 on the device; convolutions of pictures with channels last."""
         layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
-        return weight.to(self.device, torch.float32, memory_format=layout)
+        # A copy of every one: a single tensor of the file as it is would keep all of it mapped.
+        return weight.to(self.device, torch.float32, copy=True, memory_format=layout)
 
     def encoder(self, method: str | None = None) -> Encoder:
         """The encoder of ``method``, which may be None where the bundle has one.
@@ -145,7 +146,7 @@ class Bundle:
             photos: uint8 (H, W, 3) each, of any sizes; they are centre-cropped to the encoder's size.
             level: where the representation is taken.
             method: whose encoder; None where the bundle has one.
-            batch: photos encoded at a time.
+            batch: photos encoded at a time; fewer where they are large.
 
         Returns:
             float32 (len(photos), D) on the CPU.
@@ -160,9 +161,9 @@ class Bundle:
         # The other level of the same photos mostly comes next, and took no work of its own.
         if self._encoded is None or self._encoded[0] != asked:
             encoder, size = self._running(method), spec.preprocessing.size
-            parts = []
-            for start in range(0, len(photos), batch):
-                crops = np.stack([center_crop(photo, size) for photo in photos[start : start + batch]])
+            count, parts = min(batch, photos_at_a_time(size)), []
+            for start in range(0, len(photos), count):
+                crops = np.stack([center_crop(photo, size) for photo in photos[start : start + count]])
                 parts.append([h.float().cpu() for h in encoder(to_tensor(crops).to(self.device))])
             self._encoded = asked, tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
         return self._encoded[1][index].clone()

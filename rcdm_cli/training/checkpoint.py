@@ -23,11 +23,13 @@ class Checkpoint:
         step: optimizer steps done.
         recipe: the recipe and what else must be the same to go on, as JSON-able values.
         tensors: named ``group/name``.
+        description: one line for people.
     """
 
     step: int
     recipe: dict[str, object]
     tensors: dict[str, Tensor]
+    description: str = ""
 
     def group(self, name: str) -> dict[str, Tensor]:
         """The tensors of one group, by their names inside it."""
@@ -42,7 +44,12 @@ def grouped(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write it whole or not at all; the one before stays until then."""
-    metadata = {"kind": KIND, "step": str(checkpoint.step), "recipe": json.dumps(checkpoint.recipe)}
+    metadata = {
+        "kind": KIND,
+        "step": str(checkpoint.step),
+        "recipe": json.dumps(checkpoint.recipe),
+        "description": checkpoint.description,
+    }
     write_tensors(path, checkpoint.tensors, metadata)
 
 
@@ -55,7 +62,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     metadata = read_metadata(path)
     if metadata.get("kind") != KIND:
         raise InputError(f"{path} is not a checkpoint of rcdm (kind {metadata.get('kind')}).")
-    return Checkpoint(int(metadata["step"]), json.loads(metadata["recipe"]), read_tensors(path))
+    step, recipe, description = int(metadata["step"]), json.loads(metadata["recipe"]), metadata.get("description", "")
+    return Checkpoint(step, recipe, read_tensors(path), description)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ class DenoiserTrainer:
         self.photos, self.representations = photos, representations
         self.fingerprint, self.samples = fingerprint, SampleGrid(photos, representations, device)
         self.steps, self.photos_per_step = recipe.steps, self.plan.batch
+        self.description = recipe.description
         self.schedule = Schedule(recipe.schedule)
         torch.manual_seed(self.plan.seed)
         spec = ConditionerSpec(rows=representations.rows, width=recipe.denoiser.cond_width)

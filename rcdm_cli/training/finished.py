@@ -42,7 +42,7 @@ def read_run(folder: Path) -> Finished:
         raise InputError(f"{path} is the checkpoint of an encoder. A bundle is made of an `rcdm train` run.")
     values = checkpoint.recipe["recipe"]
     assert isinstance(values, dict)
-    recipe = TrainRecipe.parse({**values, "steps": checkpoint.step}, str(path))
+    recipe = TrainRecipe.parse({**values, "steps": checkpoint.step, "description": checkpoint.description}, str(path))
     rows = ConditionerSpec.parse({"rows": checkpoint.recipe["rows"], "width": recipe.denoiser.cond_width}, str(path))
     model = Model(recipe.denoiser, rows)
     model.load_state_dict(checkpoint.group("average"))

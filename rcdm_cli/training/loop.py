@@ -22,6 +22,7 @@ class Trainer(Protocol):
 
     steps: int
     photos_per_step: int
+    description: str
 
     def begin(self, step: int) -> None:
         """Called once, before the first ``train_step``, with the steps already done."""
@@ -96,7 +97,7 @@ def train(
             log.write({"step": done, **values})
         stopping = stop()
         if stopping or done % save_every == 0 or done == trainer.steps:
-            save_checkpoint(path, Checkpoint(done, trainer.identity(), trainer.tensors()))
+            save_checkpoint(path, Checkpoint(done, trainer.identity(), trainer.tensors(), trainer.description))
         # Photos per second are those of training: samples and checkpoints are not counted.
         started += time.perf_counter() - before
         if stopping and done < trainer.steps:

@@ -81,6 +81,7 @@ class PretrainTrainer:
         self.options, self.plan = recipe.method(method), recipe.optimization
         self.per_epoch = max(len(data.photos) // self.plan.batch, 1)
         self.steps = self.options.epochs * self.per_epoch
+        self.description = recipe.description
         self.photos_per_step = self.plan.batch
         torch.manual_seed(self.plan.seed)
         trunk = build_trunk(recipe.trunk.name, recipe.trunk.options, recipe.trunk.pool)

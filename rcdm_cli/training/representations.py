@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.diffusion.spec import Representation
-from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.encoders.encoder import Encoder, photos_at_a_time
 from rcdm_cli.files import replacing
 from rcdm_cli.images.tensor import to_tensor
 
@@ -40,8 +40,12 @@ class EncoderPhotos:
 @torch.no_grad()
 def represent(encoder: Encoder, photos: np.ndarray, flip: np.ndarray, device: torch.device) -> list[Tensor]:
     """All levels of photos uint8 (B, S, S, 3), mirrored where ``flip`` (B,) is True: float32 (B, D) each."""
-    turned = np.where(flip[:, None, None, None], photos[:, :, ::-1], photos)
-    return [h.float() for h in encoder(to_tensor(turned).to(device))]
+    count, parts = photos_at_a_time(photos.shape[1]), []
+    for start in range(0, len(photos), count):
+        part, turn = photos[start : start + count], flip[start : start + count]
+        turned = np.where(turn[:, None, None, None], part[:, :, ::-1], part)
+        parts.append([h.float() for h in encoder(to_tensor(turned).to(device))])
+    return [torch.cat(level) for level in zip(*parts, strict=True)]
 
 
 class CachedRepresentations:
@@ -85,8 +89,9 @@ def _path(folder: Path, source: EncoderPhotos, level: str) -> Path:
     return folder / f"{source.name}-{level}.npy"
 
 
-def _compute(source: EncoderPhotos, folder: Path, device: torch.device, chunk: int = 256) -> Iterator[int]:
+def _compute(source: EncoderPhotos, folder: Path, device: torch.device) -> Iterator[int]:
     encoder, photos = source.encoder.to(device), source.photos
+    chunk = photos_at_a_time(photos.shape[1])
     with contextlib.ExitStack() as stack:
         arrays = []
         for level in encoder.spec.levels:

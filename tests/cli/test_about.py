@@ -122,6 +122,17 @@ def test_list_methods_tells_what_is_published_and_what_is_here(invoke, no_packag
         assert row["input"] == "224 px, RGB in [-1, 1]"
 
 
+def test_list_methods_tells_everything_of_each_line_by_line_and_list_what_fits(invoke, no_packaged_data):
+    rows = json.loads(invoke("list", "methods", "--json").stdout)["methods"]
+    lines = invoke("list", "methods").stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == list(METHODS)
+    dino = lines[1 : lines.index("simclr")]
+    assert {tuple(line.split(maxsplit=1)) for line in dino} == set(rows[0].items()) - {("name", "dino")}
+    short = invoke("list").stdout.splitlines()[1:6]
+    assert [line.split()[0] for line in short] == list(METHODS)
+    assert max(map(len, short)) < 80
+
+
 def test_list_shows_one_line_each(invoke, demo_bundle, no_packaged_data):
     assert invoke("list", "engines").stdout == "clothing32  engines/clothing32\n"
     assert invoke("list", "recipes").stdout == "(none)\n"
@@ -164,9 +175,11 @@ def test_info_shows_what_a_checkpoint_says_of_itself(invoke, workplace):
 
 
 def test_info_shows_a_recipe(invoke, workplace):
-    (workplace / "mine.toml").write_text('kind = "train"\n[data]\nlicence = "CC0-1.0"')
+    recipe = 'kind = "train"\nlevels = []\nfilm = true\n[data]\nlicence = "CC0-1.0"\norigin = ""\n[denoiser]'
+    (workplace / "mine.toml").write_text(recipe)
     lines = invoke("info", "mine.toml").stdout.splitlines()
-    assert lines == ["recipe: mine.toml", "  kind: train", "  data:", "    licence: CC0-1.0"]
+    top = ["recipe: mine.toml", "  kind: train", "  levels: none", "  film: yes"]
+    assert lines == [*top, "  data:", "    licence: CC0-1.0", "    origin: none", "  denoiser: none"]
 
 
 def facts(invoke, path):

@@ -9,7 +9,9 @@ import torch
 
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.runtime.bundle import load_bundle
+from tests.cli.conftest import rcdm
 from tests.encoders.test_onnx import graph
+from tests.servers import Site, serving
 from tests.training.tiny import TRAIN, random_photos, write_photos
 
 RESNET = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
@@ -73,3 +75,20 @@ def test_encoders_that_cannot_be_trained_on_end_with_2(references, recipe, words
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.split())
     assert not (workplace / "run" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("offline", "code", "words"), [("1", 2, "RCDM_OFFLINE (or HF_HUB_OFFLINE) forbids"), ("", 1, "could not be")]
+)
+def test_offline_holds_for_the_weights_of_timm_too(offline, code, words, data, tmp_path):
+    """In a process of its own, since huggingface_hub reads its settings once; it downloads from this hub here."""
+    with serving(Site(status=404)) as hub:
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "RCDM_OFFLINE": offline}
+        arguments = ("embed", str(data / "photos"), "--encoder", "timm:test_resnet,pretrained", "-o", "x.npz", "-q")
+        process = rcdm(*arguments, cwd=tmp_path, env=settings)
+        stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (code, "")
+    assert bool(hub.asked) is not bool(offline)
+    assert stderr.startswith("Error: The weights of timm's 'test_resnet'")
+    assert words in stderr
+    assert stderr.count("\n") == 1

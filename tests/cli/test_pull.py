@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import ResNet50_Weights
 
 from rcdm_cli import download
 from rcdm_cli.cli._cache import cache_folder
@@ -194,3 +195,10 @@ def test_every_published_file_is_the_right_one_to_import():
             assert sources.find_rcdm(f"{name}.pt") == (method, level, source)
         assert published.encoder.url.startswith("https://")
     assert sources.find_rcdm("mine.pt") is None
+
+
+def test_the_supervised_encoder_is_torchvisions_and_its_name_carries_its_hash():
+    source = PUBLISHED["supervised"].encoder
+    assert source.url == ResNet50_Weights.IMAGENET1K_V1.url
+    assert source.file == f"resnet50-{source.sha256[:8]}.pth"
+    assert len(bytes.fromhex(source.sha256)) == 32

@@ -205,10 +205,21 @@ def test_a_download_that_fails_is_one_sentence(monkeypatch):
     assert caught.value.exit_code == 1
 
 
+def test_weights_that_are_on_no_hub_are_not_downloaded_offline_either(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("asked for a download"))
+    with pytest.raises(InputError, match=r"'gcvit_xxtiny' are not here, and RCDM_OFFLINE"):
+        open_encoder("timm:gcvit_xxtiny,pretrained")
+
+
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
         ("timm:resnet81", "'resnet81' is not a timm model.*resnet18"),
+        ("timm:dinov2", "'dinov2' is not a timm model. Near names: vit_.*dinov2"),
+        ("timm:", r"'' is not a timm model\. timm"),
+        ("timm:resnet18,pretraind", "'pretraind' is no option; options are `pretrained` and NAME=VALUE"),
         ("timm:resnet50.nope,pretrained", r"no weights 'resnet50\.nope'.*resnet50\.a1_in1k"),
         ("timm:botnet50ts_256,pretrained", "no weights for 'botnet50ts_256'; of that trunk it has: none"),
         ("timm:convnext_atto,pool=token", "cannot build the trunk.*token"),

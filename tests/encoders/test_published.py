@@ -45,6 +45,7 @@ def test_a_published_layout_gives_both_levels(method, photos, tmp_path):
     torch.save(checkpoint(method, state), tmp_path / "published.pth")
     encoder = open_encoder(f"{tmp_path / 'published.pth'},size=64")
     assert encoder.spec.method == method
+    assert encoder.spec.licence == ("Apache-2.0" if method == "dino" else "MIT")
     # The published RCDM's scaling: photos in [-1, 1] reach the trunk as they are.
     assert encoder.spec.preprocessing == Preprocessing(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     backbone, projector = encoder(photos)

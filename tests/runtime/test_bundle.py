@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from rcdm_cli.encoders.encoder import load_encoder
 from rcdm_cli.errors import InputError
 from rcdm_cli.files import read_tensors, sha256
 from tests.runtime.tiny import tiny_bundle
+
+MAPS = Path("/proc/self/maps")
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +46,46 @@ def test_weights_are_stored_in_half_precision_but_for_what_standardises_h(folder
     assert types["conditioner.rows.0.mean"] == torch.float32
 
 
+def test_weights_are_read_and_not_drawn_before(folder):
+    before = torch.get_rng_state()
+    model = load_bundle(folder).model
+    assert torch.equal(torch.get_rng_state(), before)
+    stored = read_tensors(folder / "denoiser.safetensors")
+    assert model.state_dict().keys() == stored.keys()
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, stored[name].float())
+    assert model.denoiser.out[2].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="needs /proc")
+def test_nothing_of_the_file_of_weights_stays_mapped(folder):
+    model = load_bundle(folder).model
+    assert str(folder / "denoiser.safetensors") not in MAPS.read_text()
+    assert model.denoiser.spec.size == 16  # it is still there
+
+
+def test_weights_that_do_not_fit_the_manifest_are_refused(tmp_path):
+    folder = tiny_bundle(tmp_path / "other")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["denoiser"]["multipliers"] = [1, 2]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"denoiser\.safetensors do not fit the bundle's manifest"):
+        _ = load_bundle(folder).model
+
+
 def test_representations_do_not_depend_on_the_batch(bundle, photos):
     together = bundle.encode(photos, method="dino", level="projector")
     one_by_one = [bundle.encode([photo], method="dino", level="projector") for photo in photos]
     torch.testing.assert_close(together, torch.cat(one_by_one))
+
+
+def test_large_photos_are_encoded_a_few_at_a_time(folder, photos, monkeypatch):
+    monkeypatch.setattr("rcdm_cli.encoders.encoder.PIXELS", 2 * 32 * 32)
+    bundle, given = load_bundle(folder), []
+    bundle.encoder("dino").register_forward_pre_hook(lambda module, inputs: given.append(len(inputs[0])))
+    bundle.encode(photos, method="dino")
+    assert given == [2, 1]
 
 
 def test_sampling_equals_the_sampler_called_by_hand(bundle, photos):

@@ -13,7 +13,7 @@ from rcdm_cli.training.loop import CHECKPOINT, LOG, train
 class Counting:
     """Adds the step number at each step, so that a step left out or done twice is seen."""
 
-    photos_per_step = 4
+    photos_per_step, description = 4, "counts"
 
     def __init__(self, steps=10, **identity):
         self.steps, self.value, self.seen, self.known = steps, torch.zeros(()), [], identity

@@ -72,6 +72,22 @@ def test_only_what_is_missing_is_computed_and_progress_counts_both_views(sources
     assert shown == [(36, 36)]
 
 
+@pytest.mark.parametrize(("pixels", "counts"), [(2 * 32 * 32, {2, 1}), (4 * 32 * 32 - 1, {3}), (1, {1})])
+def test_an_encoder_is_given_so_many_pixels_at_a_time_and_no_more(sources, pixels, counts, tmp_path, monkeypatch):
+    monkeypatch.setattr("rcdm_cli.encoders.encoder.PIXELS", pixels)
+    source, given = sources[0], []
+    whole = source.encoder.forward
+    monkeypatch.setattr(source.encoder, "forward", lambda photos: (given.append(len(photos)), whole(photos))[1])
+    cached = CachedRepresentations([source], ROWS[:1], tmp_path, CPU)
+    computed = ComputedRepresentations([source], ROWS[:1], CPU)
+    computed.statistics(0)
+    assert set(given) == counts
+    index, flip = torch.arange(COUNT), torch.arange(COUNT) % 2 == 0
+    expected = by_hand(sources, 0)[index, flip.long()]
+    for where in (cached, computed):
+        torch.testing.assert_close(where.take(0, index, flip), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_an_interrupted_computation_leaves_nothing_behind(sources, tmp_path):
     def interrupt(done, total):
         if done == 9:
