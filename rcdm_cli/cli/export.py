@@ -8,17 +8,22 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._lists import names_of
-from rcdm_cli.cli._options import OUTPUT_PANEL, Device, Force
+from rcdm_cli.cli._options import OUTPUT_PANEL, Device, Force, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.errors import InputError
 from rcdm_cli.resources import MANIFEST, bundle_path
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
+    from rcdm_cli.images.source import PhotoSource
+    from rcdm_cli.runtime.backends.engine import Engine
+    from rcdm_cli.runtime.bundle import Bundle
     from rcdm_cli.runtime.manifest import Precision
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 GRAPHS_PANEL = "Graphs"
 
 
@@ -28,6 +33,7 @@ GRAPHS_PANEL = "Graphs"
     examples=(
         "rcdm export runs/clothing32 --out engines/clothing32",
         "rcdm export clothing32",
+        "rcdm export clothing32 --precision int8 --calibration photos.tar --split val",
         "rcdm export clothing32 --trt --precision fp16 --max-batch 64",
     ),
 )
@@ -75,6 +81,17 @@ def export(
             rich_help_panel=GRAPHS_PANEL,
         ),
     ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="DATA",
+            help="Photos for int8, a folder or a tar: some to calibrate with, the others to judge what comes out.",
+            show_default=False,
+            rich_help_panel=GRAPHS_PANEL,
+        ),
+    ] = None,
+    split: Split = None,
     max_batch: Annotated[
         int,
         typer.Option(
@@ -88,7 +105,8 @@ def export(
         bool,
         typer.Option(
             "--check/--no-check",
-            help="Compare ONNX graphs with PyTorch at fp32; exit code 3 if they differ too much.",
+            help="Compare ONNX graphs with PyTorch at fp32; exit code 3 if they differ too much. int8 is always held"
+            " against pictures.",
             rich_help_panel=GRAPHS_PANEL,
         ),
     ] = True,
@@ -101,6 +119,10 @@ def export(
     in `engines/` are found by name. Of a BUNDLE: ONNX graphs of the encoders and the denoiser, and with --trt TensorRT
     plans for the GPU that is there. They go into the bundle, with what they differ from PyTorch in parity.json. Graphs
     that are up to date are kept.
+
+    int8 graphs are calibrated on the sampling of 32 photos. Then a picture of each of up to 100 others is sampled at
+    every representation, at fp32 and at int8; if faithfulness or Fréchet distance suffers beyond the bounds that are
+    told, nothing is installed and the exit code is 3.
     """
     values: dict[str, Any] = {}
     if folder is not None:
@@ -112,7 +134,8 @@ def export(
     lines: list[object] = [folder]
     if trt or onnx or (onnx is None and not values):
         plans = (max_batch, choose_device(device)) if trt else None
-        graphs = _write_graphs(out, folder, precision, check, force, plans)
+        photos = (calibration, split) if calibration else None
+        graphs = _write_graphs(out, folder, precision, check, force, plans, photos)
         values = {**values, "bundle": folder, **graphs}
         lines += [folder / name for name in graphs["built"]]
     out.result(values, lines)
@@ -148,8 +171,9 @@ def _write_graphs(
     check: bool,
     force: bool,
     plans: "tuple[int, torch.device] | None",
+    photos: tuple[Path, str | None] | None,
 ) -> dict[str, Any]:
-    """ONNX graphs, and of them plans for batches and a device, where these are given."""
+    """ONNX graphs, and of them plans for batches and a device, where these are given; int8 with photos."""
     import torch
 
     from rcdm_cli.diffusion.precision import has_bf16
@@ -167,17 +191,83 @@ def _write_graphs(
 
         prepare_plans(plans[1])
     precisions = cast("list[Precision]", names)
+    written: list[Precision] = [one for one in precisions if one != "int8"]
+    if "int8" in names:
+        source = _photos_for_int8(folder, photos, force)
+        if "fp32" not in written:
+            written.append("fp32")  # which the int8 graph is made of
     with out.progress("Writing graphs") as show:
-        done = export_onnx(folder, precisions, check=check, force=force, on_progress=show)
+        done = export_onnx(folder, written, check=check, force=force, on_progress=show)
     built, kept = list(done.built), list(done.kept)
     worst = max((one.relative for one in done.parity), default=None)
     if worst is not None:
         out.note(f"The largest relative error against PyTorch at fp32 is {worst:.1e}.")
+    values: dict[str, Any] = {}
+    if "int8" in names:
+        values = _write_int8(out, folder, source)
+        built += values.pop("built")
+        kept += values.pop("kept")
     if plans:
         plan_files = _build_plans(out, folder, precisions, force, *plans)
         built += plan_files["built"]
         kept += plan_files["kept"]
-    return {"built": built, "kept": kept, "worst_relative_error": worst}
+    return {"built": built, "kept": kept, "worst_relative_error": worst, **values}
+
+
+def _photos_for_int8(folder: Path, photos: tuple[Path, str | None] | None, force: bool) -> "PhotoSource | None":
+    """The photos that the int8 graph needs, looked for before any work is done; None where it is up to date."""
+    from rcdm_cli.analysis.quantized import LEAST_PHOTOS, PHOTOS
+    from rcdm_cli.images.source import open_photos
+    from rcdm_cli.runtime.quantization.calibration import PHOTOS as CALIBRATION
+    from rcdm_cli.runtime.quantization.export import int8_is_current
+
+    if int8_is_current(folder) and not force:
+        return None
+    if photos is None:
+        raise InputError("An int8 graph is calibrated on photos: give some, a folder or a tar, as --calibration.")
+    source = open_photos(*photos).spread(CALIBRATION + PHOTOS)
+    if len(source) < CALIBRATION + LEAST_PHOTOS:
+        raise InputError(
+            f"{photos[0]} has {len(source)} photos to use; int8 needs {CALIBRATION + LEAST_PHOTOS} or more: "
+            f"{CALIBRATION} to calibrate with, the others to judge what comes out."
+        )
+    return source
+
+
+def _write_int8(out: Output, folder: Path, source: "PhotoSource | None") -> dict[str, Any]:
+    """The int8 graph, once its pictures have been held against those at fp32."""
+    from rcdm_cli.analysis.quantized import Comparison, compare
+    from rcdm_cli.images.dataset import load_cropped
+    from rcdm_cli.runtime.manifest import read_manifest
+    from rcdm_cli.runtime.quantization.calibration import PHOTOS as CALIBRATION
+    from rcdm_cli.runtime.quantization.export import INT8_FILE, export_int8
+
+    if source is None:
+        return {"built": [], "kept": [INT8_FILE]}
+    size = max(entry.spec.preprocessing.size for entry in read_manifest(folder).encoders.values())
+    cropped = load_cropped(source, size)
+    for key, reason in cropped.skipped:
+        out.warn(f"{key}: {reason}")
+    calibrating, others = _apart(list(cropped.photos), CALIBRATION)
+    judged: list[Comparison] = []
+    with out.progress("Writing the int8 graph") as show:
+
+        def judge(bundle: "Bundle", engine: "Engine") -> dict[str, Any]:
+            found = compare(bundle, engine, others, on_progress=show)
+            found.hold()
+            judged.append(found)
+            return found.as_json()
+
+        done = export_int8(folder, calibrating, judge, on_progress=show)
+    error = max(one.relative for one in done.parity)
+    out.note(f"{INT8_FILE}: {judged[0]} A call is off by up to {error:.1e}.")
+    return {"built": done.built, "kept": done.kept, "int8": judged[0].as_json()}
+
+
+def _apart(photos: "list[NDArray[np.uint8]]", count: int) -> "tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]":
+    """``count`` of the photos, evenly spread over them, and the others."""
+    chosen = {index * len(photos) // count for index in range(count)}
+    return [photos[index] for index in sorted(chosen)], [one for index, one in enumerate(photos) if index not in chosen]
 
 
 def _build_plans(

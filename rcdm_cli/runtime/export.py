@@ -52,6 +52,8 @@ def export_onnx(
 ) -> Exported:
     """Write a bundle's ONNX graphs into it: each encoder at float32, and both forms of the denoiser.
 
+    An encoder that came as an ONNX graph is one already, and gets no other. ``quantization.export_int8`` writes int8.
+
     They take the bundle's place for graphs once all are written and have passed; until then it stays as it was.
 
     Args:
@@ -68,7 +70,7 @@ def export_onnx(
     needs_exporter()
     bundle = Bundle(folder, torch.device("cpu"))
     wanted = [*_encoders(bundle.manifest), *_denoisers(bundle.manifest, precisions)]
-    current = [] if force else [graph for graph in wanted if _is_current(folder, bundle.manifest, graph)]
+    current = [] if force else [graph for graph in wanted if is_current(folder, bundle.manifest, graph)]
     missing = [graph for graph in wanted if graph not in current]
     written: dict[str, Graph] = {}
     parity: dict[str, list[Parity]] = {}
@@ -114,6 +116,7 @@ def _encoders(manifest: Manifest) -> list[Graph]:
             source=entry.sha256,
         )
         for method, entry in manifest.encoders.items()
+        if not entry.spec.onnx_widths
     ]
 
 
@@ -132,7 +135,7 @@ def _denoisers(manifest: Manifest, precisions: Sequence[Precision]) -> list[Grap
     ]
 
 
-def _is_current(folder: Path, manifest: Manifest, wanted: Graph) -> bool:
+def is_current(folder: Path, manifest: Manifest, wanted: Graph) -> bool:
     """Whether the bundle has the graph, of the same weights, by this version of the program, and its files whole."""
     found = manifest.graph("onnx", wanted.network, wanted.precision, wanted.method)
     if found is None or found.source != wanted.source or found.versions.get("rcdm") != __version__:
@@ -163,10 +166,15 @@ def _write(bundle: Bundle, graph: Graph, stage: Path) -> Graph:
         else:
             inputs |= {"t": torch.zeros(2), "cond": torch.zeros(2, unet.spec.cond_width)}
             data = export_graph(FullForm(mine), inputs, ["output"], path)
+    return finished(graph, path, data, {"torch": torch.__version__})
+
+
+def finished(graph: Graph, path: Path, data: Path | None, versions: dict[str, str]) -> Graph:
+    """``graph`` with the hashes of its files and the versions of what wrote it."""
     import onnx
 
-    versions = {"rcdm": __version__, "torch": torch.__version__, "onnx": onnx.__version__}
     entry = EngineFile(file=data.name, sha256=sha256(data)) if data else None
+    versions = {"rcdm": __version__, **versions, "onnx": onnx.__version__}
     return graph.model_copy(update={"sha256": sha256(path), "data": entry, "versions": versions})
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rcdm_cli.errors import RcdmError
@@ -14,7 +15,13 @@ from rcdm_cli.runtime.parity import BOUNDS, Parity
 PARITY = "parity.json"
 
 
-def install(folder: Path, stage: Path, graphs: Sequence[Graph], parity: Mapping[str, Sequence[Parity]]) -> Manifest:
+def install(
+    folder: Path,
+    stage: Path,
+    graphs: Sequence[Graph],
+    parity: Mapping[str, Sequence[Parity]],
+    pictures: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Manifest:
     """Move ``graphs`` from ``stage``, a folder on the same disk, into the bundle, in the place of older ones.
 
     Args:
@@ -22,6 +29,7 @@ def install(folder: Path, stage: Path, graphs: Sequence[Graph], parity: Mapping[
         stage: holds the files of ``graphs``.
         graphs: with their hashes.
         parity: by file; one that was not checked has none, and loses what was measured of an older file.
+        pictures: by file, what was measured of pictures that were made with it; JSON-able.
 
     Returns:
         The bundle's manifest as it is now.
@@ -36,7 +44,7 @@ def install(folder: Path, stage: Path, graphs: Sequence[Graph], parity: Mapping[
     try:
         for entry in _files(graphs):
             (stage / entry).replace(folder / entry)
-        written = _measured(folder, manifest, {graph.file for graph in graphs}, parity)
+        written = _measured(folder, manifest, {graph.file for graph in graphs}, parity, pictures)
         write_json(folder / PARITY, written)
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     except OSError as error:
@@ -45,7 +53,11 @@ def install(folder: Path, stage: Path, graphs: Sequence[Graph], parity: Mapping[
 
 
 def _measured(
-    folder: Path, manifest: Manifest, new: set[str], parity: Mapping[str, Sequence[Parity]]
+    folder: Path,
+    manifest: Manifest,
+    new: set[str],
+    parity: Mapping[str, Sequence[Parity]],
+    pictures: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     known = {}
     if (folder / PARITY).is_file():
@@ -56,6 +68,8 @@ def _measured(
             cases = [one.as_json() for one in parity[graph.file]]
             worst = max(one.relative for one in parity[graph.file])
             graphs[graph.file] = {"sha256": graph.sha256, "worst_relative": worst, "cases": cases}
+            if graph.file in pictures:
+                graphs[graph.file]["pictures"] = dict(pictures[graph.file])
         elif graph.file in known and graph.file not in new:
             graphs[graph.file] = known[graph.file]
     return {"against": "torch at fp32", "bounds": BOUNDS, "graphs": graphs}

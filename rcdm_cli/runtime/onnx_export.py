@@ -49,9 +49,15 @@ def export_graph(
         The path of that file, or None where there is none.
     """
     needs_exporter()
+    model = _traced(module, inputs, outputs)
+    _fold(model)
+    return write_graph(model, path, large)
+
+
+def write_graph(model: "onnx_ir.Model", path: Path, large: int = LARGE) -> Path | None:
+    """Write a graph, as ``export_graph``, without what tells where it was made; ``model`` is changed."""
     import onnx_ir
 
-    model = _traced(module, inputs, outputs)
     _clean(model)
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if weights < large:
@@ -87,8 +93,8 @@ def _traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[s
     return program.model
 
 
-def _clean(model: "onnx_ir.Model") -> None:
-    """Fold what depends on weights only, and take out names of source files.
+def _fold(model: "onnx_ir.Model") -> None:
+    """Compute what depends on weights only, and take out what is there twice or unused.
 
     The exporter's own optimization also looks for fusions, which takes minutes and finds none here.
     """
@@ -101,10 +107,19 @@ def _clean(model: "onnx_ir.Model") -> None:
     fold_constants(model, input_size_limit=unlimited, output_size_limit=unlimited)
     Sequential(
         passes.RemoveUnusedNodesPass(),
-        passes.RemoveUnusedOpsetsPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.DeduplicateInitializersPass(),
         passes.CommonSubexpressionEliminationPass(),
+    )(model)
+
+
+def _clean(model: "onnx_ir.Model") -> None:
+    """Take out names of source files, and of sets of operators that are not used."""
+    import onnx_ir.passes.common as passes
+    from onnx_ir.passes import Sequential
+
+    Sequential(
+        passes.RemoveUnusedOpsetsPass(),
         passes.OutputFixPass(),
         passes.NameFixPass(),
         passes.ClearMetadataAndDocStringPass(),

@@ -49,7 +49,7 @@ def test_a_backend_that_was_named_must_be_able_to_run(tiny, invoke):
     [
         (["--backend", "tensorflow"], "no backend 'tensorflow'"),
         (["--batch", "0"], "numbers from 1 up"),
-        (["--backend", "torch", "--precision", "int8"], "'int8', only auto"),
+        (["--backend", "torch", "--precision", "int9"], "'int9', only auto"),
         (["--backend", "torch", "--rounds", "1", "--against", "."], "no checkout of"),
     ],
 )

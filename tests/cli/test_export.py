@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
@@ -10,7 +11,10 @@ from PIL import Image
 from rcdm_cli import load_bundle
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
 from rcdm_cli.images.tensor import to_tensor
+from rcdm_cli.runtime.export import _encoders
 from rcdm_cli.runtime.parity import BOUNDS
+from rcdm_cli.runtime.quantization.calibration import Calibration
+from rcdm_cli.runtime.quantization.qdq import quantize
 from rcdm_cli.training.checkpoint import load_checkpoint
 from tests.runtime.tiny import tiny_bundle
 from tests.training.tiny import TRAIN, random_photos, tiny_encoder, write_photos
@@ -33,6 +37,8 @@ def run(workplace, invoke):
         "run",
         "--set",
         "steps=2",
+        "--set",
+        "description=cats and dogs",
     )
     assert done.exit_code == 0, done.stderr
     return workplace / "run"
@@ -47,6 +53,7 @@ def test_a_bundle_holds_the_averaged_weights_and_the_encoder(run, workplace, inv
     for name, tensor in bundle.model.state_dict().items():
         torch.testing.assert_close(tensor, average[name], atol=1e-7, rtol=1e-3)
     assert bundle.manifest.trained["photos_seen"] == 2 * 6
+    assert bundle.manifest.description == "cats and dogs"
 
     photos = list(random_photos(2, 32))
     trained = load_encoder(run / "encoders" / "simclr.safetensors").encode(to_tensor(np.stack(photos)), "projector")
@@ -90,6 +97,82 @@ def test_wrong_use(invoke, arguments, message):
     done = invoke("export", *arguments)
     assert done.exit_code == 2
     assert message in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "An int8 graph is calibrated on photos: give some, a folder or a tar, as --calibration."),
+        (("--calibration", "photos"), "photos has 7 photos to use; int8 needs 82 or more: 32 to calibrate with, the"),
+        (("--calibration", "nowhere"), "nowhere does not exist"),
+        (("--calibration", "photos", "--split", "val"), "photos has no split 'val'"),
+    ],
+)
+def test_int8_needs_photos_before_any_work(workplace, invoke, arguments, message):
+    folder = tiny_bundle(workplace / "tiny")
+    write_photos(workplace / "photos", {"cat": 4, "dog": 3})
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = invoke("export", "tiny", "--precision", "int8", *arguments)
+    assert done.exit_code == 2
+    assert message in one_line(done.stderr)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.slow
+def test_an_int8_graph_is_judged_and_one_that_is_broken_refused(workplace, invoke, monkeypatch):
+    folder = tiny_bundle(workplace / "tiny")
+    write_photos(workplace / "photos", {"cat": 45, "dog": 45})
+    assert invoke("export", "tiny", "--precision", "fp32", "--no-check").exit_code == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    given = ("export", "tiny", "--precision", "int8", "--calibration", "photos")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("rcdm_cli.runtime.quantization.export.quantize", quantize_wrongly)
+        done = invoke(*given)
+    assert done.exit_code == 3, done.stderr
+    assert "comparisons with PyTorch fail: loop on " in one_line(done.stderr)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+    with monkeypatch.context() as strict:
+        strict.setattr("rcdm_cli.analysis.quantized.MOST_FARTHER", 0.1)
+        done = invoke(*given)
+    assert done.exit_code == 3, done.stderr
+    assert "The reduced precision is not accepted: Over 58 photos, pictures lose" in one_line(done.stderr)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+    # Those of random weights are at the mercy of chance.
+    monkeypatch.setattr("rcdm_cli.analysis.quantized.MOST_LOST", 0.2)
+    done = invoke(*given, "--json")
+    assert done.exit_code == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert (values["built"], values["int8"]["photos"]) == (["denoiser-loop.int8.onnx"], 58)
+    assert values["int8"]["frechet_ratio"] <= 1.1
+    assert values["int8"]["bounds"]["mean_reciprocal_rank_lost"] == 0.2
+    entry = json.loads((folder / "parity.json").read_text())["graphs"]["denoiser-loop.int8.onnx"]
+    assert entry["pictures"]["representations"] == values["int8"]["representations"]
+    again = json.loads(invoke("export", "tiny", "--precision", "int8", "--json").stdout)
+    assert (again["built"], "denoiser-loop.int8.onnx" in again["kept"]) == ([], True)
+
+
+def quantize_wrongly(source, calibration, path):
+    """As it should be, but for inputs whose range is a hundredth of what they have."""
+    small = Calibration(calibration.x / 100, calibration.modulations / 100)
+    data = quantize(source, small, path)
+    model = onnx.load(path)
+    scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    for tensor in model.graph.initializer:
+        if tensor.name in scales:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) / 100, tensor.name))
+    onnx.save(model, path)
+    return data
+
+
+def test_an_encoder_that_is_a_graph_already_gets_no_other(workplace):
+    manifest = load_bundle(tiny_bundle(workplace / "tiny")).manifest
+    entry = manifest.encoders["dino"]
+    graph = entry.model_copy(update={"spec": entry.spec.model_copy(update={"trunk": "onnx", "onnx_widths": (16, 12)})})
+    mixed = manifest.model_copy(update={"encoders": {**manifest.encoders, "dino": graph}})
+    assert [graph.method for graph in _encoders(mixed)] == ["supervised"]
 
 
 def test_what_writes_graphs_must_be_there(workplace, invoke, monkeypatch):

@@ -254,7 +254,12 @@ def test_a_swapped_graph_is_refused(folder, tmp_path, backend):
 def test_auto_takes_the_fastest_and_says_why(folder, monkeypatch):
     choice = load_bundle(folder, backend="auto", precision="auto").choice
     assert (choice.backend, choice.precision) == ("openvino", "bf16")
-    assert load_bundle(folder, backend="auto", precision="fp16").choice.backend == "openvino"
+    # OpenVINO would compute in float32.
+    assert load_bundle(folder, backend="auto", precision="fp16").choice.backend == "onnx"
+    with pytest.raises(InputError, match=r"openvino has no fp16 here, only bf16, fp32\.$"):
+        load_bundle(folder, backend="openvino", precision="fp16")
+    with pytest.raises(InputError, match=r"only bf16, fp32\. `rcdm export .* --precision int8 --calibration PHOTOS`"):
+        load_bundle(folder, backend="openvino", precision="int8")
     monkeypatch.setattr(graph_file, "find_spec", lambda name: None if name == "openvino" else True)
     choice = load_bundle(folder, backend="auto", precision="auto").choice
     assert (choice.backend, choice.precision) == ("onnx", "fp32")

@@ -8,8 +8,9 @@ from rcdm_cli.choices import no_such
 from rcdm_cli.diffusion.unet import UNet
 from rcdm_cli.errors import InputError, RcdmError
 from rcdm_cli.runtime.backends.engine import Backend, Engine, Place
-from rcdm_cli.runtime.backends.onnx import Onnx
-from rcdm_cli.runtime.backends.openvino import OpenVino
+from rcdm_cli.runtime.backends.graph_file import how_to_write
+from rcdm_cli.runtime.backends.onnx import ON_CPU, ON_CUDA, Onnx
+from rcdm_cli.runtime.backends.openvino import GRAPHS, OpenVino
 from rcdm_cli.runtime.backends.torch import Compiled, Torch
 from rcdm_cli.runtime.backends.trt import Trt
 from rcdm_cli.runtime.manifest import Precision
@@ -21,6 +22,9 @@ BACKENDS: dict[str, Backend] = {
     "compiled": Compiled(),
     "trt": Trt(),
 }
+
+EXPORTED = {("openvino", "cpu"): GRAPHS, ("onnx", "cpu"): ON_CPU, ("onnx", "cuda"): ON_CUDA}
+"""Precisions that a backend has on a kind of device, once the bundle holds ONNX graphs at them."""
 
 FASTEST_FIRST = {"cpu": ("openvino", "onnx", "torch"), "cuda": ("trt", "onnx", "torch")}
 """By kind of device, as measured (docs/PERFORMANCE.md). ``compiled`` is not among them: it takes a minute to start."""
@@ -52,7 +56,7 @@ def choose(place: Place, backend: str = "auto", precision: str = "auto") -> Choi
     Args:
         place: the bundle and the device.
         backend: a name of ``BACKENDS``, or ``auto`` for the fastest that is installed and fits the manifest.
-        precision: of the matrix products, or ``auto`` for the one that the backend prefers there.
+        precision: of the matrix products, or ``auto`` for the one that the backend prefers there, which is never int8.
 
     Raises:
         InputError: a name that there is not, or a precision that the backend does not have there.
@@ -88,7 +92,6 @@ def _precision(backend: str, place: Place, asked: str) -> Precision:
             return precision
     if asked not in get_args(Precision):
         raise InputError(no_such("precision", asked, ("auto", *get_args(Precision))))
-    raise InputError(
-        f"The backend {backend} has no {asked} here, only {', '.join(have)}. "
-        f"Graphs at other precisions are written by `rcdm export {place.folder} --precision {asked}`."
-    )
+    known = EXPORTED.get((backend, place.device.type), ())
+    hint = f" {how_to_write(place.folder, asked)} writes its graph." if asked in known else ""
+    raise InputError(f"The backend {backend} has no {asked} here, only {', '.join(have)}.{hint}")

@@ -46,14 +46,21 @@ def graph_file(place: Place, precision: Precision) -> Path:
     graph = place.manifest.graph("onnx", "loop", precision)
     if graph is None:
         raise InputError(
-            f"{place.folder} holds no {precision} ONNX graph: `rcdm export {place.folder} --precision {precision}` "
-            "writes it."
+            f"{place.folder} holds no {precision} ONNX graph: {how_to_write(place.folder, precision)} writes it."
         )
     if graph.source != place.manifest.model.sha256:
-        raise InputError(f"{graph.file} was made of other weights: `rcdm export {place.folder}` writes it anew.")
+        raise InputError(
+            f"{graph.file} was made of other weights: {how_to_write(place.folder, precision)} writes it anew."
+        )
     if graph.data:
         checked(place.folder, graph.data)
     return checked(place.folder, graph)
+
+
+def how_to_write(folder: Path, precision: str) -> str:
+    """The command that writes the graph at ``precision``."""
+    calibration = " --calibration PHOTOS" if precision == "int8" else ""
+    return f"`rcdm export {folder} --precision {precision}{calibration}`"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@ from rcdm_cli.runtime.manifest import Precision
 
 CUDA = "CUDAExecutionProvider"
 
+ON_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+"""What it runs there; the last two are slower than the first, and good for checking such graphs."""
+
+ON_CUDA: tuple[Precision, ...] = ("fp16", "fp32")
+
 
 class Onnx:
     """The backend ``onnx``."""
@@ -33,7 +38,7 @@ class Onnx:
                     "The installed ONNX Runtime is for CPUs only: put onnxruntime-gpu in the place of onnxruntime, "
                     "or give --device cpu."
                 )
-        return exported(place, ("fp16", "fp32") if on_cuda else ("fp32", "fp16"))
+        return exported(place, ON_CUDA if on_cuda else ON_CPU)
 
     def open(self, place: Place, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``."""

@@ -14,16 +14,19 @@ from rcdm_cli.runtime.backends.engine import Engine, Place
 from rcdm_cli.runtime.backends.graph_file import Streams, exported, graph_file, needs_package, streams
 from rcdm_cli.runtime.manifest import Precision
 
+GRAPHS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+"""Precisions of graphs that it runs as they are. One at float16 it would compute in float32 on a CPU."""
+
 
 class OpenVino:
     """The backend ``openvino``."""
 
     def precisions(self, place: Place) -> tuple[Precision, ...]:
-        """bfloat16 first, where the CPU multiplies it in hardware; see ``Backend.precisions``."""
+        """bfloat16 first, where the CPU multiplies it in hardware; int8 last. See ``Backend.precisions``."""
         if place.device.type != "cpu":
             raise InputError("OpenVINO runs on CPUs here: give --device cpu or another --backend.")
         needs_package("openvino", "OpenVINO", "cpu")
-        return exported(place, ("bf16", "fp32", "fp16") if has_bf16(place.device) else ("fp32", "bf16", "fp16"))
+        return exported(place, ("bf16", "fp32", "int8") if has_bf16(place.device) else GRAPHS)
 
     def open(self, place: Place, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``."""
