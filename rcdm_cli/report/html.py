@@ -20,6 +20,9 @@ _SMALLEST = 128
 """Pixels along the shorter side below which a pixelated picture is enlarged by a whole factor."""
 _DIGITS = r"[-+−]?\d[\d.,]*(?:e[-+]?\d+)?"
 # A number alone, with its error, its unit or its interval; a dash or nothing stands for a missing one.
+LONG = 30
+"""Rows of a table that a page shows without being asked."""
+
 _NUMBER = re.compile(rf"{_DIGITS}(?:\s*±\s*{_DIGITS})?(?:\s*[%×])?(?:\s*\[{_DIGITS}, {_DIGITS}\])?|[-–—]?")
 
 
@@ -41,7 +44,7 @@ def as_html(element: Element, folder: Path) -> Markup:
         case Table():
             # Above the box, where the text is not as wide as the table.
             caption = Markup("<figcaption>{}</figcaption>").format(element.caption) if element.caption else ""
-            return Markup("<figure>{}{}</figure>").format(caption, _table(element))
+            return Markup("<figure>{}{}</figure>").format(caption, _folded(element))
         case LineChart():
             return _line_chart(element)
         case HeatMap():
@@ -115,6 +118,13 @@ def _table(table: Table) -> Markup:
     )
     whole = Markup("<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(head, rows)
     return _scroll(whole, table.caption or ", ".join(table.columns))
+
+
+def _folded(table: Table) -> Markup:
+    """The table; behind a summary where it is long, so that what comes after it is found."""
+    if len(table.rows) <= LONG:
+        return _table(table)
+    return Markup("<details><summary>All {} rows</summary>{}</details>").format(len(table.rows), _table(table))
 
 
 def _line_chart(chart: LineChart) -> Markup:

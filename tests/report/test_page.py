@@ -146,3 +146,11 @@ def test_a_picture_too_large_for_a_page_is_named(tmp_path, run, monkeypatch):
     page = written(tmp_path, (run, section))
     assert page.all("img") == []
     assert "The grid. It is too large for a page: see the file grid.png" in page.text
+
+
+def test_a_long_table_is_folded(tmp_path, run):
+    short, long = (Table(("k",), tuple((str(k),) for k in range(count))) for count in (30, 31))
+    page = written(tmp_path, (run, Section("a", "b", (short, long))))
+    assert [page.text.count(f"All {count} rows") for count in (30, 31)] == [0, 1]
+    assert len(page.all("table")) == 2
+    assert len(page.all("details")) == 1
