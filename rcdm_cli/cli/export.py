@@ -8,7 +8,7 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._lists import names_of
-from rcdm_cli.cli._options import OUTPUT_PANEL, Device, Force, Split
+from rcdm_cli.cli._options import OUTPUT_PANEL, PRECISIONS, Device, Force, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.errors import InputError
 from rcdm_cli.resources import MANIFEST, bundle_path
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rcdm_cli.runtime.bundle import Bundle
     from rcdm_cli.runtime.manifest import Precision
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 GRAPHS_PANEL = "Graphs"
 
 
@@ -75,8 +74,8 @@ def export(
         typer.Option(
             "--precision",
             metavar="NAME[,NAME]",
-            callback=lambda value: value and names_of("precision", PRECISIONS)(value),
-            help=f"Number formats of the denoiser's matrix products, among {', '.join(PRECISIONS)}.",
+            callback=lambda value: value and names_of("precision", PRECISIONS[1:])(value),
+            help=f"Number formats of the denoiser's matrix products, among {', '.join(PRECISIONS[1:])}.",
             show_default="fp32, and bf16 where the CPU has it; with --trt fp16",
             rich_help_panel=GRAPHS_PANEL,
         ),
