@@ -140,8 +140,8 @@ def photo_source(paths: list[Path], split: str | None = None) -> "PhotoSource":
 
     if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".tar"):
         return open_photos(paths[0], split)
+    files = find_photos(paths)
     if split is not None:
         raise InputError("--split chooses a part of one data set; give one folder or one tar.")
-    files = find_photos(paths)
     entries = tuple(Entry(str(file), None, str(file), 0, file.stat().st_size) for file in files)
     return PhotoSource(Path(), entries)

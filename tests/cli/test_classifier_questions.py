@@ -96,6 +96,7 @@ def test_embed_names_photos_that_it_skips(invoke, data, workplace):
     [
         (("data", "-o", "a.npy"), "ends in .safetensors or .npz"),
         (("nowhere", "-o", "a.npz"), "nowhere does not exist"),
+        (("nowhere", "--split", "val", "-o", "a.npz"), "nowhere does not exist"),
         (("data", "data/val", "--split", "val", "-o", "a.npz"), "give one folder or one tar"),
         (("data", "--split", "test", "-o", "a.npz"), "no split 'test'"),
     ],
