@@ -5,7 +5,8 @@
 #
 # Runs the tests marked gpu, exports a copy of the bundle for ONNX Runtime and TensorRT, and times eager PyTorch, ONNX
 # Runtime and TensorRT in turns; with a checkout, the published implementation too. PYTHON chooses the interpreter,
-# BATCHES the pictures at a time. Ends with exit code 1 if any part failed; the JSON says which.
+# BATCHES the pictures at a time, PRECISIONS those of the plans; int8 and fp8 are calibrated on the photos CALIBRATION.
+# Ends with exit code 1 if any part failed; the JSON says which.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -13,6 +14,9 @@ python=${PYTHON:-python}
 bundle=$(realpath "${1:-$root/engines/clothing32}")
 result=$(realpath -m "${2:-gpu_check.json}")
 batches=${BATCHES:-1,8,64}
+precisions=${PRECISIONS:-fp32,fp16}
+calibration=()
+[ -n "${CALIBRATION:-}" ] && calibration=(--calibration "$(realpath "$CALIBRATION")")
 if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "PyTorch sees no CUDA device here: the tests would all be skipped, which is no result." >&2
     exit 1
@@ -34,7 +38,8 @@ run() { # name, command...: keeps stdout, stderr and the exit code
 }
 
 run tests "$python" -m pytest -q -m gpu
-run export "$python" -m rcdm_cli export "$work/bundle" --trt --precision fp32,fp16 --max-batch "${batches##*,}" --json
+run export "$python" -m rcdm_cli export "$work/bundle" --trt --precision "$precisions" "${calibration[@]}" \
+    --max-batch "${batches##*,}" --json
 run bench "$python" -m rcdm_cli bench "$work/bundle" --device cuda --batch "$batches" "${against[@]}" --json
 
 "$python" - "$work" "$result" <<'PYTHON'

@@ -1,6 +1,6 @@
 """Is a denoiser at reduced precision as good as at full precision? Pictures of both, from the same noise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from rcdm_cli.diffusion.noise import picture_seed
 from rcdm_cli.errors import CheckFailed
 from rcdm_cli.runtime.backends.engine import Engine
 from rcdm_cli.runtime.bundle import Bundle
+from rcdm_cli.runtime.manifest import EightBit
 from rcdm_cli.runtime.sampling import Loop, sample_pictures
 
 Pixels = NDArray[np.uint8]
@@ -64,11 +65,13 @@ class Comparison:
     """What was compared.
 
     Attributes:
+        precision: the reduced one.
         photos: how many, with one picture each.
         compared: one for each (method, level) of the bundle.
         psnr: of pictures at reduced precision against those at full, in decibels; None where they are the same.
     """
 
+    precision: EightBit
     photos: int
     compared: tuple[Compared, ...]
     psnr: float | None
@@ -95,15 +98,16 @@ class Comparison:
         """
         if not (self.lost <= MOST_LOST and self.farther <= MOST_FARTHER):
             raise CheckFailed(
-                f"The reduced precision is not accepted: {self} At most {MOST_LOST} may be lost, and the distance may "
+                f"{self.precision} is not accepted: {self} At most {MOST_LOST} may be lost, and the distance may "
                 f"be at most {MOST_FARTHER} times as large. The bundle is as it was."
             )
 
     def __str__(self) -> str:
         """A sentence for people."""
         return (
-            f"Over {self.photos} photos, pictures lose {self.lost:.3f} of mean reciprocal rank against fp32, and their "
-            f"Fréchet distance is {self.farther:.2f} times as large, at the representations that suffer most."
+            f"Over {self.photos} photos, pictures at {self.precision} lose {self.lost:.3f} of mean reciprocal rank "
+            f"against fp32, and their Fréchet distance is {self.farther:.2f} times as large, at the representations "
+            "that suffer most."
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -123,19 +127,19 @@ class Comparison:
 
 def compare(
     bundle: Bundle,
-    engine: Engine,
+    engines: Mapping[EightBit, Engine],
     photos: Sequence[Pixels],
     *,
     seed: int = 0,
     batch: int = 32,
     on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
-) -> Comparison:
-    """Sample a picture of every photo at every (method, level) of the bundle, with both, in the bundle's own way.
+) -> dict[EightBit, Comparison]:
+    """Sample a picture of every photo at every (method, level) of the bundle, with each, in the bundle's own way.
 
     Args:
         bundle: at full precision.
-        engine: its denoiser at reduced precision.
-        photos: uint8 (H, W, 3) each, at least 2; not those that it was calibrated with.
+        engines: its denoiser at reduced precisions.
+        photos: uint8 (H, W, 3) each, at least 2; not those that they were calibrated with.
         seed: start of all randomness.
         batch: pictures made at a time.
         on_progress: called with (pictures done, pictures, what runs).
@@ -145,9 +149,10 @@ def compare(
     cond = torch.cat([bundle.condition(known[pair], method=pair.method, level=pair.level) for pair in pairs])
     seeds = [picture_seed(seed, photo, 0) for photo in range(len(photos))] * len(pairs)
 
-    def sampled(runs: Engine, before: int, note: str) -> Pixels:
+    def sampled(runs: Engine, part: int, precision: str) -> Pixels:
         loop = Loop(runs, bundle.outside.denoiser, bundle.schedule, bundle.settings(), bundle.device)
-        total = 2 * len(seeds)
+        before, total = part * len(seeds), (1 + len(engines)) * len(seeds)
+        note = f"pictures at {precision}"
         return sample_pictures(
             loop, cond, seeds, batch, lambda done, _: on_progress(before + done, total, note), bundle.on_note
         )
@@ -159,12 +164,16 @@ def compare(
             for pair, made in parts
         ]
 
-    full = sampled(bundle.engine, 0, "pictures at fp32")
-    reduced = sampled(engine, len(seeds), "pictures at reduced precision")
-    compared = zip(pairs, qualities(full), qualities(reduced), strict=True)
-    error = np.square(full.astype(np.float64) - reduced).mean()
-    psnr = float(10 * np.log10(255**2 / error)) if error else None
-    return Comparison(len(photos), tuple(Compared(*one) for one in compared), psnr)
+    full = sampled(bundle.engine, 0, "fp32")
+    exact = qualities(full)
+    found: dict[EightBit, Comparison] = {}
+    for part, (precision, engine) in enumerate(engines.items(), 1):
+        reduced = sampled(engine, part, precision)
+        compared = tuple(Compared(*one) for one in zip(pairs, exact, qualities(reduced), strict=True))
+        error = np.square(full.astype(np.float64) - reduced).mean()
+        psnr = float(10 * np.log10(255**2 / error)) if error else None
+        found[precision] = Comparison(precision, len(photos), compared, psnr)
+    return found
 
 
 def quality(found: Tensor, h: Tensor) -> Quality:

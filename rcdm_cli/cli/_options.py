@@ -13,7 +13,7 @@ from rcdm_cli.choices import no_such
 
 LEVEL_CHOICES = ("backbone", "projector", "both")
 BACKENDS = ("auto", "torch", "compiled", "onnx", "openvino", "trt")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
 SAMPLERS = ("ddpm", "ddim", "dpmpp")
 
 SAMPLING_PANEL = "Sampling"

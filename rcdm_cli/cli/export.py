@@ -14,6 +14,8 @@ from rcdm_cli.errors import InputError
 from rcdm_cli.resources import MANIFEST, bundle_path
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from rcdm_cli.images.source import PhotoSource
     from rcdm_cli.runtime.backends.engine import Engine
     from rcdm_cli.runtime.bundle import Bundle
-    from rcdm_cli.runtime.manifest import Precision
+    from rcdm_cli.runtime.manifest import EightBit, Precision
 
 GRAPHS_PANEL = "Graphs"
 
@@ -32,7 +34,7 @@ GRAPHS_PANEL = "Graphs"
     examples=(
         "rcdm export runs/clothing32 --out engines/clothing32",
         "rcdm export clothing32",
-        "rcdm export clothing32 --precision int8 --calibration photos.tar --split val",
+        "rcdm export clothing32 --precision int8,fp8 --calibration photos.tar --split val",
         "rcdm export clothing32 --trt --precision fp16 --max-batch 64",
     ),
 )
@@ -85,7 +87,8 @@ def export(
         typer.Option(
             "--calibration",
             metavar="DATA",
-            help="Photos for int8, a folder or a tar: some to calibrate with, the others to judge what comes out.",
+            help="Photos for int8 and fp8, a folder or a tar: some to calibrate with, the others to judge what comes"
+            " out.",
             show_default=False,
             rich_help_panel=GRAPHS_PANEL,
         ),
@@ -104,8 +107,8 @@ def export(
         bool,
         typer.Option(
             "--check/--no-check",
-            help="Compare ONNX graphs with PyTorch at fp32; exit code 3 if they differ too much. int8 is always held"
-            " against pictures.",
+            help="Compare ONNX graphs with PyTorch at fp32; exit code 3 if they differ too much. int8 and fp8 are"
+            " always held against pictures.",
             rich_help_panel=GRAPHS_PANEL,
         ),
     ] = True,
@@ -119,9 +122,10 @@ def export(
     plans for the GPU that is there. They go into the bundle, with what they differ from PyTorch in parity.json. Graphs
     that are up to date are kept.
 
-    int8 graphs are calibrated on the sampling of 32 photos. Then a picture of each of up to 100 others is sampled at
-    every representation, at fp32 and at int8; if faithfulness or Fréchet distance suffers beyond the bounds that are
-    told, nothing is installed and the exit code is 3.
+    int8 and fp8 graphs are calibrated on the sampling of 32 photos. Then a picture of each of up to 100 others is
+    sampled at every representation, at fp32 and at these; if faithfulness or Fréchet distance suffers beyond the bounds
+    that are told, none of them is installed and the exit code is 3. A CPU emulates fp8; GPUs multiply in it from
+    compute capability 8.9 on.
     """
     values: dict[str, Any] = {}
     if folder is not None:
@@ -172,11 +176,13 @@ def _write_graphs(
     plans: "tuple[int, torch.device] | None",
     photos: tuple[Path, str | None] | None,
 ) -> dict[str, Any]:
-    """ONNX graphs, and of them plans for batches and a device, where these are given; int8 with photos."""
+    """ONNX graphs, and of them plans for batches and a device, where these are given; 8 bits with photos."""
     import torch
 
     from rcdm_cli.diffusion.precision import has_bf16
     from rcdm_cli.runtime.export import export_onnx
+    from rcdm_cli.runtime.manifest import EIGHT_BIT
+    from rcdm_cli.runtime.quantization.export import file_of, quantized_is_current
 
     if precision:
         names = precision.split(",")
@@ -185,16 +191,18 @@ def _write_graphs(
     else:
         names = ["fp32", "bf16"] if has_bf16(torch.device("cpu")) else ["fp32"]
 
-    if plans:
-        from rcdm_cli.runtime.tensorrt_build import prepare_plans
-
-        prepare_plans(plans[1])
     precisions = cast("list[Precision]", names)
-    written: list[Precision] = [one for one in precisions if one != "int8"]
-    if "int8" in names:
-        source = _photos_for_int8(folder, photos, force)
-        if "fp32" not in written:
-            written.append("fp32")  # which the int8 graph is made of
+    if plans:
+        from rcdm_cli.runtime.tensorrt_build import prepare_plan
+
+        for one in precisions:
+            prepare_plan(plans[1], one)
+    narrow = [one for one in EIGHT_BIT if one in precisions]
+    written: list[Precision] = [one for one in precisions if one not in narrow]
+    missing = [one for one in narrow if force or not quantized_is_current(folder, one)] if narrow else []
+    source = _photos_to_quantize(missing, photos) if missing else None
+    if narrow and "fp32" not in written:
+        written.append("fp32")  # which graphs in 8 bits are made of
     with out.progress("Writing graphs") as show:
         done = export_onnx(folder, written, check=check, force=force, on_progress=show)
     built, kept = list(done.built), list(done.kept)
@@ -202,10 +210,10 @@ def _write_graphs(
     if worst is not None:
         out.note(f"The largest relative error against PyTorch at fp32 is {worst:.1e}.")
     values: dict[str, Any] = {}
-    if "int8" in names:
-        values = _write_int8(out, folder, source)
-        built += values.pop("built")
-        kept += values.pop("kept")
+    if source is not None:
+        values = _write_quantized(out, folder, missing, source)
+    built += [file_of(one) for one in missing]
+    kept += [file_of(one) for one in narrow if one not in missing]
     if plans:
         plan_files = _build_plans(out, folder, precisions, force, *plans)
         built += plan_files["built"]
@@ -213,54 +221,54 @@ def _write_graphs(
     return {"built": built, "kept": kept, "worst_relative_error": worst, **values}
 
 
-def _photos_for_int8(folder: Path, photos: tuple[Path, str | None] | None, force: bool) -> "PhotoSource | None":
-    """The photos that the int8 graph needs, looked for before any work is done; None where it is up to date."""
+def _photos_to_quantize(precisions: "Sequence[EightBit]", photos: tuple[Path, str | None] | None) -> "PhotoSource":
+    """The photos that graphs in 8 bits need, looked for before any work is done."""
     from rcdm_cli.analysis.quantized import LEAST_PHOTOS, PHOTOS
     from rcdm_cli.images.source import open_photos
     from rcdm_cli.runtime.quantization.calibration import PHOTOS as CALIBRATION
-    from rcdm_cli.runtime.quantization.export import int8_is_current
 
-    if int8_is_current(folder) and not force:
-        return None
     if photos is None:
-        raise InputError("An int8 graph is calibrated on photos: give some, a folder or a tar, as --calibration.")
+        raise InputError(
+            f"An {precisions[0]} graph is calibrated on photos: give some, a folder or a tar, as --calibration."
+        )
     source = open_photos(*photos).spread(CALIBRATION + PHOTOS)
     if len(source) < CALIBRATION + LEAST_PHOTOS:
         raise InputError(
-            f"{photos[0]} has {len(source)} photos to use; int8 needs {CALIBRATION + LEAST_PHOTOS} or more: "
+            f"{photos[0]} has {len(source)} photos to use; {precisions[0]} needs {CALIBRATION + LEAST_PHOTOS} or more: "
             f"{CALIBRATION} to calibrate with, the others to judge what comes out."
         )
     return source
 
 
-def _write_int8(out: Output, folder: Path, source: "PhotoSource | None") -> dict[str, Any]:
-    """The int8 graph, once its pictures have been held against those at fp32."""
+def _write_quantized(
+    out: Output, folder: Path, precisions: "Sequence[EightBit]", source: "PhotoSource"
+) -> dict[str, Any]:
+    """Graphs in 8 bits, once their pictures have been held against those at fp32; what was measured, by precision."""
     from rcdm_cli.analysis.quantized import Comparison, compare
     from rcdm_cli.images.dataset import load_cropped
     from rcdm_cli.runtime.manifest import read_manifest
     from rcdm_cli.runtime.quantization.calibration import PHOTOS as CALIBRATION
-    from rcdm_cli.runtime.quantization.export import INT8_FILE, export_int8
+    from rcdm_cli.runtime.quantization.export import export_quantized
 
-    if source is None:
-        return {"built": [], "kept": [INT8_FILE]}
     size = max(entry.spec.preprocessing.size for entry in read_manifest(folder).encoders.values())
     cropped = load_cropped(source, size)
     for key, reason in cropped.skipped:
         out.warn(f"{key}: {reason}")
     calibrating, others = _apart(list(cropped.photos), CALIBRATION)
-    judged: list[Comparison] = []
-    with out.progress("Writing the int8 graph") as show:
+    judged: dict[EightBit, Comparison] = {}
+    with out.progress(f"Writing at {' and '.join(precisions)}") as show:
 
-        def judge(bundle: "Bundle", engine: "Engine") -> dict[str, Any]:
-            found = compare(bundle, engine, others, on_progress=show)
-            found.hold()
-            judged.append(found)
-            return found.as_json()
+        def judge(bundle: "Bundle", engines: "Mapping[EightBit, Engine]") -> "dict[EightBit, dict[str, Any]]":
+            judged.update(compare(bundle, engines, others, on_progress=show))
+            for found in judged.values():
+                found.hold()
+            return {precision: found.as_json() for precision, found in judged.items()}
 
-        done = export_int8(folder, calibrating, judge, on_progress=show)
-    error = max(one.relative for one in done.parity)
-    out.note(f"{INT8_FILE}: {judged[0]} A call is off by up to {error:.1e}.")
-    return {"built": done.built, "kept": done.kept, "int8": judged[0].as_json()}
+        done = export_quantized(folder, precisions, calibrating, judge, on_progress=show)
+    for precision, found in judged.items():
+        error = max(one.relative for one in done.parity if one.precision == precision)
+        out.note(f"{found} A call is off by up to {error:.1e}.")
+    return {precision: found.as_json() for precision, found in judged.items()}
 
 
 def _apart(photos: "list[NDArray[np.uint8]]", count: int) -> "tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]":

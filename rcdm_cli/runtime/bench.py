@@ -34,7 +34,7 @@ class Timed:
         calls: of the network in one run: 1, or the steps (twice with guidance).
         relative_error: of one call, against PyTorch at float32: L2 norm of the difference over that of the output.
         share_of_peak: multiply-accumulates a second over those of a matrix product in the same precision, measured in
-            the same rounds; None where the device does not multiply in that precision, as a CPU in fp16, and for int8.
+            the same rounds; None where the device has no such product, as a CPU in fp16 and in 8 bits.
         speedup: the published implementation's median over this one's; None where it was not timed.
     """
 
@@ -148,7 +148,7 @@ def _time_calls(
     errors = {name: float((call() - exact).norm() / exact.norm()) for name, call in calls.items()}
 
     precisions = {bundle.choice.precision for bundle in bundles} | ({"fp32"} if published is not None else set())
-    # Elsewhere PyTorch emulates them, a hundred times slower than what is to be measured. It has no product in int8.
+    # Elsewhere PyTorch emulates them, a hundred times slower than what is to be measured. It has none in 8 bits.
     native = {"fp32"} | ({"bf16"} if has_bf16(device) else set()) | ({"fp16"} if device.type == "cuda" else set())
     products = {one: matrix_product(device, _PRODUCTS[one]) for one in sorted(precisions & native)}
     contenders: dict[str, Callable[[], object]] = {**calls, **{one: run for one, (run, _) in products.items()}}

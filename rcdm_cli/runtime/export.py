@@ -52,7 +52,8 @@ def export_onnx(
 ) -> Exported:
     """Write a bundle's ONNX graphs into it: each encoder at float32, and both forms of the denoiser.
 
-    An encoder that came as an ONNX graph is one already, and gets no other. ``quantization.export_int8`` writes int8.
+    An encoder that came as an ONNX graph is one already, and gets no other.
+    ``quantization.export_quantized`` writes int8 and fp8.
 
     They take the bundle's place for graphs once all are written and have passed; until then it stays as it was.
 

@@ -1,7 +1,7 @@
 """What stands in a bundle's manifest.json: specs, files with their hashes, defaults, origin."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -20,7 +20,12 @@ class EngineFile(Spec):
     sha256: str
 
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
+
+EightBit = Literal["int8", "fp8"]
+"""Precisions that need a calibration; fp8 is E4M3."""
+
+EIGHT_BIT: tuple[EightBit, ...] = get_args(EightBit)
 
 
 class Graph(EngineFile):

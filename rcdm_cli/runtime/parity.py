@@ -15,10 +15,10 @@ from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.errors import CheckFailed
 from rcdm_cli.runtime.backends.engine import Engine
 
-BOUNDS = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 3e-2, "int8": 0.3}
+BOUNDS = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 3e-2, "int8": 0.3, "fp8": 0.3}
 """The largest relative error (L2 norm of the difference over that of PyTorch's) that passes, by precision.
 
-That of int8 finds graphs that are broken. Whether one is good enough, its pictures tell (``analysis.quantized``).
+Those of 8 bits find graphs that are broken. Whether one is good enough, its pictures tell (``analysis.quantized``).
 """
 
 BATCHES = (1, 7)

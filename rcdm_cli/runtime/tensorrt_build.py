@@ -8,6 +8,7 @@ import torch
 from rcdm_cli.errors import InputError
 from rcdm_cli.files import sha256, write_json
 from rcdm_cli.resources import MANIFEST
+from rcdm_cli.runtime.backends.graph_file import how_to_write
 from rcdm_cli.runtime.backends.tensorrt_builder import OnProgress, Order, build_plan
 from rcdm_cli.runtime.backends.tensorrt_module import TensorRT, import_tensorrt
 from rcdm_cli.runtime.backends.tensorrt_plan import gpu_of
@@ -35,21 +36,22 @@ class BuiltPlan:
     fresh: bool
 
 
-def prepare_plans(device: torch.device) -> tuple[TensorRT, PlanTarget]:
-    """What would build plans here, and for what; to be asked before the work that goes before.
+def prepare_plan(device: torch.device, precision: Precision) -> tuple[TensorRT, PlanTarget]:
+    """What would build a plan here, and for what; to be asked before the work that goes before.
 
     Args:
         device: a CUDA device to build for; the CPU where there is none, for which TensorRT-RTX builds.
+        precision: of the plan.
 
     Raises:
         RcdmError: no TensorRT is installed that can build here.
-        InputError: the one that is does not know the GPU.
+        InputError: the one that is does not know the GPU, or that does not have the precision.
     """
     if device.type == "cuda":
         tensorrt = import_tensorrt()
-        return tensorrt, target_of(tensorrt, gpu_of(device))
+        return tensorrt, target_of(tensorrt, gpu_of(device), precision)
     tensorrt = import_tensorrt(["tensorrt_rtx"])
-    return tensorrt, target_of(tensorrt, None)
+    return tensorrt, target_of(tensorrt, None, precision)
 
 
 def build_loop_plan(
@@ -70,19 +72,22 @@ def build_loop_plan(
         folder: of a bundle that holds the ONNX graph of that form at ``precision``.
         precision: of the graph; a plan computes in the types that its graph has.
         max_batch: the largest batch; kernels are chosen for it.
-        device: as for ``prepare_plans``.
+        device: as for ``prepare_plan``.
         force: build it although it is up to date.
         on_progress: as for ``build_plan``.
 
     Raises:
         InputError: the bundle holds no such graph, or its file is not the one that the manifest names.
-        RcdmError: as ``prepare_plans`` and ``build_plan``.
+        RcdmError: as ``prepare_plan`` and ``build_plan``.
     """
-    tensorrt, target = prepare_plans(device)
+    tensorrt, target = prepare_plan(device, precision)
     manifest = read_manifest(folder)
     graph = manifest.graph("onnx", "loop", precision)
     if graph is None:
-        raise InputError(f"{folder} holds no {precision} ONNX graph to build a plan from: run `rcdm export {folder}`.")
+        raise InputError(
+            f"{folder} holds no {precision} ONNX graph to build a plan from: {how_to_write(folder, precision)} writes "
+            "it."
+        )
     onnx = checked(folder, graph)
     if graph.data:
         checked(folder, graph.data)

@@ -15,7 +15,9 @@ def comparison(lost, farther):
     """Two pairs: one better than at full precision, and one that is worse; it alone counts."""
     full = Quality(0.8, 0.9, 4.0)
     better, worse = Quality(1.2, 0.9, 0.4), Quality(0.8 - lost, 0.9, 4.0 * farther)
-    return Comparison(60, (Compared(("a", "backbone"), full, better), Compared(("b", "backbone"), full, worse)), 30.0)
+    return Comparison(
+        "fp8", 60, (Compared(("a", "backbone"), full, better), Compared(("b", "backbone"), full, worse)), 30.0
+    )
 
 
 @pytest.mark.parametrize(("lost", "farther"), [(0.029, 1.0), (-0.3, 1.09), (0.0, 0.4)])
@@ -28,7 +30,9 @@ def test_what_is_within_the_bounds_is_accepted(lost, farther):
 @pytest.mark.parametrize(("lost", "farther"), [(0.031, 1.0), (0.0, 1.11), (float("nan"), 1.0), (0.0, float("nan"))])
 def test_what_is_beyond_a_bound_is_refused(lost, farther):
     with pytest.raises(
-        CheckFailed, match=f"lose {lost:.3f} of .* {farther:.2f} times as large, .* At most 0.03 .* 1.1"
+        CheckFailed,
+        match=f"^fp8 is not accepted: Over 60 photos, pictures at fp8 lose {lost:.3f} of .* "
+        f"{farther:.2f} times as large, .* At most 0.03 .* 1.1",
     ):
         comparison(lost, farther).hold()
 
@@ -71,17 +75,19 @@ def test_pictures_of_other_photos_lose_and_the_same_do_not(bundle, photos, monke
     noise = np.random.default_rng(1).integers(-4, 5, (12, 16, 16, 3))
     near = [np.clip(photo + own, 0, 255).astype(np.uint8) for photo, own in zip(photos, noise, strict=True)]
     bundle.engine = Painting(near)
-    same = compare(bundle, Painting(near), photos)
+    swap, dull = near[1:] + near[:1], [photo // 4 + 96 for photo in near]
+    same = compare(bundle, {"int8": Painting(near)}, photos)["int8"]
     assert (same.lost, same.farther, same.psnr) == (0, 1, None)
     same.hold()
-    swapped = compare(bundle, Painting(near[1:] + near[:1]), photos)
+    both = compare(bundle, {"int8": Painting(swap), "fp8": Painting(dull)}, photos)
+    swapped, grey = both["int8"], both["fp8"]
+    assert (swapped.precision, grey.precision) == ("int8", "fp8")
     assert swapped.lost > 0.3
     assert swapped.farther == pytest.approx(1)
     with pytest.raises(CheckFailed):
         swapped.hold()
-    grey = compare(bundle, Painting([photo // 4 + 96 for photo in near]), photos)
     assert grey.farther > 10
-    error = np.square(np.stack(near).astype(float) - (np.stack(near) // 4 + 96)).mean()
+    error = np.square(np.stack(near).astype(float) - np.stack(dull)).mean()
     assert grey.psnr == pytest.approx(10 * np.log10(255**2 / error))
     assert [(one["method"], one["level"]) for one in grey.as_json()["representations"]] == [
         ("dino", "backbone"),
@@ -91,7 +97,7 @@ def test_pictures_of_other_photos_lose_and_the_same_do_not(bundle, photos, monke
 
 
 @torch.no_grad()
-def test_both_sample_from_the_same_noise(bundle, photos):
+def test_all_sample_from_the_same_noise(bundle, photos):
     class Again:
         max_batch = None
 
@@ -99,8 +105,16 @@ def test_both_sample_from_the_same_noise(bundle, photos):
             return bundle.model.denoiser.denoise_with(x, modulations)
 
     seen = []
-    found = compare(bundle, Again(), photos[:3], batch=4, on_progress=lambda *progress: seen.append(progress))
-    assert found.lost == 0
-    assert found.psnr is None or found.psnr > 50
-    assert [done for done, _, _ in seen] == [4, 8, 9, 13, 17, 18]
-    assert {total for _, total, _ in seen} == {18}
+    found = compare(
+        bundle,
+        {"int8": Again(), "fp8": Again()},
+        photos[:3],
+        batch=4,
+        on_progress=lambda *progress: seen.append(progress),
+    )
+    for one in found.values():
+        assert one.lost == 0
+        assert one.psnr is None or one.psnr > 50
+    assert [done for done, _, _ in seen] == [4, 8, 9, 13, 17, 18, 22, 26, 27]
+    assert {total for _, total, _ in seen} == {27}
+    assert [note for _, _, note in seen[::3]] == ["pictures at fp32", "pictures at int8", "pictures at fp8"]

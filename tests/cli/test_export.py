@@ -13,7 +13,6 @@ from rcdm_cli.encoders.encoder import load_encoder, save_encoder
 from rcdm_cli.images.tensor import to_tensor
 from rcdm_cli.runtime.export import _encoders
 from rcdm_cli.runtime.parity import BOUNDS
-from rcdm_cli.runtime.quantization.calibration import Calibration
 from rcdm_cli.runtime.quantization.qdq import quantize
 from rcdm_cli.training.checkpoint import load_checkpoint
 from tests.runtime.tiny import tiny_bundle
@@ -99,45 +98,46 @@ def test_wrong_use(invoke, arguments, message):
     assert message in one_line(done.stderr)
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "An int8 graph is calibrated on photos: give some, a folder or a tar, as --calibration."),
-        (("--calibration", "photos"), "photos has 7 photos to use; int8 needs 82 or more: 32 to calibrate with, the"),
+        ((), "An {} graph is calibrated on photos: give some, a folder or a tar, as --calibration."),
+        (("--calibration", "photos"), "photos has 7 photos to use; {} needs 82 or more: 32 to calibrate with, the"),
         (("--calibration", "nowhere"), "nowhere does not exist"),
         (("--calibration", "photos", "--split", "val"), "photos has no split 'val'"),
     ],
 )
-def test_int8_needs_photos_before_any_work(workplace, invoke, arguments, message):
+def test_8_bits_need_photos_before_any_work(workplace, invoke, precision, arguments, message):
     folder = tiny_bundle(workplace / "tiny")
     write_photos(workplace / "photos", {"cat": 4, "dog": 3})
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    done = invoke("export", "tiny", "--precision", "int8", *arguments)
+    done = invoke("export", "tiny", "--precision", precision, *arguments)
     assert done.exit_code == 2
-    assert message in one_line(done.stderr)
+    assert message.format(precision) in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.slow
-def test_an_int8_graph_is_judged_and_one_that_is_broken_refused(workplace, invoke, monkeypatch):
+def test_graphs_in_8_bits_are_judged_and_those_that_are_broken_refused(workplace, invoke, monkeypatch):
     folder = tiny_bundle(workplace / "tiny")
     write_photos(workplace / "photos", {"cat": 45, "dog": 45})
     assert invoke("export", "tiny", "--precision", "fp32", "--no-check").exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    given = ("export", "tiny", "--precision", "int8", "--calibration", "photos")
+    given = ("export", "tiny", "--precision", "fp8,int8", "--calibration", "photos")
 
     with monkeypatch.context() as broken:
         broken.setattr("rcdm_cli.runtime.quantization.export.quantize", quantize_wrongly)
         done = invoke(*given)
     assert done.exit_code == 3, done.stderr
-    assert "comparisons with PyTorch fail: loop on " in one_line(done.stderr)
+    assert "comparisons with PyTorch fail: loop on onnx at fp8 is off" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     with monkeypatch.context() as strict:
         strict.setattr("rcdm_cli.analysis.quantized.MOST_FARTHER", 0.1)
         done = invoke(*given)
     assert done.exit_code == 3, done.stderr
-    assert "The reduced precision is not accepted: Over 58 photos, pictures lose" in one_line(done.stderr)
+    assert "int8 is not accepted: Over 58 photos, pictures at int8 lose" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     # Those of random weights are at the mercy of chance.
@@ -145,25 +145,27 @@ def test_an_int8_graph_is_judged_and_one_that_is_broken_refused(workplace, invok
     done = invoke(*given, "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
-    assert (values["built"], values["int8"]["photos"]) == (["denoiser-loop.int8.onnx"], 58)
-    assert values["int8"]["frechet_ratio"] <= 1.1
-    assert values["int8"]["bounds"]["mean_reciprocal_rank_lost"] == 0.2
-    entry = json.loads((folder / "parity.json").read_text())["graphs"]["denoiser-loop.int8.onnx"]
-    assert entry["pictures"]["representations"] == values["int8"]["representations"]
-    again = json.loads(invoke("export", "tiny", "--precision", "int8", "--json").stdout)
-    assert (again["built"], "denoiser-loop.int8.onnx" in again["kept"]) == ([], True)
+    assert values["built"] == ["denoiser-loop.int8.onnx", "denoiser-loop.fp8.onnx"]
+    measured = json.loads((folder / "parity.json").read_text())["graphs"]
+    for precision in ("int8", "fp8"):
+        assert values[precision]["photos"] == 58
+        assert values[precision]["frechet_ratio"] <= 1.1
+        assert values[precision]["bounds"]["mean_reciprocal_rank_lost"] == 0.2
+        entry = measured[f"denoiser-loop.{precision}.onnx"]
+        assert entry["pictures"]["representations"] == values[precision]["representations"]
+        again = json.loads(invoke("export", "tiny", "--precision", precision, "--json").stdout)
+        assert (again["built"], f"denoiser-loop.{precision}.onnx" in again["kept"]) == ([], True)
 
 
-def quantize_wrongly(source, calibration, path):
-    """As it should be, but for inputs whose range is a hundredth of what they have."""
-    small = Calibration(calibration.x / 100, calibration.modulations / 100)
-    data = quantize(source, small, path)
-    model = onnx.load(path)
+def quantize_wrongly(source, calibration, paths):
+    """As it should be, but at fp8 for inputs whose range is a hundredth of what they have."""
+    data = quantize(source, calibration, paths)
+    model = onnx.load(paths["fp8"])
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     for tensor in model.graph.initializer:
         if tensor.name in scales:
             tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) / 100, tensor.name))
-    onnx.save(model, path)
+    onnx.save(model, paths["fp8"])
     return data
 
 

@@ -260,6 +260,10 @@ def test_auto_takes_the_fastest_and_says_why(folder, monkeypatch):
         load_bundle(folder, backend="openvino", precision="fp16")
     with pytest.raises(InputError, match=r"only bf16, fp32\. `rcdm export .* --precision int8 --calibration PHOTOS`"):
         load_bundle(folder, backend="openvino", precision="int8")
+    with pytest.raises(InputError, match=r"only fp32, fp16\. `rcdm export .* --precision fp8 --calibration PHOTOS`"):
+        load_bundle(folder, backend="onnx", precision="fp8")
+    with pytest.raises(InputError, match=r"openvino has no fp8 here, only bf16, fp32\.$"):
+        load_bundle(folder, backend="openvino", precision="fp8")
     monkeypatch.setattr(graph_file, "find_spec", lambda name: None if name == "openvino" else True)
     choice = load_bundle(folder, backend="auto", precision="auto").choice
     assert (choice.backend, choice.precision) == ("onnx", "fp32")
@@ -283,7 +287,9 @@ def test_a_bundle_without_graphs_runs_on_torch_and_says_how_to_get_them(plain):
         ({"backend": "onxn"}, "Did you mean 'onnx'"),
         ({"precision": "fp31"}, "Did you mean 'fp32'"),
         ({"precision": "int8"}, "torch has no int8 here, only bf16, fp32"),
+        ({"precision": "fp8"}, "torch has no fp8 here, only bf16, fp32"),
         ({"backend": "auto", "precision": "int8"}, "No backend can run tiny at int8"),
+        ({"backend": "auto", "precision": "fp8"}, "No backend can run tiny at fp8"),
         ({"backend": "openvino", "device": "cuda"}, "OpenVINO runs on CPUs"),
     ],
 )

@@ -122,6 +122,6 @@ def test_the_other_package_keeps_its_timing_cache(tmp_path, monkeypatch):
 
 
 def test_one_plan_of_tensorrt_rtx_is_for_all_newer_cards():
-    target = target_of(import_tensorrt(["tensorrt_rtx"]), None)
+    target = target_of(import_tensorrt(["tensorrt_rtx"]), None, "fp16")
     assert target.capabilities == ["8.0", "8.6", "8.9", "12.0"]
     assert str(target).endswith("for compute capability 8.0, 8.6, 8.9, 12.0")

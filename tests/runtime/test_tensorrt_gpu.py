@@ -5,20 +5,22 @@ import torch
 
 from rcdm_cli import load_bundle
 from rcdm_cli.errors import InputError
+from tests.runtime.test_tensorrt_plans import export
 from tests.runtime.tiny import tiny_bundle
 
 pytestmark = pytest.mark.gpu
 
-BOUNDS = {"fp32": 1e-4, "fp16": 3e-2}
+BOUNDS = {"fp32": 1e-4, "fp16": 3e-2, "int8": 0.3, "fp8": 0.3}
+DECIBELS = {"fp32": 40, "fp16": 30, "int8": 15, "fp8": 15}
 
 
-@pytest.fixture(scope="module", params=["fp32", "fp16"])
+@pytest.fixture(scope="module", params=list(BOUNDS))
 def bundle(request, tmp_path_factory):
-    from rcdm_cli.runtime.export import export_onnx
     from rcdm_cli.runtime.tensorrt_build import build_loop_plan
 
-    folder = tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
-    export_onnx(folder, [request.param], check=False)
+    if request.param == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU has no fp8")
+    folder = export(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"), *{"fp32", request.param})
     build_loop_plan(folder, request.param, 8, torch.device("cuda"))
     return load_bundle(folder, "cuda", backend="trt", precision=request.param)
 
@@ -50,8 +52,7 @@ def test_pictures_equal_those_of_pytorch(bundle):
     ours = bundle.sample(h, method="dino", samples=3, steps=4, guidance=2.0)
     theirs = load_bundle(bundle.folder, "cuda").sample(h, method="dino", samples=3, steps=4, guidance=2.0)
     mean_square = ((ours.astype(float) - theirs) ** 2).mean()
-    limit = 40.0 if bundle.choice.precision == "fp32" else 30.0
-    assert mean_square < 255**2 / 10 ** (limit / 10)  # PSNR in dB
+    assert mean_square < 255**2 / 10 ** (DECIBELS[bundle.choice.precision] / 10)
 
 
 def test_a_larger_batch_than_it_was_built_for_is_refused(bundle):

@@ -13,19 +13,23 @@ from rcdm_cli.resources import bundle_path
 from rcdm_cli.runtime import tensorrt_build
 from rcdm_cli.runtime.backends.tensorrt_builder import Order, serialized
 from rcdm_cli.runtime.backends.tensorrt_target import PlanTarget
-from rcdm_cli.runtime.manifest import Graph, read_manifest
+from rcdm_cli.runtime.manifest import EIGHT_BIT, Graph, read_manifest
 from rcdm_cli.runtime.tensorrt_build import build_loop_plan
 from tests.runtime.test_tensorrt_builder import graph
 from tests.runtime.tiny import tiny_bundle
+from tests.training.tiny import random_photos
 
 ADA = PlanTarget(flavour="tensorrt_rtx", version=tensorrt_rtx.__version__, compute_capability="8.9")
 CPU = torch.device("cpu")
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
+def put(folder, manifest):
+    write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+
+
 def put_graphs(folder, *graphs):
-    manifest = read_manifest(folder)
-    write_json(folder / "manifest.json", manifest.model_copy(update={"graphs": graphs}).model_dump(mode="json"))
+    put(folder, read_manifest(folder).model_copy(update={"graphs": graphs}))
 
 
 @pytest.fixture
@@ -95,30 +99,41 @@ def test_a_failed_build_leaves_plan_and_manifest(folder):
 
 
 def test_a_swapped_or_missing_graph_is_refused(folder):
-    with pytest.raises(InputError, match="holds no fp32 ONNX graph"):
+    with pytest.raises(InputError, match=r"holds no fp32 ONNX graph .*: `rcdm export .* --precision fp32` writes it"):
         build_loop_plan(folder, "fp32", 4, CPU)
+    with pytest.raises(InputError, match=r"holds no fp8 ONNX graph .* --precision fp8 --calibration PHOTOS` writes it"):
+        build_loop_plan(folder, "fp8", 4, CPU)
     graph(folder / "denoiser-loop.fp16.onnx", "Sigmoid", "Relu")
     with pytest.raises(InputError, match="is not the file that the bundle's manifest names"):
         build_loop_plan(folder, "fp16", 4, CPU)
 
 
 def export(folder: Path, *precisions: str) -> Path:
+    """Write graphs without a look at what they compute; for those in 8 bits, fp32 must be there."""
     from rcdm_cli.runtime.export import export_onnx
+    from rcdm_cli.runtime.quantization.export import export_quantized
 
-    export_onnx(folder, precisions, check=False)
+    narrow = [one for one in precisions if one in EIGHT_BIT]
+    if narrow != list(precisions):
+        export_onnx(folder, [one for one in precisions if one not in EIGHT_BIT], check=False)
+    if narrow:
+        photos = list(random_photos(1, 40))
+        export_quantized(folder, narrow, photos, lambda bundle, engines: {one: {} for one in engines})
     return folder
 
 
 def demo(folder: Path) -> Path:
-    """The demo bundle with one of its encoders, since all are alike."""
+    """The demo bundle with the graph of one of its encoders, since all are alike."""
     manifest = read_manifest(bundle_path("clothing32"))
-    method, entry = next(iter(manifest.encoders.items()))
     folder.mkdir()
-    for name in (manifest.model.file, entry.file):
-        shutil.copy(bundle_path("clothing32") / name, folder / name)
-    kept = manifest.model_copy(update={"encoders": {method: entry}, "graphs": ()})
-    write_json(folder / "manifest.json", kept.model_dump(mode="json"))
-    return folder
+    for entry in (manifest.model, *manifest.encoders.values()):
+        shutil.copy(bundle_path("clothing32") / entry.file, folder / entry.file)
+    method, entry = next(iter(manifest.encoders.items()))
+    put(folder, manifest.model_copy(update={"encoders": {method: entry}, "graphs": ()}))
+    export(folder, *PRECISIONS)
+    # A calibration samples for all.
+    put(folder, read_manifest(folder).model_copy(update={"encoders": manifest.encoders}))
+    return export(folder, *EIGHT_BIT)
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +141,8 @@ def bundles(tmp_path_factory):
     """Made when they are first needed."""
     place = tmp_path_factory.mktemp("bundles")
     makers = {
-        "tiny": lambda: export(tiny_bundle(place / "tiny"), *PRECISIONS),
-        "demo": lambda: export(demo(place / "demo"), *PRECISIONS),
+        "tiny": lambda: export(tiny_bundle(place / "tiny"), *PRECISIONS, *EIGHT_BIT),
+        "demo": lambda: demo(place / "demo"),
     }
     made = {}
     return lambda name: made[name] if name in made else made.setdefault(name, makers[name]())
@@ -138,6 +153,7 @@ def bundles(tmp_path_factory):
     ("bundle", "network", "precision"),
     [
         *((name, network, one) for name in ("tiny", "demo") for network in ("loop", "full") for one in PRECISIONS),
+        *((name, "loop", one) for name in ("tiny", "demo") for one in EIGHT_BIT),
         ("tiny", "encoder", "fp32"),
         ("demo", "encoder", "fp32"),
     ],

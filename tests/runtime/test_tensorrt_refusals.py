@@ -9,13 +9,16 @@ import torch
 
 from rcdm_cli.errors import InputError, RcdmError
 from rcdm_cli.files import sha256
+from rcdm_cli.runtime import tensorrt_build
 from rcdm_cli.runtime.backends import trt
 from rcdm_cli.runtime.backends.engine import Place
 from rcdm_cli.runtime.backends.tensorrt_module import TensorRT, import_tensorrt
 from rcdm_cli.runtime.backends.tensorrt_target import Gpu, target_of
 from rcdm_cli.runtime.manifest import Graph, read_manifest
+from rcdm_cli.runtime.tensorrt_build import prepare_plan
 from tests.runtime.tiny import tiny_bundle
 
+AMPERE = Gpu("NVIDIA A40", "8.6")
 ADA = Gpu("NVIDIA L4", "8.9")
 HOPPER = Gpu("NVIDIA H100", "9.0")
 RTX = TensorRT("tensorrt_rtx", "1.7.1.116", tensorrt_rtx)
@@ -64,7 +67,7 @@ def open_plan(place):
 
 def test_a_plan_that_fits_is_loaded(place, on):
     on(RTX, ADA, lambda *arguments: arguments)
-    place = with_plan(place, target_of(RTX, None))
+    place = with_plan(place, target_of(RTX, None, "fp16"))
     assert trt.Trt().precisions(place) == ("fp16",)
     assert open_plan(place) == (place.folder / "loop-fp16.plan", RTX, place.device)
 
@@ -86,7 +89,7 @@ def test_a_plan_that_fits_is_loaded(place, on):
 )
 def test_a_plan_for_something_else_is_refused(place, on, built_by, built_on, runs_on, gpu, why):
     on(runs_on, gpu)
-    place = with_plan(place, target_of(built_by, built_on))
+    place = with_plan(place, target_of(built_by, built_on, "fp16"))
     for refuse in (trt.Trt().precisions, open_plan):
         with pytest.raises(InputError, match=rf"loop-fp16\.plan was .*{why}\. `rcdm export BUNDLE --trt`"):
             refuse(place)
@@ -94,7 +97,7 @@ def test_a_plan_for_something_else_is_refused(place, on, built_by, built_on, run
 
 def test_a_truncated_plan_is_refused(place, on):
     on(RTX, ADA)
-    place = with_plan(place, target_of(RTX, None))
+    place = with_plan(place, target_of(RTX, None, "fp16"))
     (place.folder / "loop-fp16.plan").write_bytes(PLAN[:20])
     with pytest.raises(InputError, match=r"loop-fp16.plan is not the file that the bundle's manifest names"):
         open_plan(place)
@@ -109,7 +112,7 @@ def test_a_plan_that_the_manifest_does_not_name_is_refused(place, on):
 
 def test_a_plan_whose_target_is_not_known_is_refused(place, on):
     on(RTX, ADA)
-    place = with_plan(place, target_of(RTX, None))
+    place = with_plan(place, target_of(RTX, None, "fp16"))
     graph = place.manifest.graphs[0].model_copy(update={"target": {"gpu": "NVIDIA L4"}})
     place = Place(place.folder, place.manifest.model_copy(update={"graphs": (graph,)}), place.device)
     with pytest.raises(InputError, match=r"target of loop-fp16.plan: flavour is missing"):
@@ -123,8 +126,22 @@ def test_it_is_for_gpus_only(place):
 
 def test_tensorrt_rtx_does_not_build_for_every_gpu():
     with pytest.raises(InputError, match=r"does not build for NVIDIA H100 \(compute capability 9.0\).*rcdm\[trt\]"):
-        target_of(RTX, HOPPER)
-    assert target_of(RTX, ADA).compute_capability == "8.9"
+        target_of(RTX, HOPPER, "fp16")
+    assert target_of(RTX, ADA, "fp16").compute_capability == "8.9"
+
+
+def test_fp8_is_for_gpus_that_have_it(monkeypatch):
+    assert target_of(RTX, None, "int8").compute_capability == "8.0, 8.6, 8.9, 12.0"
+    assert target_of(RTX, None, "fp8").compute_capability == "8.9, 12.0"
+    assert target_of(RTX, ADA, "fp8").compute_capability == "8.9"
+    assert target_of(FULL, HOPPER, "fp8").compute_capability == "9.0"
+    monkeypatch.setattr(tensorrt_build, "import_tensorrt", lambda: FULL)
+    monkeypatch.setattr(tensorrt_build, "gpu_of", lambda device: AMPERE)
+    assert prepare_plan(torch.device("cuda"), "int8")[1].compute_capability == "8.6"
+    with pytest.raises(
+        InputError, match=r"^fp8 needs a GPU of compute capability 8\.9 or later .* NVIDIA A40 has 8\.6"
+    ):
+        prepare_plan(torch.device("cuda"), "fp8")
 
 
 def test_without_tensorrt_it_is_said_what_to_install(monkeypatch):

@@ -13,7 +13,7 @@ from rcdm_cli.runtime.backends.onnx import ON_CPU, ON_CUDA, Onnx
 from rcdm_cli.runtime.backends.openvino import GRAPHS, OpenVino
 from rcdm_cli.runtime.backends.torch import Compiled, Torch
 from rcdm_cli.runtime.backends.trt import Trt
-from rcdm_cli.runtime.manifest import Precision
+from rcdm_cli.runtime.manifest import EIGHT_BIT, Precision
 
 BACKENDS: dict[str, Backend] = {
     "openvino": OpenVino(),
@@ -56,7 +56,8 @@ def choose(place: Place, backend: str = "auto", precision: str = "auto") -> Choi
     Args:
         place: the bundle and the device.
         backend: a name of ``BACKENDS``, or ``auto`` for the fastest that is installed and fits the manifest.
-        precision: of the matrix products, or ``auto`` for the one that the backend prefers there, which is never int8.
+        precision: of the matrix products, or ``auto`` for the one that the backend prefers there, which is never one
+            of ``EIGHT_BIT``.
 
     Raises:
         InputError: a name that there is not, or a precision that the backend does not have there.
@@ -86,7 +87,13 @@ def _because(found: str, passed_over: dict[str, list[str]]) -> str:
 def _precision(backend: str, place: Place, asked: str) -> Precision:
     have = BACKENDS[backend].precisions(place)
     if asked == "auto":
-        return have[0]
+        for precision in have:
+            if precision not in EIGHT_BIT:
+                return precision
+        raise InputError(
+            f"The backend {backend} has only {', '.join(have)} here, which is not taken unasked: give --precision "
+            f"{have[0]}."
+        )
     for precision in have:
         if precision == asked:
             return precision

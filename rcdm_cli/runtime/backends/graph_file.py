@@ -9,7 +9,7 @@ import torch
 
 from rcdm_cli.errors import InputError, RcdmError
 from rcdm_cli.runtime.backends.engine import Place
-from rcdm_cli.runtime.manifest import Precision, checked
+from rcdm_cli.runtime.manifest import EIGHT_BIT, Precision, checked
 
 CACHE = 2**19
 """Bytes of one feature map that a request may have: half of what a core keeps close by on today's CPUs."""
@@ -59,7 +59,7 @@ def graph_file(place: Place, precision: Precision) -> Path:
 
 def how_to_write(folder: Path, precision: str) -> str:
     """The command that writes the graph at ``precision``."""
-    calibration = " --calibration PHOTOS" if precision == "int8" else ""
+    calibration = " --calibration PHOTOS" if precision in EIGHT_BIT else ""
     return f"`rcdm export {folder} --precision {precision}{calibration}`"
 
 

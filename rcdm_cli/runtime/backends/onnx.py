@@ -17,8 +17,8 @@ from rcdm_cli.runtime.manifest import Precision
 
 CUDA = "CUDAExecutionProvider"
 
-ON_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-"""What it runs there; the last two are slower than the first, and good for checking such graphs."""
+ON_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
+"""What it runs there; all but the first are slower than that, and good for checking such graphs."""
 
 ON_CUDA: tuple[Precision, ...] = ("fp16", "fp32")
 

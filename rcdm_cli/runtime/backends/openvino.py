@@ -15,7 +15,8 @@ from rcdm_cli.runtime.backends.graph_file import Streams, exported, graph_file, 
 from rcdm_cli.runtime.manifest import Precision
 
 GRAPHS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
-"""Precisions of graphs that it runs as they are. One at float16 it would compute in float32 on a CPU."""
+"""Precisions of graphs that it runs as they are. One at float16 it would compute in float32 on a CPU. Numbers at fp8 it
+rounds to float16 first, so that one of 260 falls to the wrong side (OpenVINO 2026.4)."""
 
 
 class OpenVino:

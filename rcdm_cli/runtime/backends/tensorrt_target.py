@@ -7,10 +7,14 @@ from pydantic import Field
 
 from rcdm_cli.errors import InputError
 from rcdm_cli.runtime.backends.tensorrt_module import Flavour, TensorRT
+from rcdm_cli.runtime.manifest import Precision
 from rcdm_cli.spec import Spec
 
 RTX_TARGETS = ("8.0", "8.6", "8.9", "12.0")
 """Compute capabilities that one plan of TensorRT-RTX serves unless a GPU is at hand: Ampere, Ada and Blackwell."""
+
+FIRST_WITH_FP8 = "8.9"
+"""Compute capability of Ada, the first that multiplies at fp8; for older ones TensorRT builds no such plan."""
 
 _NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
 _REBUILD = "`rcdm export BUNDLE --trt` builds one for this machine."
@@ -48,18 +52,25 @@ class PlanTarget(Spec):
         return self.compute_capability.split(", ")
 
 
-def target_of(tensorrt: TensorRT, gpu: Gpu | None) -> PlanTarget:
+def target_of(tensorrt: TensorRT, gpu: Gpu | None, precision: Precision) -> PlanTarget:
     """What a plan that is built here would run on.
 
     Args:
         tensorrt: that would build it.
         gpu: at hand; None without one, where only TensorRT-RTX builds.
+        precision: of the plan.
 
     Raises:
-        InputError: TensorRT-RTX does not know this GPU.
+        InputError: TensorRT-RTX does not know this GPU, or it does not have the precision.
     """
     if gpu is None:
-        return PlanTarget(flavour=tensorrt.flavour, version=tensorrt.version, compute_capability=", ".join(RTX_TARGETS))
+        capable = [one for one in RTX_TARGETS if _has(one, precision)]
+        return PlanTarget(flavour=tensorrt.flavour, version=tensorrt.version, compute_capability=", ".join(capable))
+    if not _has(gpu.capability, precision):
+        raise InputError(
+            f"{precision} needs a GPU of compute capability {FIRST_WITH_FP8} or later (Ada, Hopper, Blackwell); "
+            f"{gpu.name} has {gpu.capability}. Give another --precision."
+        )
     if tensorrt.flavour == "tensorrt_rtx" and not hasattr(tensorrt.module.ComputeCapability, sm(gpu.capability)):
         raise InputError(
             f"TensorRT-RTX {tensorrt.version} does not build for {gpu.name} (compute capability {gpu.capability}). "
@@ -90,6 +101,13 @@ def check_target(values: Mapping[str, str], tensorrt: TensorRT, gpu: Gpu, plan: 
     else:
         return
     raise InputError(f"{plan} was built by {target}, but {here}. {_REBUILD}")
+
+
+def _has(capability: str, precision: Precision) -> bool:
+    def number(one: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in one.split("."))
+
+    return precision != "fp8" or number(capability) >= number(FIRST_WITH_FP8)
 
 
 def sm(capability: str) -> str:

@@ -10,7 +10,7 @@ from rcdm_cli.runtime.backends.tensorrt_plan import PlanEngine, gpu_of
 from rcdm_cli.runtime.backends.tensorrt_target import check_target
 from rcdm_cli.runtime.manifest import Precision, checked
 
-PREFERRED: tuple[Precision, ...] = ("fp16", "bf16", "fp32", "int8")
+PREFERRED: tuple[Precision, ...] = ("fp16", "bf16", "fp32", "int8", "fp8")
 
 
 class Trt:

@@ -1,1 +1,1 @@
-"""The denoiser in int8: calibrated on sampling, written as an ONNX graph, judged by its pictures."""
+"""The denoiser in 8 bits: calibrated on sampling, written as ONNX graphs, judged by its pictures."""

@@ -1,4 +1,4 @@
-"""What the denoiser sees while it samples, which is what an int8 graph takes its ranges from."""
+"""What the denoiser sees while it samples, which is what graphs in 8 bits take their ranges from."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The int8 graph of a bundle's denoiser: calibrated, written, judged by its pictures, and only then put into it."""
+"""Graphs in 8 bits of a bundle's denoiser: calibrated, written, judged by pictures, and only then put into it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,24 +13,27 @@ from rcdm_cli.runtime.bundle import Bundle
 from rcdm_cli.runtime.check_graphs import check_graph
 from rcdm_cli.runtime.export import Exported, finished, is_current, staging
 from rcdm_cli.runtime.install import install
-from rcdm_cli.runtime.manifest import Graph, Manifest, checked, read_manifest
+from rcdm_cli.runtime.manifest import EightBit, Graph, Manifest, checked, read_manifest
 from rcdm_cli.runtime.onnx_export import needs_exporter
-from rcdm_cli.runtime.parity import hold
+from rcdm_cli.runtime.parity import Parity, hold
 from rcdm_cli.runtime.quantization.calibration import Pixels, calibrate
 from rcdm_cli.runtime.quantization.qdq import needs_quantizer, quantize
 
-INT8_FILE = "denoiser-loop.int8.onnx"
-
-Judge = Callable[[Bundle, Engine], Mapping[str, Any]]
-"""Holds pictures of an engine against those of the bundle at float32, and gives what it measured as JSON-able values.
+Judge = Callable[[Bundle, Mapping[EightBit, Engine]], Mapping[EightBit, Mapping[str, Any]]]
+"""Holds pictures of engines against those of the bundle at float32, and gives what it measured as JSON-able values.
 
 Raises:
-    CheckFailed: they are too far from them.
+    CheckFailed: those of one are too far from them.
 """
 
 
-def int8_is_current(folder: Path) -> bool:
-    """Whether the bundle has the int8 graph, of the same weights, by this version of the program, and its files whole.
+def file_of(precision: EightBit) -> str:
+    """The name of the graph's file in a bundle."""
+    return f"denoiser-loop.{precision}.onnx"
+
+
+def quantized_is_current(folder: Path, precision: EightBit) -> bool:
+    """Whether the bundle has the graph, of the same weights, by this version of the program, and its files whole.
 
     Raises:
         RcdmError: what writes such graphs is not installed.
@@ -38,20 +41,22 @@ def int8_is_current(folder: Path) -> bool:
     needs_exporter()
     needs_quantizer()
     manifest = read_manifest(folder)
-    return is_current(folder, manifest, _wanted(manifest))
+    return is_current(folder, manifest, _wanted(manifest, precision))
 
 
-def export_int8(
+def export_quantized(
     folder: Path,
+    precisions: Sequence[EightBit],
     photos: Sequence[Pixels],
     judge: Judge,
     *,
     on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> Exported:
-    """Write the int8 graph of the loop form into a bundle, if its pictures are as good as those at float32.
+    """Write graphs of the loop form in 8 bits into a bundle, if the pictures of each are as good as those at float32.
 
     Args:
         folder: of a bundle that holds the graph at float32.
+        precisions: of the graphs, from one calibration.
         photos: to calibrate with.
         judge: decides; what it raises leaves the bundle as it was.
         on_progress: called with (pictures sampled for the calibration, pictures, what is done).
@@ -68,31 +73,38 @@ def export_int8(
     bundle = Bundle(folder, torch.device("cpu"), "auto", "fp32")
     source = bundle.manifest.graph("onnx", "loop", "fp32")
     if source is None:
-        raise InputError(f"{folder} holds no fp32 graph to make an int8 one of: run `rcdm export {folder}`.")
+        raise InputError(f"{folder} holds no fp32 graph to quantize: run `rcdm export {folder}`.")
     if source.data:
         checked(folder, source.data)
     calibration = calibrate(bundle, photos, on_progress=lambda done, total: on_progress(done, total, "calibration"))
+    versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+    graphs: dict[EightBit, Graph] = {}
+    parity: dict[str, list[Parity]] = {}
     with staging(folder) as stage:
-        graph = _wanted(bundle.manifest)
-        path = stage / graph.file
-        data = quantize(checked(folder, source), calibration, path)
-        graph = finished(graph, path, data, {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__})
-        parity = check_graph(bundle, graph, stage)
-        hold(parity)
-        place = Place(stage, bundle.manifest.model_copy(update={"graphs": (graph,)}), bundle.device)
-        engine = choose(place, "auto", "int8").open(lambda: bundle.model.denoiser)
-        pictures = {"calibration_inputs": len(calibration), **judge(bundle, engine)}
-        engine.close()
-        manifest = install(folder, stage, [graph], {graph.file: parity}, {graph.file: pictures})
-    return Exported(manifest, [graph.file], [], parity)
+        paths = {precision: stage / file_of(precision) for precision in precisions}
+        for precision, data in quantize(checked(folder, source), calibration, paths).items():
+            graph = finished(_wanted(bundle.manifest, precision), paths[precision], data, versions)
+            graphs[precision] = graph
+            parity[graph.file] = check_graph(bundle, graph, stage)
+            hold(parity[graph.file])
+        place = Place(stage, bundle.manifest.model_copy(update={"graphs": tuple(graphs.values())}), bundle.device)
+        engines = {one: choose(place, "auto", one).open(lambda: bundle.model.denoiser) for one in graphs}
+        measured = judge(bundle, engines)
+        for engine in engines.values():
+            engine.close()
+        pictures = {
+            graph.file: {"calibration_inputs": len(calibration), **measured[one]} for one, graph in graphs.items()
+        }
+        manifest = install(folder, stage, list(graphs.values()), parity, pictures)
+    return Exported(manifest, list(parity), [], [case for cases in parity.values() for case in cases])
 
 
-def _wanted(manifest: Manifest) -> Graph:
+def _wanted(manifest: Manifest, precision: EightBit) -> Graph:
     return Graph(
-        file=INT8_FILE,
+        file=file_of(precision),
         sha256="",
         kind="onnx",
         network="loop",
-        precision="int8",
+        precision=precision,
         source=manifest.model.sha256,
     )
