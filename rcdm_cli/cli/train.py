@@ -18,7 +18,7 @@ from rcdm_cli.resources import recipe_path
     panel="Models",
     examples=(
         "rcdm train photos --recipe clothing32 --out runs/mine",
-        "rcdm train photos.tar --split train --recipe clothing32 --encoder runs/dino --set steps=2000",
+        "rcdm train photos.tar --split train --validation-split val --recipe clothing32 --encoder runs/dino",
         "rcdm train photos --recipe own64 --encoder timm:resnet50,pretrained --out runs/resnet50",
         "rcdm train photos --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr",
         "rcdm train photos --recipe clothing32 --init clothing32 --out runs/further",
@@ -29,6 +29,15 @@ def train(
     source: Source,
     recipe: RecipeName,
     split: Split = None,
+    validation_split: Annotated[
+        str | None,
+        typer.Option(
+            "--validation-split",
+            metavar="NAME",
+            help="Sub-folder of DATA to log the loss on beside that of the training photos.",
+            show_default=False,
+        ),
+    ] = None,
     encoder: Annotated[
         list[str] | None,
         typer.Option(
@@ -55,6 +64,9 @@ def train(
 
     Representations are computed once and kept in the run's folder. The same command again goes on where the last one
     stopped; Ctrl-C and SIGTERM write a checkpoint first. `rcdm export` makes a bundle of the run.
+
+    Whether the denoiser learns its photos by heart is seen with --validation-split: validation_loss and training_loss
+    in log.jsonl part. The recipe's [augmentation] is against that.
     """
     from rcdm_cli.runtime.bundle import load_bundle
     from rcdm_cli.training.finished import is_run, read_run
@@ -66,7 +78,15 @@ def train(
     if init is not None:
         start = read_run(Path(init)).model if is_run(Path(init)) else load_bundle(init).model
     trainer = prepare_denoiser(
-        plan, source, split, folder, choose_device(device), start=start, stage=out.progress, on_note=out.note
+        plan,
+        source,
+        split,
+        folder,
+        choose_device(device),
+        validation_split=validation_split,
+        start=start,
+        stage=out.progress,
+        on_note=out.note,
     )
     with stop_when_asked() as stop, out.progress("Training") as show:
         run = train_denoiser(trainer, folder, stop=stop, on_progress=show)

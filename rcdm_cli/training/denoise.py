@@ -4,23 +4,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcdm_cli.diffusion.conditioner import drop
-from rcdm_cli.diffusion.losses import hybrid_loss, simple_loss
 from rcdm_cli.diffusion.model import Model
-from rcdm_cli.diffusion.prediction import target
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spec import ConditionerSpec
+from rcdm_cli.images.crop import center_crop
 from rcdm_cli.images.tensor import to_tensor
+from rcdm_cli.training.augment import AMOUNTS, Augmenter
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
-from rcdm_cli.training.order import generator, photos_at
+from rcdm_cli.training.order import generator, photos_at, stratified_timesteps
 from rcdm_cli.training.precision import autocast
 from rcdm_cli.training.rate import learning_rate, set_rate
 from rcdm_cli.training.recipe import TrainRecipe
 from rcdm_cli.training.representations import Representations
 from rcdm_cli.training.samples import SampleGrid
 from rcdm_cli.training.start import take_over
+from rcdm_cli.training.validation import HeldPhotos, denoising_loss
 
 
 class DenoiserTrainer:
@@ -38,9 +39,12 @@ class DenoiserTrainer:
         device: torch.device,
         fingerprint: str,
         start: Model | None = None,
+        augmenter: Augmenter | None = None,
+        validation: HeldPhotos | None = None,
     ) -> None:
         self.recipe, self.plan, self.device = recipe, recipe.optimization, device
-        self.photos, self.representations = photos, representations
+        self.photos, self.representations, self.augmenter = photos, representations, augmenter
+        self.validation = validation
         self.fingerprint, self.samples = fingerprint, SampleGrid(photos, representations, device)
         self.steps, self.photos_per_step = recipe.steps, self.plan.batch
         self.description = recipe.description
@@ -54,8 +58,14 @@ class DenoiserTrainer:
         self.average.load_state_dict(self.model.state_dict())
         self.model.to(device).to(memory_format=torch.channels_last)
         self.average.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        # Tells the denoiser what was changed. Sampling tells it of no change, so this is no part of the model.
+        self.told = nn.Linear(AMOUNTS, spec.width, bias=False, device=device) if augmenter else None
+        parameters = list(self.model.parameters())
+        if self.told:
+            nn.init.zeros_(self.told.weight)
+            parameters += self.told.parameters()
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self.plan.lr, betas=self.plan.betas, weight_decay=self.plan.weight_decay
+            parameters, lr=self.plan.lr, betas=self.plan.betas, weight_decay=self.plan.weight_decay
         )
         self.denoiser = torch.compile(self.model.denoiser) if recipe.compile else self.model.denoiser
 
@@ -78,10 +88,13 @@ class DenoiserTrainer:
         set_rate(self.optimizer, rate)
         index, flip, row, t = self._draw(step)
         noise, dropping = generator(self.plan.seed, 3, step), generator(self.plan.seed, 4, step)
+        amounts = torch.zeros(len(index), AMOUNTS)
+        if self.augmenter:
+            amounts = self.augmenter.draw(len(index), generator(self.plan.seed, 5, step))
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for part in torch.arange(len(index)).chunk(self.plan.accumulate):
-            losses = self._losses(index[part], flip[part], row[part], t[part], noise, dropping)
+            losses = self._losses(index[part], flip[part], row[part], amounts[part], t[part], noise, dropping)
             loss = losses.sum() / len(index)
             loss.backward()
             total += loss.item()
@@ -98,10 +111,7 @@ class DenoiserTrainer:
         flip = torch.rand(batch, generator=draw) < 0.5
         # Turning the rows by one each step evens out the shares where the batch does not divide by them.
         row = (torch.arange(batch) * rows // batch + step) % rows
-        # Stratified timesteps: each is uniform, and a batch covers all noise levels evenly, so that the loss
-        # is less noisy (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
-        places = (torch.arange(batch) + torch.rand(batch, generator=draw)) / batch
-        t = (places * len(self.schedule)).long()[torch.randperm(batch, generator=draw)]
+        t = stratified_timesteps(batch, len(self.schedule), draw)
         return index, flip, row, t
 
     def _losses(
@@ -109,26 +119,41 @@ class DenoiserTrainer:
         index: Tensor,
         flip: Tensor,
         row: Tensor,
+        amounts: Tensor,
         t: Tensor,
         noise_from: torch.Generator,
         drop_from: torch.Generator,
     ) -> Tensor:
-        photos = self.photos[index.numpy()]
-        turned = np.where(flip.numpy()[:, None, None, None], photos[:, :, ::-1], photos)
-        x0 = to_tensor(turned).to(self.device, memory_format=torch.channels_last)
+        photos, groups = self._seen(index, flip, row, amounts)
+        x0 = to_tensor(photos).to(self.device, memory_format=torch.channels_last)
         noise = torch.randn(x0.shape, generator=noise_from).to(self.device, memory_format=torch.channels_last)
         t = t.to(self.device)
         x_t = self.schedule.noise_to(x0, t, noise)
-        groups = [
-            (int(r), self.representations.take(int(r), index[row == r], flip[row == r]).to(self.device))
-            for r in row.unique_consecutive()
-        ]
         with autocast(self.plan.precision, self.device):
             cond = drop(self.model.conditioner.mixed(groups), self.recipe.drop, drop_from)
+            if self.told:
+                cond = cond + self.told(amounts.to(self.device))
             output = self.denoiser(x_t, t, cond)
-        if self.recipe.denoiser.learned_variance:
-            return hybrid_loss(output, noise, x0, x_t, t, self.schedule)
-        return simple_loss(output, target(self.recipe.denoiser.prediction, self.schedule, x0, t, noise))
+        return denoising_loss(self.model, self.schedule, output, x0, x_t, t, noise)
+
+    def _seen(
+        self, index: Tensor, flip: Tensor, row: Tensor, amounts: Tensor
+    ) -> tuple[np.ndarray, list[tuple[int, Tensor]]]:
+        """The photos as they are trained on, and for each row ``h`` of those that belong to it."""
+        plain = self.photos[index.numpy()]
+        photos = np.where(flip.numpy()[:, None, None, None], plain[:, :, ::-1], plain)
+        groups = []
+        for r in row.unique_consecutive().tolist():
+            own = (row == r).nonzero()[:, 0]
+            h = self.representations.take(r, index[own], flip[own]).to(self.device)
+            changed = amounts[own].any(dim=1)
+            if self.augmenter and changed.any():
+                which = own[changed]
+                views = self.augmenter.views(index[which], flip[which], amounts[which])
+                photos[which.numpy()] = [center_crop(view, self.recipe.denoiser.size) for view in views]
+                h[changed.to(h.device)] = self.augmenter.representations(views, r)
+            groups.append((r, h))
+        return photos, groups
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
@@ -136,16 +161,25 @@ class DenoiserTrainer:
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
     def milestone(self, step: int, folder: Path) -> dict[str, float]:
-        """A grid of samples of the averaged weights, every ``sample_every`` steps and at the end."""
-        if step % self.recipe.sample_every == 0 or step == self.steps:
-            self.samples.write(self.average, self.schedule, folder / "samples" / f"step-{step:07d}.png")
-        return {}
+        """A grid of samples of the averaged weights, every ``sample_every`` steps and at the end.
+
+        With validation photos, also the loss of these weights on them, and on the training photos as they are.
+        """
+        if step % self.recipe.sample_every and step != self.steps:
+            return {}
+        self.samples.write(self.average, self.schedule, folder / "samples" / f"step-{step:07d}.png")
+        if self.validation is None:
+            return {}
+        own = HeldPhotos(self.photos, self.representations)
+        how = self.average, self.schedule, self.plan.precision, self.device
+        return {"validation_loss": self.validation.loss(*how), "training_loss": own.loss(*how)}
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, averaged weights and the optimizer's state."""
         return grouped(
             model=self.model.state_dict(),
             average=self.average.state_dict(),
+            told=self.told.state_dict() if self.told else {},
             optimizer=optimizer_tensors(self.optimizer),
         )
 
@@ -153,4 +187,6 @@ class DenoiserTrainer:
         """Take all of it up again."""
         self.model.load_state_dict(checkpoint.group("model"))
         self.average.load_state_dict(checkpoint.group("average"))
+        if self.told:
+            self.told.load_state_dict(checkpoint.group("told"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))

@@ -1,4 +1,4 @@
-"""Which photos a step sees: a pure function of (seed, step), so that a resumed run sees the same."""
+"""Which photos and timesteps a step sees: a pure function of (seed, step), so that a resumed run sees the same."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -24,6 +24,15 @@ def photos_at(step: int, photos: int, batch: int, seed: int) -> Tensor:
     epoch, place = divmod(step, max(photos // batch, 1))
     order = _epoch_order(photos, epoch, seed)
     return order.repeat(-(-batch // photos))[place * batch : (place + 1) * batch]
+
+
+def stratified_timesteps(batch: int, timesteps: int, draw: torch.Generator) -> Tensor:
+    """Timesteps (batch,) in 0..timesteps-1: each is uniform, and together they cover all noise levels evenly.
+
+    So the loss of a batch is less noisy (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
+    """
+    places = (torch.arange(batch) + torch.rand(batch, generator=draw)) / batch
+    return (places * timesteps).long()[torch.randperm(batch, generator=draw)]
 
 
 @lru_cache(maxsize=2)

@@ -110,6 +110,33 @@ class PretrainRecipe(Spec):
         return self.methods[name]
 
 
+class Augmentation(Spec):
+    """Random changes to the photos of a denoiser's training, each of which happens with the same probability.
+
+    The representation is that of the changed photo, and the denoiser is told what was changed and by how much. In
+    sampling it is told of no change, so that its pictures look like the photos as they are: "non-leaky augmentation"
+    (Karras et al. 2022, arXiv:2206.00364, appendix F.2).
+
+    Attributes:
+        photo_size: photos are centre-cropped to this many pixels before they are changed; above the sizes that the
+            networks see, so that crops lose no detail.
+        probability: of each change.
+        crop: side of the smallest random crop as a share of the photo's.
+        brightness: largest relative change, as in torchvision's ColorJitter.
+        contrast: likewise.
+        saturation: likewise.
+        hue: largest turn as a share of the colour circle.
+    """
+
+    photo_size: int = Field(ge=16)
+    probability: float = Field(gt=0, le=1)
+    crop: float = Field(default=1.0, gt=0, le=1)
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    contrast: float = Field(default=0.0, ge=0, le=1)
+    saturation: float = Field(default=0.0, ge=0, le=1)
+    hue: float = Field(default=0.0, ge=0, le=0.5)
+
+
 class TrainRecipe(Spec):
     """How a denoiser is trained on the representations of one or several encoders.
 
@@ -120,6 +147,7 @@ class TrainRecipe(Spec):
         ema: the average of the weights after many steps; it warms up as ``min(ema, (1 + n) / (10 + n))``.
         drop: share of the photos whose representation is dropped, for classifier-free guidance
             (Ho and Salimans 2022, arXiv:2207.12598).
+        augmentation: random changes to the photos; without it they are mirrored only.
         compile: whether ``torch.compile`` compiles the denoiser.
         save_every: steps between two checkpoints.
         sample_every: steps between two grids of samples.
@@ -136,6 +164,7 @@ class TrainRecipe(Spec):
     steps: int = Field(ge=1)
     ema: float = Field(default=0.9999, ge=0, lt=1)
     drop: float = Field(default=0.0, ge=0, le=1)
+    augmentation: Augmentation | None = None
     compile: bool = False
     save_every: int = Field(default=1000, ge=1)
     sample_every: int = Field(default=2000, ge=1)

@@ -1,6 +1,6 @@
 """A training run from photos to its last checkpoint: what ``rcdm pretrain`` and ``rcdm train`` do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +17,13 @@ from rcdm_cli.errors import InputError
 from rcdm_cli.files import sha256
 from rcdm_cli.images.dataset import Cropped, load_cropped
 from rcdm_cli.images.source import PhotoSource, open_photos
+from rcdm_cli.training.augment import Augmenter
 from rcdm_cli.training.denoise import DenoiserTrainer
 from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, train
 from rcdm_cli.training.pretrain import LabelledPhotos, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
 from rcdm_cli.training.representations import CachedRepresentations, EncoderPhotos
+from rcdm_cli.training.validation import HeldPhotos
 
 Note = Callable[[str], None]
 
@@ -87,10 +89,7 @@ def prepare_encoder(
     Raises:
         InputError: photos, recipe or folder do not fit.
     """
-    if validation_split is not None and split is None:
-        raise InputError(
-            f"The validation photos of {validation_split} would be trained on too. Name the training photos: --split."
-        )
+    _must_name_both(split, validation_split)
     data = _labelled(open_photos(source, split), recipe, folder, None, stage, on_note)
     validation = None
     if validation_split is not None:
@@ -127,6 +126,7 @@ def prepare_denoiser(
     folder: Path,
     device: torch.device,
     *,
+    validation_split: str | None = None,
     start: Model | None = None,
     stage: Stage = silent,
     on_note: Note = lambda _: None,
@@ -134,31 +134,64 @@ def prepare_denoiser(
     """Crop the photos and compute their representations, or take both from ``folder``; then build what is trained.
 
     The encoders are copied into the run, so that a bundle can be made of the run alone. Arguments and errors are those
-    of ``prepare_encoder``. Weights begin at those of ``start``, as ``take_over`` tells; None is at random.
+    of ``prepare_encoder``; photos of ``validation_split`` are for a loss of their own. Weights begin at those of
+    ``start``, as ``take_over`` tells; None is at random.
     """
     if not recipe.encoders:
         raise InputError("The recipe names no encoders. Give --encoder, or encoders = [...] in the recipe.")
+    _must_name_both(split, validation_split)
     photos = open_photos(source, split)
+    others = None if validation_split is None else open_photos(source, validation_split)
     encoders = _open_encoders(recipe)
+    largest = max(recipe.denoiser.size, *(encoder.spec.preprocessing.size for encoder in encoders))
+    if recipe.augmentation and recipe.augmentation.photo_size < largest:
+        raise InputError(
+            f"augmentation.photo_size is {recipe.augmentation.photo_size}, and a network sees {largest} pixels. Give "
+            "that many or more, so that photos are not enlarged."
+        )
+    for encoder in encoders:
+        save_encoder(encoder, folder / ENCODERS / f"{encoder.spec.method}.safetensors")
+    held = _hold(photos, recipe, encoders, folder, device, stage, on_note)
+    rows = held.representations.rows
+    names = ", ".join(f"{row.method} at {row.level}" for row in rows)
+    on_note(f"{len(held.photos)} photos, on {device}; conditioned on {names}.")
+    validation = None if others is None else _hold(others, recipe, encoders, folder, device, stage, on_note)
+    augmenter = None
+    if plan := recipe.augmentation:
+        large = _crop(photos, plan.photo_size, folder, stage, on_note).photos
+        augmenter = Augmenter(plan, large, encoders, rows, device)
+    return DenoiserTrainer(
+        recipe, held.photos, held.representations, device, photos.fingerprint(), start, augmenter, validation
+    )
+
+
+def _hold(
+    photos: PhotoSource,
+    recipe: TrainRecipe,
+    encoders: Sequence[Encoder],
+    folder: Path,
+    device: torch.device,
+    stage: Stage,
+    on_note: Note,
+) -> HeldPhotos:
+    """Photos at the denoiser's size, and their representations, both kept in ``folder``."""
     cropped = _crop(photos, recipe.denoiser.size, folder, stage, on_note)
     sources = []
     for encoder in encoders:
-        size = encoder.spec.preprocessing.size
+        spec = encoder.spec
+        size = spec.preprocessing.size
         own = cropped if size == recipe.denoiser.size else _crop(photos, size, folder, stage, on_note)
-        copy = folder / ENCODERS / f"{encoder.spec.method}.safetensors"
-        save_encoder(encoder, copy)
-        sources.append(EncoderPhotos(encoder, own.photos, f"{encoder.spec.method}-{sha256(copy)[:12]}"))
+        weights = sha256(folder / ENCODERS / f"{spec.method}.safetensors")[:12]
+        sources.append(EncoderPhotos(encoder, own.photos, f"{spec.method}-{weights}-{photos.fingerprint()[:12]}"))
     rows = tuple(
         Representation(method=spec.method, level=level, width=spec.width_at(level))
-        for spec in (item.encoder.spec for item in sources)
+        for spec in (encoder.spec for encoder in encoders)
         for level in LEVELS
         if level in spec.levels and level in recipe.levels
     )
-    cache = folder / "representations"
-    on_note(f"{len(cropped.photos)} photos, {len(rows)} representations, on {device}.")
     with stage("Representations") as show:
-        representations = CachedRepresentations(sources, rows, cache, device, show)
-    return DenoiserTrainer(recipe, cropped.photos, representations, device, photos.fingerprint(), start)
+        representations = CachedRepresentations(sources, rows, folder / "representations", device, show)
+    return HeldPhotos(cropped.photos, representations)
 
 
 def train_denoiser(
@@ -185,6 +218,13 @@ def _train(trainer: Trainer, folder: Path, save_every: int, stop: Callable[[], b
 
 def _say(progress: Progress) -> str:
     return f"loss {progress.values['loss']:.4f}, {progress.photos_per_second:.0f} photos/s"
+
+
+def _must_name_both(split: str | None, validation_split: str | None) -> None:
+    if validation_split is not None and split is None:
+        raise InputError(
+            f"The validation photos of {validation_split} would be trained on too. Name the training photos: --split."
+        )
 
 
 def _crop(source: PhotoSource, size: int, folder: Path, stage: Stage, on_note: Note) -> Cropped:

@@ -14,7 +14,7 @@ from rcdm_cli.files import read_metadata, read_tensors
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint
 from rcdm_cli.training.loop import CHECKPOINT
 from tests.cli.conftest import rcdm
-from tests.training.tiny import PRETRAIN, TRAIN, equal_tensors, tiny_encoder, write_photos
+from tests.training.tiny import AUGMENTATION, PRETRAIN, TRAIN, equal_tensors, tiny_encoder, write_photos
 
 STEPS = 10
 GRID = f"samples/step-{STEPS:07d}.png"
@@ -26,7 +26,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_photos(folder / "photos", {"cat": 4, "dog": 3})
     save_encoder(tiny_encoder(), folder / "encoder.safetensors")
-    (folder / "tiny.toml").write_text(TRAIN)
+    (folder / "tiny.toml").write_text(TRAIN + AUGMENTATION)
     return folder
 
 
@@ -130,12 +130,52 @@ def test_init_begins_at_the_averaged_weights_of_a_run(data, uninterrupted, invok
     assert (result.exit_code, result.stdout) == (2, "")
 
 
+def test_with_validation_photos_both_losses_are_logged_at_each_grid(data, invoke, workplace, monkeypatch):
+    monkeypatch.setattr("rcdm_cli.training.validation.DRAWS", 64)
+    more = ("--split", "cat", "--validation-split", "dog", "--set", "steps=3", "--set", "sample_every=2")
+    assert invoke(*arguments(data, "run", *more)).exit_code == 0
+    lines = [json.loads(line) for line in (workplace / "run" / "log.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line for line in lines if "validation_loss" in line}
+    assert sorted(losses) == [2, 3]
+    for line in losses.values():
+        # The noise has variance 1, and these photos are all noise: soon some of it is told, never all.
+        assert 0.2 < line["validation_loss"] < 1.1
+        assert 0.2 < line["training_loss"] < 1.1
+        assert line["training_loss"] != line["validation_loss"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("train", "{data}/photos", "--recipe", "{data}/tiny.toml"), "names no encoders. Give --encoder"),
         (("train", "{data}/none", "--recipe", "{data}/tiny.toml", "--encoder", "x"), "none does not exist"),
         (("train", "{data}/photos", "--recipe", "clothing46"), "Did you mean 'clothing"),
+        (
+            (
+                "train",
+                "{data}/photos",
+                "--recipe",
+                "{data}/tiny.toml",
+                "--validation-split",
+                "dog",
+                "--encoder",
+                "e.pt",
+            ),
+            "The validation photos of dog would be trained on too. Name the training photos: --split.",
+        ),
+        (
+            (
+                "train",
+                "{data}/photos",
+                "--recipe",
+                "{data}/tiny.toml",
+                "--encoder",
+                "{data}/encoder.safetensors",
+                "--set",
+                "augmentation.photo_size=31",
+            ),
+            "augmentation.photo_size is 31, and a network sees 32 pixels.",
+        ),
         (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--set", "step=1"), "step is not a known key"),
         (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--encoder", "e.pt"), "e.pt is not a file"),
         (("pretrain", "{data}/photos", "--recipe", "{data}/tiny.toml", "--method", "dino"), "needs kind = 'pretrain'"),

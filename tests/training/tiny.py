@@ -40,6 +40,17 @@ clip = 1.0
 precision = "fp32"
 """
 
+AUGMENTATION = """
+[augmentation]
+photo_size = 48
+probability = 0.5
+crop = 0.6
+brightness = 0.3
+contrast = 0.2
+saturation = 0.4
+hue = 0.5
+"""
+
 PRETRAIN = """
 kind = "pretrain"
 photo_size = 40
