@@ -1,6 +1,6 @@
 """Is a denoiser at reduced precision as good as at full precision? Pictures of both, from the same noise."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -90,17 +90,10 @@ class Comparison:
         """
         return float(np.max([one.reduced.frechet / one.full.frechet for one in self.compared]))
 
-    def hold(self) -> None:
-        """Hold both against their bounds.
-
-        Raises:
-            CheckFailed: one is beyond its bound, or not a number.
-        """
-        if not (self.lost <= MOST_LOST and self.farther <= MOST_FARTHER):
-            raise CheckFailed(
-                f"{self.precision} is not accepted: {self} At most {MOST_LOST} may be lost, and the distance may "
-                f"be at most {MOST_FARTHER} times as large. The bundle is as it was."
-            )
+    @property
+    def accepted(self) -> bool:
+        """Whether both are within their bounds; what is not a number is not."""
+        return self.lost <= MOST_LOST and self.farther <= MOST_FARTHER
 
     def __str__(self) -> str:
         """A sentence for people."""
@@ -123,6 +116,24 @@ class Comparison:
                 for one in self.compared
             ],
         }
+
+
+def hold(comparisons: Collection[Comparison]) -> None:
+    """Hold all of them against the bounds.
+
+    Raises:
+        CheckFailed: one is beyond a bound.
+    """
+    refused = [one for one in comparisons if not one.accepted]
+    if not refused:
+        return
+    verdicts = " ".join(f"{one.precision} is not accepted: {one}" for one in refused)
+    others = [one.precision for one in comparisons if one.accepted]
+    hint = f" {' and '.join(others)} would be accepted: give --precision {','.join(others)} alone." if others else ""
+    raise CheckFailed(
+        f"{verdicts} At most {MOST_LOST} may be lost, and the distance may be at most {MOST_FARTHER} times as large. "
+        f"The bundle is as it was.{hint}"
+    )
 
 
 def compare(

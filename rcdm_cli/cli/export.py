@@ -124,8 +124,8 @@ def export(
 
     int8 and fp8 graphs are calibrated on the sampling of 32 photos. Then a picture of each of up to 100 others is
     sampled at every representation, at fp32 and at these; if faithfulness or Fréchet distance suffers beyond the bounds
-    that are told, none of them is installed and the exit code is 3. A CPU emulates fp8; GPUs multiply in it from
-    compute capability 8.9 on.
+    that are told, none of them is installed and the exit code is 3. A CPU emulates fp8; TensorRT plans at fp8 are
+    for GPUs of compute capability 8.9 and later.
     """
     values: dict[str, Any] = {}
     if folder is not None:
@@ -244,7 +244,7 @@ def _write_quantized(
     out: Output, folder: Path, precisions: "Sequence[EightBit]", source: "PhotoSource"
 ) -> dict[str, Any]:
     """Graphs in 8 bits, once their pictures have been held against those at fp32; what was measured, by precision."""
-    from rcdm_cli.analysis.quantized import Comparison, compare
+    from rcdm_cli.analysis.quantized import Comparison, compare, hold
     from rcdm_cli.images.dataset import load_cropped
     from rcdm_cli.runtime.manifest import read_manifest
     from rcdm_cli.runtime.quantization.calibration import PHOTOS as CALIBRATION
@@ -260,8 +260,7 @@ def _write_quantized(
 
         def judge(bundle: "Bundle", engines: "Mapping[EightBit, Engine]") -> "dict[EightBit, dict[str, Any]]":
             judged.update(compare(bundle, engines, others, on_progress=show))
-            for found in judged.values():
-                found.hold()
+            hold(judged.values())
             return {precision: found.as_json() for precision, found in judged.items()}
 
         done = export_quantized(folder, precisions, calibrating, judge, on_progress=show)

@@ -34,7 +34,7 @@ def train(
         typer.Option(
             "--validation-split",
             metavar="NAME",
-            help="Sub-folder of DATA to log the loss on beside that of the training photos.",
+            help="Sub-folder of DATA to log the loss on, beside that on the training photos.",
             show_default=False,
         ),
     ] = None,
@@ -52,7 +52,8 @@ def train(
         typer.Option(
             "--init",
             metavar="BUNDLE|RUN",
-            help="Begin at the weights of a bundle or of another run instead of at random ones.",
+            help="Begin at the weights of a bundle or of another run instead of at random ones. What the run had "
+            "learned of [augmentation] is learned anew.",
             show_default=False,
         ),
     ] = None,
@@ -65,8 +66,9 @@ def train(
     Representations are computed once and kept in the run's folder. The same command again goes on where the last one
     stopped; Ctrl-C and SIGTERM write a checkpoint first. `rcdm export` makes a bundle of the run.
 
-    Whether the denoiser learns its photos by heart is seen with --validation-split: validation_loss and training_loss
-    in log.jsonl part. The recipe's [augmentation] is against that.
+    Whether the denoiser learns its photos by heart is seen with --validation-split: at each grid of samples, log.jsonl
+    gets the loss of the averaged weights on both sets of photos, and the two move apart. A recipe's [augmentation] is
+    against that: photos are changed at random, and the representations of changed photos computed as they come.
     """
     from rcdm_cli.runtime.bundle import load_bundle
     from rcdm_cli.training.finished import is_run, read_run

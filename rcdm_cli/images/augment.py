@@ -11,9 +11,10 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
-Pixels = NDArray[np.uint8]
+from rcdm_cli.images.recolour import Pixels, with_brightness, with_hue_turned, with_saturation
+
 Change = Callable[[Pixels, np.random.Generator], Pixels]
 
 BACKGROUND_TOLERANCE = 48
@@ -61,18 +62,15 @@ def _flip(axis: int, photo: Pixels, _: np.random.Generator) -> Pixels:
 
 
 def _grey(share: float, photo: Pixels, _: np.random.Generator) -> Pixels:
-    return np.array(ImageEnhance.Color(Image.fromarray(photo)).enhance(1 - share))
+    return with_saturation(photo, 1 - share)
 
 
 def _hue(degrees: float, photo: Pixels, _: np.random.Generator) -> Pixels:
-    hsv = np.array(Image.fromarray(photo).convert("HSV"))
-    # Pillow's hue is a byte for the whole circle: adding wraps around as it should.
-    hsv[..., 0] += np.uint8(round(degrees / 360 * 256) % 256)
-    return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
+    return with_hue_turned(photo, degrees / 360)
 
 
 def _brightness(factor: float, photo: Pixels, _: np.random.Generator) -> Pixels:
-    return np.array(ImageEnhance.Brightness(Image.fromarray(photo)).enhance(factor))
+    return with_brightness(photo, factor)
 
 
 def _blur(share: float, photo: Pixels, _: np.random.Generator) -> Pixels:

@@ -1,4 +1,4 @@
-"""Train one denoiser, and a conditioner with a row for each (method, level), on cached representations."""
+"""Train one denoiser, and a conditioner with a row for each (method, level)."""
 
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spec import ConditionerSpec
 from rcdm_cli.images.crop import center_crop
 from rcdm_cli.images.tensor import to_tensor
-from rcdm_cli.training.augment import AMOUNTS, Augmenter
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
 from rcdm_cli.training.order import generator, photos_at, stratified_timesteps
 from rcdm_cli.training.precision import autocast
@@ -22,6 +21,7 @@ from rcdm_cli.training.representations import Representations
 from rcdm_cli.training.samples import SampleGrid
 from rcdm_cli.training.start import take_over
 from rcdm_cli.training.validation import HeldPhotos, denoising_loss
+from rcdm_cli.training.views import AMOUNTS, TOLD, RandomViews
 
 
 class DenoiserTrainer:
@@ -39,11 +39,11 @@ class DenoiserTrainer:
         device: torch.device,
         fingerprint: str,
         start: Model | None = None,
-        augmenter: Augmenter | None = None,
+        random_views: RandomViews | None = None,
         validation: HeldPhotos | None = None,
     ) -> None:
         self.recipe, self.plan, self.device = recipe, recipe.optimization, device
-        self.photos, self.representations, self.augmenter = photos, representations, augmenter
+        self.photos, self.representations, self.random_views = photos, representations, random_views
         self.validation = validation
         self.fingerprint, self.samples = fingerprint, SampleGrid(photos, representations, device)
         self.steps, self.photos_per_step = recipe.steps, self.plan.batch
@@ -59,13 +59,13 @@ class DenoiserTrainer:
         self.model.to(device).to(memory_format=torch.channels_last)
         self.average.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         # Tells the denoiser what was changed. Sampling tells it of no change, so this is no part of the model.
-        self.told = nn.Linear(AMOUNTS, spec.width, bias=False, device=device) if augmenter else None
-        parameters = list(self.model.parameters())
-        if self.told:
-            nn.init.zeros_(self.told.weight)
-            parameters += self.told.parameters()
+        self.tell = nn.Linear(TOLD, spec.width, bias=False, device=device) if random_views else None
+        self.parameters = list(self.model.parameters())
+        if self.tell:
+            nn.init.zeros_(self.tell.weight)
+            self.parameters += self.tell.parameters()
         self.optimizer = torch.optim.AdamW(
-            parameters, lr=self.plan.lr, betas=self.plan.betas, weight_decay=self.plan.weight_decay
+            self.parameters, lr=self.plan.lr, betas=self.plan.betas, weight_decay=self.plan.weight_decay
         )
         self.denoiser = torch.compile(self.model.denoiser) if recipe.compile else self.model.denoiser
 
@@ -89,8 +89,8 @@ class DenoiserTrainer:
         index, flip, row, t = self._draw(step)
         noise, dropping = generator(self.plan.seed, 3, step), generator(self.plan.seed, 4, step)
         amounts = torch.zeros(len(index), AMOUNTS)
-        if self.augmenter:
-            amounts = self.augmenter.draw(len(index), generator(self.plan.seed, 5, step))
+        if self.random_views:
+            amounts = self.random_views.draw(len(index), generator(self.plan.seed, 5, step))
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for part in torch.arange(len(index)).chunk(self.plan.accumulate):
@@ -99,7 +99,7 @@ class DenoiserTrainer:
             loss.backward()
             total += loss.item()
         if self.plan.clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
         self.optimizer.step()
         self._update_average(step)
         return {"loss": total, "lr": rate}
@@ -131,8 +131,8 @@ class DenoiserTrainer:
         x_t = self.schedule.noise_to(x0, t, noise)
         with autocast(self.plan.precision, self.device):
             cond = drop(self.model.conditioner.mixed(groups), self.recipe.drop, drop_from)
-            if self.told:
-                cond = cond + self.told(amounts.to(self.device))
+            if self.random_views and self.tell:
+                cond = cond + self.tell(self.random_views.told(amounts).to(self.device))
             output = self.denoiser(x_t, t, cond)
         return denoising_loss(self.model, self.schedule, output, x0, x_t, t, noise)
 
@@ -147,11 +147,11 @@ class DenoiserTrainer:
             own = (row == r).nonzero()[:, 0]
             h = self.representations.take(r, index[own], flip[own]).to(self.device)
             changed = amounts[own].any(dim=1)
-            if self.augmenter and changed.any():
+            if self.random_views and changed.any():
                 which = own[changed]
-                views = self.augmenter.views(index[which], flip[which], amounts[which])
+                views = self.random_views.views(index[which], flip[which], amounts[which])
                 photos[which.numpy()] = [center_crop(view, self.recipe.denoiser.size) for view in views]
-                h[changed.to(h.device)] = self.augmenter.representations(views, r)
+                h[changed.to(h.device)] = self.random_views.representations(views, r)
             groups.append((r, h))
         return photos, groups
 
@@ -179,7 +179,7 @@ class DenoiserTrainer:
         return grouped(
             model=self.model.state_dict(),
             average=self.average.state_dict(),
-            told=self.told.state_dict() if self.told else {},
+            tell=self.tell.state_dict() if self.tell else {},
             optimizer=optimizer_tensors(self.optimizer),
         )
 
@@ -187,6 +187,6 @@ class DenoiserTrainer:
         """Take all of it up again."""
         self.model.load_state_dict(checkpoint.group("model"))
         self.average.load_state_dict(checkpoint.group("average"))
-        if self.told:
-            self.told.load_state_dict(checkpoint.group("told"))
+        if self.tell:
+            self.tell.load_state_dict(checkpoint.group("tell"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))

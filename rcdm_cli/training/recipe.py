@@ -110,7 +110,7 @@ class PretrainRecipe(Spec):
         return self.methods[name]
 
 
-class Augmentation(Spec):
+class RandomChanges(Spec):
     """Random changes to the photos of a denoiser's training, each of which happens with the same probability.
 
     The representation is that of the changed photo, and the denoiser is told what was changed and by how much. In
@@ -118,23 +118,26 @@ class Augmentation(Spec):
     (Karras et al. 2022, arXiv:2206.00364, appendix F.2).
 
     Attributes:
-        photo_size: photos are centre-cropped to this many pixels before they are changed; above the sizes that the
-            networks see, so that crops lose no detail.
-        probability: of each change.
+        photo_size: photos are centre-cropped to this many pixels before they are changed.
+        probability: of each change; 0 is off.
         crop: side of the smallest random crop as a share of the photo's.
-        brightness: largest relative change, as in torchvision's ColorJitter.
-        contrast: likewise.
-        saturation: likewise.
+        brightness: largest change of the factor 1 that all values are multiplied by.
+        contrast: likewise, of differences from the mean grey.
+        saturation: likewise, of each pixel's differences from its grey.
         hue: largest turn as a share of the colour circle.
     """
 
     photo_size: int = Field(ge=16)
-    probability: float = Field(gt=0, le=1)
+    probability: float = Field(ge=0, le=1)
     crop: float = Field(default=1.0, gt=0, le=1)
     brightness: float = Field(default=0.0, ge=0, le=1)
     contrast: float = Field(default=0.0, ge=0, le=1)
     saturation: float = Field(default=0.0, ge=0, le=1)
     hue: float = Field(default=0.0, ge=0, le=0.5)
+
+    def side(self, zoom: float) -> int:
+        """Pixels along each side of a crop, for ``zoom`` from 0, the whole photo, to 1, the smallest crop."""
+        return round(self.photo_size * (1 - (1 - self.crop) * zoom))
 
 
 class TrainRecipe(Spec):
@@ -164,7 +167,7 @@ class TrainRecipe(Spec):
     steps: int = Field(ge=1)
     ema: float = Field(default=0.9999, ge=0, lt=1)
     drop: float = Field(default=0.0, ge=0, le=1)
-    augmentation: Augmentation | None = None
+    augmentation: RandomChanges | None = None
     compile: bool = False
     save_every: int = Field(default=1000, ge=1)
     sample_every: int = Field(default=2000, ge=1)

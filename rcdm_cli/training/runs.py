@@ -1,5 +1,6 @@
 """A training run from photos to its last checkpoint: what ``rcdm pretrain`` and ``rcdm train`` do."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -17,13 +18,13 @@ from rcdm_cli.errors import InputError
 from rcdm_cli.files import sha256
 from rcdm_cli.images.dataset import Cropped, load_cropped
 from rcdm_cli.images.source import PhotoSource, open_photos
-from rcdm_cli.training.augment import Augmenter
 from rcdm_cli.training.denoise import DenoiserTrainer
 from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, train
 from rcdm_cli.training.pretrain import LabelledPhotos, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
 from rcdm_cli.training.representations import CachedRepresentations, EncoderPhotos
 from rcdm_cli.training.validation import HeldPhotos
+from rcdm_cli.training.views import RandomViews
 
 Note = Callable[[str], None]
 
@@ -143,11 +144,12 @@ def prepare_denoiser(
     photos = open_photos(source, split)
     others = None if validation_split is None else open_photos(source, validation_split)
     encoders = _open_encoders(recipe)
+    plan = recipe.augmentation if recipe.augmentation and recipe.augmentation.probability else None
     largest = max(recipe.denoiser.size, *(encoder.spec.preprocessing.size for encoder in encoders))
-    if recipe.augmentation and recipe.augmentation.photo_size < largest:
+    if plan and plan.side(1) < largest:
         raise InputError(
-            f"augmentation.photo_size is {recipe.augmentation.photo_size}, and a network sees {largest} pixels. Give "
-            "that many or more, so that photos are not enlarged."
+            f"Random crops of {plan.side(1)} pixels would be enlarged, since a network sees {largest}. Give "
+            f"augmentation.photo_size={math.ceil(largest / plan.crop)}, or a larger augmentation.crop."
         )
     for encoder in encoders:
         save_encoder(encoder, folder / ENCODERS / f"{encoder.spec.method}.safetensors")
@@ -156,12 +158,12 @@ def prepare_denoiser(
     names = ", ".join(f"{row.method} at {row.level}" for row in rows)
     on_note(f"{len(held.photos)} photos, on {device}; conditioned on {names}.")
     validation = None if others is None else _hold(others, recipe, encoders, folder, device, stage, on_note)
-    augmenter = None
-    if plan := recipe.augmentation:
+    views = None
+    if plan:
         large = _crop(photos, plan.photo_size, folder, stage, on_note).photos
-        augmenter = Augmenter(plan, large, encoders, rows, device)
+        views = RandomViews(plan, large, encoders, rows, device)
     return DenoiserTrainer(
-        recipe, held.photos, held.representations, device, photos.fingerprint(), start, augmenter, validation
+        recipe, held.photos, held.representations, device, photos.fingerprint(), start, views, validation
     )
 
 
@@ -224,6 +226,10 @@ def _must_name_both(split: str | None, validation_split: str | None) -> None:
     if validation_split is not None and split is None:
         raise InputError(
             f"The validation photos of {validation_split} would be trained on too. Name the training photos: --split."
+        )
+    if validation_split is not None and validation_split == split:
+        raise InputError(
+            f"--split and --validation-split are both {split}: validate on photos that are not trained on."
         )
 
 

@@ -1,12 +1,14 @@
 """Reduced precision is judged by pictures: what is measured, and where it is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from rcdm_cli import load_bundle
 from rcdm_cli.analysis import quantized
-from rcdm_cli.analysis.quantized import Compared, Comparison, Quality, compare, quality
+from rcdm_cli.analysis.quantized import Compared, Comparison, Quality, compare, hold, quality
 from rcdm_cli.errors import CheckFailed
 from tests.runtime.tiny import tiny_bundle
 
@@ -24,7 +26,7 @@ def comparison(lost, farther):
 def test_what_is_within_the_bounds_is_accepted(lost, farther):
     found = comparison(lost, farther)
     assert (found.lost, found.farther) == pytest.approx((lost, farther))
-    found.hold()
+    hold([found])
 
 
 @pytest.mark.parametrize(("lost", "farther"), [(0.031, 1.0), (0.0, 1.11), (float("nan"), 1.0), (0.0, float("nan"))])
@@ -34,7 +36,18 @@ def test_what_is_beyond_a_bound_is_refused(lost, farther):
         match=f"^fp8 is not accepted: Over 60 photos, pictures at fp8 lose {lost:.3f} of .* "
         f"{farther:.2f} times as large, .* At most 0.03 .* 1.1",
     ):
-        comparison(lost, farther).hold()
+        hold([comparison(lost, farther)])
+
+
+def test_of_several_the_refused_are_named_and_how_to_get_the_others():
+    good, bad = replace(comparison(0.01, 1.0), precision="int8"), comparison(0.04, 1.0)
+    hold([good, good])
+    with pytest.raises(
+        CheckFailed, match=r"^fp8 is not accepted.*int8 would be accepted: give --precision int8 alone\.$"
+    ):
+        hold([good, bad])
+    with pytest.raises(CheckFailed, match=r"fp8 is not accepted.*fp8 is not accepted.*as it was\.$"):
+        hold([bad, bad])
 
 
 def test_quality_of_vectors_whose_answer_is_known():
@@ -78,14 +91,13 @@ def test_pictures_of_other_photos_lose_and_the_same_do_not(bundle, photos, monke
     swap, dull = near[1:] + near[:1], [photo // 4 + 96 for photo in near]
     same = compare(bundle, {"int8": Painting(near)}, photos)["int8"]
     assert (same.lost, same.farther, same.psnr) == (0, 1, None)
-    same.hold()
+    assert same.accepted
     both = compare(bundle, {"int8": Painting(swap), "fp8": Painting(dull)}, photos)
     swapped, grey = both["int8"], both["fp8"]
     assert (swapped.precision, grey.precision) == ("int8", "fp8")
     assert swapped.lost > 0.3
     assert swapped.farther == pytest.approx(1)
-    with pytest.raises(CheckFailed):
-        swapped.hold()
+    assert not swapped.accepted
     assert grey.farther > 10
     error = np.square(np.stack(near).astype(float) - np.stack(dull)).mean()
     assert grey.psnr == pytest.approx(10 * np.log10(255**2 / error))

@@ -44,7 +44,7 @@ AUGMENTATION = """
 [augmentation]
 photo_size = 48
 probability = 0.5
-crop = 0.6
+crop = 0.67
 brightness = 0.3
 contrast = 0.2
 saturation = 0.4
