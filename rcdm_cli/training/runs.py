@@ -90,7 +90,7 @@ def prepare_encoder(
     Raises:
         InputError: photos, recipe or folder do not fit.
     """
-    _must_name_both(split, validation_split)
+    _must_be_apart(split, validation_split)
     data = _labelled(open_photos(source, split), recipe, folder, None, stage, on_note)
     validation = None
     if validation_split is not None:
@@ -140,7 +140,7 @@ def prepare_denoiser(
     """
     if not recipe.encoders:
         raise InputError("The recipe names no encoders. Give --encoder, or encoders = [...] in the recipe.")
-    _must_name_both(split, validation_split)
+    _must_be_apart(split, validation_split)
     photos = open_photos(source, split)
     others = None if validation_split is None else open_photos(source, validation_split)
     encoders = _open_encoders(recipe)
@@ -222,7 +222,7 @@ def _say(progress: Progress) -> str:
     return f"loss {progress.values['loss']:.4f}, {progress.photos_per_second:.0f} photos/s"
 
 
-def _must_name_both(split: str | None, validation_split: str | None) -> None:
+def _must_be_apart(split: str | None, validation_split: str | None) -> None:
     if validation_split is not None and split is None:
         raise InputError(
             f"The validation photos of {validation_split} would be trained on too. Name the training photos: --split."
