@@ -28,9 +28,6 @@ class Drawn:
         self.asked += [(row, int(photo)) for photo in index]
         return index[:, None].expand(-1, 4).float()
 
-    def statistics(self, row):
-        raise NotImplementedError
-
 
 def model(prediction):
     torch.manual_seed(0)
