@@ -11,7 +11,7 @@ from rcdm_cli.errors import InputError, RcdmError
 from rcdm_cli.files import sha256, write_json
 from rcdm_cli.resources import bundle_path
 from rcdm_cli.runtime import tensorrt_build
-from rcdm_cli.runtime.backends.tensorrt_builder import Order, build_plan
+from rcdm_cli.runtime.backends.tensorrt_builder import Order, serialized
 from rcdm_cli.runtime.backends.tensorrt_target import PlanTarget
 from rcdm_cli.runtime.manifest import EIGHT_BIT, Graph, read_manifest
 from rcdm_cli.runtime.tensorrt_build import build_loop_plan
@@ -163,5 +163,4 @@ def test_every_graph_of_the_project_is_built(bundles, tmp_path, bundle, network,
     graphs = [one for one in read_manifest(folder).graphs if (one.network, one.precision) == (network, precision)]
     assert graphs
     for one in graphs:
-        build_plan(Order(folder / one.file, ADA, (1, 4, 8), None, tmp_path / "cache"), tmp_path / "a.plan")
-        assert (tmp_path / "a.plan").stat().st_size > 10_000
+        assert len(serialized(Order(folder / one.file, ADA, (1, 4, 8), None, tmp_path / "cache"))) > 10_000

@@ -1,8 +1,6 @@
 """Pretraining: every method runs, stops, goes on to the same weights, and leaves an encoder that loads."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,7 +8,6 @@ import torch
 from rcdm_cli.encoders.encoder import load_encoder
 from rcdm_cli.errors import InputError, Interrupted
 from rcdm_cli.training.checkpoint import load_checkpoint
-from rcdm_cli.training.loop import CHECKPOINT
 from rcdm_cli.training.pretrain import ENCODER, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, read_recipe
 from rcdm_cli.training.runs import prepare_encoder, train_encoder
@@ -69,14 +66,8 @@ def test_a_run_of_another_method_is_refused(recipe, photos, tmp_path):
 
 
 def test_views_depend_on_the_draw_and_not_on_workers(recipe, photos, tmp_path):
-    # In processes of their own: workers are forked, and what other tests have loaded does not take that well.
-    command = [sys.executable, "-m", "rcdm_cli", "pretrain", photos, "--method", "simclr", "--device", "cpu"]
-    for workers in (0, 1):
-        given = ["--recipe", tmp_path / "r.toml", "--workers", str(workers), "--out", tmp_path / str(workers)]
-        subprocess.run([*command, *given], check=True, capture_output=True, timeout=120)
-    runs = [load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("0", "1")]
-    assert runs[0].step == 3
-    assert equal_tensors(runs[0].tensors, runs[1].tensors)
+    runs = [pretrain(recipe, "simclr", photos, tmp_path / str(workers), workers=workers) for workers in (0, 1)]
+    assert equal_tensors(*(load_checkpoint(run.checkpoint).tensors for run in runs))
 
 
 def test_validation_photos_are_predicted_from_the_training_photos(recipe, tmp_path):
