@@ -94,6 +94,27 @@ def test_the_full_form_and_the_encoders_say_what_torch_says(folder, precision):
 
 
 @pytest.mark.slow
+def test_signals_are_still_handled_after_engines_of_openvino_have_gone(folder):
+    """Ctrl-C, or the end of a worker, was a segmentation fault after two that went in the order in which they came."""
+    script = f"""
+import faulthandler, signal
+import torch
+from rcdm_cli import load_bundle
+
+faulthandler.enable()  # as pytest does: handlers run on the stack that it gives, unless OpenVINO gives another
+bundles = [load_bundle({str(folder)!r}, backend="openvino", precision="fp32") for _ in range(2)]
+for bundle in bundles:
+    bundle.engine(torch.zeros(1, 3, 16, 16), torch.zeros(1, bundle.outside.denoiser.modulation_width))
+for bundle in bundles:
+    bundle.engine.close()
+signal.signal(signal.SIGINT, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
 def test_exported_encoders_say_what_torch_says_and_need_no_timm(folder, backend):
     photos = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), dtype=np.uint8)

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 import tensorrt_rtx
 import torch
@@ -20,6 +19,7 @@ from rcdm_cli.diffusion.spacing import spacing
 from rcdm_cli.errors import CheckFailed, InputError, RcdmError
 from rcdm_cli.runtime.backends.choose import choose
 from rcdm_cli.runtime.backends.engine import Place
+from rcdm_cli.runtime.backends.openvino_core import core
 from rcdm_cli.runtime.backends.tensorrt_builder import Order, serialized
 from rcdm_cli.runtime.backends.tensorrt_target import PlanTarget
 from rcdm_cli.runtime.export import _denoisers, finished
@@ -230,7 +230,7 @@ def test_weights_are_stored_in_8_bits_and_nothing_of_the_machine_is(graphs, prec
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="OpenVINO has no int8 kernels there")
 def test_openvino_computes_them_in_int8(graphs):
     path = graphs[0]["int8"]
-    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     kinds = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     convolutions = [one for one in kinds if one["layerType"] in ("Convolution", "Deconvolution")]
     narrow = [one for one in convolutions if one["runtimePrecision"] in ("i8", "u8")]

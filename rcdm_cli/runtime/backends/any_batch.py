@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rcdm_cli.runtime.backends.engine import Place
 from rcdm_cli.runtime.backends.graph_file import needs_package
+from rcdm_cli.runtime.backends.openvino_core import core
 from rcdm_cli.runtime.manifest import checked
 
 Run = Callable[..., Sequence[Tensor]]
@@ -59,10 +60,8 @@ def _onnxruntime(path: Path) -> Run:
 
 def _openvino(path: Path) -> Run:
     needs_package("openvino", "OpenVINO, which checks this graph,", "cpu")
-    import openvino
-
     properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    model = openvino.Core().compile_model(path, "CPU", properties)
+    model = core().compile_model(path, "CPU", properties)
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
         outputs = model([value.contiguous().numpy() for value in inputs])

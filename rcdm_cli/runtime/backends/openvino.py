@@ -12,6 +12,7 @@ from rcdm_cli.diffusion.unet import UNet
 from rcdm_cli.errors import InputError, RcdmError
 from rcdm_cli.runtime.backends.engine import Engine, Place
 from rcdm_cli.runtime.backends.graph_file import Streams, exported, graph_file, needs_package, streams
+from rcdm_cli.runtime.backends.openvino_core import core
 from rcdm_cli.runtime.manifest import Precision
 
 GRAPHS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
@@ -87,9 +88,8 @@ class CpuEngine:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            core = openvino.Core()
-            model = core.read_model(self._path)
+            model = core().read_model(self._path)
             model.reshape({port: [pictures, *port.partial_shape[1:]] for port in model.inputs})
-            return openvino.AsyncInferQueue(core.compile_model(model, "CPU", properties), side_by_side)
+            return openvino.AsyncInferQueue(core().compile_model(model, "CPU", properties), side_by_side)
         except Exception as error:
             raise RcdmError(f"OpenVINO cannot load {self._path}: {error}") from error
