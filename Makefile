@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed-cpu
 	$(BIN)/rcdm visualize examples --method dino --level both --out demo --force
 
+# Two processes of one thread each: most of the time is Python that traces graphs, which more threads do not help.
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 docs: $(VENV)/installed-test
 	$(BIN)/python tools/make_cli_docs.py

@@ -5,8 +5,7 @@ import torch
 
 from rcdm_cli import load_bundle
 from rcdm_cli.errors import InputError
-from tests.runtime.test_tensorrt_plans import export
-from tests.runtime.tiny import tiny_bundle
+from tests.runtime.tiny import put_graphs, tiny_bundle
 
 pytestmark = pytest.mark.gpu
 
@@ -20,7 +19,7 @@ def bundle(request, tmp_path_factory):
 
     if request.param == "fp8" and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("this GPU has no fp8")
-    folder = export(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"), *{"fp32", request.param})
+    folder = put_graphs(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"), *{"fp32", request.param})
     build_loop_plan(folder, request.param, 8, torch.device("cuda"))
     return load_bundle(folder, "cuda", backend="trt", precision=request.param)
 

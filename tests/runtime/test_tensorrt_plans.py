@@ -12,13 +12,10 @@ from rcdm_cli.resources import bundle_path
 from rcdm_cli.runtime import tensorrt_build
 from rcdm_cli.runtime.backends.tensorrt_builder import Order, serialized
 from rcdm_cli.runtime.backends.tensorrt_target import PlanTarget
-from rcdm_cli.runtime.export import export_onnx
 from rcdm_cli.runtime.manifest import EIGHT_BIT, Graph, read_manifest
-from rcdm_cli.runtime.quantization.export import export_quantized
 from rcdm_cli.runtime.tensorrt_build import build_loop_plan
 from tests.runtime.test_tensorrt_builder import graph
-from tests.runtime.tiny import tiny_bundle
-from tests.training.tiny import random_photos
+from tests.runtime.tiny import put_graphs, tiny_bundle
 
 ADA = PlanTarget(flavour="tensorrt_rtx", version=tensorrt_rtx.__version__, compute_capability="8.9")
 CPU = torch.device("cpu")
@@ -29,7 +26,7 @@ def put(folder, manifest):
     write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
 
 
-def put_graphs(folder, *graphs):
+def put_graph_entries(folder, *graphs):
     put(folder, read_manifest(folder).model_copy(update={"graphs": graphs}))
 
 
@@ -47,7 +44,7 @@ def folder(tmp_path):
         source=read_manifest(folder).model.sha256,
         versions={"onnx": "1.23"},
     )
-    put_graphs(folder, entry)
+    put_graph_entries(folder, entry)
     return folder
 
 
@@ -78,7 +75,7 @@ def test_a_plan_that_is_out_of_date_is_built_again(folder, monkeypatch, change):
         built.path.write_bytes(b"torn")
     if change == "weights":
         onnx, plan = read_manifest(folder).graphs
-        put_graphs(folder, onnx.model_copy(update={"source": "0" * 64}), plan)
+        put_graph_entries(folder, onnx.model_copy(update={"source": "0" * 64}), plan)
     assert build_loop_plan(folder, "fp16", 5 if change == "batch" else 4, CPU, force=change == "force").fresh
     onnx, plan = read_manifest(folder).graphs
     assert (onnx.kind, plan.kind, built.path.read_bytes()) == ("onnx", "trt", b"new")
@@ -90,7 +87,7 @@ def test_a_failed_build_leaves_plan_and_manifest(folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     path = graph(folder / "denoiser-loop.fp16.onnx", "Det")
     onnx, plan = read_manifest(folder).graphs
-    put_graphs(folder, onnx.model_copy(update={"sha256": sha256(path), "source": "0" * 64}), plan)
+    put_graph_entries(folder, onnx.model_copy(update={"sha256": sha256(path), "source": "0" * 64}), plan)
     manifest = (folder / "manifest.json").read_bytes()
     with pytest.raises(RcdmError, match="operator Det"):
         build_loop_plan(folder, "fp16", 4, CPU)
@@ -119,12 +116,10 @@ def exported(tmp_path_factory):
         shutil.copy(bundle_path("clothing32") / entry.file, folder / entry.file)
     method, entry = next(iter(manifest.encoders.items()))
     put(folder, manifest.model_copy(update={"encoders": {method: entry}, "graphs": ()}))
-    export_onnx(folder, PRECISIONS, check=False)
+    put_graphs(folder, *PRECISIONS)
     # A calibration samples for all.
     put(folder, read_manifest(folder).model_copy(update={"encoders": manifest.encoders}))
-    photos = list(random_photos(1, 40))
-    export_quantized(folder, EIGHT_BIT, photos, lambda bundle, engines: {one: {} for one in engines})
-    return folder
+    return put_graphs(folder, *EIGHT_BIT)
 
 
 @pytest.mark.slow
@@ -137,5 +132,5 @@ def exported(tmp_path_factory):
     ],
 )
 def test_every_graph_of_the_demo_bundle_is_built(exported, tmp_path, network, precision):
-    (graph,) = [one for one in read_manifest(exported).graphs if (one.network, one.precision) == (network, precision)]
-    assert len(serialized(Order(exported / graph.file, ADA, (1, 4, 8), None, tmp_path / "cache"))) > 10_000
+    (entry,) = [one for one in read_manifest(exported).graphs if (one.network, one.precision) == (network, precision)]
+    assert len(serialized(Order(exported / entry.file, ADA, (1, 4, 8), None, tmp_path / "cache"))) > 10_000

@@ -1,4 +1,4 @@
-"""A bundle small enough for a test, with random weights."""
+"""A bundle small enough for a test, with random weights, and the graphs of a bundle."""
 
 from pathlib import Path
 
@@ -8,7 +8,11 @@ from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation, ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
+from rcdm_cli.runtime.export import export_onnx
+from rcdm_cli.runtime.manifest import EIGHT_BIT
+from rcdm_cli.runtime.quantization.export import export_quantized
 from rcdm_cli.runtime.write import write_bundle
+from tests.training.tiny import random_photos
 
 TRUNK = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
@@ -41,4 +45,15 @@ def tiny_bundle(folder: Path) -> Path:
             torch.nn.init.normal_(parameter, std=0.05)
     encoders = [Encoder(dino).eval(), Encoder(supervised).eval()]
     write_bundle(folder, model.eval(), ScheduleSpec(), encoders, about={"description": "tiny"})
+    return folder
+
+
+def put_graphs(folder: Path, *precisions: str) -> Path:
+    """Export without a look at what the graphs compute; for those in 8 bits, fp32 must be there."""
+    narrow = [one for one in precisions if one in EIGHT_BIT]
+    if wide := [one for one in precisions if one not in EIGHT_BIT]:
+        export_onnx(folder, wide, check=False)
+    if narrow:
+        photos = list(random_photos(1, 40))
+        export_quantized(folder, narrow, photos, lambda bundle, engines: {one: {} for one in engines})
     return folder
