@@ -52,8 +52,8 @@ def train(
         typer.Option(
             "--init",
             metavar="BUNDLE|RUN",
-            help="Begin at the weights of a bundle or of another run instead of at random ones. What the run had "
-            "learned of [augmentation] is learned anew.",
+            help="Begin at the weights of a bundle or of another run instead of at random ones. What was learned of "
+            "other encoders, and of [augmentation], is learned anew.",
             show_default=False,
         ),
     ] = None,
@@ -74,11 +74,16 @@ def train(
     from rcdm_cli.training.finished import is_run, read_run
     from rcdm_cli.training.recipe import TrainRecipe, read_recipe
     from rcdm_cli.training.runs import prepare_denoiser, train_denoiser
+    from rcdm_cli.training.start import Start
 
     plan = read_recipe(recipe_path(recipe), TrainRecipe, overrides or (), {"encoders": encoder} if encoder else {})
     start = None
-    if init is not None:
-        start = read_run(Path(init)).model if is_run(Path(init)) else load_bundle(init).model
+    if init is not None and is_run(Path(init)):
+        run = read_run(Path(init))
+        start = Start(run.model, run.encoders)
+    elif init is not None:
+        bundle = load_bundle(init)
+        start = Start(bundle.model, [bundle.encoder(method) for method in bundle.methods])
     trainer = prepare_denoiser(
         plan,
         source,
@@ -91,5 +96,5 @@ def train(
         on_note=out.note,
     )
     with stop_when_asked() as stop, out.progress("Training") as show:
-        run = train_denoiser(trainer, folder, stop=stop, on_progress=show)
-    out.result(run.as_json(), [run.checkpoint])
+        done = train_denoiser(trainer, folder, stop=stop, on_progress=show)
+    out.result(done.as_json(), [done.checkpoint])

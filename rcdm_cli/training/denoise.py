@@ -1,5 +1,6 @@
 """Train one denoiser, and a conditioner with a row for each (method, level)."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from rcdm_cli.diffusion.spec import ConditionerSpec
 from rcdm_cli.images.crop import center_crop
 from rcdm_cli.images.tensor import to_tensor
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
+from rcdm_cli.training.noise_levels import cumulative_shares
 from rcdm_cli.training.order import generator, photos_at, stratified_timesteps
 from rcdm_cli.training.precision import autocast
 from rcdm_cli.training.rate import learning_rate, set_rate
@@ -22,13 +24,14 @@ from rcdm_cli.training.samples import SampleGrid
 from rcdm_cli.training.start import take_over
 from rcdm_cli.training.validation import HeldPhotos, denoising_loss
 from rcdm_cli.training.views import AMOUNTS, TOLD, RandomViews
+from rcdm_cli.training.whitening import folded_parameters, whiten
 
 
 class DenoiserTrainer:
     """A training recipe, as the loop drives it.
 
     Every draw of step n comes from a generator that is seeded with (seed, purpose, n), so a resumed run
-    draws what the run that was not interrupted would have drawn.
+    draws what the run that was not interrupted would have drawn. ``start`` and ``known`` are for ``take_over``.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class DenoiserTrainer:
         device: torch.device,
         fingerprint: str,
         start: Model | None = None,
+        known: Collection[str] = (),
         random_views: RandomViews | None = None,
         validation: HeldPhotos | None = None,
     ) -> None:
@@ -49,13 +53,17 @@ class DenoiserTrainer:
         self.steps, self.photos_per_step = recipe.steps, self.plan.batch
         self.description = recipe.description
         self.schedule = Schedule(recipe.schedule)
+        self.timesteps = cumulative_shares(self.schedule, recipe.noise_levels)
         torch.manual_seed(self.plan.seed)
         spec = ConditionerSpec(rows=representations.rows, width=recipe.denoiser.cond_width)
         self.model, self.average = Model(recipe.denoiser, spec), Model(recipe.denoiser, spec)
-        for row in range(len(spec.rows)):
-            self.model.conditioner.standardise(row, *representations.statistics(row))
-        self.start = "" if start is None else take_over(self.model, start)
+        statistics = [representations.statistics(row) for row in range(len(spec.rows))]
+        for row, (mean, covariance) in enumerate(statistics):
+            self.model.conditioner.standardise(row, mean, covariance.diagonal().sqrt())
+        self.start = "" if start is None else take_over(self.model, start, known)
         self.average.load_state_dict(self.model.state_dict())
+        for row, (_, covariance) in enumerate(statistics):
+            whiten(self.model.conditioner, row, covariance)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.average.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         # Tells the denoiser what was changed. Sampling tells it of no change, so this is no part of the model.
@@ -111,7 +119,7 @@ class DenoiserTrainer:
         flip = torch.rand(batch, generator=draw) < 0.5
         # Turning the rows by one each step evens out the shares where the batch does not divide by them.
         row = (torch.arange(batch) * rows // batch + step) % rows
-        t = stratified_timesteps(batch, len(self.schedule), draw)
+        t = stratified_timesteps(batch, self.timesteps, draw)
         return index, flip, row, t
 
     def _losses(
@@ -158,7 +166,8 @@ class DenoiserTrainer:
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
         decay = min(self.recipe.ema, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
+        current = [*self.model.denoiser.parameters(), *folded_parameters(self.model.conditioner)]
+        torch._foreach_lerp_(list(self.average.parameters()), current, 1 - decay)
 
     def milestone(self, step: int, folder: Path) -> dict[str, float]:
         """A grid of samples of the averaged weights, every ``sample_every`` steps and at the end.

@@ -1,6 +1,7 @@
 """The loop that every training shares: steps, log, checkpoints, resume, a clean stop."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from rcdm_cli.errors import InputError, Interrupted
+from rcdm_cli.errors import InputError, Interrupted, RcdmError
 from rcdm_cli.files import write_text
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -71,6 +72,7 @@ def train(
     Raises:
         InputError: the folder holds a run of another recipe or other photos.
         Interrupted: ``stop`` said so; a checkpoint is written first.
+        RcdmError: the loss is not a finite number; nothing is written any more.
     """
     path = folder / CHECKPOINT
     first = _resume(trainer, path)
@@ -80,7 +82,13 @@ def train(
     started, counted = time.perf_counter(), 0
     shown = started
     for step in range(first, trainer.steps):
-        for name, value in trainer.train_step(step).items():
+        values = trainer.train_step(step)
+        if not math.isfinite(values["loss"]):
+            raise RcdmError(
+                f"The loss is {values['loss']} at step {step + 1}: training in {folder} has diverged and will not "
+                "recover. Start again in another folder with a lower optimization.lr, or optimization.precision=fp32."
+            )
+        for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
         counted += 1
         done = step + 1
@@ -93,8 +101,8 @@ def train(
         if before - shown >= show_every or done == trainer.steps:
             on_progress(Progress(done, trainer.steps, means, rate))
             shown = before
-        if values := trainer.milestone(done, folder):
-            log.write({"step": done, **values})
+        if reached := trainer.milestone(done, folder):
+            log.write({"step": done, **reached})
         stopping = stop()
         if stopping or done % save_every == 0 or done == trainer.steps:
             save_checkpoint(path, Checkpoint(done, trainer.identity(), trainer.tensors(), trainer.description))

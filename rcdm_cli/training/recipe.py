@@ -64,7 +64,8 @@ class MethodOptions(Spec):
     """What differs between methods.
 
     ``transform`` and ``loss`` are keyword arguments of lightly's transform and loss of that method;
-    ``prototypes`` and ``momentum`` are DINO's.
+    ``prototypes``, ``momentum`` and ``koleo`` are DINO's: the weight of the loss that spreads a batch (Sablayrolles et
+    al. 2018, arXiv:1806.03198), 0 for none, as in DINO; 0.1 in DINOv2.
     """
 
     epochs: int = Field(ge=1)
@@ -74,6 +75,7 @@ class MethodOptions(Spec):
     lr: float | None = Field(default=None, gt=0)
     prototypes: int = Field(default=4096, ge=2)
     momentum: float = Field(default=0.996, ge=0, lt=1)
+    koleo: float = Field(default=0.0, ge=0)
 
 
 class PretrainRecipe(Spec):
@@ -140,6 +142,22 @@ class RandomChanges(Spec):
         return round(self.photo_size * (1 - (1 - self.crop) * zoom))
 
 
+class NoiseLevels(Spec):
+    """Which noise levels a denoiser is trained at: the logarithm of noise / signal is normally distributed.
+
+    Karras et al. 2022 (arXiv:2206.00364, table 1) train pictures of 32 to 64 pixels with mean -1.2 and deviation 1.2.
+    A linear schedule spends 3/4 of its timesteps where there is more noise than signal; what a representation says
+    beyond colour and outline shows at less.
+
+    Attributes:
+        mean: of the logarithm; 0 is as much noise as signal.
+        std: its standard deviation.
+    """
+
+    mean: float
+    std: float = Field(gt=0)
+
+
 class TrainRecipe(Spec):
     """How a denoiser is trained on the representations of one or several encoders.
 
@@ -150,6 +168,7 @@ class TrainRecipe(Spec):
         ema: the average of the weights after many steps; it warms up as ``min(ema, (1 + n) / (10 + n))``.
         drop: share of the photos whose representation is dropped, for classifier-free guidance
             (Ho and Salimans 2022, arXiv:2207.12598).
+        noise_levels: which timesteps are trained how often; without it all equally, as published.
         augmentation: random changes to the photos; without it they are mirrored only.
         compile: whether ``torch.compile`` compiles the denoiser.
         save_every: steps between two checkpoints.
@@ -167,6 +186,7 @@ class TrainRecipe(Spec):
     steps: int = Field(ge=1)
     ema: float = Field(default=0.9999, ge=0, lt=1)
     drop: float = Field(default=0.0, ge=0, le=1)
+    noise_levels: NoiseLevels | None = None
     augmentation: RandomChanges | None = None
     compile: bool = False
     save_every: int = Field(default=1000, ge=1)

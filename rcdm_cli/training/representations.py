@@ -25,7 +25,7 @@ class Representations(Protocol):
         """``h`` (B, D) at ``rows[row]`` of the photos ``index`` (B,), mirrored where ``flip`` (B,) is True."""
 
     def statistics(self, row: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (D,) over all photos and both views."""
+        """Mean (D,) and covariance (D, D), float64, over both views of many photos, spread over the set."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,9 @@ class CachedRepresentations:
         return torch.from_numpy(self.arrays[row][index.numpy(), flip.numpy().astype(np.int64)])
 
     def statistics(self, row: int) -> tuple[Tensor, Tensor]:
-        """Two passes in float64 over chunks: bounded memory, no cancellation."""
+        """Over at most 16,384 photos."""
         array = self.arrays[row]
-        chunks = range(0, len(array), 4096)
-        count = array.shape[0] * 2
-        mean = sum(array[i : i + 4096].sum(axis=(0, 1), dtype=np.float64) for i in chunks) / count
-        square = sum(((array[i : i + 4096] - mean) ** 2).sum(axis=(0, 1)) for i in chunks) / count
-        return torch.from_numpy(np.asarray(mean)).float(), torch.from_numpy(np.sqrt(square)).float()
+        return _statistics(torch.from_numpy(array[_spread(len(array), 16384).numpy()]).flatten(0, 1))
 
 
 def _path(folder: Path, source: EncoderPhotos, level: str) -> Path:
@@ -125,8 +121,18 @@ class ComputedRepresentations:
         return levels[source.encoder.spec.levels.index(level)]
 
     def statistics(self, row: int) -> tuple[Tensor, Tensor]:
-        """Over at most 2,048 photos spread over the set, both views: enough to standardise."""
-        count = len(self.sources[self.rows[row].method].photos)
-        index = torch.linspace(0, count - 1, min(count, 1024)).long().unique()
-        h = torch.cat([self.take(row, index, torch.full_like(index, view, dtype=torch.bool)) for view in (0, 1)]).cpu()
-        return h.mean(0), h.std(0, correction=0)
+        """Over at most 1,024 photos."""
+        index = _spread(len(self.sources[self.rows[row].method].photos), 1024)
+        h = [self.take(row, index, torch.full_like(index, view, dtype=torch.bool)) for view in (0, 1)]
+        return _statistics(torch.cat(h).cpu())
+
+
+def _spread(count: int, limit: int) -> Tensor:
+    """At most ``limit`` of 0..count-1, the first and the last among them."""
+    return torch.from_numpy(np.linspace(0, count - 1, min(count, limit)).astype(np.int64))
+
+
+def _statistics(h: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of (N, D)."""
+    wide = h.double()
+    return wide.mean(0), wide.T.cov(correction=0)

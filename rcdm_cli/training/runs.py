@@ -9,7 +9,6 @@ from typing import Protocol
 
 import torch
 
-from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder, level_index, save_encoder
 from rcdm_cli.encoders.open import open_encoder
@@ -23,6 +22,7 @@ from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, train
 from rcdm_cli.training.pretrain import LabelledPhotos, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
 from rcdm_cli.training.representations import CachedRepresentations, EncoderPhotos
+from rcdm_cli.training.start import Start
 from rcdm_cli.training.validation import HeldPhotos
 from rcdm_cli.training.views import RandomViews
 
@@ -128,7 +128,7 @@ def prepare_denoiser(
     device: torch.device,
     *,
     validation_split: str | None = None,
-    start: Model | None = None,
+    start: Start | None = None,
     stage: Stage = silent,
     on_note: Note = lambda _: None,
 ) -> DenoiserTrainer:
@@ -136,7 +136,7 @@ def prepare_denoiser(
 
     The encoders are copied into the run, so that a bundle can be made of the run alone. Arguments and errors are those
     of ``prepare_encoder``; photos of ``validation_split`` are for a loss of their own. Weights begin at those of
-    ``start``, as ``take_over`` tells; None is at random.
+    ``start``, and rows of the conditioner too where its encoder is the same; None is at random.
     """
     if not recipe.encoders:
         raise InputError("The recipe names no encoders. Give --encoder, or encoders = [...] in the recipe.")
@@ -162,8 +162,19 @@ def prepare_denoiser(
     if plan:
         large = _crop(photos, plan.photo_size, folder, stage, on_note).photos
         views = RandomViews(plan, large, encoders, rows, device)
+    known = [encoder.spec.method for encoder in encoders if start and start.was_trained_with(encoder)]
+    if start and (strangers := [encoder.spec.method for encoder in encoders if encoder.spec.method not in known]):
+        on_note(f"Beginning without what was learned of other encoders; new here: {', '.join(strangers)}.")
     return DenoiserTrainer(
-        recipe, held.photos, held.representations, device, photos.fingerprint(), start, views, validation
+        recipe,
+        held.photos,
+        held.representations,
+        device,
+        photos.fingerprint(),
+        start.model if start else None,
+        known,
+        views,
+        validation,
     )
 
 

@@ -130,7 +130,7 @@ def test_init_begins_at_the_averaged_weights_of_a_run(data, uninterrupted, invok
     assert invoke(*arguments(data, "other", *still, "--init", str(uninterrupted))).exit_code == 0
     began, ended = (load_checkpoint(run / CHECKPOINT) for run in (workplace / "other", uninterrupted))
     for name, tensor in ended.group("average").items():
-        torch.testing.assert_close(began.group("model")[name], tensor, rtol=0, atol=1e-6)
+        torch.testing.assert_close(began.group("average")[name], tensor, rtol=1e-4, atol=1e-5)
     # Without it the same command is another run.
     result = invoke(*arguments(data, "other", *still))
     assert (result.exit_code, result.stdout) == (2, "")
@@ -194,8 +194,8 @@ def test_augmentation_can_be_switched_off(data, invoke, workplace):
         (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--set", "step=1"), "step is not a known key"),
         (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--encoder", "e.pt"), "e.pt is not a file"),
         (("pretrain", "{data}/photos", "--recipe", "{data}/tiny.toml", "--method", "dino"), "needs kind = 'pretrain'"),
-        (("pretrain", "{data}/photos", "--recipe", "clothing64-encoders", "--method", "byol"), "--method byol cannot"),
-        (("pretrain", "{data}/photos", "--recipe", "clothing64-encoders"), "--method"),
+        (("pretrain", "{data}/photos", "--recipe", "clothing32-encoders", "--method", "byol"), "--method byol cannot"),
+        (("pretrain", "{data}/photos", "--recipe", "clothing32-encoders"), "--method"),
     ],
 )
 def test_wrong_use_is_answered_in_words(data, invoke, monkeypatch, arguments, words):

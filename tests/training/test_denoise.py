@@ -30,7 +30,7 @@ def trainer(tmp_path):
             # Away from the zero initialisation, which would let no gradient through.
             for parameter in made.model.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.02)
-        made.average.load_state_dict(made.model.state_dict())
+        made.average.denoiser.load_state_dict(made.model.denoiser.state_dict())
         return made
 
     return make
@@ -56,10 +56,11 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(trainer, parts, extr
 
 def test_the_average_follows_its_formula(trainer):
     made = trainer("ema=0.15", "optimization.lr=0.05")
-    expected = [p.detach().clone() for p in made.model.parameters()]
+    expected = [p.detach().clone() for p in made.average.parameters()]
     for step, decay in enumerate([0.1, 0.15, 0.15]):  # min(0.15, 1/10, 2/11, 3/12)
         made.train_step(step)
-        weights = [p.detach() for p in made.model.parameters()]
+        rows = [p for row in made.model.conditioner.rows for p in (row.weight @ row.basis.T, row.bias)]
+        weights = [p.detach() for p in [*made.model.denoiser.parameters(), *rows]]
         expected = [decay * e + (1 - decay) * p for e, p in zip(expected, weights, strict=True)]
         for ours, theirs in zip(made.average.parameters(), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -94,9 +95,11 @@ def test_draws_cover_timesteps_and_representations_evenly(trainer):
 def test_the_conditioner_standardises_with_the_statistics(trainer):
     made = trainer()
     for row in range(len(ROWS)):
-        mean, std = made.representations.statistics(row)
-        assert torch.equal(made.model.conditioner.rows[row].mean, mean)
-        assert torch.equal(made.average.conditioner.rows[row].scale, torch.where(std > 0, std, 1.0))
+        mean, covariance = made.representations.statistics(row)
+        std = covariance.diagonal().sqrt().float()
+        for conditioner in (made.model.conditioner, made.average.conditioner):
+            assert torch.equal(conditioner.rows[row].mean, mean.float())
+            assert torch.equal(conditioner.rows[row].scale, torch.where(std > 0, std, 1.0))
 
 
 def test_what_may_change_between_two_parts_of_a_run_is_no_part_of_its_identity(trainer):

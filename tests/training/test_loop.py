@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rcdm_cli.errors import InputError, Interrupted
+from rcdm_cli.errors import InputError, Interrupted, RcdmError
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.loop import CHECKPOINT, LOG, train
 
@@ -63,6 +63,18 @@ def test_a_run_logs_means_and_says_how_far_it_is(tmp_path):
     assert losses == {4: 1.5, 8: 5.5, 10: 8.5}
     assert [line["step"] for line in log_of(tmp_path) if "accuracy" in line] == [5, 10]
     assert load_checkpoint(tmp_path / CHECKPOINT).group("state")["value"] == sum(range(10))
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_checkpoint(tmp_path, loss):
+    class Diverging(Counting):
+        def train_step(self, step):
+            return super().train_step(step) if step < 6 else {"loss": loss}
+
+    with pytest.raises(RcdmError, match=rf"loss is {loss} at step 7: .* lower optimization\.lr"):
+        train(Diverging(), tmp_path, save_every=3, log_every=1)
+    assert load_checkpoint(tmp_path / CHECKPOINT).step == 6
+    assert [line["loss"] for line in log_of(tmp_path) if "loss" in line] == [0, 1, 2, 3, 4, 5]
 
 
 def test_stopped_and_resumed_every_step_is_done_once(tmp_path):

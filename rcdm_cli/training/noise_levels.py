@@ -1,0 +1,24 @@
+"""How often a denoiser is trained at each timestep."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcdm_cli.diffusion.schedule import Schedule
+from rcdm_cli.training.recipe import NoiseLevels
+
+
+def cumulative_shares(schedule: Schedule, plan: NoiseLevels | None = None) -> Tensor:
+    """The share of training that each timestep and those before it get: float64 (T,), ending in exactly 1.
+
+    Args:
+        schedule: whose timesteps.
+        plan: the distribution of noise levels; None gives every timestep the same share, as published.
+    """
+    shares = np.ones(len(schedule))
+    if plan is not None:
+        level = np.log(schedule.noise / schedule.signal)
+        # A timestep stands for the levels up to half-way to its neighbours.
+        shares = np.exp(-0.5 * ((level - plan.mean) / plan.std) ** 2) * np.gradient(level)
+    cumulative = np.cumsum(shares)
+    return torch.from_numpy(cumulative / cumulative[-1])

@@ -1,0 +1,61 @@
+"""Train a row of the conditioner along the directions in which ``h`` varies, each at the same scale."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rcdm_cli.diffusion.conditioner import Conditioner, Row
+
+FLOOR = 1e-3
+"""Added to the variance of each direction, as a share of a standardised feature's: none is blown up without bounds."""
+
+
+class WhitenedRow(nn.Module):
+    """A conditioner's row while it is trained: a linear map of whitened ``h``.
+
+    The features of ``h`` are correlated, so that a few directions hold nearly all of its variance, and a row that is
+    trained on the features learns of these alone in any reasonable time. Inputs should be uncorrelated and of one
+    scale (LeCun et al. 1998, "Efficient BackProp", section 4.3). What is learned is a row all the same: ``weight``
+    times a fixed matrix, which ``folded`` gives.
+
+    Args:
+        row: whose map it begins with; it standardises ``h`` with its own mean and scale.
+        covariance: of ``h``, (D, D).
+    """
+
+    basis: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, row: Row, covariance: Tensor) -> None:
+        super().__init__()
+        scale = row.scale.double()
+        variance, directions = torch.linalg.eigh(covariance.double() / (scale[:, None] * scale))
+        # Where h never varied, training says nothing, and the row stays as it is.
+        deviation = (variance.clamp(min=0) + FLOOR).sqrt()
+        self.register_buffer("basis", (directions / deviation).float())
+        self.register_buffer("mean", row.mean.clone())
+        self.register_buffer("scale", row.scale.clone())
+        self.weight = nn.Parameter((row.weight.detach().double() @ (directions * deviation)).float())
+        self.bias = nn.Parameter(row.bias.detach().clone())
+
+    def forward(self, h: Tensor) -> Tensor:
+        """``h`` (B, D) to (B, out width), as the row with the ``folded`` weight does."""
+        return F.linear((h - self.mean) / self.scale @ self.basis, self.weight, self.bias)
+
+    def folded(self) -> Tensor:
+        """The weight (out width, D) of the row that does the same."""
+        return self.weight @ self.basis.T
+
+
+def whiten(conditioner: Conditioner, row: int, covariance: Tensor) -> None:
+    """Put a ``WhitenedRow`` in the place of ``row``."""
+    conditioner.rows[row] = WhitenedRow(cast(Row, conditioner.rows[row]), covariance)
+
+
+def folded_parameters(conditioner: Conditioner) -> list[Tensor]:
+    """The parameters of a conditioner of whitened rows, as those of its plain rows: weight and bias of each."""
+    rows = [cast(WhitenedRow, row) for row in conditioner.rows]
+    return [parameter for row in rows for parameter in (row.folded(), row.bias)]
