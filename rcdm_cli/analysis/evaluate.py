@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.analysis.bootstrap import Bootstrap, Interval
+from rcdm_cli.analysis.directions import directions
 from rcdm_cli.analysis.distances import distances
 from rcdm_cli.analysis.diversity import diversity
 from rcdm_cli.analysis.evaluation import Evaluated, Evaluation, Photos, Shown
@@ -95,6 +96,7 @@ def evaluate(
             Evaluated(
                 pair,
                 faithfulness(found, known[pair], bootstrap),
+                directions(found, known[pair]),
                 votes.get(pair),
                 diversity(made, features.own.unflatten(0, (count, samples))) if samples > 1 else None,
                 distances(features.own[::samples], real.own),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.analysis.bootstrap import DRAWS, LEVEL, Bootstrap, Interval
+from rcdm_cli.analysis.directions import Directions
 from rcdm_cli.analysis.distances import Distances
 from rcdm_cli.analysis.diversity import Diversity, MoreDiverse
 from rcdm_cli.analysis.faithfulness import Faithfulness
@@ -45,6 +46,7 @@ class Evaluated:
     Attributes:
         pair: which.
         faithfulness: in its own space.
+        directions: along which samples follow ``h``, in its own space too.
         knn: k-NN accuracy of the encoder, where photos and bank have classes.
         diversity: at fixed ``h``, where there are two samples or more of each photo.
         distances: of the first sample of each photo to the photos, in the named encoder's space.
@@ -55,6 +57,7 @@ class Evaluated:
 
     pair: Pair
     faithfulness: Faithfulness
+    directions: Directions
     knn: Interval | None
     diversity: Diversity | None
     distances: Distances
@@ -123,6 +126,7 @@ class Evaluation:
             "method": one.pair.method,
             "level": one.pair.level,
             **one.faithfulness.as_json(),
+            "directions": one.directions.as_json(),
             "knn": one.knn and one.knn.as_json(),
             "diversity": one.diversity and one.diversity.as_json(self.bootstrap),
             "distances": one.distances.as_json(),

@@ -1,6 +1,7 @@
 """The section on how good the pictures are, and the picture of those nearest to a training photo."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def section(results: Mapping[str, Any]) -> Section:
         *(Sentence(text) for text in answers(results)),
         _faithful(results),
         _faithfulness(results),
+        _directions(results),
     ]
     if results["samples"] > 1:
         elements.append(_diversity(results))
@@ -157,6 +159,21 @@ def _faithfulness(results: Mapping[str, Any]) -> Table:
         f"Faithfulness, each in its own space: the rank of the photo's own h among those of {results['photos']} photos,"
         f" by nearness to the representation of each of {results['samples']} samples; 1 is perfect. In brackets, 95 %"
         " intervals of the bootstrap over the photos.",
+    )
+
+
+def _directions(results: Mapping[str, Any]) -> LineChart:
+    lines = []
+    for one in results["results"]:
+        held = [100 * share for share in accumulate(one["directions"]["variance"])]
+        lines.append(Line(f"{one['method']} {one['level']}", tuple(held), tuple(one["directions"]["correlation"])))
+    return LineChart(
+        "What of h the samples follow",
+        "variance of h held by a direction and all that are stronger, in %",
+        "correlation of samples with h",
+        tuple(lines),
+        "Principal directions of h, strongest first; a dot stands for the 1st, the 2nd, the 3rd and 4th, the 5th to"
+        " 8th, and so on. At 1, samples have what h says along these directions; at 0, they have nothing of it.",
     )
 
 

@@ -50,6 +50,16 @@ def test_the_page_holds_every_pair_and_calls_no_distance_fid(found, results, tmp
     assert f"training photos {results['training_photos']['distances']['frechet']:.4g}" in page.text
 
 
+def test_the_chart_of_directions_runs_over_the_variance_that_they_hold(results):
+    for one in results["results"]:
+        one["directions"] = {"last": [1, 2, 4], "variance": [0.5, 0.3, 0.2], "correlation": [0.9, 0.7, 0.1]}
+    [chart] = [element for element in section(results).elements if "follow" in getattr(element, "title", "")]
+    assert [line.name for line in chart.lines] == [f"{one['method']} {one['level']}" for one in results["results"]]
+    for line in chart.lines:
+        assert line.x == pytest.approx((50, 80, 100))
+        assert line.y == (0.9, 0.7, 0.1)
+
+
 def test_inception_has_its_own_names_and_table(results):
     numbers = {"fid": 12.345, "kid": 0.00123, "precision": 0.5, "recall": 0.25, "neighbours": 3}
     numbers["inception_score"] = {"mean": 2.5, "deviation": 0.1, "splits": 4}
