@@ -57,42 +57,35 @@ class Dino(Objective):
     """DINO: a student matches a momentum teacher over prototypes (Caron et al. 2021, arXiv:2104.14294).
 
     The teacher is the encoder that is kept, as the authors publish it. The first two views are the
-    global crops, the only ones that the teacher sees. With ``koleo`` the student's backbone does not collapse into a
-    few dimensions, as in DINOv2 (arXiv:2304.07193, section 4).
+    global crops, the only ones that the teacher sees.
     """
 
     teacher_prototypes: Tensor
 
-    def __init__(self, encoder: Encoder, criterion: nn.Module, spread: nn.Module, options: MethodOptions) -> None:
+    def __init__(self, encoder: Encoder, criterion: nn.Module, options: MethodOptions) -> None:
         super().__init__()
         self.student = encoder
         self.encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.criterion, self.momentum = criterion, options.momentum
-        self.spread, self.koleo = spread, options.koleo
         width = encoder.spec.width_at("projector")
         self.prototypes = nn.Parameter(F.normalize(torch.randn(options.prototypes, width), dim=1))
         self.register_buffer("teacher_prototypes", self.prototypes.detach().clone())
 
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
         """Cross-entropy between the teacher's and the student's prototype scores over all pairs of other views."""
-        global_views = torch.cat(views[:2])
         with torch.no_grad():
-            teacher = self._scores(self.encoder, self.encoder.trunk(global_views), self.teacher_prototypes).chunk(2)
+            teacher = self._scores(self.encoder, torch.cat(views[:2]), self.teacher_prototypes).chunk(2)
         # One pass a crop size: convolutions need equal sizes.
-        backbone = self.student.trunk(global_views)
-        student = [*self._scores(self.student, backbone, self.prototypes).chunk(2)]
+        student = [*self._scores(self.student, torch.cat(views[:2]), self.prototypes).chunk(2)]
         if local := views[2:]:
-            crops = self.student.trunk(torch.cat(local))
-            student += self._scores(self.student, crops, self.prototypes).chunk(len(local))
+            student += self._scores(self.student, torch.cat(local), self.prototypes).chunk(len(local))
         loss: Tensor = self.criterion(list(teacher), student)
-        if self.koleo:
-            loss = loss + self.koleo * sum(self.spread(view) for view in backbone.float().chunk(2))
         return loss
 
     @staticmethod
-    def _scores(encoder: Encoder, backbone: Tensor, prototypes: Tensor) -> Tensor:
+    def _scores(encoder: Encoder, views: Tensor, prototypes: Tensor) -> Tensor:
         assert encoder.head is not None
-        projected = F.normalize(encoder.head(backbone).float(), dim=1)
+        projected = F.normalize(encoder.head(encoder.trunk(views)).float(), dim=1)
         return projected @ F.normalize(prototypes, dim=1).T
 
     @torch.no_grad()
@@ -126,7 +119,7 @@ def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> O
     Raises:
         InputError: an option that the loss does not know, or supervised training without classes.
     """
-    from lightly.loss import BarlowTwinsLoss, DINOLoss, KoLeoLoss, NTXentLoss, VICRegLoss
+    from lightly.loss import BarlowTwinsLoss, DINOLoss, NTXentLoss, VICRegLoss
 
     method = encoder.spec.method
     if method == "supervised":
@@ -136,10 +129,9 @@ def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> O
     if not options.head:
         raise InputError(f"[methods.{method}] needs a head: its loss is taken at the projector level.")
     if method == "dino":
-        criterion = _build(DINOLoss, options.loss, "loss", output_dim=options.prototypes)
-        return Dino(encoder, criterion, KoLeoLoss(), options)
-    two_views = {"simclr": NTXentLoss, "vicreg": VICRegLoss, "barlow": BarlowTwinsLoss}[method]
-    return TwoViews(encoder, _build(two_views, options.loss, "loss"))
+        return Dino(encoder, _build(DINOLoss, options.loss, "loss", output_dim=options.prototypes), options)
+    criterion = {"simclr": NTXentLoss, "vicreg": VICRegLoss, "barlow": BarlowTwinsLoss}[method]
+    return TwoViews(encoder, _build(criterion, options.loss, "loss"))
 
 
 def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[[Any], list[Tensor]]:

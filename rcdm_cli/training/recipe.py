@@ -64,8 +64,7 @@ class MethodOptions(Spec):
     """What differs between methods.
 
     ``transform`` and ``loss`` are keyword arguments of lightly's transform and loss of that method;
-    ``prototypes``, ``momentum`` and ``koleo`` are DINO's: the weight of the loss that spreads a batch (Sablayrolles et
-    al. 2018, arXiv:1806.03198), 0 for none, as in DINO; 0.1 in DINOv2.
+    ``prototypes`` and ``momentum`` are DINO's.
     """
 
     epochs: int = Field(ge=1)
@@ -75,7 +74,6 @@ class MethodOptions(Spec):
     lr: float | None = Field(default=None, gt=0)
     prototypes: int = Field(default=4096, ge=2)
     momentum: float = Field(default=0.996, ge=0, lt=1)
-    koleo: float = Field(default=0.0, ge=0)
 
 
 class PretrainRecipe(Spec):

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from rcdm_cli.diffusion.conditioner import Conditioner, Row
 
-FLOOR = 1e-3
-"""Added to the variance of each direction, as a share of a standardised feature's: none is blown up without bounds."""
+FLOOR = 1e-2
+"""Added to each direction's variance as a share of the largest: the weakest are scaled up ten times, no more."""
 
 
 class WhitenedRow(nn.Module):
@@ -25,7 +25,7 @@ class WhitenedRow(nn.Module):
         covariance: of ``h``, (D, D).
     """
 
-    basis: Tensor
+    whitener: Tensor
     mean: Tensor
     scale: Tensor
 
@@ -33,21 +33,21 @@ class WhitenedRow(nn.Module):
         super().__init__()
         scale = row.scale.double()
         variance, directions = torch.linalg.eigh(covariance.double() / (scale[:, None] * scale))
-        # Where h never varied, training says nothing, and the row stays as it is.
-        deviation = (variance.clamp(min=0) + FLOOR).sqrt()
-        self.register_buffer("basis", (directions / deviation).float())
+        # The strongest direction stays as it is, so that it is learned no later than by a plain row.
+        deviation = (variance.clamp(min=0) / variance.max().clamp(min=1e-12) + FLOOR).sqrt()
+        self.register_buffer("whitener", (directions / deviation @ directions.T).float())
         self.register_buffer("mean", row.mean.clone())
         self.register_buffer("scale", row.scale.clone())
-        self.weight = nn.Parameter((row.weight.detach().double() @ (directions * deviation)).float())
+        self.weight = nn.Parameter((row.weight.detach().double() @ (directions * deviation @ directions.T)).float())
         self.bias = nn.Parameter(row.bias.detach().clone())
 
     def forward(self, h: Tensor) -> Tensor:
         """``h`` (B, D) to (B, out width), as the row with the ``folded`` weight does."""
-        return F.linear((h - self.mean) / self.scale @ self.basis, self.weight, self.bias)
+        return F.linear((h - self.mean) / self.scale @ self.whitener, self.weight, self.bias)
 
     def folded(self) -> Tensor:
         """The weight (out width, D) of the row that does the same."""
-        return self.weight @ self.basis.T
+        return self.weight @ self.whitener
 
 
 def whiten(conditioner: Conditioner, row: int, covariance: Tensor) -> None:

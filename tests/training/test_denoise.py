@@ -59,7 +59,7 @@ def test_the_average_follows_its_formula(trainer):
     expected = [p.detach().clone() for p in made.average.parameters()]
     for step, decay in enumerate([0.1, 0.15, 0.15]):  # min(0.15, 1/10, 2/11, 3/12)
         made.train_step(step)
-        rows = [p for row in made.model.conditioner.rows for p in (row.weight @ row.basis.T, row.bias)]
+        rows = [p for row in made.model.conditioner.rows for p in (row.weight @ row.whitener, row.bias)]
         weights = [p.detach() for p in [*made.model.denoiser.parameters(), *rows]]
         expected = [decay * e + (1 - decay) * p for e, p in zip(expected, weights, strict=True)]
         for ours, theirs in zip(made.average.parameters(), expected, strict=True):

@@ -99,19 +99,6 @@ def test_dino_is_cross_entropy_over_pairs_of_different_views():
     assert all(p.grad is not None for p in (*made.student.parameters(), made.prototypes))
 
 
-def test_koleo_adds_how_near_each_photo_of_a_view_is_to_its_nearest_neighbour():
-    plain, spread = (objective("dino", prototypes=16, koleo=weight) for weight in (0.0, 0.3))
-    spread.load_state_dict(plain.state_dict())
-    batch = views(32, 32, 16)
-    expected = 0.0
-    for view in plain.student.trunk(torch.cat(batch[:2])).chunk(2):
-        h = F.normalize(view, dim=1)
-        distance = torch.cdist(h, h).fill_diagonal_(9)
-        expected -= float(distance.min(dim=1).values.log().mean().detach())
-    difference = (spread(batch, LABELS) - plain(batch, LABELS)).item()
-    assert difference == pytest.approx(0.3 * expected, rel=1e-3)
-
-
 def test_the_dino_teacher_is_a_moving_average_in_closed_form():
     made = objective("dino", prototypes=16, momentum=0.9)
     with torch.no_grad():

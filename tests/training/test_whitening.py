@@ -43,14 +43,14 @@ def test_it_begins_as_the_row_that_it_takes_the_place_of(conditioner):
     torch.testing.assert_close(conditioner(h, 0), before, rtol=1e-4, atol=1e-4)
 
 
-def test_what_it_multiplies_is_uncorrelated_and_of_one_scale(conditioner):
+def test_what_it_multiplies_is_as_strong_in_every_direction_but_the_weakest(conditioner):
     h = correlated(6)
     whiten(conditioner, 0, covariance(h))
     row = conditioner.rows[0]
-    z = (((h - h.mean(0)) / h.std(0, correction=0)) @ row.basis).double()
+    z = (((h - h.mean(0)) / h.std(0, correction=0)) @ row.whitener).double()
     standard = ((h - h.mean(0)) / h.std(0, correction=0)).double().numpy()
-    variance = np.linalg.eigvalsh(np.cov(standard.T, bias=True))
-    expected = np.diag(variance / (variance + FLOOR))
+    variance, directions = np.linalg.eigh(np.cov(standard.T, bias=True))
+    expected = directions * (variance / (variance / variance.max() + FLOOR)) @ directions.T
     np.testing.assert_allclose(np.cov(z.numpy().T, bias=True), expected, atol=1e-3)
 
 
@@ -90,7 +90,15 @@ def test_where_h_never_varied_the_row_stays_as_it_is(conditioner):
         torch.testing.assert_close(row(moved) - row(h), before, rtol=0.01, atol=0.01)
 
 
-def test_what_varies_little_is_learned_as_soon_as_what_varies_much(conditioner):
+def test_features_that_never_vary_leave_the_row_as_it_is(conditioner):
+    conditioner.standardise(0, torch.ones(6), torch.zeros(6))
+    h = torch.randn(3, 6)
+    before = conditioner(h, 0)
+    whiten(conditioner, 0, torch.zeros(6, 6))
+    torch.testing.assert_close(conditioner(h, 0), before, rtol=1e-4, atol=1e-5)
+
+
+def test_what_varies_little_is_learned_much_sooner(conditioner):
     # The target is the direction of least variance; Adam with the same rate and steps for both.
     h = correlated(6)
     least = np.linalg.eigh(covariance(h).numpy())[1][:, :1]
@@ -107,5 +115,4 @@ def test_what_varies_little_is_learned_as_soon_as_what_varies_much(conditioner):
             loss.backward()
             optimizer.step()
         errors.append(loss.item())
-    assert errors[1] < 0.05
-    assert errors[0] > 0.5
+    assert errors[1] < 0.2 < 0.5 < errors[0]
