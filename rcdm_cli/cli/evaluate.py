@@ -106,8 +106,9 @@ def evaluate(
     """Measure pictures: faithful to h, diverse at fixed h, like photos, and no copies of training photos.
 
     Faithfulness ranks a photo's own representation among all, by nearness to that of each sample: a mean reciprocal
-    rank of 1 means that it is always nearest. Writes results.json, charts as PNG, report.html and, with a bank, the
-    samples nearest to a training photo. The same command goes on where it was interrupted.
+    rank of 1 means that it is always nearest. A chart tells along which of h's principal directions samples follow it.
+    Writes results.json, charts as PNG, report.html and, with a bank, the samples nearest to a training photo. The same
+    command goes on where it was interrupted.
     """
     from rcdm_cli.analysis.evaluate import evaluate as measure
     from rcdm_cli.analysis.evaluation import Photos
