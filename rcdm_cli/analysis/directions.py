@@ -35,8 +35,8 @@ def directions(found: Tensor, h: Tensor) -> Directions:
     """
     centred = (h - h.mean(dim=0)).double()
     _, deviation, axes = torch.linalg.svd(centred, full_matrices=False)
-    # N photos span N - 1 directions.
-    count = min(len(h) - 1, h.shape[1])
+    # N photos span N - 1 directions at most; along what is left of others there is rounding only.
+    count = max(1, int((deviation[: len(h) - 1] > 1e-6 * deviation[0]).sum()))
     variance = deviation[:count].square() / deviation[:count].square().sum().clamp(min=1e-300)
     asked = (centred @ axes[:count].T)[:, None].expand(-1, found.shape[1], -1).flatten(0, 1)
     samples = found.double().flatten(0, 1)

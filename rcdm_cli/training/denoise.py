@@ -2,12 +2,13 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rcdm_cli.diffusion.conditioner import drop
+from rcdm_cli.diffusion.conditioner import Row, drop
 from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spec import ConditionerSpec
@@ -24,7 +25,7 @@ from rcdm_cli.training.samples import SampleGrid
 from rcdm_cli.training.start import take_over
 from rcdm_cli.training.validation import HeldPhotos, denoising_loss
 from rcdm_cli.training.views import AMOUNTS, TOLD, RandomViews
-from rcdm_cli.training.whitening import folded_parameters, whiten
+from rcdm_cli.training.whitening import folded_parameters, standardise_anew, whiten
 
 
 class DenoiserTrainer:
@@ -57,13 +58,13 @@ class DenoiserTrainer:
         torch.manual_seed(self.plan.seed)
         spec = ConditionerSpec(rows=representations.rows, width=recipe.denoiser.cond_width)
         self.model, self.average = Model(recipe.denoiser, spec), Model(recipe.denoiser, spec)
-        statistics = [representations.statistics(row) for row in range(len(spec.rows))]
-        for row, (mean, covariance) in enumerate(statistics):
-            self.model.conditioner.standardise(row, mean, covariance.diagonal().sqrt())
         self.start = "" if start is None else take_over(self.model, start, known)
-        self.average.load_state_dict(self.model.state_dict())
-        for row, (_, covariance) in enumerate(statistics):
-            whiten(self.model.conditioner, row, covariance)
+        for number, row in enumerate(self.model.conditioner.rows):
+            mean, covariance = representations.statistics(number)
+            standardise_anew(cast(Row, row), mean.float(), covariance.diagonal().sqrt().float())
+            self.average.conditioner.rows[number].load_state_dict(row.state_dict())
+            whiten(self.model.conditioner, number, covariance)
+        self.average.denoiser.load_state_dict(self.model.denoiser.state_dict())
         self.model.to(device).to(memory_format=torch.channels_last)
         self.average.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         # Tells the denoiser what was changed. Sampling tells it of no change, so this is no part of the model.
@@ -82,6 +83,7 @@ class DenoiserTrainer:
         free = {"steps", "save_every", "sample_every", "description", "encoders", "compile"}
         return {
             "recipe": self.recipe.model_dump(mode="json", exclude=free),
+            "conditioner": "whitened",
             "rows": [row.model_dump(mode="json") for row in self.representations.rows],
             "photos": self.fingerprint,
             **({"start": self.start} if self.start else {}),

@@ -133,6 +133,10 @@ def _spread(count: int, limit: int) -> Tensor:
 
 
 def _statistics(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of (N, D)."""
-    wide = h.double()
-    return wide.mean(0), wide.T.cov(correction=0)
+    """Mean and covariance of (N, D), in float64 chunk by chunk: a wide ``h`` is not held twice."""
+    mean = h.mean(dim=0, dtype=torch.float64)
+    products = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+    for part in h.split(2048):
+        centred = part.double() - mean
+        products.addmm_(centred.T, centred)
+    return mean, products / len(h)

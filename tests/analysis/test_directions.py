@@ -48,4 +48,11 @@ def test_there_are_as_many_directions_as_photos_and_features_allow(count, width,
 
 def test_photos_that_are_all_the_same_have_no_direction():
     result = directions(torch.randn(4, 2, 3), torch.ones(4, 3))
-    assert result.variance == result.correlation == (0, 0, 0)[: len(result.last)]
+    assert result.last == (1,)
+    assert result.variance == result.correlation == (0,)
+
+
+def test_features_that_say_the_same_are_no_directions_of_their_own():
+    h, _ = h_and_noise(50, 4)
+    wide = torch.cat([h, h @ torch.randn(4, 9, generator=torch.Generator().manual_seed(1)), torch.ones(50, 2)], dim=1)
+    assert directions(wide[:, None] + torch.randn(50, 1, 15), wide).last == (1, 2, 4)

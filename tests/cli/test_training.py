@@ -136,6 +136,24 @@ def test_init_begins_at_the_averaged_weights_of_a_run(data, uninterrupted, invok
     assert (result.exit_code, result.stdout) == (2, "")
 
 
+def test_init_from_a_bundle_takes_no_row_for_another_encoder(data, uninterrupted, invoke, workplace):
+    assert invoke("export", str(uninterrupted), "--out", "engines/began").exit_code == 0
+    save_encoder(tiny_encoder(seed=5), workplace / "other.safetensors")
+    still = ("--set", "steps=1", "--set", "optimization.lr=1e-9", "--init", "engines/began")
+    same = invoke(*arguments(data, "same", *still))
+    other = invoke(*arguments(data, "anew", *still)[:5], str(workplace / "other.safetensors"), "--out", "anew", *still)
+    assert same.exit_code == other.exit_code == 0
+    assert "new here" not in same.stderr
+    assert "learned of other encoders; new here: simclr." in other.stderr
+    bias = "conditioner.rows.0.bias"
+    began = {run: load_checkpoint(workplace / run / CHECKPOINT).group("average") for run in ("same", "anew")}
+    ended = load_checkpoint(uninterrupted / CHECKPOINT).group("average")
+    torch.testing.assert_close(began["same"][bias], ended[bias], rtol=0, atol=1e-3)
+    assert float((began["anew"][bias] - ended[bias]).abs().max()) > 0.01
+    last = "denoiser.out.2.weight"
+    torch.testing.assert_close(began["anew"][last], ended[last], rtol=0, atol=1e-3)
+
+
 def test_with_validation_photos_both_losses_are_logged_at_each_grid(data, invoke, workplace, monkeypatch):
     monkeypatch.setattr("rcdm_cli.training.validation.DRAWS", 64)
     more = ("--split", "cat", "--validation-split", "dog", "--set", "steps=3", "--set", "sample_every=2")

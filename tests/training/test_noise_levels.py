@@ -50,3 +50,9 @@ def test_the_last_place_is_the_last_timestep(monkeypatch):
 def test_a_deviation_must_be_above_zero():
     with pytest.raises(InputError, match="std"):
         NoiseLevels.parse({"mean": 0, "std": 0}, "recipe.toml")
+
+
+@pytest.mark.parametrize("mean", [-6.0, 10.0])
+def test_a_mean_beyond_the_schedule_is_refused(mean):
+    with pytest.raises(InputError, match=rf"mean must lie within the schedule's levels, -4\.6 to 5\.1; given {mean:g}"):
+        cumulative_shares(Schedule(ScheduleSpec()), NoiseLevels(mean=mean, std=1.0))

@@ -54,8 +54,14 @@ def test_statistics_are_those_of_numpy_over_both_views(sources, cached, row):
     both = by_hand(sources, row).double().numpy().reshape(2 * COUNT, -1)
     for where in (cached, ComputedRepresentations(sources, ROWS, CPU)):
         mean, covariance = where.statistics(row)
+        assert mean.dtype == covariance.dtype == torch.float64
         np.testing.assert_allclose(mean, both.mean(0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(covariance, np.cov(both.T, bias=True), rtol=1e-3, atol=1e-5)
+
+
+def test_statistics_of_many_photos_are_those_of_some_that_are_spread_over_them():
+    assert representations._spread(10, 4).tolist() == [0, 3, 6, 9]
+    assert representations._spread(3, 4).tolist() == [0, 1, 2]
 
 
 def test_only_what_is_missing_is_computed_and_progress_counts_both_views(sources, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Rows that are trained on whitened h: the same maps as plain rows, learned sooner where h varies little."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 
 from rcdm_cli.diffusion.conditioner import Conditioner
 from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
-from rcdm_cli.training.whitening import FLOOR, folded_parameters, whiten
+from rcdm_cli.training.whitening import FLOOR, folded_parameters, standardise_anew, whiten
 
 ROWS = (
     Representation(method="dino", level="backbone", width=6),
@@ -52,6 +54,40 @@ def test_what_it_multiplies_is_as_strong_in_every_direction_but_the_weakest(cond
     variance, directions = np.linalg.eigh(np.cov(standard.T, bias=True))
     expected = directions * (variance / (variance / variance.max() + FLOOR)) @ directions.T
     np.testing.assert_allclose(np.cov(z.numpy().T, bias=True), expected, atol=1e-3)
+
+
+def test_the_strongest_direction_keeps_its_scale_and_the_weakest_gains_ten_times_at_most(conditioner):
+    whiten(conditioner, 0, covariance(correlated(6)))
+    gains = np.linalg.eigvalsh(conditioner.rows[0].whitener.double().numpy())
+    assert gains.min() == pytest.approx(1, abs=0.01)
+    assert 5 < gains.max() <= 10
+
+
+def test_bf16_leaves_the_whitener_as_it_is(conditioner):
+    # What is left of weak directions after a strong one would be lost in a product of 8 bits.
+    h = correlated(6)
+    whiten(conditioner, 0, covariance(h))
+    with torch.no_grad():
+        conditioner.rows[0].weight.copy_(torch.eye(8, 6))
+        conditioner.rows[0].bias.zero_()
+        exact = conditioner(h, 0)[:, :6]
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = conditioner(h, 0)[:, :6].float()
+    # One rounding of the result, to 8 bits.
+    torch.testing.assert_close(rounded, exact, rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_standardised_anew_a_row_keeps_its_map(conditioner, published):
+    h, row = correlated(6), conditioner.rows[0]
+    if published:
+        conditioner.standardise(0, torch.zeros(6), torch.ones(6))
+    before = conditioner(h, 0)
+    mean, std = torch.arange(6.0), torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0, 0.1])
+    standardise_anew(row, mean, std)
+    torch.testing.assert_close(conditioner(h, 0), before, rtol=1e-4, atol=1e-4)
+    assert torch.equal(row.mean, mean)
+    assert row.scale.tolist() == pytest.approx([0.5, 2.0, 1.0, 1.0, 3.0, 0.1])
 
 
 def test_folded_it_is_a_plain_row(conditioner):
@@ -105,9 +141,10 @@ def test_what_varies_little_is_learned_much_sooner(conditioner):
     target = F.normalize((h.double() - h.double().mean(0)) @ torch.from_numpy(least), dim=0).float() * 500**0.5
     errors = []
     for whitened in (False, True):
+        trained = copy.deepcopy(conditioner)
         if whitened:
-            whiten(conditioner, 0, covariance(h))
-        row = conditioner.rows[0]
+            whiten(trained, 0, covariance(h))
+        row = trained.rows[0]
         optimizer = torch.optim.Adam(row.parameters(), lr=0.02)
         for _ in range(100):
             loss = (row(h)[:, :1] - target).square().mean()
@@ -115,4 +152,4 @@ def test_what_varies_little_is_learned_much_sooner(conditioner):
             loss.backward()
             optimizer.step()
         errors.append(loss.item())
-    assert errors[1] < 0.2 < 0.5 < errors[0]
+    assert errors[1] < 0.3 < 0.8 < errors[0]
