@@ -15,7 +15,6 @@ from rcdm_cli.diffusion.spec import ConditionerSpec
 from rcdm_cli.images.crop import center_crop
 from rcdm_cli.images.tensor import to_tensor
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
-from rcdm_cli.training.noise_levels import cumulative_shares
 from rcdm_cli.training.order import generator, photos_at, stratified_timesteps
 from rcdm_cli.training.precision import autocast
 from rcdm_cli.training.rate import learning_rate, set_rate
@@ -54,7 +53,6 @@ class DenoiserTrainer:
         self.steps, self.photos_per_step = recipe.steps, self.plan.batch
         self.description = recipe.description
         self.schedule = Schedule(recipe.schedule)
-        self.timesteps = cumulative_shares(self.schedule, recipe.noise_levels)
         torch.manual_seed(self.plan.seed)
         spec = ConditionerSpec(rows=representations.rows, width=recipe.denoiser.cond_width)
         self.model, self.average = Model(recipe.denoiser, spec), Model(recipe.denoiser, spec)
@@ -121,7 +119,7 @@ class DenoiserTrainer:
         flip = torch.rand(batch, generator=draw) < 0.5
         # Turning the rows by one each step evens out the shares where the batch does not divide by them.
         row = (torch.arange(batch) * rows // batch + step) % rows
-        t = stratified_timesteps(batch, self.timesteps, draw)
+        t = stratified_timesteps(batch, len(self.schedule), draw)
         return index, flip, row, t
 
     def _losses(

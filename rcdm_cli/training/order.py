@@ -26,20 +26,13 @@ def photos_at(step: int, photos: int, batch: int, seed: int) -> Tensor:
     return order.repeat(-(-batch // photos))[place * batch : (place + 1) * batch]
 
 
-def stratified_timesteps(batch: int, cumulative: Tensor, draw: torch.Generator) -> Tensor:
-    """Timesteps (batch,) that each follow a distribution, and together cover it evenly.
+def stratified_timesteps(batch: int, timesteps: int, draw: torch.Generator) -> Tensor:
+    """Timesteps (batch,) in 0..timesteps-1: each is uniform, and together they cover all noise levels evenly.
 
     So the loss of a batch is less noisy (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
-
-    Args:
-        batch: how many.
-        cumulative: float64 (T,), the probability of each timestep and those before it; see ``noise_levels``.
-        draw: what they are drawn from.
     """
-    places = (torch.arange(batch) + torch.rand(batch, generator=draw, dtype=torch.float64)) / batch
-    t = torch.searchsorted(cumulative, places, right=True)
-    # The last place can be rounded up to 1.
-    return t.clamp(max=len(cumulative) - 1)[torch.randperm(batch, generator=draw)]
+    places = (torch.arange(batch) + torch.rand(batch, generator=draw)) / batch
+    return (places * timesteps).long()[torch.randperm(batch, generator=draw)]
 
 
 @lru_cache(maxsize=2)

@@ -140,22 +140,6 @@ class RandomChanges(Spec):
         return round(self.photo_size * (1 - (1 - self.crop) * zoom))
 
 
-class NoiseLevels(Spec):
-    """Which noise levels a denoiser is trained at: the logarithm of noise / signal is normally distributed.
-
-    Karras et al. 2022 (arXiv:2206.00364, table 1) train pictures of 32 to 64 pixels with mean -1.2 and deviation 1.2.
-    A linear schedule spends 3/4 of its timesteps where there is more noise than signal; what a representation says
-    beyond colour and outline shows at less.
-
-    Attributes:
-        mean: of the logarithm; 0 is as much noise as signal.
-        std: its standard deviation.
-    """
-
-    mean: float
-    std: float = Field(gt=0)
-
-
 class TrainRecipe(Spec):
     """How a denoiser is trained on the representations of one or several encoders.
 
@@ -166,7 +150,6 @@ class TrainRecipe(Spec):
         ema: the average of the weights after many steps; it warms up as ``min(ema, (1 + n) / (10 + n))``.
         drop: share of the photos whose representation is dropped, for classifier-free guidance
             (Ho and Salimans 2022, arXiv:2207.12598).
-        noise_levels: which timesteps are trained how often; without it all equally, as published.
         augmentation: random changes to the photos; without it they are mirrored only.
         compile: whether ``torch.compile`` compiles the denoiser.
         save_every: steps between two checkpoints.
@@ -184,7 +167,6 @@ class TrainRecipe(Spec):
     steps: int = Field(ge=1)
     ema: float = Field(default=0.9999, ge=0, lt=1)
     drop: float = Field(default=0.0, ge=0, le=1)
-    noise_levels: NoiseLevels | None = None
     augmentation: RandomChanges | None = None
     compile: bool = False
     save_every: int = Field(default=1000, ge=1)

@@ -11,7 +11,6 @@ from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.prediction import target
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.images.tensor import to_tensor
-from rcdm_cli.training.noise_levels import cumulative_shares
 from rcdm_cli.training.order import generator, stratified_timesteps
 from rcdm_cli.training.precision import autocast
 from rcdm_cli.training.recipe import Precision
@@ -48,10 +47,9 @@ class HeldPhotos:
         rows = len(self.representations.rows)
         draw = generator(0, 6)
         photos = (torch.arange(DRAWS) * len(self.photos) // DRAWS)[torch.randperm(DRAWS, generator=draw)]
-        timesteps = cumulative_shares(schedule)
         total = 0.0
         for index in photos.split(BATCH):
-            t = stratified_timesteps(BATCH, timesteps, draw)
+            t = stratified_timesteps(BATCH, len(schedule), draw)
             row = torch.arange(BATCH) * rows // BATCH
             x0 = to_tensor(self.photos[index.numpy()])
             noise = torch.randn(x0.shape, generator=draw)
