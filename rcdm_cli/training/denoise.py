@@ -56,9 +56,13 @@ class DenoiserTrainer:
         torch.manual_seed(self.plan.seed)
         spec = ConditionerSpec(rows=representations.rows, width=recipe.denoiser.cond_width)
         self.model, self.average = Model(recipe.denoiser, spec), Model(recipe.denoiser, spec)
+        statistics = [representations.statistics(number) for number in range(len(spec.rows))]
+        for number, (mean, covariance) in enumerate(statistics):
+            self.model.conditioner.standardise(number, mean.float(), covariance.diagonal().sqrt().float())
         self.start = "" if start is None else take_over(self.model, start, known)
-        for number, row in enumerate(self.model.conditioner.rows):
-            mean, covariance = representations.statistics(number)
+        for number, (mean, covariance) in enumerate(statistics):
+            row = self.model.conditioner.rows[number]
+            # Changes only what was taken over.
             standardise_anew(cast(Row, row), mean.float(), covariance.diagonal().sqrt().float())
             self.average.conditioner.rows[number].load_state_dict(row.state_dict())
             whiten(self.model.conditioner, number, covariance)

@@ -139,7 +139,8 @@ def test_init_begins_at_the_averaged_weights_of_a_run(data, uninterrupted, invok
 def test_init_from_a_bundle_takes_no_row_for_another_encoder(data, uninterrupted, invoke, workplace):
     assert invoke("export", str(uninterrupted), "--out", "engines/began").exit_code == 0
     save_encoder(tiny_encoder(seed=5), workplace / "other.safetensors")
-    still = ("--set", "steps=1", "--set", "optimization.lr=1e-9", "--init", "engines/began")
+    # Another seed, for other fresh weights than those that the run began at.
+    still = ("--set=steps=1", "--set=optimization.lr=1e-9", "--set=optimization.seed=7", "--init", "engines/began")
     same = invoke(*arguments(data, "same", *still))
     other = invoke(*arguments(data, "anew", *still)[:5], str(workplace / "other.safetensors"), "--out", "anew", *still)
     assert same.exit_code == other.exit_code == 0
@@ -149,7 +150,7 @@ def test_init_from_a_bundle_takes_no_row_for_another_encoder(data, uninterrupted
     began = {run: load_checkpoint(workplace / run / CHECKPOINT).group("average") for run in ("same", "anew")}
     ended = load_checkpoint(uninterrupted / CHECKPOINT).group("average")
     torch.testing.assert_close(began["same"][bias], ended[bias], rtol=0, atol=1e-3)
-    assert float((began["anew"][bias] - ended[bias]).abs().max()) > 0.01
+    assert float((began["anew"][bias] - ended[bias]).abs().max()) > 0.1
     last = "denoiser.out.2.weight"
     torch.testing.assert_close(began["anew"][last], ended[last], rtol=0, atol=1e-3)
 

@@ -102,6 +102,15 @@ def test_the_conditioner_standardises_with_the_statistics(trainer):
             assert torch.equal(conditioner.rows[row].scale, torch.where(std > 0, std, 1.0))
 
 
+def test_a_fresh_row_begins_as_a_fresh_linear_layer_of_standardised_h(trainer):
+    # Drawn evenly within 1 / sqrt(D), whatever the scale of h.
+    made = trainer()
+    for row, spec in zip(made.average.conditioner.rows, ROWS, strict=True):
+        bound = spec.width**-0.5
+        assert 0.8 * bound < float(row.weight.abs().max()) <= bound
+        assert float(row.bias.abs().max()) <= bound
+
+
 def test_what_may_change_between_two_parts_of_a_run_is_no_part_of_its_identity(trainer):
     same = trainer().identity()
     assert trainer("steps=20", "save_every=3", "sample_every=5", "description=x").identity() == same
