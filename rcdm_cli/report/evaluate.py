@@ -60,8 +60,10 @@ def section(results: Mapping[str, Any]) -> Section:
         *(Sentence(text) for text in answers(results)),
         _faithful(results),
         _faithfulness(results),
-        _directions(results),
     ]
+    # Runs of earlier versions have none.
+    if "directions" in found[0]:
+        elements.append(_directions(results))
     if results["samples"] > 1:
         elements.append(_diversity(results))
     elements.append(_distances(results))

@@ -60,6 +60,14 @@ def test_the_chart_of_directions_runs_over_the_variance_that_they_hold(results):
         assert line.y == (0.9, 0.7, 0.1)
 
 
+def test_a_run_of_an_earlier_version_has_a_page_without_that_chart(results):
+    for one in results["results"]:
+        del one["directions"]
+    titles = [getattr(element, "title", "") for element in section(results).elements]
+    assert "Faithfulness" in titles
+    assert not [title for title in titles if "follow" in title]
+
+
 def test_inception_has_its_own_names_and_table(results):
     numbers = {"fid": 12.345, "kid": 0.00123, "precision": 0.5, "recall": 0.25, "neighbours": 3}
     numbers["inception_score"] = {"mean": 2.5, "deviation": 0.1, "splits": 4}
