@@ -17,8 +17,8 @@ from rcdm_cli.resources import recipe_path
     "pretrain",
     panel="Models",
     examples=(
-        "rcdm pretrain photos --method dino --recipe clothing64-encoders --out runs/dino",
-        "rcdm pretrain photos.tar --split train --validation-split val --method vicreg --recipe clothing64-encoders",
+        "rcdm pretrain photos --method dino --recipe clothing32-encoders --out runs/dino",
+        "rcdm pretrain photos.tar --split train --validation-split val --method vicreg --recipe clothing32-encoders",
     ),
 )
 def pretrain(

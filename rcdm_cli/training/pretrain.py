@@ -79,6 +79,7 @@ class PretrainTrainer:
         self.recipe, self.method, self.data, self.device = recipe, method, data, device
         self.workers, self.validation = workers, validation
         self.options, self.plan = recipe.method(method), recipe.optimization
+        self.preprocessing = self.options.preprocessing or recipe.preprocessing
         self.per_epoch = max(len(data.photos) // self.plan.batch, 1)
         self.steps = self.options.epochs * self.per_epoch
         self.description = recipe.description
@@ -93,7 +94,7 @@ class PretrainTrainer:
                 pool=recipe.trunk.pool,
                 width=trunk_width(trunk),
                 head=self.options.head,
-                preprocessing=recipe.preprocessing,
+                preprocessing=self.preprocessing,
                 origin=recipe.data.origin,
                 licence=recipe.data.licence,
             )
@@ -106,7 +107,7 @@ class PretrainTrainer:
             betas=self.plan.betas,
             weight_decay=self.plan.weight_decay,
         )
-        transform = build_views(method, self.options.transform, recipe.preprocessing.size)
+        transform = build_views(method, self.options.transform, self.preprocessing.size)
         self.views = _Views(data, transform, self.plan.seed)
 
     def identity(self) -> dict[str, object]:
@@ -137,9 +138,8 @@ class PretrainTrainer:
         views, labels = next(self.stream)
         # Dropout and stochastic depth of a trunk draw here; workers or not, they draw the same.
         torch.manual_seed(generator(self.plan.seed, 1, step).initial_seed())
-        preprocessing = self.recipe.preprocessing
-        mean = torch.tensor(preprocessing.mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(preprocessing.std, device=self.device).view(1, 3, 1, 1)
+        mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
         ready = [
             ((view.to(self.device, non_blocking=True) - mean) / std).contiguous(memory_format=torch.channels_last)
             for view in views
@@ -187,7 +187,7 @@ class PretrainTrainer:
         labelled = torch.nonzero(data.labels >= 0).flatten()
         if len(labelled) > limit:
             labelled = labelled[torch.linspace(0, len(labelled) - 1, limit).long()]
-        size = self.recipe.preprocessing.size
+        size = self.preprocessing.size
         parts = []
         for chunk in labelled.split(256):
             photos = np.stack([center_crop(data.photos[int(index)], size) for index in chunk])

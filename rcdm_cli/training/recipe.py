@@ -64,7 +64,7 @@ class MethodOptions(Spec):
     """What differs between methods.
 
     ``transform`` and ``loss`` are keyword arguments of lightly's transform and loss of that method;
-    ``prototypes`` and ``momentum`` are DINO's.
+    ``prototypes`` and ``momentum`` are DINO's. ``lr`` and ``preprocessing`` take the place of the recipe's.
     """
 
     epochs: int = Field(ge=1)
@@ -72,6 +72,7 @@ class MethodOptions(Spec):
     transform: dict[str, Any] = {}
     loss: dict[str, Any] = {}
     lr: float | None = Field(default=None, gt=0)
+    preprocessing: Preprocessing | None = None
     prototypes: int = Field(default=4096, ge=2)
     momentum: float = Field(default=0.996, ge=0, lt=1)
 

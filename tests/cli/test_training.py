@@ -213,8 +213,8 @@ def test_augmentation_can_be_switched_off(data, invoke, workplace):
         (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--set", "step=1"), "step is not a known key"),
         (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--encoder", "e.pt"), "e.pt is not a file"),
         (("pretrain", "{data}/photos", "--recipe", "{data}/tiny.toml", "--method", "dino"), "needs kind = 'pretrain'"),
-        (("pretrain", "{data}/photos", "--recipe", "clothing64-encoders", "--method", "byol"), "--method byol cannot"),
-        (("pretrain", "{data}/photos", "--recipe", "clothing64-encoders"), "--method"),
+        (("pretrain", "{data}/photos", "--recipe", "clothing32-encoders", "--method", "byol"), "--method byol cannot"),
+        (("pretrain", "{data}/photos", "--recipe", "clothing32-encoders"), "--method"),
     ],
 )
 def test_wrong_use_is_answered_in_words(data, invoke, monkeypatch, arguments, words):

@@ -36,6 +36,18 @@ def stop_after(steps):
     return lambda: next(asked) >= steps
 
 
+def test_a_method_may_have_preprocessing_of_its_own(photos, tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text(PRETRAIN)
+    recipe = read_recipe(path, PretrainRecipe, ["methods.supervised.preprocessing={size=24, mean=[0.1, 0.2, 0.3]}"])
+    seen = {}
+    for method in ("supervised", "simclr"):
+        pretrain(recipe, method, photos, tmp_path / method)
+        given = load_encoder(tmp_path / method / ENCODER).spec.preprocessing
+        seen[method] = given.size, given.mean
+    assert seen == {"supervised": (24, (0.1, 0.2, 0.3)), "simclr": (32, (0.5, 0.5, 0.5))}
+
+
 @pytest.mark.parametrize("method", ["dino", "simclr", "vicreg", "barlow", "supervised"])
 def test_a_stopped_run_goes_on_to_the_weights_of_one_that_was_not(method, recipe, photos, tmp_path):
     whole = pretrain(recipe, method, photos, tmp_path / "whole")
