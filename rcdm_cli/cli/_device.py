@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def choose_device(name: str) -> "torch.device":
-    """The device for ``--device``: ``auto`` is the first CUDA device if there is one, else the CPU.
+def choose_device(name: str, place: int = 0) -> "torch.device":
+    """The device for ``--device``: ``auto`` is a CUDA device if there is one, else the CPU.
+
+    Of several processes on one machine, each with its own ``place``, ``auto`` and ``cuda`` give each a device.
 
     Raises:
         RcdmError: a CUDA device was asked for and is not there. Never falls back to the CPU by itself.
@@ -19,9 +21,9 @@ def choose_device(name: str) -> "torch.device":
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if count else "cpu"
-    device = torch.device(name)
+    device = torch.device(name, place) if name == "cuda" and place else torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise RcdmError(f"--device {name}: {_why_not(count)} Give --device cpu, or auto for what is there.")
+        raise RcdmError(f"--device {device}: {_why_not(count)} Give --device cpu, or auto for what is there.")
     return device
 
 

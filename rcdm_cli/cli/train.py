@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import ENCODER_HELP, Device, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._processes import together
 from rcdm_cli.cli._signals import stop_when_asked
 from rcdm_cli.resources import recipe_path
 
@@ -22,6 +22,7 @@ from rcdm_cli.resources import recipe_path
         "rcdm train photos --recipe own64 --encoder timm:resnet50,pretrained --out runs/resnet50",
         "rcdm train photos --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr",
         "rcdm train photos --recipe clothing32 --init clothing32 --out runs/further",
+        "torchrun --standalone --nproc-per-node 8 --module rcdm_cli train photos --recipe rcdm128 --encoder runs/dino",
     ),
 )
 def train(
@@ -69,6 +70,10 @@ def train(
     Whether the denoiser learns its photos by heart is seen with --validation-split: at each grid of samples, log.jsonl
     gets the loss of the averaged weights on both sets of photos, and the two move apart. A recipe's [augmentation] is
     against that: photos are changed at random, and the representations of changed photos computed as they come.
+
+    Started by torchrun, each process takes its share of every batch, on a GPU of its own where there are GPUs; the
+    weights are those that one process would end at, but for rounding. The number of processes may change between two
+    parts of a run.
     """
     from rcdm_cli.runtime.bundle import load_bundle
     from rcdm_cli.training.finished import is_run, read_run
@@ -76,25 +81,28 @@ def train(
     from rcdm_cli.training.runs import prepare_denoiser, train_denoiser
     from rcdm_cli.training.start import Start
 
-    plan = read_recipe(recipe_path(recipe), TrainRecipe, overrides or (), {"encoders": encoder} if encoder else {})
-    start = None
-    if init is not None and is_run(Path(init)):
-        run = read_run(Path(init))
-        start = Start(run.model, run.encoders)
-    elif init is not None:
-        bundle = load_bundle(init)
-        start = Start(bundle.model, [bundle.encoder(method) for method in bundle.methods])
-    trainer = prepare_denoiser(
-        plan,
-        source,
-        split,
-        folder,
-        choose_device(device),
-        validation_split=validation_split,
-        start=start,
-        stage=out.progress,
-        on_note=out.note,
-    )
-    with stop_when_asked() as stop, out.progress("Training") as show:
-        done = train_denoiser(trainer, folder, stop=stop, on_progress=show)
-    out.result(done.as_json(), [done.checkpoint])
+    with together(out, device) as (share, own_device, out):
+        plan = read_recipe(recipe_path(recipe), TrainRecipe, overrides or (), {"encoders": encoder} if encoder else {})
+        start = None
+        if init is not None and is_run(Path(init)):
+            run = read_run(Path(init))
+            start = Start(run.model, run.encoders)
+        elif init is not None:
+            bundle = load_bundle(init)
+            start = Start(bundle.model, [bundle.encoder(method) for method in bundle.methods])
+        trainer = prepare_denoiser(
+            plan,
+            source,
+            split,
+            folder,
+            own_device,
+            validation_split=validation_split,
+            start=start,
+            share=share,
+            stage=out.progress,
+            on_note=out.note,
+        )
+        with stop_when_asked() as stop, out.progress("Training") as show:
+            done = train_denoiser(trainer, folder, stop=stop, on_progress=show)
+    if share.writes:
+        out.result(done.as_json(), [done.checkpoint])

@@ -83,10 +83,9 @@ class Conditioner(nn.Module):
         target.scale.copy_(torch.where(std > 0, std, 1.0))
 
 
-def drop(cond: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Replace each row of ``cond`` (B, W) by zeros with ``probability``, for classifier-free guidance.
+def drop(cond: Tensor, dropped: Tensor) -> Tensor:
+    """``cond`` (B, W) with zeros where ``dropped`` (B,) is True, for classifier-free guidance.
 
-    Ho and Salimans 2022 (arXiv:2207.12598), algorithm 1. The draw is made on the generator's device.
+    Ho and Salimans 2022 (arXiv:2207.12598), algorithm 1.
     """
-    keep = torch.rand(len(cond), 1, generator=generator, device=generator.device) >= probability
-    return cond * keep.to(cond)
+    return cond * ~dropped[:, None].to(cond.device)

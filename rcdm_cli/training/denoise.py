@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from rcdm_cli.images.crop import center_crop
 from rcdm_cli.images.tensor import to_tensor
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
 from rcdm_cli.training.order import generator, photos_at, stratified_timesteps
+from rcdm_cli.training.parallel import Share
 from rcdm_cli.training.precision import autocast
 from rcdm_cli.training.rate import learning_rate, set_rate
 from rcdm_cli.training.recipe import TrainRecipe
@@ -27,11 +28,28 @@ from rcdm_cli.training.views import AMOUNTS, TOLD, RandomViews
 from rcdm_cli.training.whitening import folded_parameters, standardise_anew, whiten
 
 
+class _Draws(NamedTuple):
+    """What chance decides of one step, a batch (B, …) of each."""
+
+    index: Tensor
+    flip: Tensor
+    row: Tensor
+    t: Tensor
+    amounts: Tensor
+    noise: Tensor
+    dropped: Tensor
+
+    def of(self, part: Tensor) -> "_Draws":
+        """The same of a part of the batch, given by places in it."""
+        return _Draws(*(values[part] for values in self))
+
+
 class DenoiserTrainer:
     """A training recipe, as the loop drives it.
 
     Every draw of step n comes from a generator that is seeded with (seed, purpose, n), so a resumed run
-    draws what the run that was not interrupted would have drawn. ``start`` and ``known`` are for ``take_over``.
+    draws what the run that was not interrupted would have drawn, and several processes with their ``share`` of the
+    photos what one would. ``start`` and ``known`` are for ``take_over``.
     """
 
     def __init__(
@@ -45,10 +63,11 @@ class DenoiserTrainer:
         known: Collection[str] = (),
         random_views: RandomViews | None = None,
         validation: HeldPhotos | None = None,
+        share: Share | None = None,
     ) -> None:
         self.recipe, self.plan, self.device = recipe, recipe.optimization, device
         self.photos, self.representations, self.random_views = photos, representations, random_views
-        self.validation = validation
+        self.validation, self.share = validation, share or Share()
         self.fingerprint, self.samples = fingerprint, SampleGrid(photos, representations, device)
         self.steps, self.photos_per_step = recipe.steps, self.plan.batch
         self.description = recipe.description
@@ -98,53 +117,52 @@ class DenoiserTrainer:
         """One optimizer step: each (method, level) gets an equal share of the batch."""
         rate = learning_rate(step, self.steps, self.plan, self.plan.lr)
         set_rate(self.optimizer, rate)
-        index, flip, row, t = self._draw(step)
-        noise, dropping = generator(self.plan.seed, 3, step), generator(self.plan.seed, 4, step)
-        amounts = torch.zeros(len(index), AMOUNTS)
-        if self.random_views:
-            amounts = self.random_views.draw(len(index), generator(self.plan.seed, 5, step))
+        drawn = self._draw(step)
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for part in torch.arange(len(index)).chunk(self.plan.accumulate):
-            losses = self._losses(index[part], flip[part], row[part], amounts[part], t[part], noise, dropping)
-            loss = losses.sum() / len(index)
+        total = torch.zeros((), device=self.device)
+        for part in self.share.of(torch.arange(self.plan.batch)).chunk(self.plan.accumulate):
+            loss = self._losses(drawn.of(part)).sum() / self.plan.batch
             loss.backward()
-            total += loss.item()
+            total += loss.detach()
+        self.share.add_up([*self._gradients(), total])
         if self.plan.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
         self.optimizer.step()
         self._update_average(step)
-        return {"loss": total, "lr": rate}
+        return {"loss": total.item(), "lr": rate}
 
-    def _draw(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        batch, rows = self.plan.batch, len(self.representations.rows)
+    def _draw(self, step: int) -> "_Draws":
+        batch, rows, size = self.plan.batch, len(self.representations.rows), self.recipe.denoiser.size
         index = photos_at(step, len(self.photos), batch, self.plan.seed)
-        draw = generator(self.plan.seed, 2, step)
-        flip = torch.rand(batch, generator=draw) < 0.5
-        # Turning the rows by one each step evens out the shares where the batch does not divide by them.
-        row = (torch.arange(batch) * rows // batch + step) % rows
-        t = stratified_timesteps(batch, len(self.schedule), draw)
-        return index, flip, row, t
+        draw, noise, dropping, changing = (generator(self.plan.seed, purpose, step) for purpose in (2, 3, 4, 5))
+        return _Draws(
+            index=index,
+            flip=torch.rand(batch, generator=draw) < 0.5,
+            # Turning the rows by one each step evens out the shares where the batch does not divide by them.
+            row=(torch.arange(batch) * rows // batch + step) % rows,
+            t=stratified_timesteps(batch, len(self.schedule), draw),
+            amounts=self.random_views.draw(batch, changing) if self.random_views else torch.zeros(batch, AMOUNTS),
+            noise=torch.randn(batch, 3, size, size, generator=noise),
+            dropped=torch.rand(batch, generator=dropping) < self.recipe.drop,
+        )
 
-    def _losses(
-        self,
-        index: Tensor,
-        flip: Tensor,
-        row: Tensor,
-        amounts: Tensor,
-        t: Tensor,
-        noise_from: torch.Generator,
-        drop_from: torch.Generator,
-    ) -> Tensor:
-        photos, groups = self._seen(index, flip, row, amounts)
+    def _gradients(self) -> list[Tensor]:
+        """Those of all parameters; a row that no photo belongs to has zeros, since another process may have one."""
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return [cast(Tensor, parameter.grad) for parameter in self.parameters]
+
+    def _losses(self, drawn: "_Draws") -> Tensor:
+        photos, groups = self._seen(drawn.index, drawn.flip, drawn.row, drawn.amounts)
         x0 = to_tensor(photos).to(self.device, memory_format=torch.channels_last)
-        noise = torch.randn(x0.shape, generator=noise_from).to(self.device, memory_format=torch.channels_last)
-        t = t.to(self.device)
+        noise = drawn.noise.to(self.device, memory_format=torch.channels_last)
+        t = drawn.t.to(self.device)
         x_t = self.schedule.noise_to(x0, t, noise)
         with autocast(self.plan.precision, self.device):
-            cond = drop(self.model.conditioner.mixed(groups), self.recipe.drop, drop_from)
+            cond = drop(self.model.conditioner.mixed(groups), drawn.dropped)
             if self.random_views and self.tell:
-                cond = cond + self.tell(self.random_views.told(amounts).to(self.device))
+                cond = cond + self.tell(self.random_views.told(drawn.amounts).to(self.device))
             output = self.denoiser(x_t, t, cond)
         return denoising_loss(self.model, self.schedule, output, x0, x_t, t, noise)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from rcdm_cli.errors import InputError, Interrupted, RcdmError
 from rcdm_cli.files import write_text
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rcdm_cli.training.parallel import Share
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
@@ -63,8 +64,11 @@ def train(
     show_every: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    share: Share | None = None,
 ) -> int:
     """Run ``trainer`` to its last step in ``folder``, from the checkpoint there if there is one.
+
+    Of several processes, one writes into the folder, and all stop when one is asked to.
 
     Returns:
         The step that it began at.
@@ -74,9 +78,9 @@ def train(
         Interrupted: ``stop`` said so; a checkpoint is written first.
         RcdmError: the loss is not a finite number; nothing is written any more.
     """
-    path = folder / CHECKPOINT
-    first = _resume(trainer, path)
-    log = _Log(folder / LOG, first)
+    path, share = folder / CHECKPOINT, share or Share()
+    first = _resume(trainer, path, share)
+    log = _Log(folder / LOG, first) if share.writes else None
     trainer.begin(first)
     sums: dict[str, float] = {}
     started, counted = time.perf_counter(), 0
@@ -95,16 +99,17 @@ def train(
         rate = counted * trainer.photos_per_step / (time.perf_counter() - started)
         means = {name: total / counted for name, total in sums.items()}
         if done % log_every == 0 or done == trainer.steps:
-            log.write({"step": done, **means, "photos_per_second": round(rate, 2)})
+            if log:
+                log.write({"step": done, **means, "photos_per_second": round(rate, 2)})
             sums, started, counted = {}, time.perf_counter(), 0
         before = time.perf_counter()
         if before - shown >= show_every or done == trainer.steps:
             on_progress(Progress(done, trainer.steps, means, rate))
             shown = before
-        if reached := trainer.milestone(done, folder):
+        if log and (reached := trainer.milestone(done, folder)):
             log.write({"step": done, **reached})
-        stopping = stop()
-        if stopping or done % save_every == 0 or done == trainer.steps:
+        stopping = share.any(stop())
+        if share.writes and (stopping or done % save_every == 0 or done == trainer.steps):
             save_checkpoint(path, Checkpoint(done, trainer.identity(), trainer.tensors(), trainer.description))
         # Photos per second are those of training: samples and checkpoints are not counted.
         started += time.perf_counter() - before
@@ -115,10 +120,11 @@ def train(
     return first
 
 
-def _resume(trainer: Trainer, path: Path) -> int:
-    # What a process that was killed while writing has left behind.
-    for torn in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-        torn.unlink()
+def _resume(trainer: Trainer, path: Path, share: Share) -> int:
+    if share.writes:
+        # What a process that was killed while writing has left behind.
+        for torn in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+            torn.unlink()
     if not path.exists():
         return 0
     checkpoint = load_checkpoint(path)

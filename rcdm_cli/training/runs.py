@@ -19,6 +19,7 @@ from rcdm_cli.images.dataset import Cropped, load_cropped
 from rcdm_cli.images.source import PhotoSource, open_photos
 from rcdm_cli.training.denoise import DenoiserTrainer
 from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, train
+from rcdm_cli.training.parallel import Share
 from rcdm_cli.training.pretrain import LabelledPhotos, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
 from rcdm_cli.training.representations import CachedRepresentations, EncoderPhotos
@@ -129,6 +130,7 @@ def prepare_denoiser(
     *,
     validation_split: str | None = None,
     start: Start | None = None,
+    share: Share | None = None,
     stage: Stage = silent,
     on_note: Note = lambda _: None,
 ) -> DenoiserTrainer:
@@ -136,10 +138,17 @@ def prepare_denoiser(
 
     The encoders are copied into the run, so that a bundle can be made of the run alone. Arguments and errors are those
     of ``prepare_encoder``; photos of ``validation_split`` are for a loss of their own. Weights begin at those of
-    ``start``, and rows of the conditioner too where its encoder is the same; None is at random.
+    ``start``, and rows of the conditioner too where its encoder is the same; None is at random. Of several processes,
+    each calls this with its ``share``.
     """
+    share = share or Share()
     if not recipe.encoders:
         raise InputError("The recipe names no encoders. Give --encoder, or encoders = [...] in the recipe.")
+    if share.size > recipe.optimization.batch:
+        raise InputError(
+            f"A batch of {recipe.optimization.batch} photos is too small for {share.size} processes. "
+            f"Give --set optimization.batch={share.size}, or a multiple of it."
+        )
     _must_be_apart(split, validation_split)
     photos = open_photos(source, split)
     others = None if validation_split is None else open_photos(source, validation_split)
@@ -151,17 +160,16 @@ def prepare_denoiser(
             f"Random crops of {plan.side(1)} pixels would be enlarged, since a network sees {largest}. Give "
             f"augmentation.photo_size={math.ceil(largest / plan.crop)}, or a larger augmentation.crop."
         )
-    for encoder in encoders:
-        save_encoder(encoder, folder / ENCODERS / f"{encoder.spec.method}.safetensors")
-    held = _hold(photos, recipe, encoders, folder, device, stage, on_note)
-    rows = held.representations.rows
-    names = ", ".join(f"{row.method} at {row.level}" for row in rows)
-    on_note(f"{len(held.photos)} photos, on {device}; conditioned on {names}.")
-    validation = None if others is None else _hold(others, recipe, encoders, folder, device, stage, on_note)
-    views = None
-    if plan:
-        large = _crop(photos, plan.photo_size, folder, stage, on_note).photos
-        views = RandomViews(plan, large, encoders, rows, device)
+    with share.first_alone():
+        for encoder in encoders:
+            save_encoder(encoder, folder / ENCODERS / f"{encoder.spec.method}.safetensors")
+        held = _hold(photos, recipe, encoders, folder, device, stage, on_note)
+        rows = held.representations.rows
+        names = ", ".join(f"{row.method} at {row.level}" for row in rows)
+        on_note(f"{len(held.photos)} photos, on {device}; conditioned on {names}.")
+        validation = None if others is None else _hold(others, recipe, encoders, folder, device, stage, on_note)
+        large = _crop(photos, plan.photo_size, folder, stage, on_note).photos if plan else None
+    views = RandomViews(plan, large, encoders, rows, device) if plan and large is not None else None
     known = [encoder.spec.method for encoder in encoders if start and start.was_trained_with(encoder)]
     if start and (strangers := [encoder.spec.method for encoder in encoders if encoder.spec.method not in known]):
         on_note(f"Beginning without what was learned of other encoders; new here: {', '.join(strangers)}.")
@@ -175,6 +183,7 @@ def prepare_denoiser(
         known,
         views,
         validation,
+        share,
     )
 
 
@@ -215,16 +224,24 @@ def train_denoiser(
     on_progress: ShowProgress = lambda done, total, note="": None,
 ) -> Run:
     """Train what ``prepare_denoiser`` gives in the same ``folder``, or go on with it; the rest as ``train_encoder``."""
-    return _train(trainer, folder, trainer.recipe.save_every, stop, on_progress)
+    return _train(trainer, folder, trainer.recipe.save_every, stop, on_progress, trainer.share)
 
 
-def _train(trainer: Trainer, folder: Path, save_every: int, stop: Callable[[], bool], on_progress: ShowProgress) -> Run:
+def _train(
+    trainer: Trainer,
+    folder: Path,
+    save_every: int,
+    stop: Callable[[], bool],
+    on_progress: ShowProgress,
+    share: Share | None = None,
+) -> Run:
     began = train(
         trainer,
         folder,
         save_every=save_every,
         stop=stop,
         on_progress=lambda progress: on_progress(progress.step, progress.steps, _say(progress)),
+        share=share,
     )
     return Run(folder / CHECKPOINT, trainer.steps, began)
 

@@ -111,6 +111,15 @@ def test_a_device_that_is_there_is_taken(cuda_devices, count, name, device):
     assert choose_device(name) == torch.device(device)
 
 
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_of_several_processes_takes_a_device_of_its_own(cuda_devices, name):
+    cuda_devices(2)
+    assert choose_device(name, 1) == torch.device("cuda:1")
+    with pytest.raises(RcdmError, match="--device cuda:2: there are 2 CUDA devices"):
+        choose_device(name, 2)
+    assert choose_device("cpu", 1) == torch.device("cpu")
+
+
 @pytest.mark.parametrize(("count", "name"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
 def test_a_device_that_is_not_there_is_an_error_and_never_replaced(cuda_devices, count, name):
     cuda_devices(count)

@@ -17,9 +17,12 @@ from rcdm_cli.images.source import open_photos
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint
 from rcdm_cli.training.finished import read_run
 from rcdm_cli.training.loop import CHECKPOINT
+from rcdm_cli.training.parallel import Share
+from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 from rcdm_cli.training.representations import ComputedRepresentations, EncoderPhotos
+from rcdm_cli.training.runs import prepare_denoiser
 from rcdm_cli.training.validation import HeldPhotos
-from tests.cli.conftest import rcdm
+from tests.cli.conftest import rcdm, start
 from tests.training.tiny import AUGMENTATION, PRETRAIN, TRAIN, equal_tensors, tiny_encoder, write_photos
 
 STEPS = 10
@@ -107,6 +110,44 @@ def test_sigterm_writes_a_checkpoint_ends_with_130_and_goes_on_to_the_same_bits(
     assert f"Interrupted: Stopped at step {step} of {STEPS}" in stderr
     assert "Run the same command again to go on." in stderr
     goes_on_to_the_same(data, run, uninterrupted)
+
+
+def start_torchrun(data, run):
+    code = "from torch.distributed.run import main; main()"
+    options = ["--standalone", "--nproc-per-node", "2", "--module", "rcdm_cli"]
+    command = ["torchrun", *options, *arguments(data, run, "--json")]
+    return start(f"import sys; sys.argv = {command!r}; {code}", env={"OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_go_on_and_end_at_the_weights_of_one(data, uninterrupted, tmp_path):
+    run = tmp_path / "run"
+    process = start_torchrun(data, run)
+    wait_for_step(process, run, 2)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=60)
+    stopped = load_checkpoint(run / CHECKPOINT).step
+    assert (stdout, stderr.count(f"Stopped at step {stopped} of {STEPS}")) == ("", 1), stderr
+    process = start_torchrun(data, run)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert json.loads(stdout) == {"checkpoint": str(run / CHECKPOINT), "steps": STEPS, "began_at": stopped}
+    assert stderr.count(f"Training: {STEPS}/{STEPS}") == 1
+    ours, theirs = load_checkpoint(run / CHECKPOINT), load_checkpoint(uninterrupted / CHECKPOINT)
+    assert ours.recipe == theirs.recipe
+    # Not one by one: of the gradients of biases before a norm only rounding is left, which Adam makes steps of.
+    ends = [torch.cat([tensor.flatten() for tensor in one.group("model").values()]) for one in (ours, theirs)]
+    assert (ends[0] - ends[1]).norm() < 1e-3 * ends[1].norm()
+
+
+def test_more_processes_than_photos_in_a_batch_or_on_one_device_are_wrong_use(data, invoke, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = invoke(*arguments(data, "run", "--device", "cuda:0"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--device cuda:0 is one device, and torchrun has started 2 processes. Give cuda." in result.stderr
+    recipe = read_recipe(data / "tiny.toml", TrainRecipe, (), {"encoders": [str(data / "encoder.safetensors")]})
+    with pytest.raises(InputError, match=r"A batch of 6 photos is too small for 7 processes.*optimization\.batch=7"):
+        prepare_denoiser(recipe, data / "photos", None, data / "run", torch.device("cpu"), share=Share(1, 7))
 
 
 def test_a_run_of_another_recipe_is_wrong_use_and_names_the_key(data, uninterrupted, invoke):

@@ -5,6 +5,7 @@ import torch
 
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.training.denoise import DenoiserTrainer
+from rcdm_cli.training.parallel import Share
 from rcdm_cli.training.precision import autocast
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 from rcdm_cli.training.representations import ComputedRepresentations, EncoderPhotos
@@ -21,10 +22,10 @@ def trainer(tmp_path):
     photos = random_photos(9, 32)
     computed = ComputedRepresentations([EncoderPhotos(tiny_encoder(), photos, "a")], ROWS, CPU)
 
-    def make(*overrides):
+    def make(*overrides, share=None):
         (tmp_path / "r.toml").write_text(TRAIN)
         recipe = read_recipe(tmp_path / "r.toml", TrainRecipe, overrides)
-        made = DenoiserTrainer(recipe, photos, computed, CPU, "photos")
+        made = DenoiserTrainer(recipe, photos, computed, CPU, "photos", share=share)
         draw = torch.Generator().manual_seed(5)
         with torch.no_grad():
             # Away from the zero initialisation, which would let no gradient through.
@@ -54,6 +55,31 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(trainer, parts, extr
     assert sum(float(gradient.abs().max()) > 100 * rounding for gradient in whole.values()) > 0.5 * len(whole)
 
 
+class Unheard(Share):
+    """One of several processes that nobody answers: its sums are of its own share."""
+
+    def add_up(self, tensors):
+        pass
+
+
+@pytest.mark.parametrize("extra", [[], ["optimization.accumulate=2"]])
+def test_shares_of_several_processes_add_up_to_the_gradient_of_one(trainer, extra):
+    whole_loss, whole = gradients(trainer("optimization.clip=0"), 3)
+    shares = [gradients(trainer("optimization.clip=0", *extra, share=Unheard(rank, 4)), 3) for rank in range(4)]
+    assert sum(loss for loss, _ in shares) == pytest.approx(whole_loss, rel=1e-5)
+    rounding = 1e-5 * max(float(gradient.abs().max()) for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(sum(own[name] for _, own in shares), gradient, rtol=1e-5, atol=rounding)
+
+
+def test_representations_are_dropped_at_the_given_rate(trainer):
+    made = trainer("drop=0.25")
+    dropped = torch.stack([made._draw(step).dropped for step in range(700)]).double()
+    # Four standard deviations of a binomial of 4200 at 0.25.
+    assert float(dropped.mean()) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4200) ** 0.5)
+    assert not trainer("drop=0.0")._draw(1).dropped.any()
+
+
 def test_the_average_follows_its_formula(trainer):
     made = trainer("ema=0.15", "optimization.lr=0.05")
     expected = [p.detach().clone() for p in made.average.parameters()]
@@ -79,7 +105,7 @@ def test_draws_cover_timesteps_and_representations_evenly(trainer):
     made = trainer("schedule.timesteps=120")
     counts, flips, times = torch.zeros(2, dtype=torch.int64), 0, []
     for step in range(100):
-        index, flip, row, t = made._draw(step)
+        index, flip, row, t, *_ = made._draw(step)
         assert index.shape == flip.shape == row.shape == t.shape == (6,)
         # One timestep in each sixth of the schedule.
         assert sorted((t // 20).tolist()) == [0, 1, 2, 3, 4, 5]
