@@ -19,7 +19,8 @@ Made by `make docs` from the program; `rcdm COMMAND --help` says the same.
 
 - The result goes to stdout: lines to read, or one JSON object with `--json`. Everything else goes to stderr.
 - Exit codes: 0 done; 1 failed; 2 wrong use, recipe or input; 3 a check that was asked for did not hold; 130
-  interrupted. With 1, 2 and 130 stdout is empty.
+  interrupted. With 1, 2 and 130 stdout is empty; only where photos could not be read and were skipped, 2 comes after a
+  whole result.
 - On a terminal, long work shows a bar with the time left; elsewhere a plain line now and then. `--quiet` shows
   neither.
 - `RCDM_DEBUG=1` adds the traceback to an error, and the warnings of libraries. `NO_COLOR=1` takes the colours out.
@@ -60,12 +61,17 @@ def _argument_row(item: Any) -> tuple[str, str, str]:
 
 def _option_row(item: Any) -> tuple[str, str, str]:
     metavar = "" if item.is_flag else f" {item.metavar or 'N'}"
-    return f"`{', '.join(sorted(item.opts, reverse=True))}{metavar}`", item.help, _default(item)
+    names = ", ".join([*sorted(item.opts, reverse=True), *item.secondary_opts])
+    return f"`{names}{metavar}`", item.help, _default(item)
 
 
 def _default(item: Any) -> str:
+    if isinstance(item.show_default, str):
+        return item.show_default
     hidden = item.default is None or item.default is False or item.required or not item.show_default
-    return "" if hidden else f"`{item.default}`"
+    default = item.opts[0] if item.default is True else item.default
+    default = ",".join(map(str, default)) if isinstance(default, list) else default
+    return "" if hidden else f"`{default}`"
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Iterator[str]:

@@ -34,7 +34,7 @@ def explain(error: BaseException) -> str:
     match error:
         case RcdmError():
             return str(error)
-        case KeyboardInterrupt():
+        case KeyboardInterrupt() | typer.Abort():
             return "stopped before the end."
         case OSError(strerror=str(reason)):
             return f"{error.filename}: {reason}." if error.filename is not None else f"{reason}."
@@ -48,7 +48,7 @@ def exit_code(error: BaseException) -> int:
     """1 failed, 2 wrong use or input, 3 a check did not hold, 130 interrupted."""
     if isinstance(error, RcdmError):
         return error.exit_code
-    return Interrupted.exit_code if isinstance(error, KeyboardInterrupt) else RcdmError.exit_code
+    return Interrupted.exit_code if isinstance(error, KeyboardInterrupt | typer.Abort) else RcdmError.exit_code
 
 
 def debugging() -> bool:

@@ -162,6 +162,7 @@ Guidance = Annotated[
     typer.Option(
         "--guidance",
         min=0,
+        max=100,
         help="Strength of classifier-free guidance; 1 is none. Default: the bundle's.",
         show_default=False,
         rich_help_panel=SAMPLING_PANEL,

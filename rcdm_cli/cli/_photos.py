@@ -51,19 +51,26 @@ def raise_skipped(skipped: int, total: int, what: str) -> None:
         raise InputError(f"{skipped} of {total} {what} could not be read and were skipped.")
 
 
-def read_photos(out: Output, photos: list[Path]) -> PhotosRead:
+def read_photos(out: Output, photos: list[Path], size: int | None = None) -> PhotosRead:
     """Read photos and folders of photos; each one that cannot be read is named in a warning and skipped.
+
+    Args:
+        out: where warnings go.
+        photos: files and folders.
+        size: keep no more of the pixels than centre crops of this size need, so that many photos fit in memory.
 
     Raises:
         InputError: a path does not exist, there is no photo, or none can be read.
     """
+    from rcdm_cli.images.crop import halved
     from rcdm_cli.images.find import find_photos
     from rcdm_cli.images.read import UnreadablePhoto, read_photo
 
     read = PhotosRead([], [], [])
     for path in find_photos(photos):
         try:
-            read.pixels.append(read_photo(path))
+            pixels = read_photo(path)
+            read.pixels.append(halved(pixels, size) if size else pixels)
             read.paths.append(path)
         except UnreadablePhoto as error:
             read.unreadable.append(path)
@@ -117,7 +124,9 @@ def known_photos(
         count = len(stored.paths)
         h = {pair: stored.representations[pair] for pair in pairs}
         return Known(h, list(stored.paths), [None] * count, list(range(count)), [])
-    read = read_photos(out, given)
+    manifest = bundle.manifest
+    networks = [manifest.denoiser.size, *(one.spec.preprocessing.size for one in manifest.encoders.values())]
+    read = read_photos(out, given, max(networks))
     listed = {path: place for place, path in enumerate(find_photos(given))}
     h = kept_representations(bundle, kept, read.pixels, pairs, batch)
     return Known(

@@ -59,14 +59,14 @@ def export(
         ),
     ] = None,
     onnx: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--onnx/--no-onnx",
-            help="Write ONNX graphs, which ONNX Runtime and OpenVINO run.",
-            show_default="for a BUNDLE",
+            "--onnx",
+            help="Also write the ONNX graphs of a RUN's bundle, as --trt, --precision and --calibration do; a BUNDLE's"
+            " are always written.",
             rich_help_panel=GRAPHS_PANEL,
         ),
-    ] = None,
+    ] = False,
     trt: Annotated[
         bool,
         typer.Option("--trt", help="Also build TensorRT plans of the ONNX graphs.", rich_help_panel=GRAPHS_PANEL),
@@ -127,6 +127,7 @@ def export(
     that are told, none of them is installed and the exit code is 3. A CPU emulates fp8; TensorRT plans at fp8 are
     for GPUs of compute capability 8.9 and later.
     """
+    _refuse_photos_for_nothing(precision, calibration, split)
     values: dict[str, Any] = {}
     if folder is not None:
         values = _make_bundle(Path(source), folder, force)
@@ -135,13 +136,22 @@ def export(
     else:
         raise InputError(f"{source} is not a bundle. To make one of the run there, say where it goes with --out.")
     lines: list[object] = [folder]
-    if trt or onnx or (onnx is None and not values):
+    if onnx or trt or precision or calibration or not values:
         plans = (max_batch, choose_device(device)) if trt else None
         photos = (calibration, split) if calibration else None
         graphs = _write_graphs(out, folder, precision, check, force, plans, photos)
         values = {**values, "bundle": folder, **graphs}
         lines += [folder / name for name in graphs["built"]]
     out.result(values, lines)
+
+
+def _refuse_photos_for_nothing(precision: str | None, calibration: Path | None, split: str | None) -> None:
+    from rcdm_cli.runtime.manifest import EIGHT_BIT
+
+    if calibration and not set(EIGHT_BIT) & set((precision or "").split(",")):
+        raise InputError("--calibration is for graphs in 8 bits. Give --precision int8, fp8 or both, or leave it out.")
+    if split and not calibration:
+        raise InputError("--split chooses among the photos of --calibration. Give both or neither.")
 
 
 def _make_bundle(run: Path, folder: Path, force: bool) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def _find(target: str) -> Path:
     if (path := Path(target)).exists():
         return path
     known = recipes() | bundles()
-    if found := known.get(target):
+    if found := known.get(target) or recipes().get(target.removesuffix(".toml")):
         return found
     raise InputError(f"{no_such('bundle or recipe', target, known)} No file is called that either.")
 

@@ -17,11 +17,11 @@ from rcdm_cli.resources import recipe_path
     "train",
     panel="Models",
     examples=(
-        "rcdm train photos --recipe clothing32 --out runs/mine",
+        "rcdm train photos --recipe clothing32 --encoder runs/dino --encoder runs/simclr --out runs/mine",
         "rcdm train photos.tar --split train --validation-split val --recipe clothing32 --encoder runs/dino",
         "rcdm train photos --recipe own64 --encoder timm:resnet50,pretrained --out runs/resnet50",
         "rcdm train photos --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr",
-        "rcdm train photos --recipe clothing32 --init clothing32 --out runs/further",
+        "rcdm train photos --recipe clothing32 --encoder runs/dino --init runs/mine --out runs/further",
         "torchrun --standalone --nproc-per-node 8 --module rcdm_cli train photos --recipe rcdm128 --encoder runs/dino",
     ),
 )

@@ -28,15 +28,29 @@ def center_crop(photo: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         InputError: ``photo`` is more than LONGEST times as long as it is wide.
     """
     image = Image.fromarray(photo)
-    shorter, longer = sorted(image.size)
-    if longer > LONGEST * shorter:
-        raise InputError(
-            f"A photo of {image.width} x {image.height} pixels is too narrow for a square crop;"
-            f" it may be {LONGEST} times as long as wide."
-        )
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    if why := too_narrow(*image.size):
+        raise InputError(f"A photo cannot be cropped: {why}.")
+    image = _halved(image, size)
     scale = size / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return np.array(image.crop((left, top, left + size, top + size)))
+
+
+def halved(photo: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """``photo`` (H, W, 3) as small as it can be with the same centre crops of up to ``size`` pixels."""
+    return np.array(_halved(Image.fromarray(photo), size))
+
+
+def too_narrow(width: int, height: int) -> str:
+    """Why a photo of this many pixels has no square crop; empty where it has one."""
+    shorter, longer = sorted((width, height))
+    if longer <= LONGEST * shorter:
+        return ""
+    return f"{width} x {height} pixels are too narrow for a square; it may be {LONGEST} times as long as wide"
+
+
+def _halved(image: Image.Image, size: int) -> Image.Image:
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    return image

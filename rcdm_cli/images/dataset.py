@@ -115,8 +115,6 @@ def _in_threads(source: PhotoSource, size: int) -> Iterator[NDArray[np.uint8] | 
             return center_crop(source.read(index), size)
         except UnreadablePhoto as error:
             return error.reason
-        except InputError as error:
-            return str(error).rstrip(".")
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(source), _AHEAD):

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from rcdm_cli.errors import InputError
+from rcdm_cli.images.crop import too_narrow
 
 Pixels = NDArray[np.uint8]
 
@@ -22,6 +23,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 # metadata, which does not touch the pixels, and of large photos below its limit; above it, it raises.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# One text beside the pixels may be as long as Pillow lets all of them be: some programs save their settings in it.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,7 +57,8 @@ def read_photo(source: Path | BinaryIO, name: str | None = None) -> Pixels:
     """A photo as uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
 
     Transparent pixels are laid over white. 16-bit grey is divided by 257, so that 65535 becomes 255; float grey
-    is taken as 0..1. Of an animation or a file of several pages, the first picture is read.
+    is taken as 0..1. Of an animation or a file of several pages, the first picture is read. A photo that is too narrow
+    for a square crop is refused, since all that reads photos crops them.
 
     Args:
         source: a file's path, or an open binary file.
@@ -65,6 +70,8 @@ def read_photo(source: Path | BinaryIO, name: str | None = None) -> Pixels:
     name = name or str(source)
     try:
         with Image.open(source, formats=FORMATS) as image:
+            if why := too_narrow(*image.size):
+                raise UnreadablePhoto(name, why)
             image.load()
             return _to_rgb(_upright(image), name)
     except UnreadablePhoto:
@@ -87,7 +94,11 @@ def _clause(error: object) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # Damaged metadata says nothing of the pixels. Pillow's readers raise SyntaxError, struct.error and others for it.
+    except Exception:
+        turn = None
     return image if turn is None else image.transpose(turn)
 
 

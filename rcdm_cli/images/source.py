@@ -97,6 +97,8 @@ def open_photos(source: Path, split: str | None = None) -> PhotoSource:
     if source.is_dir():
         places, in_tars = _list_folder(source)
     elif source.is_file():
+        if source.suffix.lower() in SUFFIXES:
+            raise InputError(f"{source} is one photo. Give the folder that it lies in.")
         places = [_Place(m.path, Entry(m.path, m.label, str(source), m.offset, m.size)) for m in index_tar(source)]
         in_tars = True
     else:

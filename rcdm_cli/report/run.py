@@ -41,6 +41,13 @@ def write_run(folder: Path, results: Mapping[str, Any], files: Iterable[str] = (
     return whole
 
 
+def begin_anew(folder: Path) -> None:
+    """Take away a finished run before another writes over its pictures: one that is interrupted must not pass for it."""
+    _remove_stale(folder, {})
+    for name in (PAGE, RESULTS):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _remove_stale(folder: Path, new: Mapping[str, str]) -> None:
     """Remove what the earlier run in ``folder`` says that it wrote, where its bytes are still those."""
     try:

@@ -4,6 +4,7 @@ import errno
 import signal
 
 import pytest
+import typer
 
 from rcdm_cli.cli._signals import interrupting, stop_when_asked
 from rcdm_cli.errors import CheckFailed, InputError, Interrupted, RcdmError
@@ -28,6 +29,7 @@ class OutOfMemoryError(RuntimeError):
             "Error: out/a.png: No space left on device.\n",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "Error: No space left on device.\n"),
+        (typer.Abort(), 130, "Interrupted: stopped before the end.\n"),  # Ctrl-C at a question
         (MemoryError(), 1, "Error: Not enough memory. A smaller --batch needs less of it.\n"),
         (OutOfMemoryError("CUDA"), 1, "Error: Not enough memory. A smaller --batch needs less of it.\n"),
         (

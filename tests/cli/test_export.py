@@ -90,6 +90,8 @@ def test_a_run_needs_a_place_for_its_bundle(invoke):
     [
         (("nowhere",), "no bundle 'nowhere'"),
         (("clothing32", "--precision", "fp61"), "Did you mean 'fp16'"),
+        (("run", "--out", "new", "--calibration", "nowhere"), "--calibration is for graphs in 8 bits."),
+        (("clothing32", "--precision", "int8", "--split", "val"), "--split chooses among the photos of --calibration."),
     ],
 )
 def test_wrong_use(invoke, arguments, message):

@@ -100,6 +100,24 @@ def test_pictures_of_an_earlier_run_do_not_stay(invoke, workplace):
     assert (workplace / "pictures" / "mine.txt").exists()
 
 
+@pytest.mark.usefixtures("imgs")
+def test_a_forced_run_that_is_interrupted_passes_for_no_other(invoke, workplace, monkeypatch):
+    pictures = workplace / "pictures"
+    assert look(invoke, "--method", "dino").exit_code == 0
+    (pictures / "samples" / "mine.png").write_text("not rcdm's")
+    with monkeypatch.context() as broken:
+        broken.setattr("rcdm_cli.report.visualization.write", interrupt)
+        assert look(invoke, "--method", "dino", "--level", "projector", "--force").exit_code == 130
+    assert not (pictures / "results.json").exists()
+    assert look(invoke, "--method", "supervised").exit_code == 0
+    left = {path.name for path in (pictures / "samples").rglob("*.png")}
+    assert left == {"supervised-backbone-00.png", "supervised-backbone-01.png", "mine.png"}
+
+
+def interrupt(*values):
+    raise KeyboardInterrupt
+
+
 def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
     (imgs / "text.jpg").write_text("no photo")
     done = look(invoke, "--method", "supervised")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rcdm_cli.errors import InputError
-from rcdm_cli.images.crop import center_crop
+from rcdm_cli.images.crop import center_crop, halved
 
 GOLDEN = Path(__file__).parents[1] / "reference" / "center_crop.npz"
 
@@ -17,6 +17,15 @@ def test_equal_to_the_published_crop_to_the_pixel(photo: int, size: int) -> None
     with np.load(GOLDEN) as golden:
         crop = center_crop(golden[f"{photo}/image"], size)
         np.testing.assert_array_equal(crop, golden[f"{photo}/crop{size}"])
+
+
+@pytest.mark.parametrize("photo", range(5))
+def test_halving_first_leaves_every_pixel_of_a_crop(photo: int) -> None:
+    with np.load(GOLDEN) as golden:
+        small = halved(golden[f"{photo}/image"], 64)
+        for size in (32, 64):
+            np.testing.assert_array_equal(center_crop(small, size), golden[f"{photo}/crop{size}"])
+    assert min(halved(np.zeros((700, 900, 3), np.uint8), 64).shape[:2]) == 87
 
 
 def test_an_exact_power_of_two_is_the_mean_of_blocks() -> None:

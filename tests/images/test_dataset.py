@@ -83,7 +83,7 @@ def test_a_strip_is_skipped_with_its_reason(tmp_path: Path) -> None:
     cropped = load_cropped(open_photos(root), 8)
     assert len(cropped.photos) == 1
     assert cropped.skipped[0][0] == "b.ppm"
-    assert "500 x 1 pixels is too narrow" in cropped.skipped[0][1]
+    assert "500 x 1 pixels are too narrow" in cropped.skipped[0][1]
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

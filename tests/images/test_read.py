@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 from skimage import data
 from skimage.io import imread
 
@@ -277,6 +278,25 @@ def test_damaged_exif_does_not_cost_the_photo(tmp_path: Path, cat: Pixels) -> No
         for place in random.integers(start, start + 60, 3):
             content[place] = random.integers(256)
         assert read_photo(io.BytesIO(bytes(content))).size == 8 * 16 * 3
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_damaged_metadata_of_other_formats_does_not_either(tmp_path: Path, cat: Pixels, suffix: str) -> None:
+    options = {"lossless": True} if suffix == "webp" else {}
+    path = save(tmp_path / f"a.{suffix}", Image.fromarray(cat), exif=b"Exif\0\0garbagegarbage", **options)
+    np.testing.assert_array_equal(read_photo(path), cat)
+
+
+def test_a_long_text_does_not_either(tmp_path: Path, cat: Pixels) -> None:
+    text = PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    np.testing.assert_array_equal(read_photo(save(tmp_path / "a.png", Image.fromarray(cat), pnginfo=text)), cat)
+
+
+def test_a_photo_too_narrow_to_be_cropped_is_named(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.png", Image.new("RGB", (2000, 10)))
+    with pytest.raises(UnreadablePhoto, match=r"a\.png cannot be read as a photo: 2000 x 10 pixels are too narrow"):
+        read_photo(path)
 
 
 def test_the_error_survives_the_way_out_of_a_worker_process() -> None:
