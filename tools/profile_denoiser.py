@@ -22,18 +22,19 @@ from rcdm_cli.runtime.published_checkout import PublishedRcdm
 
 CALLS = 10
 
-KINDS = {
-    "convolution": ("conv",),
-    "matrix product": ("matmul", "fullyconnected", "bmm", "addmm", "aten::mm", "gemm"),
-    "normalisation": ("norm", "mvn", "reduce", "var_mean"),
-    "copy and layout": ("copy", "reorder", "transpose", "clone", "contiguous", "reshape", "concat", "cat"),
-}
+KINDS = (
+    ("copy and layout", ("convert",)),  # before "conv", which it holds
+    ("convolution", ("conv",)),
+    ("matrix product", ("matmul", "fullyconnected", "bmm", "addmm", "aten::mm", "gemm")),
+    ("normalisation", ("norm", "mvn", "reduce", "var_mean")),
+    ("copy and layout", ("copy", "reorder", "transpose", "clone", "contiguous", "reshape", "concat", "cat")),
+)
 """What the names of operations hold, in the order in which they are tried; the rest is pointwise."""
 
 
 def kind_of(name: str) -> str:
     """The kind of an operation of PyTorch or OpenVINO."""
-    return next((kind for kind, parts in KINDS.items() if any(part in name.lower() for part in parts)), "pointwise")
+    return next((kind for kind, parts in KINDS if any(part in name.lower() for part in parts)), "pointwise")
 
 
 def of_published(published: PublishedRcdm, bundle: Bundle, batch: int, width: int) -> dict[str, float]:

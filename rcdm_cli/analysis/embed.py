@@ -109,7 +109,8 @@ def _chunk(
     found = {(m, level): [torch.empty(0, encoders[m].encoder.spec.width_at(level))] for m, level in levels}
     read: list[int] = []
     skipped: list[tuple[int, str]] = []
-    with ThreadPoolExecutor() as pool:
+    # As ``Bundle.encode``: a GPU would convolve in TF32.
+    with ThreadPoolExecutor() as pool, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for start in range(index.start, index.stop, batch):
             on_progress(start, len(source))
             numbers = range(start, min(start + batch, index.stop))

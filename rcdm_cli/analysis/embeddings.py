@@ -77,19 +77,25 @@ class Embeddings:
         )
 
     def split(self, name: str | None) -> "Embeddings":
-        """The photos whose path has ``name`` as its first or second folder, as the splits of a data set have.
+        """The photos in the folder ``name``, at the first level or, below a single top folder, at the second.
+
+        That is where ``open_photos`` looks for a split; the name of a tar shard is no folder of the data set.
 
         Raises:
             InputError: no such photo.
         """
         if name is None:
             return self
-        folders = [path.split("/")[:-1][:2] for path in self.paths]
-        index = [i for i, parts in enumerate(folders) if name in parts]
-        if not index:
-            known = ", ".join(sorted({part for parts in folders for part in parts})[:20]) or "none"
-            raise InputError(f"The file of representations has no split {name!r}; the folders in it are: {known}.")
-        return self.rows(index)
+        parts = ([part for part in path.split("/") if not part.lower().endswith(".tar")] for path in self.paths)
+        places = ["/".join(part) for part in parts]
+        first = {place.partition("/")[0] for place in places}
+        top = f"{first.pop()}/" if len(first) == 1 else ""
+        for above in ("", top):
+            if index := [i for i, place in enumerate(places) if place.startswith(f"{above}{name}/")]:
+                return self.rows(index)
+        below = (place[len(top) :].partition("/") for place in places)
+        known = ", ".join(sorted({folder for folder, slash, _ in below if slash})[:20]) or "none"
+        raise InputError(f"The file of representations has no split {name!r}; its splits are: {known}.")
 
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:

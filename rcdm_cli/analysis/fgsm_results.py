@@ -103,7 +103,7 @@ class Robustness:
 
 
 def summarise(outcomes: Mapping[Case, Outcome], subjects: Subjects, pairs: Sequence[Pair], plan: Plan) -> Robustness:
-    """Curves of every pair and attack, and what sets each pair apart from ``REFERENCE``.
+    """Curves of every pair and attack, and, from two photos up, what sets each pair apart from ``REFERENCE``.
 
     Args:
         outcomes: of ``attack``.
@@ -117,7 +117,8 @@ def summarise(outcomes: Mapping[Case, Outcome], subjects: Subjects, pairs: Seque
         measured = {pair: _measure(outcomes, subjects, pair, name, plan) for pair in pairs}
         for pair, (right, drift, largest) in measured.items():
             curves.append(_curve(bootstrap, pair, name, right, drift, largest))
-            if REFERENCE in measured and pair != REFERENCE:
+            # All resamples of one photo are that photo: no interval would leave a doubt.
+            if REFERENCE in measured and pair != REFERENCE and len(subjects) > 1:
                 comparisons.append(_compare(bootstrap, pair, name, measured[pair][:2], measured[REFERENCE][:2]))
     return Robustness(curves, comparisons)
 

@@ -24,6 +24,9 @@ Pixels = NDArray[np.uint8]
 COLLAPSED = 1e-6
 """If different photos are as similar as 1 minus this, an encoder tells nothing apart: what it keeps is undefined."""
 
+COMPARABLE = 3
+"""Photos that a difference needs at least: all resamples of two different ones are these two."""
+
 
 @dataclass(frozen=True)
 class Remaining:
@@ -55,7 +58,7 @@ class Invariance:
         by_strength: by pair, augmentation's name and strength.
         by_augmentation: by pair and augmentation's name, the mean over its strengths.
         differences: by method with both levels and augmentation's name: projector minus backbone of ``relative``,
-            paired by photo.
+            paired by photo; none below ``COMPARABLE`` photos.
         background: mean share of a photo that was found to be its background.
     """
 
@@ -216,11 +219,11 @@ def _summarised(
     differences = {}
     for pair in before:
         backbone = Pair(pair.method, "backbone")
-        if pair.level == "projector" and backbone in before:
+        if pair.level == "projector" and backbone in before and count >= COMPARABLE:
             for one in augmentations:
                 ends = [_relative(averaged[p, one.name], others[p]) for p in (pair, backbone)]
                 if ends[0] is not None and ends[1] is not None:
-                    differences[pair.method, one.name] = of_draws(ends[0] - ends[1])
+                    differences[pair.method, one.name] = _of_known(ends[0] - ends[1])
     return Invariance(
         count,
         size,
@@ -234,10 +237,18 @@ def _summarised(
 
 
 def _relative(cosine: Tensor, others: Tensor) -> Tensor | None:
-    """On the scale from 0, like another photo, to 1, identical; both (1 + draws,)."""
-    return None if float(others.max()) > 1 - COLLAPSED else (cosine - others) / (1 - others)
+    """On the scale from 0, like another photo, to 1, identical; both (1 + draws,).
+
+    None where the photos themselves are not told apart, and NaN in a resample that holds copies of one alone.
+    """
+    collapsed = others > 1 - COLLAPSED
+    return None if collapsed[0] else ((cosine - others) / (1 - others)).masked_fill(collapsed, torch.nan)
+
+
+def _of_known(draws: Tensor) -> Interval:
+    return of_draws(draws[~draws.isnan()])
 
 
 def _remaining(cosine: Tensor, others: Tensor) -> Remaining:
     relative = _relative(cosine, others)
-    return Remaining(of_draws(cosine), None if relative is None else of_draws(relative))
+    return Remaining(of_draws(cosine), None if relative is None else _of_known(relative))

@@ -7,8 +7,10 @@ from torch.nn import functional as F
 SAME = 1e-4
 """A neighbour nearer than this share of the query's length is the query itself, encoded once more."""
 
+CHUNK = 65536
 
-def nearest(queries: Tensor, bank: Tensor, count: int, *, chunk: int = 65536) -> tuple[Tensor, Tensor]:
+
+def nearest(queries: Tensor, bank: Tensor, count: int, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
     """The ``count`` vectors of ``bank`` with the largest cosine similarity to each query, nearest first.
 
     The bank is gone through in chunks of which only the best are held: beyond the bank itself, memory is bounded at
@@ -39,8 +41,14 @@ def nearest(queries: Tensor, bank: Tensor, count: int, *, chunk: int = 65536) ->
 def neighbours_of(h: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """As ``nearest`` for one ``h`` (D,), which does not count as its own neighbour: (count,) and (count,).
 
-    Where the bank holds the very photo, its vector is left out; it may differ by rounding.
+    Where the bank holds the very photo, however often, its vectors are left out; they may differ by rounding.
     """
-    similarity, index = (found[0] for found in nearest(h[None], bank, count + 1))
-    others = (bank[index].float() - h).norm(dim=1) > SAME * h.norm()
+    copies = sum(int(_is_same(part, h).sum()) for part in bank.split(CHUNK))
+    similarity, index = (found[0] for found in nearest(h[None], bank, count + copies))
+    others = ~_is_same(bank[index], h)
     return similarity[others][:count], index[others][:count]
+
+
+def _is_same(vectors: Tensor, h: Tensor) -> Tensor:
+    same: Tensor = (vectors.float() - h).norm(dim=1) <= SAME * h.norm()
+    return same

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+TIE = 1e-6
+"""Similarities that differ by no more are equal: a matrix product rounds those of equal vectors differently."""
+
 
 def ranks(queries: Tensor, bank: Tensor, own: Tensor) -> Tensor:
     """Rank of ``bank[own[i]]`` among all of ``bank`` by cosine similarity to ``queries[i]``; 1 is nearest.
@@ -22,7 +25,7 @@ def ranks(queries: Tensor, bank: Tensor, own: Tensor) -> Tensor:
     """
     similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
     mine = similarity.gather(1, own[:, None])
-    return (similarity >= mine).sum(dim=1)
+    return (similarity >= mine - TIE).sum(dim=1)
 
 
 def mean_reciprocal_rank(values: Tensor) -> float:

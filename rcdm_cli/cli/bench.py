@@ -113,6 +113,7 @@ def bench(
             rounds=rounds,
             picture_rounds=picture_rounds,
             published=published,
+            leave_out="auto" in backend.split(","),
             on_progress=show,
         )
     values = {

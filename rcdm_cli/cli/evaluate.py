@@ -34,6 +34,7 @@ from rcdm_cli.resources import DEMO_BUNDLE
 if TYPE_CHECKING:
     from rcdm_cli.analysis.pairs import Pair
     from rcdm_cli.images.dataset import Cropped
+    from rcdm_cli.images.source import PhotoSource
     from rcdm_cli.runtime.bundle import Bundle
 
 
@@ -114,22 +115,28 @@ def evaluate(
     from rcdm_cli.analysis.evaluation import Photos
     from rcdm_cli.analysis.inception import Inception
     from rcdm_cli.analysis.pairs import choose_pairs
+    from rcdm_cli.images.source import open_photos
     from rcdm_cli.report.evaluate import answers, write
     from rcdm_cli.report.run import PAGE, RESULTS
     from rcdm_cli.training.pretrain import class_indices
 
     refuse_finished(folder, force)
-    if bank_split is not None and bank_split == split:
-        raise InputError(f"--bank-split and --split are both {split!r}: every photo would be nearest to itself.")
+    everything = open_photos(source, split)
+    training = None if bank_split is None else open_photos(source, bank_split)
+    if training and (shared := set(everything.keys).intersection(training.keys)):
+        raise InputError(
+            f"{len(shared)} of the {len(everything)} photos asked about are in --bank-split {bank_split} too, where"
+            " each would be nearest to itself. Give --split and --bank-split that share none, such as val and train."
+        )
     bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
     compared_in = _space(bundle, space)
     network = Inception(inception, bundle.device) if inception else None
     size = max(bundle.size, *(entry.spec.preprocessing.size for entry in bundle.manifest.encoders.values()))
-    asked = _crops(out, source, split, size, photos)
+    asked = _crops(out, everything if photos is None else everything.spread(photos), split or source.name, size)
     cropped, bank, classes = None, None, None
-    if bank_split is not None:
-        cropped = _crops(out, source, bank_split, size, None)
+    if training:
+        cropped = _crops(out, training, str(bank_split), size)
         labels, classes = class_indices(cropped.labels, tuple(ignore or ()))
         bank = Photos(cropped.photos, cropped.keys, labels)
     labels, _ = class_indices(asked.labels, tuple(ignore or ()), classes)
@@ -180,15 +187,12 @@ def _space(bundle: "Bundle", given: str | None) -> "Pair":
     return choose_pairs(bundle, [method], level or LEVELS[0])[0]
 
 
-def _crops(out: Output, source: Path, split: str | None, size: int, count: int | None) -> "Cropped":
-    """Photos of a split, cropped; those that cannot be read are named in warnings."""
+def _crops(out: Output, photos: "PhotoSource", name: str, size: int) -> "Cropped":
+    """Photos, cropped; those that cannot be read are named in warnings."""
     from rcdm_cli.images.dataset import load_cropped
-    from rcdm_cli.images.source import open_photos
 
-    everything = open_photos(source, split)
-    some = everything if count is None else everything.spread(count)
-    with out.progress(f"Photos of {split or source.name}") as show:
-        cropped = load_cropped(some, size, show)
+    with out.progress(f"Photos of {name}") as show:
+        cropped = load_cropped(photos, size, show)
     for key, reason in cropped.skipped:
         out.warn(f"{key}: {reason}")
     return cropped

@@ -1,5 +1,6 @@
 """``rcdm fgsm``: what a representation withstands."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,10 +36,13 @@ from rcdm_cli.errors import CheckFailed, InputError
 from rcdm_cli.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
-    from rcdm_cli.analysis.kept import Kept
-    from rcdm_cli.analysis.readers import Readers
+    from rcdm_cli.analysis.embeddings import Embeddings
+    from rcdm_cli.images.source import PhotoSource
 
 ATTACKS = ("fgsm", "pgd", "drift")
+
+LOOKED_AT = 8
+"""Photos with the name of one in a file of representations that are looked at, to tell whether they are the same."""
 
 
 def _attacks(values: list[str]) -> list[str]:
@@ -164,32 +168,35 @@ def fgsm(
     report.html. The same command goes on where it was interrupted.
     """
     from rcdm_cli.analysis.embed import bundle_encoders
+    from rcdm_cli.analysis.embeddings import is_embeddings
     from rcdm_cli.analysis.fgsm import Plan, refuse_without_gradient
     from rcdm_cli.analysis.fgsm import attack as attack_all
     from rcdm_cli.analysis.fgsm_pictures import show_attacked
     from rcdm_cli.analysis.fgsm_results import photo_values, summarise
     from rcdm_cli.analysis.fgsm_subjects import choose_subjects
     from rcdm_cli.analysis.pairs import choose_pairs
+    from rcdm_cli.analysis.readers import learn
     from rcdm_cli.images.source import open_photos
     from rcdm_cli.report.fgsm import answers, write
 
     refuse_finished(folder, force)
     if probe is None and attack and set(attack) != {"drift"}:
         raise InputError("fgsm and pgd attack a classifier: give --probe DATA to train one on, or --attack drift.")
-    if probe is not None and probe.resolve() == source.resolve() and probe_split in (None, split):
-        raise InputError(
-            "The classifiers would be trained on the very photos that are attacked. Give --probe-split, such as train,"
-            " or another --probe."
-        )
+    photos = open_photos(source, split)
+    if probe is not None and not is_embeddings(probe):
+        _refuse_learned(_places(photos) & _places(open_photos(probe, probe_split)))
     bundle = open_bundle(out, engines, device, backend, precision)
     pairs = choose_pairs(bundle, method, level)
     refuse_without_gradient(bundle, pairs)
-    photos = open_photos(source, split)
     kept = kept_in(folder, bundle)
     readers = None
     if probe is not None:
         asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
-        readers = _readers(out, probe, probe_split, asked, ignore, seed, batch, kept)
+        training = representations(out, "Representations to learn from", probe, probe_split, asked, batch, kept)
+        if is_embeddings(probe):
+            _refuse_learned(_in_file(photos, training, asked))
+        with out.progress("Linear classifiers") as show:
+            readers = learn(training, pairs, ignore=ignore or (), seed=seed, kept=kept, on_progress=show)
     subjects = choose_subjects(bundle, pairs, photos, readers, limit)
     for reason in subjects.skipped:
         out.warn(reason)
@@ -249,19 +256,36 @@ def fgsm(
         )
 
 
-def _readers(
-    out: Output,
-    data: Path,
-    split: str | None,
-    asked: Asked,
-    ignore: list[str] | None,
-    seed: int,
-    batch: int,
-    kept: "Kept",
-) -> "Readers":
-    """The linear classifiers on the representations of ``data``."""
-    from rcdm_cli.analysis.readers import learn
+def _refuse_learned(shared: Collection[object]) -> None:
+    if shared:
+        raise InputError(
+            f"The classifiers would be trained on the very photos that are attacked, {len(shared)} of them. Give"
+            " --split and --probe-split, such as val and train, or another --probe."
+        )
 
-    training = representations(out, "Representations to learn from", data, split, asked, batch, kept)
-    with out.progress("Linear classifiers") as show:
-        return learn(training, asked.pairs, ignore=ignore or (), seed=seed, kept=kept, on_progress=show)
+
+def _places(photos: "PhotoSource") -> set[tuple[Path, int]]:
+    """Where the bytes of each photo lie, whatever folder or tar it was named by."""
+    return {(Path(entry.file).resolve(), entry.offset) for entry in photos.entries}
+
+
+def _in_file(photos: "PhotoSource", training: "Embeddings", asked: Asked) -> list[str]:
+    """Keys of photos that a file of representations holds too, as a look at some of the same name tells.
+
+    The names alone do not: of two splits that were named as two folders, both may hold ``cat/0.png``.
+    """
+    from dataclasses import replace
+
+    from rcdm_cli.analysis.embed import embed
+    from rcdm_cli.analysis.kept import Kept
+    from rcdm_cli.analysis.neighbours import SAME
+
+    rows = {path: row for row, path in enumerate(training.paths)}
+    named = replace(photos, entries=tuple(entry for entry in photos.entries if entry.key in rows))
+    if not len(named):
+        return []
+    pair = asked.pairs[0]
+    found = embed(asked.encoders, [pair], named.spread(LOOKED_AT), asked.device, kept=Kept(None, {}))
+    known = training.rows([rows[path] for path in found.paths]).representations[pair]
+    same = (found.representations[pair] - known).norm(dim=1) <= SAME * known.norm(dim=1)
+    return list(named.keys) if same.any() else []

@@ -24,6 +24,7 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import refuse_finished
+from rcdm_cli.errors import InputError
 from rcdm_cli.resources import DEMO_BUNDLE
 
 
@@ -37,6 +38,7 @@ from rcdm_cli.resources import DEMO_BUNDLE
 )
 def probe(
     out: Output,
+    context: typer.Context,
     source: Annotated[
         Path,
         typer.Argument(
@@ -85,8 +87,14 @@ def probe(
     from rcdm_cli.report.run import PAGE, RESULTS
 
     refuse_finished(folder, force)
+    if split == validation_split:
+        raise InputError(
+            f"--split and --validation-split are both {split}: measure on photos that are not learned from."
+        )
     kept = Kept(folder / "parts", {"rcdm": __version__})
-    if is_embeddings(source):
+    # Where an encoder or a bundle is named, a file of representations must be of it: `representations` looks.
+    engines_from = context.get_parameter_source("engines")
+    if is_embeddings(source) and encoder is None and engines_from and engines_from.name == "DEFAULT":
         everything = read_embeddings(source)
         has = list(everything.representations)
         pairs = choose_among(has, method or list(everything.encoders), level, bool(method), str(source))
@@ -98,6 +106,11 @@ def probe(
         training, validation = (
             representations(out, f"Representations of {name}", source, name, asked, batch, kept)
             for name in (split, validation_split)
+        )
+    if shared := set(training.paths).intersection(validation.paths):
+        raise InputError(
+            f"{len(shared)} of the {len(validation.paths)} photos of --validation-split {validation_split} would be"
+            f" learned from too, as part of --split {split}. Give two splits that share none."
         )
     with out.progress("Linear classifiers") as show:
         found = ask(

@@ -7,9 +7,9 @@ import unicodedata
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
     """About ``count`` round numbers, 1, 2 or 5 times a power of ten apart, whose ends enclose [low, high].
 
-    Where all values are equal, a range around them is taken, so that an axis always has a length.
+    Where all values are equal but for rounding, a range around them is taken, so that an axis always has a length.
     """
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
         half = abs(low) / 2 or 0.5
         low, high = low - half, high + half
     rough = (high - low) / max(count - 1, 1)

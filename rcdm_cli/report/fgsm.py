@@ -139,6 +139,8 @@ def answers(results: Mapping[str, Any]) -> list[str]:
         against = [one for one in results["against_supervised"] if one["attack"] == attack and one["kept_accuracy"]]
         if against:
             sentences.append(f"{TITLES[attack]}: {_against(against)}")
+    if results["photos_attacked"] == 1:
+        sentences.append("Of one photo, no interval has a width, and nothing is compared with the supervised encoder.")
     return sentences
 
 

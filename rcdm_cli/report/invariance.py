@@ -95,6 +95,8 @@ def write(
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
     """What the intervals support, one sentence a method that has both levels."""
+    if results["photos"] == 2:
+        return ["All resamples of two photos are alike, so that no interval has a width: levels are not compared."]
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for one in results["projector_minus_backbone"]:
         by_method.setdefault(one["method"], []).append(one)

@@ -114,6 +114,7 @@ def _how(results: Mapping[str, Any]) -> str:
     by_threshold: dict[float, list[str]] = {}
     for one in results["representations"]:
         by_threshold.setdefault(one["threshold"], []).append(f"{one['method']} {one['level']}")
+    near = sorted({len(one["neighbours"]) for one in results["representations"]})
     active = [
         ("not zero, as in the paper" if threshold == 0 else f"above {threshold:g} times its root mean square")
         + (f" ({', '.join(names)})" if len(by_threshold) > 1 else "")
@@ -121,9 +122,9 @@ def _how(results: Mapping[str, Any]) -> str:
     ]
     return (
         f"A dimension is taken if its absolute value is {' or '.join(active)} in more than {rule['share']:.0%} of the"
-        f" {rule['nearest']} nearest neighbours of {results['source']} among {results['bank']} photos. In the second"
-        f" row these dimensions are zero, in the third they have the values of {results['target']}. All rows share"
-        " their noise."
+        f" {' or '.join(map(str, near))} nearest neighbours of {results['source']} among {results['bank']} photos. In"
+        " the second row these dimensions are zero, in the third they have the values of"
+        f" {results['target']}. All rows share their noise."
     )
 
 

@@ -42,7 +42,7 @@ def write_run(folder: Path, results: Mapping[str, Any], files: Iterable[str] = (
 
 
 def begin_anew(folder: Path) -> None:
-    """Take away a finished run before another writes over its pictures: one that is interrupted must not pass for it."""
+    """Take away a finished run before another writes over its pictures, which if interrupted must not pass for it."""
     _remove_stale(folder, {})
     for name in (PAGE, RESULTS):
         (folder / name).unlink(missing_ok=True)

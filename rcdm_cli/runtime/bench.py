@@ -10,6 +10,7 @@ from torch import Tensor
 from rcdm_cli.diffusion.conditioner import Row
 from rcdm_cli.diffusion.noise import picture_noise, picture_seed
 from rcdm_cli.diffusion.precision import has_bf16
+from rcdm_cli.errors import InputError
 from rcdm_cli.runtime.bundle import Bundle
 from rcdm_cli.runtime.published_checkout import PublishedRcdm
 from rcdm_cli.runtime.sampling import Settings
@@ -91,6 +92,7 @@ def bench(
     rounds: int,
     picture_rounds: int,
     published: PublishedRcdm | None = None,
+    leave_out: bool = False,
     on_progress: OnProgress = lambda done, total, note: None,
 ) -> Bench:
     """Time runners of one bundle in turns.
@@ -105,8 +107,13 @@ def bench(
         rounds: of single calls.
         picture_rounds: of whole pictures.
         published: the published implementation with the same weights, on conditioner row 0.
+        leave_out: of a batch, runners that do not take so many pictures; their ``on_note`` is told.
         on_progress: called with (rounds done, rounds, what is timed).
+
+    Raises:
+        InputError: a batch is too large for a runner that is not left out, or for all of them; nothing was timed yet.
     """
+    fitting = [_fitting(bundles, batch, leave_out) for batch in batches]
     device = bundles[0].device
     spec = bundles[0].manifest.denoiser
     counted = {"rcdm": macs_of_call(spec)}
@@ -116,13 +123,30 @@ def bench(
     found = Bench(counted, {}, [], [])
     total = len(batches) * (rounds + picture_rounds)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-        for index, batch in enumerate(batches):
+        for index, (batch, runners) in enumerate(zip(batches, fitting, strict=True)):
             before = index * (rounds + picture_rounds)
             show = _part(on_progress, before, total, f"calls, batch {batch}")
-            _time_calls(found, bundles, batch, rounds, published, show)
+            _time_calls(found, runners, batch, rounds, published, show)
             show = _part(on_progress, before + rounds, total, f"pictures, batch {batch}")
-            _time_pictures(found, bundles, batch, picture_rounds, settings, published, show)
+            _time_pictures(found, runners, batch, picture_rounds, settings, published, show)
     return found
+
+
+def _fitting(bundles: Sequence[Bundle], batch: int, leave_out: bool) -> list[Bundle]:
+    """Those that take ``batch`` pictures at a time."""
+    fitting = []
+    for bundle in bundles:
+        most = bundle.engine.max_batch
+        if most is None or batch <= most:
+            fitting.append(bundle)
+            continue
+        reason = f"{_name(bundle)} takes batches up to {most}: `rcdm export BUNDLE --trt --max-batch` builds more."
+        if not leave_out:
+            raise InputError(reason)
+        bundle.on_note(f"Left out at batch {batch}: {reason}")
+    if not fitting:
+        raise InputError(f"Nothing that can run here takes a batch of {batch}. Give smaller ones.")
+    return fitting
 
 
 def _time_calls(

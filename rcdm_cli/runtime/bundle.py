@@ -162,9 +162,11 @@ class Bundle:
         if self._encoded is None or self._encoded[0] != asked:
             encoder, size = self._running(method), spec.preprocessing.size
             count, parts = min(batch, photos_at_a_time(size)), []
-            for start in range(0, len(photos), count):
-                crops = np.stack([center_crop(photo, size) for photo in photos[start : start + count]])
-                parts.append([h.float().cpu() for h in encoder(to_tensor(crops).to(self.device))])
+            # By itself, a GPU convolves float32 in TF32.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                for start in range(0, len(photos), count):
+                    crops = np.stack([center_crop(photo, size) for photo in photos[start : start + count]])
+                    parts.append([h.float().cpu() for h in encoder(to_tensor(crops).to(self.device))])
             self._encoded = asked, tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
         return self._encoded[1][index].clone()
 

@@ -1,3 +1,5 @@
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 import torch
@@ -17,11 +19,16 @@ def test_the_interval_of_a_share_is_the_normal_one():
 
 
 def test_a_difference_is_paired():
-    """Two numbers that differ by 0.1 for every photo differ by 0.1 beyond doubt, however photos vary."""
-    values = torch.linspace(0, 1, 50)
-    found = Bootstrap(50).mean(values + 0.1 - values)
-    assert found.low == pytest.approx(0.1, abs=1e-6)
-    assert found.high == pytest.approx(0.1, abs=1e-6)
+    """Both numbers are of the same resamples: their difference is known far better than that of other photos."""
+    draw = np.random.default_rng(0)
+    one = torch.from_numpy(draw.normal(size=50))
+    other = one - 0.1 + 0.01 * torch.from_numpy(draw.normal(size=50))
+    bootstrap = Bootstrap(50)
+    both = [torch.cat([values.mean()[None], bootstrap.counts @ values / 50]) for values in (one, other)]
+    found, expected = bootstrap.mean(one - other), of_draws(both[0] - both[1])
+    assert astuple(found) == pytest.approx(astuple(expected))
+    apart = np.subtract(*(draw.choice(values, (2000, 50)).mean(axis=1) for values in (one, other)))
+    assert 20 * (found.high - found.low) < np.subtract(*np.quantile(apart, [0.975, 0.025]))
 
 
 def test_a_ratio_is_that_of_the_sums():

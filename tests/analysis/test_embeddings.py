@@ -1,5 +1,7 @@
 import json
 import os
+import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,7 +46,10 @@ def data(tmp_path):
 def test_representations_are_those_of_the_bundle(bundle, data, monkeypatch, chunk):
     monkeypatch.setattr(module, "CHUNK", chunk)
     pairs = choose_pairs(bundle, None, "both")
-    seen = []
+    seen, in_tf32 = [], set()
+    for method in bundle.methods:
+        encoder = bundle.encoder(method)
+        encoder.register_forward_hook(lambda *about: in_tf32.add(torch.backends.cudnn.allow_tf32))
     found = embed(
         bundle_encoders(bundle, pairs),
         pairs,
@@ -56,6 +61,7 @@ def test_representations_are_those_of_the_bundle(bundle, data, monkeypatch, chun
     )
     assert found.paths == ("cats/1.png", "cats/5.png", "dogs/0.png", "dogs/2.png", "dogs/4.png", "dogs/6.png")
     assert found.labels == ("cats", "cats", "dogs", "dogs", "dogs", "dogs")
+    assert in_tf32 == {False}
     photos = [read_photo(data / path) for path in found.paths]
     for pair in pairs:
         expected = bundle.encode(photos, method=pair.method, level=pair.level)
@@ -152,8 +158,24 @@ def test_a_split_is_a_folder_near_the_top(embeddings):
         embeddings.split("val").representations[Pair("dino", "backbone")],
         embeddings.representations[Pair("dino", "backbone")][2:],
     )
-    with pytest.raises(InputError, match=r"no split 'test'; the folders in it are: <cat>, dog, train, val"):
+    with pytest.raises(InputError, match=r"no split 'test'; its splits are: train, val\."):
         embeddings.split("test")
+
+
+@pytest.mark.parametrize("top", ["", "v/"])
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_split_is_that_of_the_data_set_where_a_class_has_its_name(embeddings, tmp_path, top, shards):
+    for number, folder in enumerate(("train/car", "train/train", "val/train")):
+        name = f"{top}{folder}/{number}.png"
+        if shards:
+            with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+                tar.addfile(tarfile.TarInfo(name))
+        else:
+            (tmp_path / name).parent.mkdir(parents=True)
+            (tmp_path / name).touch()
+    whole = replace(embeddings, paths=open_photos(tmp_path).keys)
+    for split in ("train", "val"):
+        assert whole.split(split).paths == open_photos(tmp_path, split).keys
 
 
 def test_what_is_no_file_of_representations(bundle, tmp_path):

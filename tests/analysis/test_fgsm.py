@@ -114,6 +114,13 @@ def test_curves_and_comparisons_are_means_over_photos():
     assert found.largest_drift == (1.0, supervised)
 
 
+def test_one_photo_is_compared_with_nothing(bundle, subjects):
+    plan = Plan(("drift",), (0.0, 2 / 255), 1, 0)
+    alone = Subjects({32: subjects.photos[32][:1]}, ("a",))
+    found = summarise(attack(bundle, alone, [DINO, REFERENCE], plan, kept=NOTHING_KEPT), alone, [DINO, REFERENCE], plan)
+    assert (len(found.curves), found.comparisons) == (2, [])
+
+
 def test_values_of_photos_name_the_class_before_and_after(outcomes, subjects):
     values = photo_values(outcomes, [DINO, REFERENCE], PLAN, subjects)
     assert [one["class"] for one in values] == ["cat", "dog", "cat", "dog", "dog"]

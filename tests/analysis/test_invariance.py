@@ -96,9 +96,20 @@ def test_an_encoder_that_tells_nothing_apart_keeps_nothing_that_could_be_counted
     assert found.as_json()["representations"][0]["augmentations"][0]["mean"]["relative"] is None
 
 
+def test_a_photo_that_is_there_twice_does_not_hide_that_others_are_told_apart(bundle, photos):
+    found = invariance(bundle, NOTHING, [*photos[:3], photos[0]], BOTH, augmentations=(NOISE,))
+    for kept in (found.by_augmentation[BOTH[1], "noise"].relative, found.differences["dino", "noise"]):
+        assert kept.low < kept.value < kept.high
+    remaining, others = found.by_augmentation[BOTH[1], "noise"], found.others[BOTH[1]].value
+    assert remaining.relative.value == pytest.approx((remaining.cosine.value - others) / (1 - others))
+
+
 def test_two_photos_are_the_fewest(bundle, photos):
-    found = invariance(bundle, NOTHING, photos[:2], BOTH[:1], augmentations=(NOISE,))
+    found = invariance(bundle, NOTHING, photos[:2], BOTH, augmentations=(NOISE,))
     assert np.isfinite(found.by_augmentation[BOTH[0], "noise"].relative.low)
+    # Every resample is the two photos, so that the interval of a difference would have no width.
+    assert found.differences == {}
+    assert invariance(bundle, NOTHING, photos[:3], BOTH, augmentations=(NOISE,)).differences
     with pytest.raises(InputError, match="two photos or more"):
         invariance(bundle, NOTHING, photos[:1], BOTH)
 

@@ -62,5 +62,8 @@ def test_a_photo_is_not_its_own_neighbour():
     assert expected[1][0, 0] == 17
     assert index.tolist() == expected[1][0, 1:].tolist()
     assert similarity.tolist() == expected[0][0, 1:].tolist()
+    # Nor are its copies, which cost no neighbour.
+    copied = torch.cat([h.repeat(7, 1), bank])
+    assert (neighbours_of(h, copied, 5)[1] - 7).tolist() == index.tolist()
     # A photo that is not in the bank keeps all.
     assert neighbours_of(vectors(1, 8, 9)[0], bank, 5)[1].shape == (5,)

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from rcdm_cli.analysis.embeddings import read_embeddings
-from rcdm_cli.encoders.encoder import save_encoder
+from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from rcdm_cli.runtime.bundle import load_bundle
 from tests.runtime.tiny import tiny_bundle
 
@@ -133,7 +134,10 @@ def test_probe_reads_the_class(invoke, workplace):
 
 
 @pytest.mark.usefixtures("data")
-def test_probe_finds_the_same_in_a_file_of_representations(invoke):
+def test_probe_finds_the_same_in_a_file_of_representations(invoke, workplace):
+    torch.manual_seed(1)
+    spec = load_bundle(workplace / "engines" / "tiny").manifest.encoders["dino"].spec
+    save_encoder(Encoder(spec).eval(), workplace / "other.safetensors")
     direct = json.loads(probed(invoke, "--json").stdout)
     assert invoke("embed", "data", "--engines", "tiny", "-o", "all.safetensors").exit_code == 0
     done = invoke("probe", "all.safetensors", "--ignore-class", "other", "--out", "again", "--json")
@@ -141,6 +145,13 @@ def test_probe_finds_the_same_in_a_file_of_representations(invoke):
     values = json.loads(done.stdout)
     assert values["manifest_sha256"] == direct["manifest_sha256"]
     assert values["results"] == direct["results"]
+    # What it is told of an encoder must be true of the file.
+    same = ("probe", "all.safetensors", "--ignore-class", "other", "--engines", "tiny", "--out", "same", "--json")
+    assert json.loads(invoke(*same).stdout)["results"] == direct["results"]
+    for other in (("--engines", "clothing32"), ("--encoder", "other.safetensors")):
+        done = invoke("probe", "all.safetensors", *other, "--method", "dino", "--level", "backbone", "--out", "other")
+        assert done.exit_code == 2
+        assert "all.safetensors was made with another dino encoder" in message(done)
 
 
 @pytest.mark.usefixtures("data")
@@ -158,6 +169,16 @@ def test_probe_and_embed_take_an_encoder_without_a_bundle(invoke, workplace):
     done = probed(invoke, "--encoder", "mine.safetensors", "--method", "a,b", "--out", "other")
     assert done.exit_code == 2
     assert "may name one method" in message(done)
+
+
+@pytest.mark.usefixtures("data")
+def test_probe_measures_on_no_photo_that_it_learned_from(invoke):
+    done = probed(invoke, "--validation-split", "train")
+    assert done.exit_code == 2
+    assert "measure on photos that are not learned from" in message(done)
+    done = probed(invoke, "--validation-split", "train/light")
+    assert done.exit_code == 2
+    assert "8 of the 8 photos of --validation-split train/light would be learned from too" in message(done)
 
 
 def test_probe_says_what_it_lacks(invoke, data, workplace):
@@ -217,6 +238,21 @@ def test_fgsm_takes_its_classifier_from_a_file_of_the_same_encoder(invoke, workp
 
 
 @pytest.mark.usefixtures("data")
+def test_fgsm_attacks_no_photo_that_a_classifier_learned_from(invoke):
+    options = ("--engines", "tiny", "--method", "dino", "--level", "backbone", "--attack", "fgsm", "--shown", "0")
+    done = invoke("fgsm", "data", "--probe", "data", "--probe-split", "train", *options)
+    assert done.exit_code == 2
+    assert "the very photos that are attacked, 24 of them" in message(done)
+    for name, source in (("all.npz", "data"), ("train.npz", "data/train")):
+        assert invoke("embed", source, "--engines", "tiny", "-o", name).exit_code == 0
+    done = invoke("fgsm", "data", "--split", "val", "--probe", "all.npz", *options)
+    assert done.exit_code == 2
+    assert "the very photos that are attacked, 9 of them" in message(done)
+    # Other photos of the same names.
+    assert invoke("fgsm", "data/val", "--probe", "train.npz", "--epsilon", "0.1", *options).exit_code == 0
+
+
+@pytest.mark.usefixtures("data")
 def test_without_a_classifier_only_the_drift_is_measured_and_may_be_a_gate(invoke, workplace):
     options = ("--method", "dino", "--epsilon", "4/255", "--shown", "0", "--limit", "4")
     done = attacked(invoke, *options, "--max-drift", "2", "--json")
@@ -242,12 +278,13 @@ def test_without_a_classifier_only_the_drift_is_measured_and_may_be_a_gate(invok
         (("--attack", "fsgm"), "Did you mean 'fgsm'"),
         (("--probe", "data"), "on the very photos that are attacked"),
         (("--probe", "data", "--probe-split", "val"), "on the very photos that are attacked"),
+        (("--probe", "data/val"), "on the very photos that are attacked, 9 of them"),
         (("--epsilon", "2/0"), "is no number"),
         (("--epsilon", "two"), "is no number"),
         (("--epsilon", "nan"), "is not above 0"),
         (("--epsilon", "0"), "is not above 0"),
         (("--epsilon", "2"), "is not above 0 and at most 1"),
-        (("--probe", "data/val", "--probe-split", "dark"), "None of the photos has a class"),
+        (("--probe", "data/train", "--probe-split", "dark"), "None of the photos has a class"),
     ],
 )
 def test_wrong_use_of_fgsm_writes_no_results(invoke, workplace, options, said):

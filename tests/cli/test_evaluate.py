@@ -68,10 +68,18 @@ def test_a_few_photos_in_another_space_without_a_bank(invoke, workplace):
 
 
 @pytest.mark.usefixtures("data")
+def test_a_bank_may_hold_no_photo_that_is_asked_about(invoke):
+    done = invoke("evaluate", "data", "--bank-split", "train", "--engines", "tiny")
+    assert done.exit_code == 2
+    # 2 classes of 4 in train, and 3 in val beside one that is no photo.
+    assert "8 of the 15 photos asked about are in --bank-split train too" in " ".join(done.stderr.split())
+
+
+@pytest.mark.usefixtures("data")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--bank-split", "val"), "every photo would be nearest to itself"),
+        (("--bank-split", "val"), "where each would be nearest to itself"),
         (("--bank-split", "tran"), "no split 'tran'"),
         (("--space", "supervised/projector"), "It has: backbone"),
         (("--space", "vicreg"), "no method in this bundle 'vicreg'"),

@@ -117,6 +117,7 @@ def test_sentences_say_what_the_intervals_allow(run):
         " share of its accuracy.",
         "FGSM: at epsilon 4/255 the representation moves by 0.250 [0.200, 0.300], as 1 − cosine similarity.",
     ]
+    assert "nothing is compared with the supervised" in answers({**alone, "photos_attacked": 1})[-1]
 
 
 def test_the_label_of_a_row_names_each_change_of_class(run, monkeypatch, tmp_path):

@@ -109,6 +109,7 @@ def test_the_sentence_says_what_the_intervals_support_and_no_more(results):
     assert "under 0 of 2 augmentations, less under 1 (grey); for the others" in sentences(given)[0]
     given["projector_minus_backbone"][1] |= interval(0.2)
     assert "under 1 of 2 augmentations (noise), less under 1 (grey). dino/projector" in sentences(given)[0]
+    assert "no interval has a width: levels are not compared" in sentences(given | {"photos": 2})[0]
 
 
 def test_the_section_can_do_without_pictures_and_without_a_scale(results):

@@ -64,6 +64,12 @@ def test_the_section_lists_the_dimensions_and_says_where_the_swap_did_most(resul
         assert f"rises by {rise[most]:.3f} on average, and in {nearer} of 2 pictures" in answer.text
 
 
+def test_the_section_tells_how_many_neighbours_were_found(result, photos, tmp_path):
+    values = copy.deepcopy(write(result, photos[0], photos[1], {}, tmp_path, ABOUT))
+    values["rule"]["nearest"] = 20
+    assert "the 3 nearest neighbours of <a>.png among 8 photos" in section(values).elements[1].text
+
+
 def test_a_swap_that_did_nothing_is_said_to_have_done_nothing(result, photos, tmp_path):
     values = copy.deepcopy(write(result, photos[0], photos[1], {}, tmp_path, ABOUT))
     for one in values["representations"]:

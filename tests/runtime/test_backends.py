@@ -17,6 +17,7 @@ from rcdm_cli.files import sha256
 from rcdm_cli.runtime import export, parity
 from rcdm_cli.runtime.backends import choose, graph_file
 from rcdm_cli.runtime.backends.graph_file import Streams
+from rcdm_cli.runtime.backends.onnx import CudaEngine
 from rcdm_cli.runtime.check_graphs import check_graph
 from rcdm_cli.runtime.export import export_onnx
 from tests.runtime.tiny import tiny_bundle
@@ -325,6 +326,42 @@ def test_weights_that_the_graph_was_not_made_of(plain):
     place = choose.Place(plain, bundle.manifest.model_copy(update={"graphs": (graph,)}), torch.device("cpu"))
     with pytest.raises(InputError, match="was made of other weights: `rcdm export"):
         graph_file.graph_file(place, "fp32")
+
+
+@pytest.mark.parametrize("takes_cuda", [False, True])
+def test_on_a_gpu_auto_passes_over_an_onnx_runtime_whose_libraries_do_not_load(plain, monkeypatch, takes_cuda):
+    given = []
+
+    class Session:
+        def __init__(self, graph, options, providers):
+            onnx.checker.check_model(graph)
+            given.append(providers)
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider"] * takes_cuda + ["CPUExecutionProvider"]
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
+    manifest = load_bundle(plain).manifest
+    graphs = (export._denoisers(manifest, ["fp32"])[0],)
+    # No other test has these devices: it is remembered of which the libraries load.
+    device = torch.device("cuda", 8 + takes_cuda)
+    place = choose.Place(plain, manifest.model_copy(update={"graphs": graphs}), device)
+    choice = choose.choose(place, "auto", "fp32")
+    assert given == [[("CUDAExecutionProvider", {"device_id": device.index})]]
+    assert choice.backend == ("onnx" if takes_cuda else "torch")
+    if not takes_cuda:
+        assert "Not onnx: ONNX Runtime did not take CUDAExecutionProvider, mostly because its CUDA" in choice.why
+        with pytest.raises(RcdmError, match="did not take CUDAExecutionProvider"):
+            choose.choose(place, "onnx", "fp32")
+
+
+def test_on_a_gpu_onnx_runtime_multiplies_in_tf32_at_reduced_precision_alone(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr("rcdm_cli.runtime.backends.onnx._session", lambda *about: given.append(about[3][1]["use_tf32"]))
+    for exact in (True, False):
+        CudaEngine(tmp_path, torch.device("cuda"), (3, 16, 16), exact)
+    assert given == ["0", "1"]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 7, 9])

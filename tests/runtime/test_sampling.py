@@ -8,7 +8,7 @@ from rcdm_cli import load_bundle
 from rcdm_cli.errors import RcdmError
 from rcdm_cli.runtime.backends.torch import TorchEngine
 from rcdm_cli.runtime.modulations import Modulations
-from tests.runtime.tiny import tiny_bundle
+from tests.runtime.tiny import put_graphs, tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +111,28 @@ def test_the_encoder_runs_once_for_both_levels(folder, monkeypatch):
     bundle = load_bundle(folder)
     encoder = bundle.encoder("dino")
     calls = []
-    encoder.register_forward_hook(lambda *about: calls.append(about))
+    encoder.register_forward_hook(lambda *about: calls.append(torch.backends.cudnn.allow_tf32))
     photos = [np.full((40, 40, 3), value, np.uint8) for value in (0, 200)]
     backbone = bundle.encode(photos, method="dino")
     projector = bundle.encode(photos, method="dino", level="projector")
-    assert len(calls) == 1
+    # At full precision, also on a GPU.
+    assert calls == [False]
     assert (backbone.shape, projector.shape) == ((2, 16), (2, 12))
     backbone.zero_()
     assert bundle.encode(photos, method="dino").any()
     bundle.encode(photos[::-1], method="dino")
     assert len(calls) == 2
+
+
+@pytest.mark.gpu
+def test_onnx_runtime_at_fp32_gives_what_the_network_gives(tmp_path):
+    bundle = load_bundle(put_graphs(tiny_bundle(tmp_path / "tiny"), "fp32"), "cuda", backend="onnx", precision="fp32")
+    unet = bundle.model.denoiser
+    x, modulations = (torch.randn(*shape, device="cuda") for shape in ((3, 3, 16, 16), (3, unet.modulation_width)))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        expected = unet.denoise_with(x, modulations)
+    # TF32 errs by more.
+    assert (bundle.engine(x, modulations) - expected).norm() / expected.norm() < 1e-4
 
 
 @pytest.mark.gpu

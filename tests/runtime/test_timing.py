@@ -1,9 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from rcdm_cli import load_bundle
 from rcdm_cli.diffusion.spec import DenoiserSpec
+from rcdm_cli.errors import InputError
+from rcdm_cli.runtime.bench import bench
 from rcdm_cli.runtime.timing import Times, in_turns, macs, macs_of_call, matrix_product
+from tests.runtime.tiny import tiny_bundle
 
 CPU = torch.device("cpu")
 
@@ -16,6 +22,22 @@ def test_contenders_run_in_turns_and_the_first_round_does_not_count():
     assert {name: one.runs for name, one in times.items()} == {"a": 2, "b": 2, "c": 2}
     assert shown == [(0, 2), (1, 2), (2, 2)]
     assert in_turns({"a": lambda: None}, 3, CPU, warm_up=False)["a"].runs == 3
+
+
+def test_a_runner_of_small_batches_is_left_out_of_large_ones_or_fails_before_anything_is_timed(tmp_path):
+    notes = []
+    folder = tiny_bundle(tmp_path / "tiny")
+    small, free = (load_bundle(folder, on_note=notes.append) for _ in range(2))
+    small.engine.max_batch = 1
+    small.choice = replace(small.choice, backend="trt")
+    few = {"rounds": 1, "picture_rounds": 1}
+    found = bench([small, free], [1, 2], free.settings(steps=1), **few, leave_out=True)
+    for timed in (found.calls, found.pictures):
+        assert [(one.backend, one.batch) for one in timed] == [("trt", 1), ("torch", 1), ("torch", 2)]
+    assert [note.partition(": `")[0] for note in notes] == ["Left out at batch 2: trt at fp32 takes batches up to 1"]
+    for runners, leave_out, message in (([small, free], False, "up to 1"), ([small], True, "takes a batch of 2")):
+        with pytest.raises(InputError, match=message):
+            bench(runners, [1, 2], free.settings(), **few, leave_out=leave_out, on_progress=pytest.fail)
 
 
 def test_a_summary_is_in_percentiles():

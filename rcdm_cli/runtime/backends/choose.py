@@ -27,7 +27,8 @@ EXPORTED = {("openvino", "cpu"): GRAPHS, ("onnx", "cpu"): ON_CPU, ("onnx", "cuda
 """Precisions that a backend has on a kind of device, once the bundle holds ONNX graphs at them."""
 
 FASTEST_FIRST = {"cpu": ("openvino", "onnx", "torch"), "cuda": ("trt", "onnx", "torch")}
-"""By kind of device, as measured (docs/PERFORMANCE.md). ``compiled`` is not among them: it takes a minute to start."""
+"""By kind of device: on CPUs as measured (docs/PERFORMANCE.md); on CUDA devices as expected, for nothing was measured
+on one. ``compiled`` is not among them: it takes a minute to start."""
 
 
 @dataclass(frozen=True)

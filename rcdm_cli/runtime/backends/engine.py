@@ -56,11 +56,11 @@ class Backend(Protocol):
     """A kind of engine. Modules of this folder hold one object each that has these two methods."""
 
     def precisions(self, place: Place) -> tuple[Precision, ...]:
-        """What it can run at ``place``, the one to prefer first; packages are looked for, engines not loaded.
+        """What it can run at ``place``, the one to prefer first; the bundle's engines are not loaded for it.
 
         Raises:
             RcdmError: why it cannot run there at all, and what to do: a package is not installed, the manifest names
-                no engine that it runs, the device is not one of its own.
+                no engine that it runs, the device is not one of its own, its libraries do not load.
         """
         ...
 

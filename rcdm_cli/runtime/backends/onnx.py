@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,17 @@ class Onnx:
                     "The installed ONNX Runtime is for CPUs only: put onnxruntime-gpu in the place of onnxruntime, "
                     "or give --device cpu."
                 )
-        return exported(place, ON_CUDA if on_cuda else ON_CPU)
+        found = exported(place, ON_CUDA if on_cuda else ON_CPU)
+        if on_cuda:
+            _needs_working_cuda(place.device.index or 0)
+        return found
 
     def open(self, place: Place, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``."""
         path = graph_file(place, precision)
         size, channels = place.manifest.denoiser.size, place.manifest.denoiser.out_channels
         if place.device.type == "cuda":
-            return CudaEngine(path, place.device, (channels, size, size))
+            return CudaEngine(path, place.device, (channels, size, size), exact=precision == "fp32")
         return CpuEngine(path, streams(place))
 
 
@@ -99,14 +103,15 @@ class CudaEngine:
         path: of the graph.
         device: CUDA.
         shape: of one output.
+        exact: multiply float32 at full precision, which ONNX Runtime does not by itself.
     """
 
     max_batch: int | None = None
 
-    def __init__(self, path: Path, device: torch.device, shape: tuple[int, int, int]) -> None:
+    def __init__(self, path: Path, device: torch.device, shape: tuple[int, int, int], exact: bool) -> None:
         self._device, self._shape = device, shape
         index = device.index or 0
-        options = {"device_id": index, "cudnn_conv_algo_search": "EXHAUSTIVE"}
+        options = {"device_id": index, "cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0" if exact else "1"}
         self._session = _session(path, 1, None, (CUDA, options))
         self._place = ("cuda", index)
 
@@ -132,8 +137,32 @@ class CudaEngine:
         del self._session
 
 
+@cache
+def _needs_working_cuda(index: int) -> None:
+    """Load a graph of one node: that the provider is there does not say that its libraries load.
+
+    Raises:
+        RcdmError: they do not.
+    """
+    _session(_one_node(), 1, None, (CUDA, {"device_id": index}))
+
+
+def _one_node() -> bytes:
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "one node", [x], [y])
+    # Versions that every ONNX Runtime reads.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    content: bytes = model.SerializeToString()
+    return content
+
+
 def _session(
-    path: Path, threads: int, batch: int | None, provider: str | tuple[str, dict[str, Any]] = "CPUExecutionProvider"
+    graph: Path | bytes,
+    threads: int,
+    batch: int | None,
+    provider: str | tuple[str, dict[str, Any]] = "CPUExecutionProvider",
 ) -> Any:
     """A loaded graph; for one ``batch`` only, where it is given: with shapes that are known more is folded."""
     import onnxruntime
@@ -144,9 +173,10 @@ def _session(
     if batch:
         options.add_free_dimension_override_by_name("batch", batch)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=[provider])
+        session = onnxruntime.InferenceSession(graph, options, providers=[provider])
     except Exception as error:
-        raise RcdmError(f"ONNX Runtime cannot load {path}: {error}") from error
+        what = "a graph of one node" if isinstance(graph, bytes) else graph
+        raise RcdmError(f"ONNX Runtime cannot load {what}: {error}") from error
     # It only logs that a provider does not work, and takes the next.
     asked = provider if isinstance(provider, str) else provider[0]
     if asked not in session.get_providers():

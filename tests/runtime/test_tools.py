@@ -1,0 +1,60 @@
+"""What `tools/` says of speed: nothing is left out in silence."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools.profile_denoiser import kind_of
+
+GPU_CHECK = Path(__file__).parents[2] / "tools" / "gpu_check.sh"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Convert", "copy and layout"),
+        ("Convolution", "convolution"),
+        ("aten::mkldnn_convolution", "convolution"),
+        ("ConvTranspose", "convolution"),
+        ("Transpose", "copy and layout"),
+        ("MVN", "normalisation"),
+        ("Swish", "pointwise"),
+    ],
+)
+def test_the_kind_of_an_operation(name, kind):
+    assert kind_of(name) == kind
+
+
+@pytest.mark.parametrize(
+    ("timed", "code"), [(["torch", "compiled", "trt"], 1), (["torch", "compiled", "trt", "onnx"], 0)]
+)
+def test_a_backend_that_was_not_timed_is_a_failure(tmp_path, timed, code):
+    """With a Python that runs nothing: it writes down what it was asked for."""
+    python = tmp_path / "python"
+    result = json.dumps({"calls": [{"backend": name} for name in timed]})
+    python.write_text(
+        f"""#!/bin/sh
+echo "$@" >>{tmp_path}/asked
+case "$1 $3" in
+    "- "*) exec {sys.executable} "$@" ;;
+    "-m bench") echo '{result}'; echo "onnx is left out: not installed" >&2 ;;
+esac
+"""
+    )
+    python.chmod(0o755)
+    (tmp_path / "bundle").mkdir()
+    done = subprocess.run(
+        [GPU_CHECK, tmp_path / "bundle", tmp_path / "out.json"],
+        env={**os.environ, "PYTHON": str(python), "BATCHES": "8,64,1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert "--max-batch 64 --json" in (tmp_path / "asked").read_text()
+    bench = json.loads((tmp_path / "out.json").read_text())["bench"]
+    assert bench["not_timed"] == ["onnx"] * code
+    assert ("onnx is left out: not installed" in bench.get("stderr", [])) == bool(code)
