@@ -105,6 +105,19 @@ def save_encoder(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float3
     write_tensors(path, tensors, {"kind": KIND, "spec": encoder.spec.model_dump_json()})
 
 
+def holds_encoder(path: Path, encoder: Encoder) -> bool:
+    """Whether ``path`` holds this encoder, bit by bit: the same spec and the same tensors.
+
+    Raises:
+        InputError: as ``read_encoder_spec``.
+    """
+    # As JSON, in which tuples and lists of a trunk's options are one.
+    if read_encoder_spec(path).model_dump_json() != encoder.spec.model_dump_json():
+        return False
+    held, own = read_tensors(path), encoder.state_dict()
+    return held.keys() == own.keys() and all(torch.equal(held[name], own[name].cpu()) for name in held)
+
+
 def read_encoder_spec(path: Path) -> EncoderSpec:
     """The spec of an encoder file, without its weights.
 

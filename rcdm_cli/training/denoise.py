@@ -31,7 +31,7 @@ from rcdm_cli.training.whitening import folded_parameters, standardise_anew, whi
 class _Draws(NamedTuple):
     """What chance decides of one step, a batch (B, …) of each."""
 
-    index: Tensor
+    photo: Tensor
     flip: Tensor
     row: Tensor
     t: Tensor
@@ -49,7 +49,7 @@ class DenoiserTrainer:
 
     Every draw of step n comes from a generator that is seeded with (seed, purpose, n), so a resumed run
     draws what the run that was not interrupted would have drawn, and several processes with their ``share`` of the
-    photos what one would. ``start`` and ``known`` are for ``take_over``.
+    photos what one would, but for dropout. ``start`` and ``known`` are for ``take_over``.
     """
 
     def __init__(
@@ -117,6 +117,9 @@ class DenoiserTrainer:
         """One optimizer step: each (method, level) gets an equal share of the batch."""
         rate = learning_rate(step, self.steps, self.plan, self.plan.lr)
         set_rate(self.optimizer, rate)
+        if self.recipe.denoiser.dropout:
+            # It draws from torch's own generator; processes, which have other photos, must not drop the same.
+            torch.manual_seed(generator(self.plan.seed, 6, step, self.share.rank).initial_seed())
         drawn = self._draw(step)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
@@ -136,7 +139,7 @@ class DenoiserTrainer:
         index = photos_at(step, len(self.photos), batch, self.plan.seed)
         draw, noise, dropping, changing = (generator(self.plan.seed, purpose, step) for purpose in (2, 3, 4, 5))
         return _Draws(
-            index=index,
+            photo=index,
             flip=torch.rand(batch, generator=draw) < 0.5,
             # Turning the rows by one each step evens out the shares where the batch does not divide by them.
             row=(torch.arange(batch) * rows // batch + step) % rows,
@@ -154,7 +157,7 @@ class DenoiserTrainer:
         return [cast(Tensor, parameter.grad) for parameter in self.parameters]
 
     def _losses(self, drawn: "_Draws") -> Tensor:
-        photos, groups = self._seen(drawn.index, drawn.flip, drawn.row, drawn.amounts)
+        photos, groups = self._seen(drawn.photo, drawn.flip, drawn.row, drawn.amounts)
         x0 = to_tensor(photos).to(self.device, memory_format=torch.channels_last)
         noise = drawn.noise.to(self.device, memory_format=torch.channels_last)
         t = drawn.t.to(self.device)

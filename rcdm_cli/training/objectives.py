@@ -4,6 +4,8 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
 from math import cos, pi
 from typing import Any
 
@@ -12,17 +14,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.errors import InputError
+from rcdm_cli.errors import InputError, RcdmError
 from rcdm_cli.training.recipe import MethodOptions
+
+
+def needs_lightly() -> None:
+    """Look for the package that the losses and the views are from.
+
+    Raises:
+        RcdmError: it is not installed.
+    """
+    if find_spec("lightly") is None:
+        raise RcdmError("Pretraining needs lightly, which is not installed: `pip install 'rcdm[pretrain]'`.")
 
 
 class Objective(nn.Module, ABC):
     """A loss over the views of a batch, with the modules that only training needs.
 
-    ``encoder`` is the network that is kept.
+    ``encoder`` is the network that is kept; ``epoch``, from 0, is set before each step.
     """
 
     encoder: Encoder
+    epoch = 0
 
     @abstractmethod
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
@@ -49,7 +62,8 @@ class TwoViews(Objective):
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
         """The criterion on the first and the second view's projections."""
         first, second = self.last(torch.cat(views)).float().chunk(2)
-        loss: Tensor = self.criterion(first, second)
+        with _float32(first):
+            loss: Tensor = self.criterion(first, second)
         return loss
 
 
@@ -79,14 +93,16 @@ class Dino(Objective):
         student = [*self._scores(self.student, torch.cat(views[:2]), self.prototypes).chunk(2)]
         if local := views[2:]:
             student += self._scores(self.student, torch.cat(local), self.prototypes).chunk(len(local))
-        loss: Tensor = self.criterion(list(teacher), student)
+        with _float32(self.prototypes):
+            loss: Tensor = self.criterion(list(teacher), student, epoch=self.epoch)
         return loss
 
     @staticmethod
     def _scores(encoder: Encoder, views: Tensor, prototypes: Tensor) -> Tensor:
         assert encoder.head is not None
         projected = F.normalize(encoder.head(encoder.trunk(views)).float(), dim=1)
-        return projected @ F.normalize(prototypes, dim=1).T
+        with _float32(projected):
+            return projected @ F.normalize(prototypes, dim=1).T
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
@@ -105,19 +121,25 @@ class Supervised(Objective):
         super().__init__()
         self.encoder = encoder
         self.classifier = nn.Linear(encoder.spec.width, classes)
-        self.criterion = _build(nn.CrossEntropyLoss, options, "loss", ignore_index=-1)
+        self.criterion = _build(nn.CrossEntropyLoss, options, "loss", ignore_index=-1, reduction="sum")
 
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
-        """Cross-entropy on the one view."""
-        loss: Tensor = self.criterion(self.classifier(self.last(views[0])).float(), labels)
-        return loss
+        """Mean cross-entropy on the one view; 0 where no photo of the batch has a class."""
+        total: Tensor = self.criterion(self.classifier(self.last(views[0])).float(), labels)
+        return total / (labels >= 0).sum().clamp(min=1)
+
+
+def _float32(tensor: Tensor) -> torch.autocast:
+    """A context without autocast, which would take a product of float32 tensors in bf16."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> Objective:
     """The objective of ``encoder.spec.method``.
 
     Raises:
-        InputError: an option that the loss does not know, or supervised training without classes.
+        InputError: an option that the loss does not know or refuses, a head that is missing or has no loss, or
+            supervised training without classes.
     """
     from lightly.loss import BarlowTwinsLoss, DINOLoss, NTXentLoss, VICRegLoss
 
@@ -125,13 +147,17 @@ def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> O
     if method == "supervised":
         if classes < 2:
             raise InputError("supervised needs photos in at least two class sub-folders; found none.")
+        if options.head:
+            raise InputError("[methods.supervised] can have no head: its loss is taken at the backbone level.")
         return Supervised(encoder, classes, options.loss)
     if not options.head:
         raise InputError(f"[methods.{method}] needs a head: its loss is taken at the projector level.")
     if method == "dino":
         return Dino(encoder, _build(DINOLoss, options.loss, "loss", output_dim=options.prototypes), options)
     criterion = {"simclr": NTXentLoss, "vicreg": VICRegLoss, "barlow": BarlowTwinsLoss}[method]
-    return TwoViews(encoder, _build(criterion, options.loss, "loss"))
+    # A memory bank is in no checkpoint, so that a run could not go on.
+    fixed = {"memory_bank_size": 0} if method == "simclr" else {}
+    return TwoViews(encoder, _build(criterion, options.loss, "loss", **fixed))
 
 
 def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[[Any], list[Tensor]]:
@@ -140,7 +166,7 @@ def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[
     ``size`` is the side of the (global) views in pixels.
 
     Raises:
-        InputError: an option that the transform does not know.
+        InputError: an option that the transform does not know or refuses.
     """
     from lightly.transforms import DINOTransform, SimCLRTransform, VICRegTransform
     from lightly.transforms.simclr_transform import SimCLRViewTransform
@@ -151,14 +177,22 @@ def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[
         return views
     if method == "supervised":
         view = _build(SimCLRViewTransform, options, "transform", input_size=size, normalize=None)
-        return lambda photo: [view(photo)]
+        return partial(_one_view, view)
     transform = {"simclr": SimCLRTransform, "vicreg": VICRegTransform, "barlow": VICRegTransform}[method]
     views = _build(transform, options, "transform", input_size=size, normalize=None)
     return views
+
+
+def _one_view(transform: Callable[[Any], Tensor], photo: Any) -> list[Tensor]:
+    """Not a lambda, which could not be sent to the processes that draw views."""
+    return [transform(photo)]
 
 
 def _build(kind: Callable[..., Any], options: Mapping[str, Any], section: str, **fixed: Any) -> Any:
     known = [name for name in inspect.signature(kind).parameters if name not in fixed]
     if unknown := sorted(set(options) - set(known)):
         raise InputError(f"{section} has no option {', '.join(unknown)}; it has: {', '.join(known)}.")
-    return kind(**fixed, **options)
+    try:
+        return kind(**fixed, **options)
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        raise InputError(f"{kind.__name__} refuses {section} = {dict(options)}: {error}") from error

@@ -32,7 +32,8 @@ def stratified_timesteps(batch: int, timesteps: int, draw: torch.Generator) -> T
     So the loss of a batch is less noisy (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
     """
     places = (torch.arange(batch) + torch.rand(batch, generator=draw)) / batch
-    return (places * timesteps).long()[torch.randperm(batch, generator=draw)]
+    # In float32 the last place can round to 1, beyond the last timestep.
+    return (places * timesteps).long().clamp(max=timesteps - 1)[torch.randperm(batch, generator=draw)]
 
 
 @lru_cache(maxsize=2)

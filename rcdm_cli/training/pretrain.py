@@ -146,6 +146,7 @@ class PretrainTrainer:
         ]
         rate = learning_rate(step, self.steps, self.plan, self.options.lr or self.plan.lr)
         set_rate(self.optimizer, rate)
+        self.objective.epoch = step // self.per_epoch
         with autocast(self.plan.precision, self.device):
             loss = self.objective(ready, labels.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from rcdm_cli.errors import InputError
 from rcdm_cli.spec import Spec
 
 Precision = Literal["auto", "fp32", "bf16"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataOrigin(Spec):
@@ -29,7 +30,7 @@ class Optimization(Spec):
 
     Attributes:
         batch: photos a step.
-        accumulate: a batch is computed in so many equal parts, to fit memory.
+        accumulate: a denoiser's batch is computed in so many equal parts, to fit memory.
         lr: the constant learning rate.
         weight_decay: AdamW's decoupled weight decay.
         betas: AdamW's momentum terms.
@@ -44,12 +45,12 @@ class Optimization(Spec):
     accumulate: int = Field(default=1, ge=1)
     lr: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     warmup: float = Field(default=0.0, ge=0, le=1)
     decay: float = Field(default=0.0, ge=0, le=1)
     clip: float = Field(default=0.0, ge=0)
     precision: Precision = "auto"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
 
 
 class Trunk(Spec):
@@ -161,7 +162,7 @@ class TrainRecipe(Spec):
     description: str = ""
     data: DataOrigin = DataOrigin()
     encoders: tuple[str, ...] = ()
-    levels: tuple[Literal["backbone", "projector"], ...] = ("backbone", "projector")
+    levels: tuple[Literal["backbone", "projector"], ...] = Field(("backbone", "projector"), min_length=1)
     denoiser: DenoiserSpec
     schedule: ScheduleSpec
     optimization: Optimization

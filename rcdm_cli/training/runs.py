@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from rcdm_cli.diffusion.spec import Representation
-from rcdm_cli.encoders.encoder import Encoder, level_index, save_encoder
+from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.encoders.spec import LEVELS
 from rcdm_cli.errors import InputError
@@ -19,6 +19,7 @@ from rcdm_cli.images.dataset import Cropped, load_cropped
 from rcdm_cli.images.source import PhotoSource, open_photos
 from rcdm_cli.training.denoise import DenoiserTrainer
 from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, train
+from rcdm_cli.training.objectives import needs_lightly
 from rcdm_cli.training.parallel import Share
 from rcdm_cli.training.pretrain import LabelledPhotos, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
@@ -90,12 +91,24 @@ def prepare_encoder(
 
     Raises:
         InputError: photos, recipe or folder do not fit.
+        RcdmError: lightly is not installed.
     """
+    needs_lightly()
+    if recipe.optimization.accumulate > 1:
+        raise InputError(
+            f"optimization.accumulate={recipe.optimization.accumulate} is for denoisers: an encoder is trained on "
+            "whole batches, since losses compare their photos. Leave it out; a smaller optimization.batch saves memory."
+        )
     _must_be_apart(split, validation_split)
     data = _labelled(open_photos(source, split), recipe, folder, None, stage, on_note)
     validation = None
     if validation_split is not None:
         validation = _labelled(open_photos(source, validation_split), recipe, folder, data.classes, stage, on_note)
+        if len(data.classes) > 1 and not (validation.labels >= 0).any():
+            raise InputError(
+                f"No photo of --validation-split {validation_split} is of a class that is trained on "
+                f"({', '.join(data.classes)}). Give another split, or leave it out."
+            )
     return PretrainTrainer(recipe, method, data, device, workers, validation)
 
 
@@ -162,7 +175,7 @@ def prepare_denoiser(
         )
     with share.first_alone():
         for encoder in encoders:
-            save_encoder(encoder, folder / ENCODERS / f"{encoder.spec.method}.safetensors")
+            _keep(encoder, folder)
         held = _hold(photos, recipe, encoders, folder, device, stage, on_note)
         rows = held.representations.rows
         names = ", ".join(f"{row.method} at {row.level}" for row in rows)
@@ -185,6 +198,24 @@ def prepare_denoiser(
         validation,
         share,
     )
+
+
+def _keep(encoder: Encoder, folder: Path) -> None:
+    """Copy an encoder into the run, where it is not there yet.
+
+    Raises:
+        InputError: the run has a checkpoint, and it was trained on another encoder of that name or on none.
+    """
+    path = folder / ENCODERS / f"{encoder.spec.method}.safetensors"
+    # Caches go by the hash of this file, and the same encoder written again has other bytes.
+    if path.exists() and holds_encoder(path, encoder):
+        return
+    if (folder / CHECKPOINT).exists():
+        raise InputError(
+            f"The run in {folder} was trained on another encoder: {path} does not hold the {encoder.spec.method!r} "
+            "that is given. Give another --out, or delete that folder."
+        )
+    save_encoder(encoder, path)
 
 
 def _hold(

@@ -36,7 +36,7 @@ class SampleGrid:
         size = model.denoiser.spec.size
         seeds = [picture_seed(0, int(photo), 0) for photo in index]
         noise = picture_noise(seeds, (3, size, size)).to(self.device, memory_format=torch.channels_last)
-        timesteps = spacing("logsnr", schedule, STEPS)
+        timesteps = spacing("logsnr", schedule, min(STEPS, len(schedule)))
         columns = []
         for row in range(len(self.representations.rows)):
             h = self.representations.take(row, index, torch.zeros_like(index, dtype=torch.bool))

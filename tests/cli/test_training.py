@@ -3,13 +3,14 @@
 import json
 import random
 import signal
+import sys
 import time
 
 import pytest
 import torch
 
 from rcdm_cli.diffusion.schedule import Schedule
-from rcdm_cli.encoders.encoder import save_encoder
+from rcdm_cli.encoders.encoder import holds_encoder, save_encoder
 from rcdm_cli.errors import InputError
 from rcdm_cli.files import read_metadata, read_tensors
 from rcdm_cli.images.dataset import load_cropped
@@ -159,6 +160,37 @@ def test_a_run_of_another_recipe_is_wrong_use_and_names_the_key(data, uninterrup
     assert (uninterrupted / CHECKPOINT).read_bytes() == before
 
 
+@pytest.mark.parametrize("named", ["simclr", "vicreg"])
+def test_an_encoder_that_a_run_was_not_trained_on_is_refused_and_changes_nothing(
+    data, uninterrupted, invoke, workplace, monkeypatch, named
+):
+    monkeypatch.setenv("COLUMNS", "1000")
+    files = [path for path in uninterrupted.rglob("*") if path.is_file()]
+    before = [path.read_bytes() for path in files]
+    save_encoder(tiny_encoder(seed=5), workplace / "other.safetensors")
+    other = f"{workplace / 'other.safetensors'},method={named}"
+    result = invoke(*arguments(data, uninterrupted)[:5], other, "--out", str(uninterrupted), "--device", "cpu")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{named}.safetensors does not hold the '{named}' that is given. Give another --out" in result.stderr
+    assert [path for path in uninterrupted.rglob("*") if path.is_file()] == files
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_an_encoder_is_copied_once_so_that_representations_are_computed_once(data, tmp_path):
+    def prepare(encoder):
+        recipe = read_recipe(data / "tiny.toml", TrainRecipe, (), {"encoders": [str(encoder)]})
+        prepare_denoiser(recipe, data / "photos", None, tmp_path / "run", torch.device("cpu"))
+        # A file that is written anew is another one to the system.
+        return copy.stat().st_ino, len(list((tmp_path / "run/representations").iterdir()))
+
+    copy = tmp_path / "run/encoders/simclr.safetensors"
+    assert len({prepare(data / "encoder.safetensors") for _ in range(3)}) == 1
+    # Nothing is trained yet.
+    save_encoder(tiny_encoder(seed=5), tmp_path / "other.safetensors")
+    prepare(tmp_path / "other.safetensors")
+    assert holds_encoder(copy, tiny_encoder(seed=5))
+
+
 def test_a_finished_run_is_left_as_it_is(data, uninterrupted, invoke):
     before = (uninterrupted / CHECKPOINT).read_bytes()
     result = invoke(*arguments(data, uninterrupted))
@@ -263,6 +295,14 @@ def test_wrong_use_is_answered_in_words(data, invoke, monkeypatch, arguments, wo
     result = invoke(*(argument.format(data=data) for argument in arguments))
     assert (result.exit_code, result.stdout) == (InputError.exit_code, "")
     assert words in result.stderr
+
+
+def test_pretraining_without_lightly_says_so_before_photos_are_read(data, invoke, workplace, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightly", None)
+    result = invoke("pretrain", str(data / "photos"), "--method", "dino", "--recipe", "clothing32-encoders")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "pip install 'rcdm[pretrain]'" in result.stderr
+    assert not (workplace / "runs").exists()
 
 
 def test_a_pretrained_encoder_is_what_train_takes(data, invoke, workplace):

@@ -92,13 +92,19 @@ def test_the_average_follows_its_formula(trainer):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_draws_the_same_whatever_was_drawn_before_it(trainer):
-    first, second = trainer(), trainer()
+@pytest.mark.parametrize("extra", [[], ["denoiser.dropout=0.5"]])
+def test_a_step_draws_the_same_whatever_was_drawn_before_it(trainer, extra):
+    first, second = trainer(*extra), trainer(*extra)
     torch.rand(17)
     a, b = gradients(first, 4), gradients(second, 4)
     assert a[0] == b[0]
     assert all(torch.equal(a[1][name], b[1][name]) for name in a[1])
-    assert gradients(trainer(), 5)[0] != a[0]
+    assert gradients(trainer(*extra), 5)[0] != a[0]
+
+
+def test_a_sample_grid_takes_no_more_steps_than_there_are_timesteps(trainer, tmp_path):
+    trainer("schedule={kind='cosine', timesteps=10}").milestone(10, tmp_path)
+    assert (tmp_path / "samples/step-0000010.png").exists()
 
 
 def test_draws_cover_timesteps_and_representations_evenly(trainer):

@@ -1,5 +1,6 @@
 """Each method's loss against its formula written out on the encoder's own projections."""
 
+import pickle
 from math import cos, pi
 
 import pytest
@@ -9,9 +10,11 @@ from torch.nn import functional as F
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.errors import InputError
 from rcdm_cli.training.objectives import build_objective, build_views
+from rcdm_cli.training.precision import autocast
 from rcdm_cli.training.recipe import MethodOptions
 from tests.training.tiny import HEAD, encoder_spec
 
+CPU = torch.device("cpu")
 BATCH = 6
 LABELS = torch.tensor([0, 1, -1, 2, 1, -1])
 
@@ -29,19 +32,23 @@ def views(*sizes):
 
 
 def projections(encoder, batch, parts):
-    return encoder.head(encoder.trunk(torch.cat(batch))).chunk(parts)
+    return encoder.head(encoder.trunk(torch.cat(batch))).float().chunk(parts)
 
 
-def test_simclr_is_nt_xent():
+# What follows the projections is computed in float32 whatever the precision of the encoder.
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_simclr_is_nt_xent(precision):
     made, batch = objective("simclr", loss={"temperature": 0.2}), views(32, 32)
-    z = F.normalize(torch.cat(projections(made.encoder, batch, 2)), dim=1)
+    with autocast(precision, CPU):
+        loss, z = made(batch, LABELS), projections(made.encoder, batch, 2)
+    z = F.normalize(torch.cat(z), dim=1)
     similarity = (z @ z.T / 0.2).exp()
     expected = 0.0
     for i in range(2 * BATCH):
         positive = (i + BATCH) % (2 * BATCH)
         others = similarity[i].sum() - similarity[i, i]
         expected -= torch.log(similarity[i, positive] / others) / (2 * BATCH)
-    torch.testing.assert_close(made(batch, LABELS), expected)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_vicreg_is_invariance_variance_and_covariance():
@@ -66,21 +73,29 @@ def test_barlow_pulls_the_cross_correlation_to_the_identity():
 
 
 def test_supervised_is_cross_entropy_of_the_photos_that_have_a_class():
-    made, batch = objective("supervised"), views(32)
-    logits = made.classifier(made.encoder.trunk(batch[0]))
-    chosen = [F.log_softmax(logits[i], dim=0)[label] for i, label in enumerate(LABELS.tolist()) if label >= 0]
+    made, batch = objective("supervised", loss={"label_smoothing": 0.1}), views(32)
+    logs = F.log_softmax(made.classifier(made.encoder.trunk(batch[0])), dim=1)
+    chosen = [0.9 * logs[i, label] + 0.1 * logs[i].mean() for i, label in enumerate(LABELS.tolist()) if label >= 0]
     torch.testing.assert_close(made(batch, LABELS), -torch.stack(chosen).mean())
+    assert made(batch, torch.full_like(LABELS, -1)) == 0
 
 
-def test_dino_is_cross_entropy_over_pairs_of_different_views():
-    made, batch = objective("dino", prototypes=16, loss={"teacher_temp": 0.05}), views(32, 32, 16, 16)
+@pytest.mark.parametrize(
+    ("epoch", "temperature", "precision"), [(0, 0.03, "fp32"), (1, 0.04, "bf16"), (2, 0.05, "fp32"), (9, 0.05, "fp32")]
+)
+def test_dino_is_cross_entropy_over_pairs_of_different_views(epoch, temperature, precision):
+    rising = {"warmup_teacher_temp": 0.03, "teacher_temp": 0.05, "warmup_teacher_temp_epochs": 3}
+    made, batch = objective("dino", prototypes=16, loss=rising), views(32, 32, 16, 16)
+    made.epoch = epoch
     with torch.no_grad():
         # A teacher that differs from the student, so that a mix-up is seen.
         for parameter in (*made.encoder.parameters(), made.teacher_prototypes):
             parameter.add_(torch.randn(parameter.shape) * 0.1)
 
     def scores(encoder, part, prototypes):
-        z = F.normalize(encoder.head(encoder.trunk(torch.cat(part))), dim=1)
+        with autocast(precision, CPU):
+            z = encoder.head(encoder.trunk(torch.cat(part))).float()
+        z = F.normalize(z, dim=1)
         return (z @ F.normalize(prototypes, dim=1).T).chunk(2)
 
     teacher = scores(made.encoder, batch[:2], made.teacher_prototypes)
@@ -89,10 +104,11 @@ def test_dino_is_cross_entropy_over_pairs_of_different_views():
     for t, target in enumerate(teacher):
         for s, guess in enumerate(student):
             if s != t:
-                p, log_q = (target / 0.05).softmax(1), (guess / 0.1).log_softmax(1)
+                p, log_q = (target / temperature).softmax(1), (guess / 0.1).log_softmax(1)
                 pairs.append(-(p * log_q).sum(1).mean())
     assert len(pairs) == 6
-    loss = made(batch, LABELS)
+    with autocast(precision, CPU):
+        loss = made(batch, LABELS)
     torch.testing.assert_close(loss, torch.stack(pairs).mean())
     loss.backward()
     assert all(p.grad is None for p in made.encoder.parameters())
@@ -131,7 +147,9 @@ def test_the_dino_teacher_is_a_moving_average_in_closed_form():
 def test_views_have_their_sizes_and_stay_in_0_to_1(method, options, count, sizes):
     from PIL import Image
 
-    made = build_views(method, options, 32)(Image.new("RGB", (40, 40), (255, 128, 0)))
+    # Pickled, as spawned processes of a DataLoader get them.
+    transform = pickle.loads(pickle.dumps(build_views(method, options, 32)))
+    made = transform(Image.new("RGB", (40, 40), (255, 128, 0)))
     assert len(made) == count
     assert [tuple(view.shape) for view in made] == [(3, size, size) for size in sizes]
     assert all(0 <= float(view.min()) <= float(view.max()) <= 1 for view in made)
@@ -148,8 +166,23 @@ def test_supervised_needs_classes():
         objective("supervised", classes=1)
 
 
+def test_supervised_has_no_head():
+    with pytest.raises(InputError, match=r"\[methods\.supervised\] can have no head"):
+        build_objective(Encoder(encoder_spec("supervised")), MethodOptions(epochs=1, head=HEAD), 2)
+
+
 def test_unknown_options_name_those_that_are_known():
     with pytest.raises(InputError, match="loss has no option temperatur; it has: temperature, "):
         objective("simclr", loss={"temperatur": 0.1})
     with pytest.raises(InputError, match="transform has no option input_size; it has: cj_prob, "):
         build_views("simclr", {"input_size": 3}, 32)
+    # Its contents would be in no checkpoint.
+    with pytest.raises(InputError, match="loss has no option memory_bank_size"):
+        objective("simclr", loss={"memory_bank_size": 8})
+
+
+def test_values_that_are_refused_are_named():
+    with pytest.raises(InputError, match=r"NTXentLoss refuses loss = \{'temperature': 0\.0\}: Illegal temperature"):
+        objective("simclr", loss={"temperature": 0.0})
+    with pytest.raises(InputError, match=r"DINOTransform refuses transform = \{'gaussian_blur': \[1\.0\]\}"):
+        build_views("dino", {"gaussian_blur": [1.0]}, 32)

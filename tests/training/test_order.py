@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.training.order import Batches, generator, photos_at
+from rcdm_cli.training.order import Batches, generator, photos_at, stratified_timesteps
 from rcdm_cli.training.rate import learning_rate, set_rate
 from rcdm_cli.training.recipe import Optimization
 
@@ -43,6 +43,13 @@ def test_batches_from_the_middle_are_the_tail_of_all_batches():
     assert len(Batches(10, 3, 0, 5, 8)) == 3
     # Every draw of the run has a number of its own, so that its views do.
     assert [draw for batch in everything for _, draw in batch] == list(range(24))
+
+
+def test_no_timestep_is_beyond_the_last():
+    # The recipe rcdm128 at seed 0: at this step a place of the batch rounds to 1 in float32.
+    draw = generator(0, 2, 116068)
+    torch.rand(256, generator=draw)
+    assert stratified_timesteps(256, 1000, draw).max() == 999
 
 
 def test_generators_of_different_keys_differ():

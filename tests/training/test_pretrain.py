@@ -97,6 +97,24 @@ def test_validation_photos_among_the_training_photos_are_refused(recipe, photos,
         pretrain(recipe, "simclr", photos, tmp_path / "run", (None, "cat"))
 
 
+def test_what_cannot_be_done_is_refused_in_words(recipe, tmp_path):
+    data = write_photos(tmp_path / "data", {"train/cat": 2, "train/dog": 2, "val/bird": 1})
+    with pytest.raises(InputError, match=r"No photo of --validation-split val is of a class .* \(cat, dog\)"):
+        pretrain(recipe, "simclr", data, tmp_path / "run", ("train", "val"))
+    parts = recipe.model_copy(update={"optimization": recipe.optimization.model_copy(update={"accumulate": 2})})
+    with pytest.raises(InputError, match=r"optimization\.accumulate=2 is for denoisers"):
+        pretrain(parts, "simclr", data, tmp_path / "run")
+
+
+def test_the_objective_knows_the_epoch_of_a_step(photos, tmp_path):
+    (tmp_path / "r.toml").write_text(PRETRAIN)
+    recipe = read_recipe(tmp_path / "r.toml", PretrainRecipe, ["methods.simclr.epochs=3"])
+    trainer = prepare_encoder(recipe, "simclr", photos, None, None, tmp_path, CPU)
+    trainer.begin(7)
+    trainer.train_step(7)
+    assert (trainer.per_epoch, trainer.objective.epoch) == (3, 2)
+
+
 def test_class_indices():
     labels, names = class_indices(("b", None, "a", "skip", "b"), ("skip",))
     assert (labels.tolist(), names) == ([1, -1, 0, -1, 1], ("a", "b"))
