@@ -43,7 +43,10 @@ class Command:
     def add_to(self, app: typer.Typer) -> None:
         """Make it a command of ``app``."""
         epilog = "\n".join(["Examples:", *(f"  $ {example}" for example in self.examples)])
-        app.command(self.name, epilog=epilog, rich_help_panel=self.panel)(self._with_output())
+        # The terminal wraps paragraphs; the docstring's own line ends would come on top.
+        paragraphs = (inspect.getdoc(self.function) or "").split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        app.command(self.name, help=text, epilog=epilog, rich_help_panel=self.panel)(self._with_output())
 
     def _with_output(self) -> Callable[..., None]:
         """The function as Typer shall see it: ``--json`` and ``--quiet`` in place of the ``Output``."""

@@ -22,7 +22,6 @@ from rcdm_cli.resources import recipe_path
         "rcdm train photos --recipe own64 --encoder timm:resnet50,pretrained --out runs/resnet50",
         "rcdm train photos --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr",
         "rcdm train photos --recipe clothing32 --encoder runs/dino --init runs/mine --out runs/further",
-        "torchrun --standalone --nproc-per-node 8 --module rcdm_cli train photos --recipe rcdm128 --encoder runs/dino",
     ),
 )
 def train(
@@ -54,7 +53,7 @@ def train(
             "--init",
             metavar="BUNDLE|RUN",
             help="Begin at the weights of a bundle or of another run instead of at random ones. What was learned of "
-            "other encoders, and of [augmentation], is learned anew.",
+            "other encoders, and of random changes, is learned anew.",
             show_default=False,
         ),
     ] = None,
@@ -68,12 +67,12 @@ def train(
     stopped; Ctrl-C and SIGTERM write a checkpoint first. `rcdm export` makes a bundle of the run.
 
     Whether the denoiser learns its photos by heart is seen with --validation-split: at each grid of samples, log.jsonl
-    gets the loss of the averaged weights on both sets of photos, and the two move apart. A recipe's [augmentation] is
+    gets the loss of the averaged weights on both sets of photos, and the two move apart. A recipe's `augmentation` is
     against that: photos are changed at random, and the representations of changed photos computed as they come.
 
-    Started by torchrun, each process takes its share of every batch, on a GPU of its own where there are GPUs; the
-    weights are those that one process would end at, but for rounding. The number of processes may change between two
-    parts of a run.
+    Started by `torchrun --standalone --nproc-per-node 8 --module rcdm_cli train …`, each process takes its share of
+    every batch, on a GPU of its own where there are GPUs; the weights are those that one process would end at, but for
+    rounding. The number of processes may change between two parts of a run.
     """
     from rcdm_cli.runtime.bundle import load_bundle
     from rcdm_cli.training.finished import is_run, read_run
