@@ -198,7 +198,7 @@ def test_terminal_business_is_seen(source):
         ("import json, rcdm_cli.encoders.encoder", 1),
         ("try:\n    import onnx\nexcept ImportError:\n    pass", 1),
         ("class A:\n    import numpy", 1),
-        ("from rcdm_cli.errors import InputError\nfrom rcdm_cli.cli._output import Output\nimport typer", 0),
+        ("from rcdm_cli.core.errors import InputError\nfrom rcdm_cli.cli._output import Output\nimport typer", 0),
         ("from rcdm_cli import __version__", 0),
         ("def f():\n    import torch", 0),
         ("if TYPE_CHECKING:\n    import torch", 0),

@@ -20,17 +20,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rcdm_cli.analysis.kept import Kept
-from rcdm_cli.analysis.pairs import choose_pairs
-from rcdm_cli.analysis.steps import representations
-from rcdm_cli.analysis.visualize import visualize
+from rcdm_cli.analyses.step_cache import Kept, representations
+from rcdm_cli.analyses.visualize.compute import visualize
+from rcdm_cli.bundle.bundle import load_bundle
+from rcdm_cli.data.dataset import load_cropped
+from rcdm_cli.data.image_file import write_png
+from rcdm_cli.data.source import open_photos
+from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.spec import Representation
-from rcdm_cli.images.dataset import load_cropped
-from rcdm_cli.images.source import open_photos
-from rcdm_cli.images.write import write_png
-from rcdm_cli.runtime.backends.engine import Engine
-from rcdm_cli.runtime.bundle import load_bundle
-from rcdm_cli.training.denoise import DenoiserTrainer
+from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.recipe import TrainRecipe
 from rcdm_cli.training.representations import (
     CachedRepresentations,
@@ -80,7 +78,7 @@ def denoiser_share(bundle: Path, photos: np.ndarray) -> float:
     opened = load_bundle(bundle, backend="auto", precision="auto")
     timed = Timed(opened.engine)
     opened.engine = timed
-    pairs = choose_pairs(opened, ["dino"], "backbone")
+    pairs = opened.pairs(["dino"], "backbone")
     began = time.perf_counter()
     names = [str(k) for k in range(len(photos))]
     visualize(

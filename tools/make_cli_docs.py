@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from rcdm_cli.cli.app import app
-from rcdm_cli.files import write_text
+from rcdm_cli.core.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "CLI.md"
 

@@ -10,12 +10,12 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from rcdm_cli.analysis.ranks import own_similarity
+from rcdm_cli.bundle.bundle import load_bundle
+from rcdm_cli.core.files import write_text
+from rcdm_cli.data.image_file import write_png
+from rcdm_cli.data.source import open_photos
 from rcdm_cli.diffusion.noise import picture_seed
-from rcdm_cli.files import write_text
-from rcdm_cli.images.source import open_photos
-from rcdm_cli.images.write import write_png
-from rcdm_cli.runtime.bundle import load_bundle
+from rcdm_cli.metrics.ranks import own_similarity
 
 NO_CLASS = {"not_sure", "other", "skip", "unlabelled"}
 COUNT = 12

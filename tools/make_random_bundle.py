@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from rcdm_cli import load_bundle
-from rcdm_cli.diffusion.model import Model
+from rcdm_cli.bundle.write import write_bundle
+from rcdm_cli.core.resources import DEMO_BUNDLE, recipe_path
+from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
-from rcdm_cli.resources import DEMO_BUNDLE, recipe_path
-from rcdm_cli.runtime.write import write_bundle
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 
 METHOD = "dino"

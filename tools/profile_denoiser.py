@@ -17,8 +17,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from rcdm_cli import load_bundle
-from rcdm_cli.runtime.bundle import Bundle
-from rcdm_cli.runtime.published_checkout import PublishedRcdm
+from rcdm_cli.bundle.bundle import Bundle
+from tools.published_rcdm import PublishedRcdm
 
 CALLS = 10
 

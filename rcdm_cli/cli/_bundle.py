@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._output import Output
-from rcdm_cli.resources import bundle_path
+from rcdm_cli.core.resources import bundle_path
 
 if TYPE_CHECKING:
-    from rcdm_cli.runtime.bundle import Bundle
+    from rcdm_cli.bundle.bundle import Bundle
 
 
 def open_bundle(out: Output, engines: str, device: str, backend: str, precision: str) -> "Bundle":
@@ -17,7 +17,7 @@ def open_bundle(out: Output, engines: str, device: str, backend: str, precision:
         InputError: no such bundle, or it does not have what the backend runs.
         RcdmError: a device or a backend was asked for and is not there.
     """
-    from rcdm_cli.runtime.bundle import load_bundle
+    from rcdm_cli.bundle.bundle import load_bundle
 
     bundle = load_bundle(
         bundle_path(engines), choose_device(device), backend=backend, precision=precision, on_note=out.note

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from rcdm_cli.errors import RcdmError
+from rcdm_cli.core.errors import RcdmError
 
 if TYPE_CHECKING:
     import torch

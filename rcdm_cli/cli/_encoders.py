@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import MANIFEST, bundle_path
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import MANIFEST, bundle_path
 
 if TYPE_CHECKING:
     import torch
 
-    from rcdm_cli.analysis.embed import Known
-    from rcdm_cli.analysis.embeddings import Embeddings
-    from rcdm_cli.analysis.kept import Kept
-    from rcdm_cli.analysis.pairs import Pair
+    from rcdm_cli.analyses.embed import Known
+    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.encoders.embeddings import Embeddings
+    from rcdm_cli.encoders.pairs import Pair
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ def ask_encoders(
     Raises:
         InputError: no such bundle, encoder, method or level.
     """
-    from rcdm_cli.analysis.embed import bundle_encoders, lone_encoder
-    from rcdm_cli.analysis.pairs import Pair, choose_among, choose_pairs
-    from rcdm_cli.files import sha256
-    from rcdm_cli.runtime.bundle import load_bundle
+    from rcdm_cli.analyses.embed import bundle_encoders, lone_encoder
+    from rcdm_cli.bundle.bundle import load_bundle
+    from rcdm_cli.core.files import sha256
+    from rcdm_cli.encoders.pairs import Pair, choose_among
 
     if reference is None:
         bundle = load_bundle(bundle_path(engines), device)
-        pairs = choose_pairs(bundle, methods, level)
+        pairs = bundle.pairs(methods, level)
         origin = {"bundle": bundle.manifest.name, "manifest_sha256": sha256(bundle.folder / MANIFEST)}
         return Asked(bundle_encoders(bundle, pairs), pairs, device, origin)
 
@@ -67,9 +67,9 @@ def representations(
     Raises:
         InputError: no such data, or the file's representations are those of other encoders.
     """
-    from rcdm_cli.analysis.embed import embed
-    from rcdm_cli.analysis.embeddings import is_embeddings, read_embeddings
+    from rcdm_cli.analyses.embed import embed
     from rcdm_cli.cli._photos import photo_source
+    from rcdm_cli.encoders.embeddings import is_embeddings, read_embeddings
 
     if is_embeddings(data):
         found = read_embeddings(data)

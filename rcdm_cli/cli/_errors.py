@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import typer
 
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import Interrupted, RcdmError
+from rcdm_cli.core.errors import Interrupted, RcdmError
 
 DEBUG = "RCDM_DEBUG"
 

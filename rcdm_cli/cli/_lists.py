@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from rcdm_cli.choices import no_such
+from rcdm_cli.core.choices import no_such
 
 
 def names_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcdm_cli.choices import no_such
+from rcdm_cli.core.choices import no_such
 
 LEVEL_CHOICES = ("backbone", "projector", "both")
 BACKENDS = ("auto", "torch", "compiled", "onnx", "openvino", "trt")

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import InputError
+from rcdm_cli.core.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from rcdm_cli.analysis.kept import Kept
-    from rcdm_cli.analysis.pairs import Pair
-    from rcdm_cli.images.source import PhotoSource
-    from rcdm_cli.runtime.bundle import Bundle
+    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.bundle.bundle import Bundle
+    from rcdm_cli.data.source import PhotoSource
+    from rcdm_cli.encoders.pairs import Pair
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ def read_photos(out: Output, photos: list[Path], size: int | None = None) -> Pho
     Raises:
         InputError: a path does not exist, there is no photo, or none can be read.
     """
-    from rcdm_cli.images.crop import halved
-    from rcdm_cli.images.find import find_photos
-    from rcdm_cli.images.read import UnreadablePhoto, read_photo
+    from rcdm_cli.data.crop import halved
+    from rcdm_cli.data.find import find_photos
+    from rcdm_cli.data.image_file import UnreadablePhoto, read_photo
 
     read = PhotosRead([], [], [])
     for path in find_photos(photos):
@@ -112,11 +112,11 @@ def known_photos(
     Raises:
         InputError: as ``read_photos``; or the file's representations are those of other encoders.
     """
-    from rcdm_cli.analysis.embed import bundle_encoders
-    from rcdm_cli.analysis.embeddings import is_embeddings
-    from rcdm_cli.analysis.steps import kept_representations
+    from rcdm_cli.analyses.embed import bundle_encoders
+    from rcdm_cli.analyses.step_cache import kept_representations
     from rcdm_cli.cli._encoders import Asked, representations
-    from rcdm_cli.images.find import find_photos
+    from rcdm_cli.data.find import find_photos
+    from rcdm_cli.encoders.embeddings import is_embeddings
 
     if len(given) == 1 and is_embeddings(given[0]):
         asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
@@ -144,8 +144,8 @@ def photo_source(paths: list[Path], split: str | None = None) -> "PhotoSource":
     Raises:
         InputError: a path does not exist, there is no photo, or a split was asked of several paths.
     """
-    from rcdm_cli.images.find import find_photos
-    from rcdm_cli.images.source import Entry, PhotoSource, open_photos
+    from rcdm_cli.data.find import find_photos
+    from rcdm_cli.data.source import Entry, PhotoSource, open_photos
 
     if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".tar"):
         return open_photos(paths[0], split)

@@ -9,12 +9,12 @@ import typer
 
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import InputError, RcdmError
+from rcdm_cli.core.errors import InputError, RcdmError
 
 if TYPE_CHECKING:
     import torch
 
-    from rcdm_cli.training.parallel import Share
+    from rcdm_cli.training.distributed import Share
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def together(out: Output, device: str) -> Iterator[tuple["Share", "torch.device"
         InputError: ``device`` is one GPU and there are several processes.
         RcdmError: the device is not there.
     """
-    from rcdm_cli.training.parallel import joined
+    from rcdm_cli.training.distributed import joined
 
     rank, size, place = (int(os.environ.get(name, alone)) for name, alone in _VARIABLES)
     if size > 1 and ":" in device:

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcdm_cli import __version__
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import sha256
-from rcdm_cli.resources import MANIFEST
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import sha256
+from rcdm_cli.core.resources import MANIFEST
 
 if TYPE_CHECKING:
-    from rcdm_cli.analysis.kept import Kept
-    from rcdm_cli.runtime.bundle import Bundle
-    from rcdm_cli.runtime.sampling import Settings
+    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.bundle.bundle import Bundle
+    from rcdm_cli.diffusion.sampling import Settings
 
 
 def refuse_finished(folder: Path, force: bool) -> None:
@@ -39,7 +39,7 @@ def made_with(bundle: "Bundle", seed: int, settings: "Settings") -> dict[str, An
 
 def kept_in(folder: Path, bundle: "Bundle") -> "Kept":
     """Where a run keeps its parts, which hold for this bundle, backend and version of the program."""
-    from rcdm_cli.analysis.kept import Kept
+    from rcdm_cli.analyses.step_cache import Kept
 
     about = {
         "rcdm": __version__,

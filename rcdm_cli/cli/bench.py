@@ -12,13 +12,13 @@ from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._lists import names_of, numbers_of
 from rcdm_cli.cli._options import BACKENDS, MACHINE_PANEL, PRECISIONS, Device, Guidance, Sampler, Steps
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import InputError, RcdmError
-from rcdm_cli.resources import DEMO_BUNDLE, MANIFEST, bundle_path
+from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.core.resources import DEMO_BUNDLE, MANIFEST, bundle_path
 
 if TYPE_CHECKING:
     import torch
 
-    from rcdm_cli.runtime.bundle import Bundle
+    from rcdm_cli.bundle.bundle import Bundle
 
 
 @command(
@@ -90,10 +90,10 @@ def bench(
     """
     import torch
 
-    from rcdm_cli.files import sha256
-    from rcdm_cli.runtime.bench import bench as measure
-    from rcdm_cli.runtime.bundle import load_bundle
-    from rcdm_cli.runtime.published_checkout import PublishedRcdm
+    from rcdm_cli.analyses.bench.compute import bench as measure
+    from rcdm_cli.bundle.bundle import load_bundle
+    from rcdm_cli.core.files import sha256
+    from tools.published_rcdm import PublishedRcdm
 
     place = choose_device(device)
     folder = bundle_path(engines)
@@ -133,13 +133,12 @@ def _runners(
     out: Output, folder: Path, place: "torch.device", backends: list[str], precisions: list[str]
 ) -> Iterator["Bundle"]:
     """The bundle once for each backend and precision to time; a backend that was named must be able to run."""
-    from rcdm_cli.runtime.backends.choose import BACKENDS as KNOWN
-    from rcdm_cli.runtime.backends.engine import Place
-    from rcdm_cli.runtime.bundle import load_bundle
-    from rcdm_cli.runtime.manifest import read_manifest
+    from rcdm_cli.backends.select import BACKENDS as KNOWN
+    from rcdm_cli.bundle.bundle import load_bundle
+    from rcdm_cli.bundle.manifest import read_manifest, run_context
 
     everything = "auto" in backends
-    where = Place(folder, read_manifest(folder), place)
+    where = run_context(folder, read_manifest(folder), place)
     for name in KNOWN if everything else backends:
         try:
             has = KNOWN[name].precisions(where)

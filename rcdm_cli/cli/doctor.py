@@ -10,8 +10,8 @@ from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import Device, Engines
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import CheckFailed, RcdmError
-from rcdm_cli.resources import DEMO_BUNDLE, bundle_path
+from rcdm_cli.core.errors import CheckFailed, RcdmError
+from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
 
 REQUIRED = {"torch": "torch", "timm": "timm", "numpy": "numpy", "pillow": "PIL", "onnx": "onnx"}
 OPTIONAL = {
@@ -74,7 +74,7 @@ def _devices(asked: str) -> Iterator[Check]:
     except ImportError:
         yield Check("device", "failed", "PyTorch is needed to look for devices")
         return
-    from rcdm_cli.diffusion.precision import has_bf16
+    from rcdm_cli.core.precision import has_bf16
 
     threads = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     yield Check("cpu", "ok", f"{threads}, {_bf16(has_bf16(torch.device('cpu')))}")

@@ -12,8 +12,8 @@ from rcdm_cli.cli._encoders import ask_encoders
 from rcdm_cli.cli._options import OUTPUT_PANEL, Batch, Device, EncoderReference, Engines, Force, Level, Methods, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._photos import photo_source, raise_skipped
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import DEMO_BUNDLE
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
@@ -62,9 +62,9 @@ def embed(
     """
     from dataclasses import replace
 
-    from rcdm_cli.analysis.embed import embed as represent
-    from rcdm_cli.analysis.embeddings import checked_suffix, write_embeddings
-    from rcdm_cli.analysis.kept import Kept
+    from rcdm_cli.analyses.embed import embed as represent
+    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.encoders.embeddings import checked_suffix, write_embeddings
 
     checked_suffix(file)
     if file.exists() and not force:

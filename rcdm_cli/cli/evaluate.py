@@ -28,14 +28,14 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import DEMO_BUNDLE
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
-    from rcdm_cli.analysis.pairs import Pair
-    from rcdm_cli.images.dataset import Cropped
-    from rcdm_cli.images.source import PhotoSource
-    from rcdm_cli.runtime.bundle import Bundle
+    from rcdm_cli.bundle.bundle import Bundle
+    from rcdm_cli.data.dataset import Cropped
+    from rcdm_cli.data.source import PhotoSource
+    from rcdm_cli.encoders.pairs import Pair
 
 
 @command(
@@ -111,14 +111,13 @@ def evaluate(
     Writes results.json, charts as PNG, report.html and, with a bank, the samples nearest to a training photo. The same
     command goes on where it was interrupted.
     """
-    from rcdm_cli.analysis.evaluate import evaluate as measure
-    from rcdm_cli.analysis.evaluation import Photos
-    from rcdm_cli.analysis.inception import Inception
-    from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.images.source import open_photos
-    from rcdm_cli.report.evaluate import answers, write
+    from rcdm_cli.analyses.evaluate.compute import evaluate as measure
+    from rcdm_cli.analyses.evaluate.results import Photos
+    from rcdm_cli.analyses.evaluate.section import answers, write
+    from rcdm_cli.data.source import open_photos
+    from rcdm_cli.metrics.inception import Inception
     from rcdm_cli.report.run import PAGE, RESULTS
-    from rcdm_cli.training.pretrain import class_indices
+    from rcdm_cli.training.pretraining import class_indices
 
     refuse_finished(folder, force)
     everything = open_photos(source, split)
@@ -129,7 +128,7 @@ def evaluate(
             " each would be nearest to itself. Give --split and --bank-split that share none, such as val and train."
         )
     bundle = open_bundle(out, engines, device, backend, precision)
-    pairs = choose_pairs(bundle, method, level)
+    pairs = bundle.pairs(method, level)
     compared_in = _space(bundle, space)
     network = Inception(inception, bundle.device) if inception else None
     size = max(bundle.size, *(entry.spec.preprocessing.size for entry in bundle.manifest.encoders.values()))
@@ -174,7 +173,6 @@ def evaluate(
 
 def _space(bundle: "Bundle", given: str | None) -> "Pair":
     """The space for ``--space``; a supervised one favours none of the self-supervised methods."""
-    from rcdm_cli.analysis.pairs import choose_pairs
     from rcdm_cli.encoders.spec import LEVELS
 
     if given is None:
@@ -184,12 +182,12 @@ def _space(bundle: "Bundle", given: str | None) -> "Pair":
         raise InputError(
             f"--space {given}: there is no level {level!r}. Give it as METHOD/{' or METHOD/'.join(LEVELS)}."
         )
-    return choose_pairs(bundle, [method], level or LEVELS[0])[0]
+    return bundle.pairs([method], level or LEVELS[0])[0]
 
 
 def _crops(out: Output, photos: "PhotoSource", name: str, size: int) -> "Cropped":
     """Photos, cropped; those that cannot be read are named in warnings."""
-    from rcdm_cli.images.dataset import load_cropped
+    from rcdm_cli.data.dataset import load_cropped
 
     with out.progress(f"Photos of {name}") as show:
         cropped = load_cropped(photos, size, show)

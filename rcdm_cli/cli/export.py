@@ -10,8 +10,8 @@ from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._lists import names_of
 from rcdm_cli.cli._options import OUTPUT_PANEL, PRECISIONS, Device, Force, Split
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import MANIFEST, bundle_path
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import MANIFEST, bundle_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from rcdm_cli.images.source import PhotoSource
-    from rcdm_cli.runtime.backends.engine import Engine
-    from rcdm_cli.runtime.bundle import Bundle
-    from rcdm_cli.runtime.manifest import EightBit, Precision
+    from rcdm_cli.backends.engine_file import EightBit, Precision
+    from rcdm_cli.bundle.bundle import Bundle
+    from rcdm_cli.data.source import PhotoSource
+    from rcdm_cli.diffusion.inference import Engine
 
 GRAPHS_PANEL = "Graphs"
 
@@ -146,7 +146,7 @@ def export(
 
 
 def _refuse_photos_for_nothing(precision: str | None, calibration: Path | None, split: str | None) -> None:
-    from rcdm_cli.runtime.manifest import EIGHT_BIT
+    from rcdm_cli.backends.engine_file import EIGHT_BIT
 
     if calibration and not set(EIGHT_BIT) & set((precision or "").split(",")):
         raise InputError("--calibration is for graphs in 8 bits. Give --precision int8, fp8 or both, or leave it out.")
@@ -155,7 +155,7 @@ def _refuse_photos_for_nothing(precision: str | None, calibration: Path | None, 
 
 
 def _make_bundle(run: Path, folder: Path, force: bool) -> dict[str, Any]:
-    from rcdm_cli.runtime.write import write_bundle
+    from rcdm_cli.bundle.write import write_bundle
     from rcdm_cli.training.finished import read_run
 
     if (folder / MANIFEST).exists() and not force:
@@ -189,10 +189,10 @@ def _write_graphs(
     """ONNX graphs, and of them plans for batches and a device, where these are given; 8 bits with photos."""
     import torch
 
-    from rcdm_cli.diffusion.precision import has_bf16
-    from rcdm_cli.runtime.export import export_onnx
-    from rcdm_cli.runtime.manifest import EIGHT_BIT
-    from rcdm_cli.runtime.quantization.export import file_of, quantized_is_current
+    from rcdm_cli.backends.engine_file import EIGHT_BIT
+    from rcdm_cli.core.precision import has_bf16
+    from rcdm_cli.export.graphs import export_onnx
+    from rcdm_cli.export.quantization.export import file_of, quantized_is_current
 
     if precision:
         names = precision.split(",")
@@ -203,7 +203,7 @@ def _write_graphs(
 
     precisions = cast("list[Precision]", names)
     if plans:
-        from rcdm_cli.runtime.tensorrt_build import prepare_plan
+        from rcdm_cli.export.tensorrt.build import prepare_plan
 
         for one in precisions:
             prepare_plan(plans[1], one)
@@ -233,9 +233,9 @@ def _write_graphs(
 
 def _photos_to_quantize(precisions: "Sequence[EightBit]", photos: tuple[Path, str | None] | None) -> "PhotoSource":
     """The photos that graphs in 8 bits need, looked for before any work is done."""
-    from rcdm_cli.analysis.quantized import LEAST_PHOTOS, PHOTOS
-    from rcdm_cli.images.source import open_photos
-    from rcdm_cli.runtime.quantization.calibration import PHOTOS as CALIBRATION
+    from rcdm_cli.data.source import open_photos
+    from rcdm_cli.export.quantization.calibration import PHOTOS as CALIBRATION
+    from rcdm_cli.export.quantization.judge import LEAST_PHOTOS, PHOTOS
 
     if photos is None:
         raise InputError(
@@ -254,11 +254,11 @@ def _write_quantized(
     out: Output, folder: Path, precisions: "Sequence[EightBit]", source: "PhotoSource"
 ) -> dict[str, Any]:
     """Graphs in 8 bits, once their pictures have been held against those at fp32; what was measured, by precision."""
-    from rcdm_cli.analysis.quantized import Comparison, compare, hold
-    from rcdm_cli.images.dataset import load_cropped
-    from rcdm_cli.runtime.manifest import read_manifest
-    from rcdm_cli.runtime.quantization.calibration import PHOTOS as CALIBRATION
-    from rcdm_cli.runtime.quantization.export import export_quantized
+    from rcdm_cli.bundle.manifest import read_manifest
+    from rcdm_cli.data.dataset import load_cropped
+    from rcdm_cli.export.quantization.calibration import PHOTOS as CALIBRATION
+    from rcdm_cli.export.quantization.export import export_quantized
+    from rcdm_cli.export.quantization.judge import Comparison, compare, hold
 
     size = max(entry.spec.preprocessing.size for entry in read_manifest(folder).encoders.values())
     cropped = load_cropped(source, size)
@@ -289,7 +289,7 @@ def _apart(photos: "list[NDArray[np.uint8]]", count: int) -> "tuple[list[NDArray
 def _build_plans(
     out: Output, folder: Path, precisions: "list[Precision]", force: bool, max_batch: int, device: "torch.device"
 ) -> dict[str, list[str]]:
-    from rcdm_cli.runtime.tensorrt_build import build_loop_plan
+    from rcdm_cli.export.tensorrt.build import build_loop_plan
 
     names: dict[str, list[str]] = {"built": [], "kept": []}
     for precision in precisions:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rcdm_cli.choices import no_such
 from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._encoders import Asked, representations
@@ -32,12 +31,13 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
-from rcdm_cli.errors import CheckFailed, InputError
-from rcdm_cli.resources import DEMO_BUNDLE
+from rcdm_cli.core.choices import no_such
+from rcdm_cli.core.errors import CheckFailed, InputError
+from rcdm_cli.core.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
-    from rcdm_cli.analysis.embeddings import Embeddings
-    from rcdm_cli.images.source import PhotoSource
+    from rcdm_cli.data.source import PhotoSource
+    from rcdm_cli.encoders.embeddings import Embeddings
 
 ATTACKS = ("fgsm", "pgd", "drift")
 
@@ -167,17 +167,15 @@ def fgsm(
     drift over epsilon, pictures of what the representations of attacked photos hold, results.json with every number and
     report.html. The same command goes on where it was interrupted.
     """
-    from rcdm_cli.analysis.embed import bundle_encoders
-    from rcdm_cli.analysis.embeddings import is_embeddings
-    from rcdm_cli.analysis.fgsm import Plan, refuse_without_gradient
-    from rcdm_cli.analysis.fgsm import attack as attack_all
-    from rcdm_cli.analysis.fgsm_pictures import show_attacked
-    from rcdm_cli.analysis.fgsm_results import photo_values, summarise
-    from rcdm_cli.analysis.fgsm_subjects import choose_subjects
-    from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.analysis.readers import learn
-    from rcdm_cli.images.source import open_photos
-    from rcdm_cli.report.fgsm import answers, write
+    from rcdm_cli.analyses.embed import bundle_encoders
+    from rcdm_cli.analyses.fgsm.compute import Plan, choose_subjects, refuse_without_gradient
+    from rcdm_cli.analyses.fgsm.compute import attack as attack_all
+    from rcdm_cli.analyses.fgsm.results import photo_values, summarise
+    from rcdm_cli.analyses.fgsm.samples import show_attacked
+    from rcdm_cli.analyses.fgsm.section import answers, write
+    from rcdm_cli.analyses.probe.probes import learn
+    from rcdm_cli.data.source import open_photos
+    from rcdm_cli.encoders.embeddings import is_embeddings
 
     refuse_finished(folder, force)
     if probe is None and attack and set(attack) != {"drift"}:
@@ -186,7 +184,7 @@ def fgsm(
     if probe is not None and not is_embeddings(probe):
         _refuse_learned(_places(photos) & _places(open_photos(probe, probe_split)))
     bundle = open_bundle(out, engines, device, backend, precision)
-    pairs = choose_pairs(bundle, method, level)
+    pairs = bundle.pairs(method, level)
     refuse_without_gradient(bundle, pairs)
     kept = kept_in(folder, bundle)
     readers = None
@@ -276,9 +274,9 @@ def _in_file(photos: "PhotoSource", training: "Embeddings", asked: Asked) -> lis
     """
     from dataclasses import replace
 
-    from rcdm_cli.analysis.embed import embed
-    from rcdm_cli.analysis.kept import Kept
-    from rcdm_cli.analysis.neighbours import SAME
+    from rcdm_cli.analyses.embed import embed
+    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.metrics.nearest import SAME
 
     rows = {path: row for row, path in enumerate(training.paths)}
     named = replace(photos, entries=tuple(entry for entry in photos.entries if entry.key in rows))

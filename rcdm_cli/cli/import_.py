@@ -10,12 +10,12 @@ from rcdm_cli.cli._cache import Cache, cache_folder
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import ENCODER_HELP, METHOD_HELP, OUTPUT_PANEL, Force, one_of
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import MANIFEST
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import MANIFEST
 
 if TYPE_CHECKING:
-    from rcdm_cli.diffusion.architecture import Unseen
-    from rcdm_cli.runtime.manifest import Manifest
+    from rcdm_cli.bundle.manifest import Manifest
+    from rcdm_cli.diffusion.published import Unseen
 
 LEVELS = ("backbone", "projector")
 SCHEDULES = ("linear", "cosine")
@@ -114,8 +114,8 @@ def import_checkpoint(
     The architecture is read off the tensors, and weights are stored in half precision. Files are read as data only: a
     pickle that asks to run something is refused.
     """
-    from rcdm_cli.diffusion.architecture import Unseen
-    from rcdm_cli.files import sha256
+    from rcdm_cli.core.files import sha256
+    from rcdm_cli.diffusion.published import Unseen
 
     check_free(folder, force)
     started = time.monotonic()
@@ -147,7 +147,7 @@ def pulled_encoder(method: str, cache: Path) -> str:
     Raises:
         InputError: it did not.
     """
-    from rcdm_cli.encoders.sources import PUBLISHED
+    from rcdm_cli.encoders.published import PUBLISHED
 
     known = PUBLISHED.get(method)
     if known and (path := cache / method / known.encoder.file).is_file():
@@ -175,12 +175,12 @@ def make_bundle(
     """
     from typing import cast
 
+    from rcdm_cli.bundle.import_published import import_published
+    from rcdm_cli.core.state_dict import read_foreign
     from rcdm_cli.diffusion.spec import ScheduleSpec
     from rcdm_cli.encoders.open import open_encoder
-    from rcdm_cli.encoders.sources import find_rcdm
+    from rcdm_cli.encoders.published import find_rcdm
     from rcdm_cli.encoders.spec import Level
-    from rcdm_cli.foreign import read_foreign
-    from rcdm_cli.runtime.imported import import_published
 
     kind, timesteps = schedule
     state = read_foreign(checkpoint)

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rcdm_cli.choices import no_such
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import MANIFEST, bundles, recipes
+from rcdm_cli.core.choices import no_such
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import MANIFEST, bundles, recipes
 
 CHECKPOINTS = (".pt", ".pth", ".torch", ".ckpt", ".tar", ".bin")
 
@@ -67,18 +67,18 @@ def _read(path: Path) -> Info:
         if not manifest.is_file():
             raise InputError(f"{path} is not a bundle: it holds no {MANIFEST}.")
         content = _parse(manifest, json.loads, "JSON")
-        from rcdm_cli.runtime.describe import describe_bundle
+        from rcdm_cli.bundle.describe import describe_bundle
 
         return Info("bundle", content, _or_why_not(lambda: describe_bundle(path)))
     if path.suffix == ".toml":
         return Info("recipe", _parse(path, tomllib.loads, "TOML"), {})
     if path.suffix == ".onnx":
-        from rcdm_cli.runtime.describe import describe_onnx
+        from rcdm_cli.bundle.describe import describe_onnx
 
         return Info("ONNX file", {}, describe_onnx(path))
     if path.suffix == ".safetensors":
-        from rcdm_cli.files import read_metadata
-        from rcdm_cli.runtime.describe import describe_safetensors
+        from rcdm_cli.bundle.describe import describe_safetensors
+        from rcdm_cli.core.files import read_metadata
 
         metadata = {name: _decoded(text) for name, text in read_metadata(path).items()}
         if "kind" in metadata:
@@ -88,7 +88,7 @@ def _read(path: Path) -> Info:
             f"{path} is neither a bundle nor a recipe (.toml) nor a checkpoint ({', '.join(CHECKPOINTS)}, "
             ".safetensors) nor an ONNX file."
         )
-    from rcdm_cli.runtime.describe import describe_foreign
+    from rcdm_cli.bundle.describe import describe_foreign
 
     what, facts = describe_foreign(path)
     return Info(what, {}, facts)

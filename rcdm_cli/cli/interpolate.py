@@ -28,8 +28,8 @@ from rcdm_cli.cli._options import (
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._photos import known_photos, raise_skipped
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import DEMO_BUNDLE
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import DEMO_BUNDLE
 
 PATHS = ("linear", "spherical")
 ANIMATIONS = ("webp", "gif")
@@ -113,13 +113,12 @@ def interpolate(
     import numpy as np
     import torch
 
-    from rcdm_cli.analysis.interpolate import interpolate as look
-    from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.report.interpolate import write
+    from rcdm_cli.analyses.interpolate.compute import interpolate as look
+    from rcdm_cli.analyses.interpolate.section import write
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, engines, device, backend, precision)
-    pairs = choose_pairs(bundle, method, level)
+    pairs = bundle.pairs(method, level)
     kept = kept_in(folder, bundle)
     a, b = (known_photos(out, [given], bundle, pairs, kept, batch) for given in (first, second))
     if a.found != b.found:

@@ -28,7 +28,7 @@ from rcdm_cli.cli._options import (
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._photos import read_photos
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
-from rcdm_cli.resources import DEMO_BUNDLE
+from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
@@ -73,14 +73,13 @@ def invariance(
     every number and its interval over photos, and report.html. A run that was interrupted goes on where it was when the
     same command is given again.
     """
-    from rcdm_cli.analysis.invariance import invariance as measure
-    from rcdm_cli.analysis.invariance_pictures import before_and_after
-    from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.report.invariance import sentences, write
+    from rcdm_cli.analyses.invariance.compute import invariance as measure
+    from rcdm_cli.analyses.invariance.samples import before_and_after
+    from rcdm_cli.analyses.invariance.section import sentences, write
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, engines, device, backend, precision)
-    pairs = choose_pairs(bundle, method, level)
+    pairs = bundle.pairs(method, level)
     read = read_photos(out, photos)
     kept = kept_in(folder, bundle)
     settings = bundle.settings(sampler, steps, guidance)

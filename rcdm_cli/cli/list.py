@@ -12,14 +12,14 @@ from rcdm_cli.cli._cache import cache_folder
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import one_of
 from rcdm_cli.cli._output import Output
-from rcdm_cli.resources import MANIFEST, bundles, recipes
+from rcdm_cli.core.resources import MANIFEST, bundles, recipes
 
 Row = dict[str, str]
 
 
 def _methods() -> list[Row]:
     from rcdm_cli.encoders.methods import METHODS
-    from rcdm_cli.encoders.sources import PUBLISHED, PUBLISHED_INPUT
+    from rcdm_cli.encoders.published import PUBLISHED, PUBLISHED_INPUT
 
     cache = cache_folder(None)
     rows = []
@@ -42,7 +42,7 @@ def _methods() -> list[Row]:
 
 def _here(method: str, downloads: Path) -> str:
     """The bundles that hold the method's encoder, and which published files were downloaded."""
-    from rcdm_cli.encoders.sources import PUBLISHED
+    from rcdm_cli.encoders.published import PUBLISHED
 
     published = PUBLISHED[method]
     files = {"encoder": published.encoder} | {f"RCDM {level}": source for level, source in published.rcdm.items()}

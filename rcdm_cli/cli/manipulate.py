@@ -27,7 +27,7 @@ from rcdm_cli.cli._options import (
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._photos import photo_source, raise_skipped
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
-from rcdm_cli.resources import DEMO_BUNDLE
+from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
@@ -97,17 +97,16 @@ def manipulate(
     a grid for each method and level (rows: source, without, with target's), results.json with the dimensions, and
     report.html. A run that was interrupted goes on where it was when the same command is given again.
     """
-    from rcdm_cli.analysis.embed import bundle_encoders
-    from rcdm_cli.analysis.embeddings import is_embeddings
-    from rcdm_cli.analysis.manipulate import Bank, Rule
-    from rcdm_cli.analysis.manipulate import manipulate as look
-    from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.images.read import read_photo
-    from rcdm_cli.report.manipulate import write
+    from rcdm_cli.analyses.embed import bundle_encoders
+    from rcdm_cli.analyses.manipulate.compute import Bank, Rule
+    from rcdm_cli.analyses.manipulate.compute import manipulate as look
+    from rcdm_cli.analyses.manipulate.section import write
+    from rcdm_cli.data.image_file import read_photo
+    from rcdm_cli.encoders.embeddings import is_embeddings
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, engines, device, backend, precision)
-    pairs = choose_pairs(bundle, method, level)
+    pairs = bundle.pairs(method, level)
     ends = read_photo(source), read_photo(target)
     kept = kept_in(folder, bundle)
     asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})

@@ -10,7 +10,7 @@ from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import MACHINE_PANEL, Device, Method, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_when_asked
-from rcdm_cli.resources import recipe_path
+from rcdm_cli.core.resources import recipe_path
 
 
 @command(
@@ -56,7 +56,7 @@ def pretrain(
     goes on where the last one stopped; Ctrl-C and SIGTERM write a checkpoint first. Sub-folders of DATA are classes;
     only the method supervised trains on them.
     """
-    from rcdm_cli.training.pretrain import ENCODER
+    from rcdm_cli.training.pretraining import ENCODER
     from rcdm_cli.training.recipe import PretrainRecipe, read_recipe
     from rcdm_cli.training.runs import prepare_encoder, train_encoder
 

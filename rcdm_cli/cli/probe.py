@@ -24,8 +24,8 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import refuse_finished
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import DEMO_BUNDLE
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
@@ -79,11 +79,11 @@ def probe(
     from. Backbone and projector are compared in pairs, photo by photo and draw by draw. Writes results.json with each
     seed's numbers, charts as PNG and report.html. The same command goes on where it was interrupted.
     """
-    from rcdm_cli.analysis.embeddings import is_embeddings, read_embeddings
-    from rcdm_cli.analysis.kept import Kept
-    from rcdm_cli.analysis.pairs import choose_among
-    from rcdm_cli.analysis.probe import probe as ask
-    from rcdm_cli.report.probe import answers, write
+    from rcdm_cli.analyses.probe.compute import probe as ask
+    from rcdm_cli.analyses.probe.section import answers, write
+    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.encoders.embeddings import is_embeddings, read_embeddings
+    from rcdm_cli.encoders.pairs import choose_among
     from rcdm_cli.report.run import PAGE, RESULTS
 
     refuse_finished(folder, force)

@@ -12,11 +12,11 @@ from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import OUTPUT_PANEL, DryRun, Force
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli.import_ import OneLevel, check_free, make_bundle
-from rcdm_cli.errors import InputError
+from rcdm_cli.core.errors import InputError
 
 if TYPE_CHECKING:
-    from rcdm_cli.download import Downloaded
-    from rcdm_cli.encoders.sources import Source
+    from rcdm_cli.core.download import Downloaded
+    from rcdm_cli.encoders.published import Source
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def pull(
     Size, address and licence are shown before anything is downloaded; RCDM weights are CC-BY-NC, not for commercial
     use. A download that broke off goes on where it was. Nothing is downloaded where RCDM_OFFLINE=1.
     """
-    from rcdm_cli.diffusion.architecture import Unseen
+    from rcdm_cli.diffusion.published import Unseen
 
     encoder, rcdm = _sources(method, level)
     folder = folder or Path("engines") / (f"imagenet128-{method}" + ("" if level == "backbone" else f"-{level}"))
@@ -107,8 +107,8 @@ def pull(
 
 
 def _sources(method: str, level: str) -> tuple["Source", "Source"]:
-    from rcdm_cli.choices import no_such
-    from rcdm_cli.encoders.sources import PUBLISHED
+    from rcdm_cli.core.choices import no_such
+    from rcdm_cli.encoders.published import PUBLISHED
 
     if method not in PUBLISHED:
         raise InputError(no_such("published method", method, PUBLISHED))
@@ -121,7 +121,7 @@ def _sources(method: str, level: str) -> tuple["Source", "Source"]:
 
 def _wanted(part: str, source: "Source", place: Path) -> Wanted:
     """One file; offline, one that is not here ends the command."""
-    from rcdm_cli.download import already, remote_size
+    from rcdm_cli.core.download import already, remote_size
 
     path = place / source.file
     here = already(path, source.url, source.sha256)
@@ -139,8 +139,8 @@ def _ask(licences: list[str]) -> None:
 
 
 def _get(out: Output, wanted: Wanted) -> "Downloaded":
-    from rcdm_cli.download import download
-    from rcdm_cli.foreign import read_foreign
+    from rcdm_cli.core.download import download
+    from rcdm_cli.core.state_dict import read_foreign
 
     def check(path: Path) -> None:
         read_foreign(path)

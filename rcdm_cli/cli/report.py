@@ -8,7 +8,7 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import OUTPUT_PANEL, Force
 from rcdm_cli.cli._output import Output
-from rcdm_cli.errors import InputError
+from rcdm_cli.core.errors import InputError
 
 
 @command(
@@ -37,7 +37,7 @@ def report(
     The page is one file without any reference to another: it works offline and can be mailed. Its sections follow the
     story of an encoder, from what its representation is good for, over what it holds, to what it withstands.
     """
-    from rcdm_cli.report.joined import write_joined
+    from rcdm_cli.analyses.join import write_joined
 
     if page.is_dir():
         raise InputError(f"{page} is a folder. Give --out the name of a file, such as {page / 'report.html'}.")

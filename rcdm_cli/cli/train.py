@@ -10,7 +10,7 @@ from rcdm_cli.cli._options import ENCODER_HELP, Device, Out, RecipeName, Set, So
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._processes import together
 from rcdm_cli.cli._signals import stop_when_asked
-from rcdm_cli.resources import recipe_path
+from rcdm_cli.core.resources import recipe_path
 
 
 @command(
@@ -74,11 +74,11 @@ def train(
     every batch, on a GPU of its own where there are GPUs; the weights are those that one process would end at, but for
     rounding. The number of processes may change between two parts of a run.
     """
-    from rcdm_cli.runtime.bundle import load_bundle
+    from rcdm_cli.bundle.bundle import load_bundle
     from rcdm_cli.training.finished import is_run, read_run
     from rcdm_cli.training.recipe import TrainRecipe, read_recipe
     from rcdm_cli.training.runs import prepare_denoiser, train_denoiser
-    from rcdm_cli.training.start import Start
+    from rcdm_cli.training.warm_start import Start
 
     with together(out, device) as (share, own_device, out):
         plan = read_recipe(recipe_path(recipe), TrainRecipe, overrides or (), {"encoders": encoder} if encoder else {})

@@ -26,8 +26,8 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import refuse_finished
-from rcdm_cli.errors import InputError
-from rcdm_cli.resources import MANIFEST
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import MANIFEST
 
 
 @command(
@@ -103,21 +103,20 @@ def tune(
     """
     from itertools import product
 
-    from rcdm_cli.analysis.kept import Kept
-    from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.analysis.tune import tune as measure
-    from rcdm_cli.files import sha256, write_json
-    from rcdm_cli.images.dataset import load_cropped
-    from rcdm_cli.images.source import open_photos
+    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.analyses.tune.compute import tune as measure
+    from rcdm_cli.analyses.tune.section import answer, section
+    from rcdm_cli.bundle.manifest import Defaults, read_manifest
+    from rcdm_cli.core.files import sha256, write_json
+    from rcdm_cli.data.dataset import load_cropped
+    from rcdm_cli.data.source import open_photos
+    from rcdm_cli.diffusion.sampling import Settings
     from rcdm_cli.report.run import PAGE, RESULTS, write_run
-    from rcdm_cli.report.tune import answer
-    from rcdm_cli.runtime.manifest import Defaults, read_manifest
-    from rcdm_cli.runtime.sampling import Settings
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, engines, device, backend, precision)
     manifest = bundle.manifest
-    pairs = choose_pairs(bundle, method, level)
+    pairs = bundle.pairs(method, level)
     ways = [
         Settings(name, int(count), scale)
         for name, scale, count in product(sampler.split(","), map(float, guidance.split(",")), steps.split(","))
@@ -157,6 +156,6 @@ def tune(
     # Read again: this took long, and an export may have changed it meanwhile.
     tuned = read_manifest(bundle.folder).model_copy(update={"defaults": defaults, "measured": numbers})
     write_json(bundle.folder / MANIFEST, tuned.model_dump(mode="json"))
-    write_run(folder, values)
+    write_run(folder, values, section)
     kept.discard()
     out.result(values, [answer(values), bundle.folder / MANIFEST, folder / RESULTS, folder / PAGE])

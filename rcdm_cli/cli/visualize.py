@@ -26,7 +26,7 @@ from rcdm_cli.cli._options import (
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._photos import known_photos, raise_skipped
 from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
-from rcdm_cli.resources import DEMO_BUNDLE
+from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
@@ -71,14 +71,13 @@ def visualize(
     """
     from pathlib import PurePath
 
-    from rcdm_cli.analysis.pairs import choose_pairs
-    from rcdm_cli.analysis.visualize import visualize as look
-    from rcdm_cli.report.samples import SampleFiles
-    from rcdm_cli.report.visualization import write
+    from rcdm_cli.analyses.visualize.compute import visualize as look
+    from rcdm_cli.analyses.visualize.sample_files import SampleFiles
+    from rcdm_cli.analyses.visualize.section import write
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, engines, device, backend, precision)
-    pairs = choose_pairs(bundle, method, level)
+    pairs = bundle.pairs(method, level)
     kept = kept_in(folder, bundle)
     known = known_photos(out, photos, bundle, pairs, kept, batch)
     settings = bundle.settings(sampler, steps, guidance)

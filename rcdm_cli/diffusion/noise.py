@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.errors import InputError
+from rcdm_cli.core.errors import InputError
 
 
 def picture_seed(seed: int, photo: int, picture: int) -> int:

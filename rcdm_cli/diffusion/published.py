@@ -1,15 +1,179 @@
-"""How published RCDM checkpoints (github.com/facebookresearch/RCDM) map onto ours."""
+"""The architecture of a published U-Net, read off the names and shapes of its tensors."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rcdm_cli.diffusion.architecture import Unseen, differences, read_architecture, shortened, spec_of
-from rcdm_cli.diffusion.model import Model
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Level, Representation
-from rcdm_cli.errors import InputError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_SHOWN = 6
+_UP = re.compile(r"output_blocks\.(\d+)\.[12]\.(in_layers|conv)\.")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What names and shapes tell; the words are those of ``DenoiserSpec``.
+
+    Attributes:
+        attention_depths: resolutions with self-attention, counted from 0, the full size.
+    """
+
+    channels: int
+    multipliers: tuple[int, ...]
+    blocks: int
+    attention_depths: tuple[int, ...]
+    film: bool
+    residual_updown: bool
+    learned_variance: bool
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What names and shapes do not tell; None is unknown.
+
+    Attributes:
+        size: height and width of the pictures in pixels.
+        heads: attention heads, unless ``head_channels`` gives their width.
+        head_channels: channels per attention head.
+        split_qkv_first: the order of the channels of attention (the published ``use_new_attention_order``).
+    """
+
+    size: int | None = None
+    heads: int | None = None
+    head_channels: int | None = None
+    split_qkv_first: bool = False
+
+
+KNOWN: dict[Architecture, Unseen] = {
+    # The nine published RCDM checkpoints (README of facebookresearch/RCDM, MODEL_FLAGS_128).
+    Architecture(256, (1, 1, 2, 3, 4), 2, (2, 3, 4), film=True, residual_updown=True, learned_variance=True): Unseen(
+        size=128, heads=4
+    ),
+}
+
+
+def read_architecture(shapes: Shapes) -> Architecture:
+    """Read a published U-Net's architecture.
+
+    Each resolution has ``blocks`` stages and, but for the last, one that halves the size; on the way up it has
+    ``blocks + 1``, the last of which doubles the size in one more layer. Those layers tell the two apart.
+
+    Args:
+        shapes: by tensor name.
+
+    Raises:
+        InputError: a tensor that tells something is not there, or the blocks make no U-Net.
+    """
+    cond_width, channels = _shape(shapes, "time_embed.0.weight", 2)
+    if channels < 1 or cond_width != 4 * channels:
+        raise InputError(f"time_embed.0.weight is {cond_width} × {channels}, where a U-Net has 4 × width by width.")
+    stages = _count(shapes, "input_blocks")
+    # The layer that doubles the size comes last in its stage, after the residual block and perhaps the attention.
+    ups = {found[1]: found[2] for name in shapes if (found := _UP.match(name))}
+    resolutions = len(ups) + 1
+    if stages % resolutions or stages // resolutions < 2 or _count(shapes, "output_blocks") != stages:
+        raise InputError(
+            f"{stages} input blocks and {_count(shapes, 'output_blocks')} output blocks of {resolutions} resolutions "
+            "make no U-Net."
+        )
+    per_resolution = stages // resolutions
+    firsts = [1 + depth * per_resolution for depth in range(resolutions)]
+    widths = [_shape(shapes, f"input_blocks.{first}.0.out_layers.3.weight", 4)[0] for first in firsts]
+    with_attention = {
+        (int(found[1]) - 1) // per_resolution
+        for name in shapes
+        if (found := re.match(r"input_blocks\.(\d+)\.1\.", name))
+    }
+    modulation = _shape(shapes, "input_blocks.1.0.emb_layers.1.weight", 2)[0]
+    return Architecture(
+        channels=channels,
+        multipliers=tuple(width // channels for width in widths),
+        blocks=per_resolution - 1,
+        attention_depths=tuple(sorted(with_attention)),
+        film=modulation == 2 * widths[0],
+        residual_updown="conv" not in ups.values(),
+        learned_variance=_shape(shapes, "out.2.weight", 4)[0] == 6,
+    )
+
+
+def spec_of(architecture: Architecture, given: Unseen) -> DenoiserSpec:
+    """The spec of an architecture; what ``given`` leaves open comes from ``KNOWN``.
+
+    Raises:
+        InputError: something is neither given nor known, or does not fit the architecture.
+    """
+    known = KNOWN.get(architecture, Unseen())
+    size = given.size or known.size
+    heads = given if given.heads or given.head_channels else known
+    needed = {"size": size, "heads": heads.heads or heads.head_channels}
+    missing = [name for name, value in needed.items() if not value]
+    if size is None or missing:
+        raise InputError(
+            f"This U-Net ({_in_words(architecture)}) is not one of the published, and shapes do not tell its "
+            f"{' and '.join(missing)}. Give {' and '.join(f'--{name}' for name in missing)}."
+        )
+    values = asdict(architecture) | {
+        "size": size,
+        "attention": [size >> depth for depth in architecture.attention_depths],
+        "head_channels": heads.head_channels,
+        "split_qkv_first": given.split_qkv_first or known.split_qkv_first,
+    }
+    del values["attention_depths"]
+    if heads.heads:
+        values["heads"] = heads.heads
+    return DenoiserSpec.parse(values, "the architecture of the state dict")
+
+
+def differences(given: Shapes, expected: Shapes) -> list[str]:
+    """One clause for each tensor that is missing, is too many or has another shape."""
+    missing = [f"{name} is missing" for name in expected if name not in given]
+    extra = [f"{name} is one too many" for name in given if name not in expected]
+    others = [
+        f"{name} is {_by(given[name])}, not {_by(shape)}"
+        for name, shape in expected.items()
+        if name in given and tuple(given[name]) != tuple(shape)
+    ]
+    return [*missing, *extra, *others]
+
+
+def shortened(clauses: Sequence[str]) -> str:
+    """The first clauses in one line, and how many more there are."""
+    more = len(clauses) - _SHOWN
+    return "; ".join(clauses[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
+    if name not in shapes:
+        raise InputError(f"The state dict has no {name}: it is no RCDM checkpoint, or that tensor was renamed.")
+    if len(shapes[name]) != dimensions:
+        raise InputError(f"{name} is {_by(shapes[name])}, where an RCDM checkpoint has {dimensions} dimensions.")
+    return tuple(shapes[name])
+
+
+def _count(shapes: Shapes, part: str) -> int:
+    """Blocks of a part, whose names count from 0."""
+    found = {int(match[1]) for name in shapes if (match := re.match(rf"{part}\.(\d{{1,4}})\.", name))}
+    if not found or max(found) != len(found) - 1:
+        raise InputError(f"The {part} of the state dict do not count from 0 without gaps: it is no RCDM checkpoint.")
+    return len(found)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape)) or "a single number"
+
+
+def _in_words(architecture: Architecture) -> str:
+    multipliers = ",".join(map(str, architecture.multipliers))
+    return f"{architecture.channels} channels, multipliers {multipliers}, {architecture.blocks} blocks"
+
 
 _MULTIPLIERS = {64: "1,2,3,4", 128: "1,1,2,3,4", 256: "1,1,2,2,4,4"}
 

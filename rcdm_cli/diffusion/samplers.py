@@ -22,9 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.diffusion.schedule import Schedule
-from rcdm_cli.diffusion.spacing import Spacing
-from rcdm_cli.errors import InputError
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.diffusion.schedule import Schedule, Spacing
 
 Denoise = Callable[[Tensor, int], Tensor]
 DrawNoise = Callable[[int], Tensor]
@@ -171,3 +170,28 @@ def _split(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
 def _x0(schedule: Schedule, x: Tensor, index: int, eps: Tensor, clip: bool) -> Tensor:
     x0 = schedule.predict_x0(x, index, eps)
     return x0.clamp(-1, 1) if clip else x0
+
+
+def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denoise:
+    """Move eps away from the unconditional one (Ho and Salimans 2022, arXiv:2207.12598, equation 6).
+
+    Args:
+        conditional: the denoiser with the representation.
+        unconditional: the same denoiser with ``Conditioner.unconditional``.
+        scale: 1 leaves the condition as it is and returns ``conditional`` itself; above 1 exaggerates it (scale - 1 is
+            the paper's w).
+
+    Returns:
+        A denoiser that calls both. Variance channels are the conditional ones.
+    """
+    if scale == 1:
+        return conditional
+
+    def denoise(x: Tensor, t: int) -> Tensor:
+        output = conditional(x, t)
+        channels = x.shape[1]
+        eps = output[:, :channels]
+        base = unconditional(x, t)[:, :channels]
+        return torch.cat([base + scale * (eps - base), output[:, channels:]], dim=1)
+
+    return denoise

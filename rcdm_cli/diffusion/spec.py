@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from rcdm_cli.errors import InputError
-from rcdm_cli.spec import Spec
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.spec import Spec
 
 NORM_GROUPS = 32
 """Groups of every group norm; each feature map's width is a multiple of it."""

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
 from rcdm_cli.encoders.heads import build_head
 from rcdm_cli.encoders.onnx_trunk import OnnxTrunk
 from rcdm_cli.encoders.spec import EncoderSpec, Level
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import read_metadata, read_tensors, write_tensors
 
 KIND = "encoder"
 

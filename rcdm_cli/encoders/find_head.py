@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rcdm_cli.encoders.chain import Activation, State, read_chain
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.encoders.find_trunk import Trunk, branch
+from rcdm_cli.encoders.heads import Activation, State, read_chain
 from rcdm_cli.encoders.published import LAYOUTS, TRUNK
-from rcdm_cli.encoders.recognise import Trunk, branch
 from rcdm_cli.encoders.spec import HeadLayer
-from rcdm_cli.errors import InputError
 
 NAMES = ("projection_head", "projector", "projection", "proj_head", "head", "heads", "fc", "mlp")
 """What projects call the network after the trunk; a prediction head, which comes after it, is none of these."""

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.onnx_trunk import OnnxTrunk
 from rcdm_cli.encoders.reference import Reference
 from rcdm_cli.encoders.spec import EncoderSpec, Preprocessing
-from rcdm_cli.errors import InputError
 
 OPTIONS = ("size", "scaling", "mean", "std")
 

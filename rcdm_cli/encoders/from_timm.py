@@ -10,12 +10,12 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.encoders.architectures import timm_preprocessing
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.reference import Reference
 from rcdm_cli.encoders.spec import EncoderSpec
 from rcdm_cli.encoders.trunks import build_trunk, timm_config, trunk_width
-from rcdm_cli.errors import InputError, RcdmError
 
 PREFIX = "timm:"
 OPTIONS = ("pretrained", "pool", "size", "scaling", "mean", "std")

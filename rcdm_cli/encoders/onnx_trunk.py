@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from rcdm_cli.errors import InputError, RcdmError
+from rcdm_cli.core.errors import InputError, RcdmError
 
 
 class OnnxTrunk(nn.Module):

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import read_metadata
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
-from rcdm_cli.encoders.from_file import open_checkpoint
+from rcdm_cli.encoders.from_checkpoint import open_checkpoint
 from rcdm_cli.encoders.from_onnx import open_onnx
 from rcdm_cli.encoders.from_timm import PREFIX, open_timm
 from rcdm_cli.encoders.reference import Reference, parse_reference
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import read_metadata
 
 ENCODER_FILE = "encoder.safetensors"
 """The encoder in the folder of an ``rcdm pretrain`` run."""

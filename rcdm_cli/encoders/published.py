@@ -5,10 +5,12 @@ Names and shapes are those that facebookresearch/RCDM reads (``get_ssl_models.py
 knows representations of the former only.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from rcdm_cli.encoders.reference import IMAGENET_MEAN, IMAGENET_STD
-from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
+from rcdm_cli.encoders.spec import HeadLayer, Level, Preprocessing
 
 RCDM_PREPROCESSING = Preprocessing(size=224)
 """Of every encoder of the published RCDM, the supervised one too."""
@@ -18,7 +20,7 @@ TRUNK = "resnet50"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a published checkpoint keeps trunk and head, as ``rcdm_cli.foreign`` gives its names.
+    """Where a published checkpoint keeps trunk and head, as ``rcdm_cli.core.state_dict`` gives its names.
 
     Attributes:
         trunk: prefix of the trunk's names.
@@ -78,3 +80,85 @@ LAYOUTS: dict[str, Layout] = {
     ),
 }
 """By method. The supervised one is torchvision's ResNet-50, which has no head and no layout of its own."""
+
+
+_RCDM = "https://dl.fbaipublicfiles.com/rcdm"
+_NONCOMMERCIAL = "CC-BY-NC 4.0"
+PUBLISHED_INPUT = "224 px, RGB in [-1, 1]"
+"""What the published RCDM gave every encoder; not ImageNet's mean and standard deviation."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One published file.
+
+    Attributes:
+        url: its address.
+        licence: of the weights.
+        sha256: how the hex SHA-256 of its bytes begins, where its publisher says so.
+    """
+
+    url: str
+    licence: str
+    sha256: str = ""
+
+    @property
+    def file(self) -> str:
+        """The last part of the address."""
+        return PurePosixPath(self.url).name
+
+
+@dataclass(frozen=True)
+class Published:
+    """A method's published encoder (ResNet-50, ImageNet) and the RCDM of each of its levels.
+
+    Attributes:
+        encoder: trunk, and head where the method has one.
+        widths: D of the representation by level.
+        rcdm: by level.
+    """
+
+    encoder: Source
+    widths: Mapping[Level, int]
+    rcdm: Mapping[Level, Source]
+
+
+def _rcdm(name: str) -> Source:
+    return Source(f"{_RCDM}/rcdm_ema_{name}.pt", _NONCOMMERCIAL)
+
+
+def _with_projector(method: str) -> Published:
+    layout = LAYOUTS[method]
+    return Published(
+        Source(layout.origin, layout.licence),
+        {"backbone": 2048, "projector": layout.layers[-1].width},
+        {"backbone": _rcdm(f"{method}_trunk"), "projector": _rcdm(f"{method}_head")},
+    )
+
+
+PUBLISHED: dict[str, Published] = {
+    "dino": _with_projector("dino"),
+    "simclr": _with_projector("simclr"),
+    "vicreg": _with_projector("vicreg"),
+    "barlow": _with_projector("barlow"),
+    "supervised": Published(
+        # torchvision's IMAGENET1K_V1; the name ends in the beginning of its SHA-256.
+        Source(
+            "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            "BSD-3-Clause",
+            sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+        ),
+        {"backbone": 2048},
+        {"backbone": _rcdm("supervised")},
+    ),
+}
+"""By method. Of the hashes only torchvision's is published."""
+
+
+def find_rcdm(file: str) -> tuple[str, Level, Source] | None:
+    """The method, the level and the source of a published RCDM file, by its name; None if there is none."""
+    for method, published in PUBLISHED.items():
+        for level, source in published.rcdm.items():
+            if source.file == file:
+                return method, level, source
+    return None

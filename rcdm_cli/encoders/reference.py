@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.spec import Spec
 from rcdm_cli.encoders.spec import METHOD_PATTERN, Preprocessing
-from rcdm_cli.errors import InputError
-from rcdm_cli.spec import Spec
 
 Triple = tuple[float, float, float]
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rcdm_cli.spec import Spec
+from rcdm_cli.core.spec import Spec
 
 Level = Literal["backbone", "projector"]
 LEVELS: tuple[Level, ...] = ("backbone", "projector")

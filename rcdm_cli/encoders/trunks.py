@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from rcdm_cli.errors import InputError
+from rcdm_cli.core.errors import InputError
 
 # timm is imported where it is used: it takes seconds, and a bundle with exported encoders needs none of it.
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from rcdm_cli.images.text import draw_lines, line_height, text_width
+from rcdm_cli.report.text import draw_lines, line_height, text_width
 
 COLOURS = ("#0072b2", "#d55e00", "#00805c", "#aa4499", "#9a6700", "#2a9fc9", "#6b3fa0")
 """Of series: those of ``page.css`` on light paper."""

@@ -3,8 +3,8 @@
 import numpy as np
 from markupsafe import Markup
 
-from rcdm_cli.images.colour import colour_map
 from rcdm_cli.report.axis import text_width
+from rcdm_cli.report.colour import colour_map
 from rcdm_cli.report.elements import HeatMap
 
 CELL_WIDTH, CELL_HEIGHT = 64, 30

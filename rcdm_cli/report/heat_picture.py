@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from rcdm_cli.images.colour import colour_map, legend
-from rcdm_cli.images.grid import beside
-from rcdm_cli.images.text import draw_lines, line_height, text_width
+from rcdm_cli.report.colour import colour_map, legend
 from rcdm_cli.report.elements import HeatMap
+from rcdm_cli.report.grid import beside
+from rcdm_cli.report.text import draw_lines, line_height, text_width
 
 _MARGIN = 6
 _BLOCK = 28

@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image, UnidentifiedImageError
 
-from rcdm_cli.errors import InputError
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.report.dot_chart import dot_chart, dot_mark
 from rcdm_cli.report.elements import DotChart, Element, HeatMap, LineChart, Picture, Sentence, Table
 from rcdm_cli.report.heat_map import heat_map

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from rcdm_cli.files import write_text
+from rcdm_cli.core.files import write_text
 from rcdm_cli.report.elements import Section
 from rcdm_cli.report.html import as_html
 

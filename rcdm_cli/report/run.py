@@ -1,14 +1,14 @@
 """The results of one run: written as JSON and as a page, and read again."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rcdm_cli.choices import no_such
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import sha256, write_json
+from rcdm_cli.core.choices import no_such
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import sha256, write_json
 from rcdm_cli.report.elements import Section, Sentence
 from rcdm_cli.report.page import write_page
 
@@ -17,7 +17,12 @@ RESULTS, PAGE = "results.json", "report.html"
 _PROVENANCE = ("rcdm", "bundle", "encoder", "manifest_sha256", "seed")
 
 
-def write_run(folder: Path, results: Mapping[str, Any], files: Iterable[str] = ()) -> dict[str, Any]:
+def write_run(
+    folder: Path,
+    results: Mapping[str, Any],
+    section: Callable[[Mapping[str, Any]], Section],
+    files: Iterable[str] = (),
+) -> dict[str, Any]:
     """Write ``results.json`` and ``report.html`` into ``folder``, where the pictures that they name already lie.
 
     The JSON is written last: a folder that has one is a finished run. Files of an earlier run that this one does not
@@ -26,6 +31,7 @@ def write_run(folder: Path, results: Mapping[str, Any], files: Iterable[str] = (
     Args:
         folder: of the run; made where it is missing.
         results: JSON-able; ``kind`` names what made them.
+        section: builds the page's section from the results.
         files: what else was written there, relative to ``folder`` with ``/``.
 
     Returns:
@@ -33,9 +39,8 @@ def write_run(folder: Path, results: Mapping[str, Any], files: Iterable[str] = (
     """
     hashes = {name: sha256(folder / name) for name in files}
     whole = {**results, **({"files": hashes} if hashes else {})}
-    section = section_of(whole)
     title = " – ".join(str(whole[key]) for key in ("bundle", "kind") if key in whole)
-    write_page(folder / PAGE, title, [(folder, section)])
+    write_page(folder / PAGE, title, [(folder, with_provenance(section(whole), whole))])
     _remove_stale(folder, hashes)
     write_json(folder / RESULTS, whole)
     return whole
@@ -66,14 +71,16 @@ def _remove_stale(folder: Path, new: Mapping[str, str]) -> None:
             above.rmdir()
 
 
-def read_run(folder: Path) -> dict[str, Any]:
+def read_results(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
     """The results of a finished run.
+
+    Args:
+        folder: of the run.
+        kinds: of results that are accepted.
 
     Raises:
         InputError: no ``results.json`` there, or one that is damaged or of an unknown kind.
     """
-    from rcdm_cli.report.kinds import SECTIONS
-
     path = folder / RESULTS
     if not path.is_file():
         raise InputError(
@@ -85,17 +92,13 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as JSON ({error}). Run the command that wrote it again.") from error
     if not isinstance(results, dict) or "kind" not in results:
         raise InputError(f"{path} does not say which kind of results it holds. Run the command that wrote it again.")
-    if (kind := str(results["kind"])) not in SECTIONS:
-        raise InputError(f"{path}: {no_such('kind of results', kind, SECTIONS)}")
+    if (kind := str(results["kind"])) not in kinds:
+        raise InputError(f"{path}: {no_such('kind of results', kind, kinds)}")
     return results
 
 
-def section_of(results: Mapping[str, Any]) -> Section:
-    """The section for ``results`` by its kind, with how they were made at its end."""
-    # Here, since what draws a kind may itself write runs.
-    from rcdm_cli.report.kinds import SECTIONS
-
-    section = SECTIONS[results["kind"]](results)
+def with_provenance(section: Section, results: Mapping[str, Any]) -> Section:
+    """``section`` with a last sentence that says how ``results`` were made."""
     top = {name: results[name] for name in _PROVENANCE if name in results}
     settings = {**top, **results.get("settings", {})}
     said = ", ".join(f"{name} {_shown(value)}" for name, value in settings.items())
@@ -108,20 +111,6 @@ def _shown(value: object) -> str:
     if isinstance(value, list):
         return " and ".join(str(one) for one in value) or "none"
     return "none" if value is None else str(value)
-
-
-def section_of_run(folder: Path, results: Mapping[str, Any]) -> Section:
-    """The same for results read from a file, which need not be whole.
-
-    Raises:
-        InputError: something that its kind needs is missing or of another type.
-    """
-    try:
-        return section_of(results)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{folder / RESULTS} is not whole ({type(error).__name__}: {error}). Run the command that wrote it again."
-        ) from error
 
 
 def _no_number(name: str) -> NoReturn:

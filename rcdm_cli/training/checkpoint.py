@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import read_metadata, read_tensors, write_tensors
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
 
 KIND = "checkpoint"
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rcdm_cli.diffusion.model import Model
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditionerSpec
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
-from rcdm_cli.errors import InputError
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.loop import CHECKPOINT
 from rcdm_cli.training.recipe import TrainRecipe

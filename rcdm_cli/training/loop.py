@@ -10,10 +10,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from rcdm_cli.errors import InputError, Interrupted, RcdmError
-from rcdm_cli.files import write_text
+from rcdm_cli.core.errors import InputError, Interrupted, RcdmError
+from rcdm_cli.core.files import write_text
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rcdm_cli.training.parallel import Share
+from rcdm_cli.training.distributed import Share
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.errors import InputError, RcdmError
 from rcdm_cli.training.recipe import MethodOptions
 
 

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.spec import Spec
 from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec
 from rcdm_cli.encoders.methods import METHODS
 from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
-from rcdm_cli.errors import InputError
-from rcdm_cli.spec import Spec
 
 Precision = Literal["auto", "fp32", "bf16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]

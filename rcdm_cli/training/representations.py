@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcdm_cli.core.files import replacing
+from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder, photos_at_a_time
-from rcdm_cli.files import replacing
-from rcdm_cli.images.tensor import to_tensor
 
 
 class Representations(Protocol):

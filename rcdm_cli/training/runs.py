@@ -9,24 +9,24 @@ from typing import Protocol
 
 import torch
 
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import sha256
+from rcdm_cli.data.dataset import Cropped, load_cropped
+from rcdm_cli.data.source import PhotoSource, open_photos
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.encoders.spec import LEVELS
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import sha256
-from rcdm_cli.images.dataset import Cropped, load_cropped
-from rcdm_cli.images.source import PhotoSource, open_photos
-from rcdm_cli.training.denoise import DenoiserTrainer
+from rcdm_cli.training.augmentation import RandomViews
+from rcdm_cli.training.denoiser import DenoiserTrainer
+from rcdm_cli.training.distributed import Share
 from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, train
 from rcdm_cli.training.objectives import needs_lightly
-from rcdm_cli.training.parallel import Share
-from rcdm_cli.training.pretrain import LabelledPhotos, PretrainTrainer, class_indices
+from rcdm_cli.training.pretraining import LabelledPhotos, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
 from rcdm_cli.training.representations import CachedRepresentations, EncoderPhotos
-from rcdm_cli.training.start import Start
 from rcdm_cli.training.validation import HeldPhotos
-from rcdm_cli.training.views import RandomViews
+from rcdm_cli.training.warm_start import Start
 
 Note = Callable[[str], None]
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.losses import hybrid_loss, simple_loss
-from rcdm_cli.diffusion.model import Model
 from rcdm_cli.diffusion.prediction import target
 from rcdm_cli.diffusion.schedule import Schedule
-from rcdm_cli.images.tensor import to_tensor
-from rcdm_cli.training.order import generator, stratified_timesteps
-from rcdm_cli.training.precision import autocast
+from rcdm_cli.training.batches import generator, stratified_timesteps
+from rcdm_cli.training.optim import autocast
 from rcdm_cli.training.recipe import Precision
 from rcdm_cli.training.representations import Representations
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rcdm_cli.diffusion.conditioner import Conditioner, Row
+from rcdm_cli.diffusion.conditioning import Conditioner, Row
 
 FLOOR = 1e-2
 """Added to each direction's variance, both as shares of the largest: the weakest are scaled up ten times, no more."""

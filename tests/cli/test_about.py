@@ -10,12 +10,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.cli import doctor
+from rcdm_cli.core.files import write_tensors
 from rcdm_cli.encoders.methods import METHODS
-from rcdm_cli.files import write_tensors
-from rcdm_cli.runtime.bundle import load_bundle
+from tests.bundle.tiny import tiny_bundle
 from tests.diffusion.golden import REFERENCE, tensors
-from tests.runtime.tiny import tiny_bundle
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def demo_bundle(workplace):
 @pytest.fixture
 def no_packaged_data(monkeypatch, workplace):
     """Only what lies in the current directory is there."""
-    monkeypatch.setattr("rcdm_cli.resources.__file__", str(workplace / "elsewhere" / "rcdm_cli" / "resources.py"))
+    monkeypatch.setattr("rcdm_cli.core.resources.__file__", str(workplace / "elsewhere" / "rcdm_cli" / "core" / "resources.py"))
 
 
 def checks(result):

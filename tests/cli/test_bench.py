@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from tests.runtime.tiny import tiny_bundle
+from tests.bundle.tiny import tiny_bundle
 
 
 @pytest.fixture

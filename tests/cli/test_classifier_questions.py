@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from rcdm_cli.analysis.embeddings import read_embeddings
+from rcdm_cli.bundle.bundle import load_bundle
+from rcdm_cli.encoders.embeddings import read_embeddings
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
-from rcdm_cli.runtime.bundle import load_bundle
-from tests.runtime.tiny import tiny_bundle
+from tests.bundle.tiny import tiny_bundle
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from rcdm_cli.cli._signals import interrupting, stop_when_asked
-from rcdm_cli.errors import CheckFailed, InputError, Interrupted, RcdmError
+from rcdm_cli.core.errors import CheckFailed, InputError, Interrupted, RcdmError
 from tests.cli.conftest import rcdm, start
 
 

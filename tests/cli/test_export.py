@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 
 from rcdm_cli import load_bundle
+from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
-from rcdm_cli.images.tensor import to_tensor
-from rcdm_cli.runtime.export import _encoders
-from rcdm_cli.runtime.parity import BOUNDS
-from rcdm_cli.runtime.quantization.qdq import quantize
+from rcdm_cli.export.graphs import _encoders
+from rcdm_cli.export.parity import BOUNDS
+from rcdm_cli.export.quantization.qdq import quantize
 from rcdm_cli.training.checkpoint import load_checkpoint
-from tests.runtime.tiny import tiny_bundle
+from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import TRAIN, random_photos, tiny_encoder, write_photos
 
 
@@ -129,21 +129,21 @@ def test_graphs_in_8_bits_are_judged_and_those_that_are_broken_refused(workplace
     given = ("export", "tiny", "--precision", "fp8,int8", "--calibration", "photos")
 
     with monkeypatch.context() as broken:
-        broken.setattr("rcdm_cli.runtime.quantization.export.quantize", quantize_wrongly)
+        broken.setattr("rcdm_cli.export.quantization.export.quantize", quantize_wrongly)
         done = invoke(*given)
     assert done.exit_code == 3, done.stderr
     assert "comparisons with PyTorch fail: loop on onnx at fp8 is off" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     with monkeypatch.context() as strict:
-        strict.setattr("rcdm_cli.analysis.quantized.MOST_FARTHER", 0.1)
+        strict.setattr("rcdm_cli.export.quantization.judge.MOST_FARTHER", 0.1)
         done = invoke(*given)
     assert done.exit_code == 3, done.stderr
     assert "int8 is not accepted: Over 58 photos, pictures at int8 lose" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     # Those of random weights are at the mercy of chance.
-    monkeypatch.setattr("rcdm_cli.analysis.quantized.MOST_LOST", 0.2)
+    monkeypatch.setattr("rcdm_cli.export.quantization.judge.MOST_LOST", 0.2)
     done = invoke(*given, "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
@@ -182,7 +182,7 @@ def test_an_encoder_that_is_a_graph_already_gets_no_other(workplace):
 def test_what_writes_graphs_must_be_there(workplace, invoke, monkeypatch):
     folder = tiny_bundle(workplace / "tiny")
     before = sorted(path.name for path in folder.iterdir())
-    monkeypatch.setattr("rcdm_cli.runtime.onnx_export.find_spec", lambda name: None)
+    monkeypatch.setattr("rcdm_cli.export.onnx.find_spec", lambda name: None)
     done = invoke("export", "tiny")
     assert done.exit_code == 1
     assert "needs onnxscript, which is not installed: `pip install 'rcdm[export]'`" in one_line(done.stderr)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from rcdm_cli.runtime.manifest import read_manifest
-from tests.runtime.tiny import tiny_bundle
+from rcdm_cli.bundle.manifest import read_manifest
+from tests.bundle.tiny import tiny_bundle
 
 
 def test_without_tensorrt_nothing_is_written_and_the_extra_is_named(workplace, invoke, monkeypatch):

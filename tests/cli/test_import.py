@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rcdm_cli.runtime.bundle import load_bundle
+from rcdm_cli.bundle.bundle import load_bundle
 from tests.cli.foreign import SHAPES_DO_NOT_TELL, encoder_file, rcdm_state
 from tests.diffusion.golden import relative, tensors
 

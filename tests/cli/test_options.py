@@ -6,12 +6,12 @@ from typing import get_args
 import pytest
 import torch
 
+from rcdm_cli.backends import engine_file
+from rcdm_cli.backends.select import BACKENDS
 from rcdm_cli.cli import _options
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import Backend, Batch, Device, Guidance, Level, Methods, Precision, Sampler, Steps
-from rcdm_cli.errors import RcdmError
-from rcdm_cli.runtime import manifest
-from rcdm_cli.runtime.backends.choose import BACKENDS
+from rcdm_cli.core.errors import RcdmError
 
 
 def show(
@@ -83,7 +83,7 @@ def test_wrong_values_are_wrong_use_and_say_what_is_allowed(invoke_function, mon
 
 def test_choices_are_those_of_the_rooms_that_use_them():
     assert set(_options.BACKENDS) == {"auto", *BACKENDS}
-    assert set(_options.PRECISIONS) == {"auto", *get_args(manifest.Precision)}
+    assert set(_options.PRECISIONS) == {"auto", *get_args(engine_file.Precision)}
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import timm
 import torch
 
+from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.encoders.open import open_encoder
-from rcdm_cli.runtime.bundle import load_bundle
 from tests.cli.conftest import rcdm
 from tests.encoders.test_onnx import graph
 from tests.servers import Site, serving

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.bundle.tiny import tiny_bundle
 from tests.report.pages import Page
-from tests.runtime.tiny import tiny_bundle
 
 NAME = "<script>alert('1')<b> \"고양이\" 🐈.png"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.runtime.tiny import tiny_bundle
+from tests.bundle.tiny import tiny_bundle
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ import time
 import pytest
 import torch
 
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import read_metadata, read_tensors
+from rcdm_cli.data.dataset import load_cropped
+from rcdm_cli.data.source import open_photos
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.encoders.encoder import holds_encoder, save_encoder
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import read_metadata, read_tensors
-from rcdm_cli.images.dataset import load_cropped
-from rcdm_cli.images.source import open_photos
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint
+from rcdm_cli.training.distributed import Share
 from rcdm_cli.training.finished import read_run
 from rcdm_cli.training.loop import CHECKPOINT
-from rcdm_cli.training.parallel import Share
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 from rcdm_cli.training.representations import ComputedRepresentations, EncoderPhotos
 from rcdm_cli.training.runs import prepare_denoiser

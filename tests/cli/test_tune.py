@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rcdm_cli import load_bundle
-from tests.runtime.tiny import tiny_bundle
+from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import write_photos
 
 WAYS = ("--sampler", "dpmpp,ddim", "--steps", "1,2", "--method", "dino")

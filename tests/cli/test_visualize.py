@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rcdm_cli.runtime.bundle import Bundle
-from tests.runtime.tiny import tiny_bundle
+from rcdm_cli.bundle.bundle import Bundle
+from tests.bundle.tiny import tiny_bundle
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_forced_run_that_is_interrupted_passes_for_no_other(invoke, workplace,
     assert look(invoke, "--method", "dino").exit_code == 0
     (pictures / "samples" / "mine.png").write_text("not rcdm's")
     with monkeypatch.context() as broken:
-        broken.setattr("rcdm_cli.report.visualization.write", interrupt)
+        broken.setattr("rcdm_cli.analyses.visualize.section.write", interrupt)
         assert look(invoke, "--method", "dino", "--level", "projector", "--force").exit_code == 130
     assert not (pictures / "results.json").exists()
     assert look(invoke, "--method", "supervised").exit_code == 0

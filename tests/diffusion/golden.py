@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.diffusion.conditioner import Conditioner
+from rcdm_cli.diffusion.conditioning import Conditioner
 from rcdm_cli.diffusion.published import denoiser_spec, split_state
 from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
 from rcdm_cli.diffusion.unet import UNet

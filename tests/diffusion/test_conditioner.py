@@ -2,10 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rcdm_cli.diffusion.conditioner import Conditioner, drop
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.diffusion.conditioning import Conditioner, drop
 from rcdm_cli.diffusion.published import split_state
 from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
-from rcdm_cli.errors import InputError
 
 
 @pytest.fixture

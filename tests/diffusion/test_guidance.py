@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rcdm_cli.diffusion.guidance import guided
+from rcdm_cli.diffusion.samplers import guided
 
 
 def constant(value, calls):

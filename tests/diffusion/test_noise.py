@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy.stats import kstest
 
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import StepNoise, picture_noise, picture_seed
-from rcdm_cli.errors import InputError
 
 SHAPE = (3, 8, 8)
 

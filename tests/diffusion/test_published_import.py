@@ -5,11 +5,10 @@ import json
 import pytest
 import torch
 
-from rcdm_cli.diffusion.architecture import Unseen, read_architecture, spec_of
-from rcdm_cli.diffusion.published import denoiser_spec, published_model
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.diffusion.published import Unseen, denoiser_spec, published_model, read_architecture, spec_of
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.diffusion.unet import UNet
-from rcdm_cli.errors import InputError
 from tests.diffusion.golden import REFERENCE, arrays, relative, tensors
 
 LAYOUT = json.loads((REFERENCE / "official_rcdm_128_layout.json").read_text())

@@ -6,11 +6,10 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.samplers import SAMPLERS, ddim, ddpm, dpmpp
-from rcdm_cli.diffusion.schedule import Schedule, respace
-from rcdm_cli.diffusion.spacing import spacing
+from rcdm_cli.diffusion.schedule import Schedule, respace, spacing
 from rcdm_cli.diffusion.spec import ScheduleSpec
-from rcdm_cli.errors import InputError
 from tests.diffusion.gaussian import GaussianPhotos
 from tests.diffusion.golden import arrays, published_model, relative, tensors
 

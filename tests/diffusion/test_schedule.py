@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.schedule import Schedule, respace
 from rcdm_cli.diffusion.spec import ScheduleSpec
-from rcdm_cli.errors import InputError
 from tests.diffusion.golden import arrays
 
 RULES = ["25", "100", "250", "ddim25", "ddim50", "10,15,20"]

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 from diffusers import DDIMScheduler
 
-from rcdm_cli.diffusion.schedule import Schedule, respace
-from rcdm_cli.diffusion.spacing import spacing
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.diffusion.schedule import Schedule, respace, spacing
 from rcdm_cli.diffusion.spec import ScheduleSpec
-from rcdm_cli.errors import InputError
 
 KINDS = ["leading", "trailing", "linspace", "logsnr"]
 

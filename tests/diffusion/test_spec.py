@@ -1,7 +1,7 @@
 import pytest
 
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation, ScheduleSpec
-from rcdm_cli.errors import InputError
 
 UNET = {"size": 64, "channels": 64, "multipliers": [1, 2, 3], "blocks": 1, "attention": [16]}
 

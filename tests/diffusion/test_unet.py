@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from rcdm_cli.diffusion.conditioner import Conditioner
+from rcdm_cli.diffusion.conditioning import Conditioner
 from rcdm_cli.diffusion.published import denoiser_spec
 from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation
 from rcdm_cli.diffusion.unet import UNet

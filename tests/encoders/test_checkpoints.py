@@ -8,10 +8,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import write_tensors
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
 from rcdm_cli.encoders.open import open_encoder
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import write_tensors
 from tests.encoders.layouts import linear, shapes_of, weights
 
 PLAIN = "scaling=-1..1,size=32"
@@ -77,7 +77,7 @@ def test_resnets_of_every_shape_are_torchvisions(kind, photos, tmp_path):
 def test_known_depths_have_timms_name(depth, tmp_path):
     with torch.device("meta"):
         state = timm.create_model(f"resnet{depth}").state_dict()
-    from rcdm_cli.encoders.recognise import find_trunk
+    from rcdm_cli.encoders.find_trunk import find_trunk
 
     architecture = find_trunk({f"backbone.{name}": value for name, value in state.items()}, "x").architecture
     assert (architecture.name, architecture.options) == (f"resnet{depth}", {})

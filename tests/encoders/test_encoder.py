@@ -5,11 +5,11 @@ import timm
 import torch
 from torch import nn
 
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import read_tensors, write_tensors
 from rcdm_cli.encoders.encoder import Encoder, load_encoder, read_encoder_spec, save_encoder
 from rcdm_cli.encoders.methods import METHODS
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import read_tensors, write_tensors
 from tests.training.tiny import TRUNK_OPTIONS, WIDTH, encoder_spec, tiny_encoder
 
 

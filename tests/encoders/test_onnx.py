@@ -7,9 +7,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data
 
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
 from rcdm_cli.encoders.open import open_encoder
-from rcdm_cli.errors import InputError
 
 RNG = np.random.default_rng(0)
 FIRST, SECOND = RNG.normal(size=(3, 8)).astype(np.float32), RNG.normal(size=(8, 5)).astype(np.float32)

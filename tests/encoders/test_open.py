@@ -4,13 +4,13 @@ import pytest
 import timm
 import torch
 
+from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.core.files import write_tensors
 from rcdm_cli.encoders.encoder import read_encoder_spec, save_encoder
 from rcdm_cli.encoders.from_timm import open_timm
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.encoders.reference import Reference, parse_reference
 from rcdm_cli.encoders.spec import EncoderSpec, Preprocessing
-from rcdm_cli.errors import InputError, RcdmError
-from rcdm_cli.files import write_tensors
 from tests.training.tiny import tiny_encoder
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -4,9 +4,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from rcdm_cli.images.colour import colour_map
 from rcdm_cli.report.axis import ticks
 from rcdm_cli.report.canvas import Canvas
+from rcdm_cli.report.colour import colour_map
 from rcdm_cli.report.elements import HeatMap, Line, LineChart
 from rcdm_cli.report.heat_map import heat_map
 from rcdm_cli.report.line_chart import line_chart, line_layout

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rcdm_cli.errors import InputError
-from rcdm_cli.images.write import write_png
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.image_file import write_png
 from rcdm_cli.report.elements import HeatMap, Line, LineChart, Picture, Section, Sentence, Table
 from rcdm_cli.report.page import write_page
 from tests.report.pages import Page

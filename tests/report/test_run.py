@@ -4,22 +4,31 @@ import os
 
 import pytest
 
-from rcdm_cli.errors import InputError
-from rcdm_cli.report import kinds
+from rcdm_cli.analyses import join
+from rcdm_cli.analyses.join import write_joined
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.report import run
 from rcdm_cli.report.elements import Section, Sentence
-from rcdm_cli.report.joined import write_joined
-from rcdm_cli.report.run import read_run, write_run
+from rcdm_cli.report.run import read_results
 from tests.report.pages import Page
+
+SECTIONS = {
+    kind: (lambda results, kind=kind: Section(f"The {kind}", "?", (Sentence(results["said"]),))) for kind in "ab"
+}
+"""Kinds whose sections need one key."""
 
 
 @pytest.fixture(autouse=True)
 def two_kinds(monkeypatch):
-    """Kinds whose sections need one key."""
-    made = {
-        kind: (lambda results, kind=kind: Section(f"The {kind}", "?", (Sentence(results["said"]),))) for kind in "ab"
-    }
-    monkeypatch.setattr(kinds, "SECTIONS", made)
-    monkeypatch.setattr("rcdm_cli.report.joined.SECTIONS", made)
+    monkeypatch.setattr(join, "SECTIONS", SECTIONS)
+
+
+def write_run(folder, results, files=()):
+    return run.write_run(folder, results, SECTIONS[results["kind"]], files)
+
+
+def read_run(folder):
+    return read_results(folder, SECTIONS)
 
 
 def test_a_run_is_json_and_page_with_the_same_content(tmp_path):

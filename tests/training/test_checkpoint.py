@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rcdm_cli.errors import InputError
-from rcdm_cli.files import write_tensors
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import write_tensors
 from rcdm_cli.training.checkpoint import (
     Checkpoint,
     grouped,

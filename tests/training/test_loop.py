@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rcdm_cli.errors import InputError, Interrupted, RcdmError
+from rcdm_cli.core.errors import InputError, Interrupted, RcdmError
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.loop import CHECKPOINT, LOG, train
 

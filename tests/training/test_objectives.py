@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.errors import InputError
 from rcdm_cli.training.objectives import build_objective, build_views
-from rcdm_cli.training.precision import autocast
+from rcdm_cli.training.optim import autocast
 from rcdm_cli.training.recipe import MethodOptions
 from tests.training.tiny import HEAD, encoder_spec
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rcdm_cli.errors import InputError
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.training.recipe import KINDS, PretrainRecipe, TrainRecipe, read_recipe
 from tests.training.tiny import PRETRAIN, TRAIN
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.diffusion.model import Model
+from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation, ScheduleSpec
 from rcdm_cli.training.validation import DRAWS, HeldPhotos

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rcdm_cli.diffusion.conditioner import Conditioner
+from rcdm_cli.diffusion.conditioning import Conditioner
 from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
 from rcdm_cli.training.whitening import FLOOR, folded_parameters, standardise_anew, whiten
 

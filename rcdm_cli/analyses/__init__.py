@@ -1,0 +1,1 @@
+"""Analyses of representations, one sub-package per question."""

@@ -1,0 +1,83 @@
+"""Several runs on one page: the story of an encoder from probe to robustness."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rcdm_cli.analyses.evaluate.section import section as evaluate
+from rcdm_cli.analyses.fgsm.section import section as fgsm
+from rcdm_cli.analyses.interpolate.section import section as interpolate
+from rcdm_cli.analyses.invariance.section import section as invariance
+from rcdm_cli.analyses.manipulate.section import section as manipulate
+from rcdm_cli.analyses.probe.section import section as probe
+from rcdm_cli.analyses.tune.section import section as tune
+from rcdm_cli.analyses.visualize.section import section as visualize
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.report.elements import Section
+from rcdm_cli.report.page import write_page
+from rcdm_cli.report.run import RESULTS, read_results, with_provenance
+
+# From what a representation is good for, over what it holds and how good the pictures of it are, to what it withstands;
+# then how sampling was tuned.
+SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
+    "probe": probe,
+    "visualize": visualize,
+    "evaluate": evaluate,
+    "interpolate": interpolate,
+    "manipulate": manipulate,
+    "invariance": invariance,
+    "fgsm": fgsm,
+    "tune": tune,
+}
+
+
+def write_joined(path: Path, folders: Sequence[Path]) -> dict[str, Any]:
+    """Write the page of the runs in ``folders``, in the order of their kinds, then in the order given.
+
+    Args:
+        path: of the page.
+        folders: of finished runs; one that is given twice appears once.
+
+    Returns:
+        what the page holds, JSON-able: its title, and kind, folder and title of each section.
+
+    Raises:
+        InputError: a folder holds no results, damaged ones, or ones of an unknown kind.
+    """
+    runs = [
+        (folder, read_results(folder, SECTIONS)) for folder in {folder.resolve(): folder for folder in folders}.values()
+    ]
+    runs.sort(key=lambda run: list(SECTIONS).index(run[1]["kind"]))
+    sections = [(folder, section_of_run(folder, results)) for folder, results in runs]
+    titles = Counter(section.title for _, section in sections)
+    sections = [
+        # Two runs of one kind: only the folder tells them apart.
+        (folder, replace(section, title=f"{section.title} ({folder.name})") if titles[section.title] > 1 else section)
+        for folder, section in sections
+    ]
+    bundles = dict.fromkeys(str(results["bundle"]) for _, results in runs if "bundle" in results)
+    title = f"What the encoders of {', '.join(bundles)} know" if bundles else "What the encoders know"
+    write_page(path, title, sections)
+    return {
+        "title": title,
+        "sections": [
+            {"kind": results["kind"], "run": str(folder), "title": section.title}
+            for (folder, results), (_, section) in zip(runs, sections, strict=True)
+        ],
+    }
+
+
+def section_of_run(folder: Path, results: Mapping[str, Any]) -> Section:
+    """The same for results read from a file, which need not be whole.
+
+    Raises:
+        InputError: something that its kind needs is missing or of another type.
+    """
+    try:
+        return with_provenance(SECTIONS[results["kind"]](results), results)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{folder / RESULTS} is not whole ({type(error).__name__}: {error}). Run the command that wrote it again."
+        ) from error

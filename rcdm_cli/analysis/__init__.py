@@ -1,1 +1,0 @@
-"""Questions asked of a representation, one file each; each returns plain results."""

@@ -1,0 +1,1 @@
+"""Backends: each turns an exported denoiser into a function."""

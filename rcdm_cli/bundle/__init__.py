@@ -1,0 +1,1 @@
+"""Bundles: finished models on disk, their manifest, and what runs them."""

@@ -1,0 +1,290 @@
+"""A bundle: photos to representations, representations to pictures."""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rcdm_cli.backends.encoder_graph import encoder_graph
+from rcdm_cli.backends.engine_file import checked
+from rcdm_cli.backends.select import choose
+from rcdm_cli.bundle.manifest import Manifest, read_manifest, run_context
+from rcdm_cli.core.choices import no_such
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import read_tensors
+from rcdm_cli.core.resources import bundle_path
+from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.diffusion.conditioning import Model
+from rcdm_cli.diffusion.inference import Engine
+from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.sampling import Loop, Settings, sample_pictures
+from rcdm_cli.diffusion.schedule import Schedule
+from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder, photos_at_a_time
+from rcdm_cli.encoders.pairs import Pair, choose_among
+from rcdm_cli.encoders.spec import Level
+
+Pixels = NDArray[np.uint8]
+
+_OUTSIDE = re.compile(r"^conditioner\.|\.time_embed\.|\.emb_layers\.")
+
+
+class Bundle:
+    """A finished model on one device. Networks are read when they are first needed.
+
+    Args:
+        folder: of the bundle.
+        device: where it runs; representations and pictures come back on the CPU.
+        backend: what runs the denoiser: a name, or ``auto`` for the fastest that can.
+        precision: of the denoiser: ``fp32``, ``bf16`` ..., or ``auto`` for the one that the backend prefers. Encoders
+            and the conditioner are float32 on every backend.
+        on_note: told in a sentence what a person may want to know, such as that memory did not suffice for a batch.
+
+    Attributes:
+        choice: the backend and the precision, and why.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        backend: str = "torch",
+        precision: str = "fp32",
+        on_note: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        self.folder, self.device, self.on_note = folder, device, on_note
+        self.manifest: Manifest = read_manifest(folder)
+        self.schedule = Schedule(self.manifest.schedule)
+        self._place = run_context(folder, self.manifest, device)
+        self.choice = choose(self._place, backend, precision)
+        self._graphs: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {}
+        self._encoders: dict[str, Encoder] = {}
+        self._encoded: tuple[tuple[str, bytes], tuple[Tensor, ...]] | None = None
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods whose representations the bundle takes."""
+        return tuple(self.manifest.encoders)
+
+    def pairs(self, methods: Sequence[str] | None = None, level: str = "both") -> list[Pair]:
+        """The (method, level) pairs of the bundle for ``methods`` (None is all) and a level.
+
+        ``both`` takes the levels that a method has; so does any level where no method was named.
+
+        Raises:
+            InputError: a method is not in the bundle, or a named method lacks the level.
+        """
+        known = [Pair(row.method, row.level) for row in self.manifest.conditioner.rows]
+        return choose_among(known, methods or self.methods, level, bool(methods), "this bundle")
+
+    @property
+    def size(self) -> int:
+        """Height and width of its pictures in pixels."""
+        return self.manifest.denoiser.size
+
+    @cached_property
+    def model(self) -> Model:
+        """Denoiser and conditioner, float32, for evaluation."""
+        model = self._unfilled()
+        try:
+            model.load_state_dict({name: self._ready(value) for name, value in self._weights().items()}, assign=True)
+        except RuntimeError as error:
+            path = self.folder / self.manifest.model.file
+            raise InputError(f"The weights in {path} do not fit the bundle's manifest: {error}") from error
+        return model.eval().requires_grad_(False)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What runs the denoiser inside the loop."""
+        return self.choice.open(lambda: self.model.denoiser)
+
+    @cached_property
+    def outside(self) -> Model:
+        """The model with the weights that are needed before the loop: modulations and the conditioner.
+
+        Where an exported engine holds the rest, that is not read a second time.
+        """
+        if self.choice.backend in ("torch", "compiled"):
+            return self.model
+        model = self._unfilled()
+        needed = {name: self._ready(value) for name, value in self._weights().items() if _OUTSIDE.search(name)}
+        model.load_state_dict(needed, strict=False, assign=True)
+        return model.eval().requires_grad_(False)
+
+    def _unfilled(self) -> Model:
+        """The model without memory for its weights: they are read, not drawn first."""
+        with torch.device("meta"):
+            return Model(self.manifest.denoiser, self.manifest.conditioner)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return read_tensors(checked(self.folder, self.manifest.model))
+
+    def _ready(self, weight: Tensor) -> Tensor:
+        """A stored weight, float32 on the device; convolutions of pictures with channels last."""
+        layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
+        # A copy of every one: a single tensor of the file as it is would keep all of it mapped.
+        return weight.to(self.device, torch.float32, copy=True, memory_format=layout)
+
+    def encoder(self, method: str | None = None) -> Encoder:
+        """The encoder of ``method``, which may be None where the bundle has one.
+
+        Raises:
+            InputError: no such method.
+        """
+        method = self._method(method)
+        if method not in self._encoders:
+            path = checked(self.folder, self.manifest.encoders[method])
+            self._encoders[method] = load_encoder(path).to(self.device)
+        return self._encoders[method]
+
+    def _running(self, method: str) -> Callable[[Tensor], Sequence[Tensor]]:
+        """The encoder for what needs no gradient: all levels of photos (B, 3, size, size) in [-1, 1]."""
+        if method not in self._graphs:
+            self._graphs[method] = encoder_graph(self._place, self.choice.backend, method) or self.encoder(method)
+        return self._graphs[method]
+
+    @torch.no_grad()
+    def encode(
+        self, photos: Sequence[Pixels], *, level: Level = "backbone", method: str | None = None, batch: int = 256
+    ) -> Tensor:
+        """Representations ``h`` of photos.
+
+        Args:
+            photos: uint8 (H, W, 3) each, of any sizes; they are centre-cropped to the encoder's size.
+            level: where the representation is taken.
+            method: whose encoder; None where the bundle has one.
+            batch: photos encoded at a time; fewer where they are large.
+
+        Returns:
+            float32 (len(photos), D) on the CPU.
+
+        Raises:
+            InputError: no such method, or the method has no such level.
+        """
+        method = self._method(method)
+        spec = self.manifest.encoders[method].spec
+        index = level_index(spec, level)
+        asked = (method, _digest(photos))
+        # The other level of the same photos mostly comes next, and took no work of its own.
+        if self._encoded is None or self._encoded[0] != asked:
+            encoder, size = self._running(method), spec.preprocessing.size
+            count, parts = min(batch, photos_at_a_time(size)), []
+            # By itself, a GPU convolves float32 in TF32.
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                for start in range(0, len(photos), count):
+                    crops = np.stack([center_crop(photo, size) for photo in photos[start : start + count]])
+                    parts.append([h.float().cpu() for h in encoder(to_tensor(crops).to(self.device))])
+            self._encoded = asked, tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
+        return self._encoded[1][index].clone()
+
+    @torch.no_grad()
+    def condition(self, h: Tensor, *, level: Level = "backbone", method: str | None = None) -> Tensor:
+        """What the denoiser is given for ``h`` (B, D): (B, W) on the CPU."""
+        row = self.manifest.conditioner.row(self._method(method), level)
+        cond: Tensor = self.outside.conditioner(h.to(self.device), row)
+        return cond.cpu()
+
+    def sample(
+        self,
+        h: Tensor,
+        *,
+        level: Level = "backbone",
+        method: str | None = None,
+        samples: int = 4,
+        steps: int | None = None,
+        sampler: str | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        batch: int = 32,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Pixels:
+        """Pictures of what ``h`` knows.
+
+        Picture k of representation i starts from noise of ``picture_seed(seed, i, k)``, whatever the batch.
+
+        Args:
+            h: (B, D) representations.
+            level: of ``h``.
+            method: of ``h``; None where the bundle has one.
+            samples: pictures of each representation.
+            steps: of the sampler; None is the bundle's default, as for ``sampler`` and ``guidance``.
+            sampler: ``ddpm``, ``ddim`` or ``dpmpp``.
+            guidance: scale of classifier-free guidance; 1 is none.
+            seed: start of all randomness.
+            batch: pictures made at a time.
+            on_progress: called with (pictures done, pictures).
+
+        Returns:
+            uint8 (B, samples, size, size, 3).
+        """
+        cond = self.condition(h, level=level, method=method)
+        seeds = [picture_seed(seed, photo, k) for photo in range(len(h)) for k in range(samples)]
+        pictures = self.pictures(
+            cond.repeat_interleave(samples, dim=0), seeds, self.settings(sampler, steps, guidance), batch, on_progress
+        )
+        return pictures.reshape(len(h), samples, *pictures.shape[1:])
+
+    def pictures(
+        self,
+        cond: Tensor,
+        seeds: Sequence[int],
+        settings: Settings,
+        batch: int = 32,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Pixels:
+        """One picture for each row of ``cond`` (N, W) and each of N seeds: uint8 (N, size, size, 3).
+
+        Rows may belong to different methods and levels: all share the denoiser, and so the batch.
+        """
+        loop = Loop(self.engine, self.outside.denoiser, self.schedule, settings, self.device)
+        return sample_pictures(loop, cond, seeds, batch, on_progress, self.on_note)
+
+    def settings(self, sampler: str | None = None, steps: int | None = None, guidance: float | None = None) -> Settings:
+        """How pictures are sampled: what is given, else the bundle's defaults."""
+        defaults = self.manifest.defaults
+        return Settings(
+            sampler or defaults.sampler,
+            defaults.steps if steps is None else steps,
+            defaults.guidance if guidance is None else guidance,
+        )
+
+    def _method(self, method: str | None) -> str:
+        if method is None:
+            if len(self.methods) > 1:
+                raise InputError(f"The bundle has several methods; name one of: {', '.join(self.methods)}.")
+            return self.methods[0]
+        if method not in self.methods:
+            raise InputError(no_such("method in this bundle", method, self.methods))
+        return method
+
+
+def load_bundle(
+    name_or_path: str | Path,
+    device: str | torch.device = "cpu",
+    *,
+    backend: str = "torch",
+    precision: str = "fp32",
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Bundle:
+    """Open a bundle by its name or its folder; what is not given is the exact reference. See ``Bundle``.
+
+    Raises:
+        InputError: no such bundle, backend or precision, or its manifest does not validate.
+        RcdmError: the backend cannot run it on the device.
+    """
+    return Bundle(bundle_path(name_or_path), torch.device(device), backend, precision, on_note)
+
+
+def _digest(photos: Sequence[Pixels]) -> bytes:
+    """What tells photos from others."""
+    digest = hashlib.blake2b()
+    for photo in photos:
+        digest.update(repr(photo.shape).encode())
+        digest.update(photo.tobytes())
+    return digest.digest()

@@ -1,0 +1,125 @@
+"""What a file of weights holds: parameters, types, levels, architecture; nothing is run."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from rcdm_cli.bundle.manifest import read_manifest
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import read_tensors
+from rcdm_cli.core.state_dict import read_foreign
+from rcdm_cli.diffusion.published import Unseen, read_architecture, spec_of, split_state
+from rcdm_cli.encoders.open import open_encoder
+from rcdm_cli.encoders.spec import EncoderSpec
+
+_ONNX_TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"}
+
+_COUNTED = (".running_mean", ".running_var", ".num_batches_tracked", ".mean", ".scale")
+"""Ends of the names of what was counted over photos, not trained."""
+
+
+def describe_bundle(folder: Path) -> dict[str, Any]:
+    """Parameters of each part, levels of each method, and bytes in all.
+
+    Raises:
+        InputError: the manifest does not validate, or a file that it names is not there.
+    """
+    manifest = read_manifest(folder)
+    files = {"denoiser and conditioner": manifest.model.file}
+    files |= {f"{method} encoder": entry.file for method, entry in manifest.encoders.items()}
+    levels: dict[str, str] = {}
+    for row in manifest.conditioner.rows:
+        told = levels.get(row.method)
+        levels[row.method] = f"{told}, {row.level} {row.width}" if told else f"{row.level} {row.width}"
+    return {
+        "parameters": {part: _tensor_facts(read_tensors(folder / file))["parameters"] for part, file in files.items()},
+        "levels": levels,
+        "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+    }
+
+
+def describe_safetensors(path: Path) -> dict[str, Any]:
+    """Tensors, parameters, types and bytes of a safetensors file."""
+    return {**_tensor_facts(read_tensors(path)), "bytes": path.stat().st_size}
+
+
+def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
+    """What another program's state dict is, and what is known of it.
+
+    Returns:
+        ``RCDM checkpoint``, with its architecture and the width of its representation; ``encoder checkpoint``, with
+        the spec it opens as and its levels; or ``state dict``, with the reason why it is neither.
+
+    Raises:
+        InputError: it is no state dict.
+    """
+    state = read_foreign(path)
+    facts = {**_tensor_facts(state), "bytes": path.stat().st_size}
+    if "ssl_emb.weight" in state:
+        unet, row = split_state(state)
+        architecture = read_architecture({name: tuple(tensor.shape) for name, tensor in unet.items()})
+        # As JSON has it: tuples are lists.
+        words = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(architecture).items()
+        }
+        facts |= {"representation": row["weight"].shape[1], "architecture": words}
+        try:
+            facts["denoiser"] = spec_of(architecture, Unseen()).model_dump(mode="json")
+        except InputError as error:
+            facts["to import it"] = str(error)
+        return "RCDM checkpoint", facts
+    try:
+        spec = open_encoder(str(path)).spec
+    except InputError as error:
+        return "state dict", {**facts, "not an encoder": str(error)}
+    return "encoder checkpoint", {**facts, "levels": encoder_levels(spec), "spec": spec.model_dump(mode="json")}
+
+
+def encoder_levels(spec: EncoderSpec) -> str:
+    """``backbone 2048, projector 256``."""
+    return ", ".join(f"{level} {spec.width_at(level)}" for level in spec.levels)
+
+
+def describe_onnx(path: Path) -> dict[str, Any]:
+    """Inputs, outputs, operator sets, parameters, metadata and bytes of an ONNX file; weights beside it stay unread.
+
+    Raises:
+        InputError: not an ONNX file.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf has errors of its own
+        raise InputError(f"{path} is not a whole ONNX file.") from error
+    graph = model.graph
+    if not graph.output:
+        raise InputError(f"{path} is not an ONNX file: it has no outputs.")
+    weights = {tensor.name for tensor in graph.initializer}
+    return {
+        "inputs": {value.name: _onnx_type(value) for value in graph.input if value.name not in weights},
+        "outputs": {value.name: _onnx_type(value) for value in graph.output},
+        "opset": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        "parameters": sum(prod(tensor.dims) for tensor in graph.initializer),
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "metadata": {item.key: item.value for item in model.metadata_props},
+        "bytes": path.stat().st_size,
+    }
+
+
+def _onnx_type(value: Any) -> str:
+    tensor = value.type.tensor_type
+    sizes = [str(size.dim_value) if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim]
+    return f"{_ONNX_TYPES.get(tensor.elem_type, f'type {tensor.elem_type}')} ({', '.join(sizes)})"
+
+
+def _tensor_facts(state: Mapping[str, Any]) -> dict[str, Any]:
+    types = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in state.values())
+    return {
+        "tensors": len(state),
+        "parameters": sum(tensor.numel() for name, tensor in state.items() if not name.endswith(_COUNTED)),
+        "types": ", ".join(f"{name} × {count}" for name, count in types.most_common()),
+    }

@@ -1,0 +1,1 @@
+"""Image files and data sets: find, read, crop, augment."""

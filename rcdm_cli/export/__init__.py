@@ -1,0 +1,1 @@
+"""Compile a bundle: ONNX graphs, parity, quantization, TensorRT plans."""

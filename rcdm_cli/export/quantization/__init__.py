@@ -1,0 +1,1 @@
+"""8-bit graphs of the denoiser."""

@@ -1,1 +1,0 @@
-"""Photos in, pictures out: find, read, crop, data sets, grids."""

@@ -1,0 +1,93 @@
+"""The Inception space of FID, KID and the inception score, from weights that are given; nothing is fetched."""
+
+import importlib.util
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import sha256
+from rcdm_cli.core.state_dict import read_foreign
+
+SPLITS = 10
+
+
+class Inception:
+    """The network of the published FID (Heusel et al. 2017), as torch-fidelity has it.
+
+    Args:
+        weights: ``pt_inception-2015-12-05``, as torch-fidelity or pytorch-fid publish it.
+        device: where it runs.
+
+    Raises:
+        InputError: torch-fidelity is not installed, or the file holds no such weights.
+    """
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        if importlib.util.find_spec("torch_fidelity") is None:
+            raise InputError("--inception needs torch-fidelity, which is not installed: pip install 'rcdm[fidelity]'.")
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        state = read_foreign(weights)
+        with tempfile.TemporaryDirectory() as folder:
+            # torch-fidelity unpickles whatever its file holds; what it is given here are tensors and nothing else.
+            safe = Path(folder) / "weights.pth"
+            torch.save(state, safe)
+            try:
+                network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(safe))
+            except RuntimeError as error:
+                raise InputError(
+                    f"{weights} does not hold the weights of the Inception network of the FID. Give the file"
+                    " weights-inception-2015-12-05-6726825d.pth that torch-fidelity publishes."
+                ) from error
+        self.network, self.device = network.to(device), device
+        self.sha256 = sha256(weights)
+
+    @torch.no_grad()
+    def features(
+        self,
+        pictures: NDArray[np.uint8],
+        *,
+        batch: int = 64,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> dict[str, Tensor]:
+        """``features`` (N, 2048) and ``logits`` (N, 1008) of pictures uint8 (N, H, W, 3), on the CPU."""
+        parts = []
+        for start in range(0, len(pictures), batch):
+            own = torch.from_numpy(np.ascontiguousarray(pictures[start : start + batch]))
+            parts.append([each.cpu() for each in self.network(own.permute(0, 3, 1, 2).to(self.device))])
+            on_progress(min(start + batch, len(pictures)), len(pictures))
+        features, logits = (torch.cat(each) for each in zip(*parts, strict=True))
+        return {"features": features, "logits": logits}
+
+
+@dataclass(frozen=True)
+class InceptionScore:
+    """Mean and standard deviation over splits (Salimans et al. 2016, arXiv:1606.03498)."""
+
+    mean: float
+    deviation: float
+    splits: int
+
+
+def inception_score(logits: Tensor, seed: int = 0) -> InceptionScore:
+    """``exp(E KL(p(y|x) || p(y)))`` over ``SPLITS`` parts of the pictures, or over fewer where there are few.
+
+    Args:
+        logits: (N, classes).
+        seed: of the order in which pictures are dealt to the splits.
+    """
+    order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))
+    scores = []
+    for part in logits[order].double().tensor_split(min(SPLITS, len(logits))):
+        share = part.softmax(dim=1)
+        divergence = share * (part.log_softmax(dim=1) - share.mean(dim=0).log())
+        scores.append(divergence.sum(dim=1).mean().exp())
+    values = torch.stack(scores)
+    return InceptionScore(float(values.mean()), float(values.std(correction=0)), len(scores))

@@ -1,1 +1,0 @@
-"""Bundles and what runs them."""

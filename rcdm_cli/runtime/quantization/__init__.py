@@ -1,1 +1,0 @@
-"""The denoiser in 8 bits: calibrated on sampling, written as ONNX graphs, judged by its pictures."""

@@ -1,0 +1,205 @@
+"""Pretrain one encoder with one method on a folder of photos."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.encoders.encoder import Encoder, save_encoder
+from rcdm_cli.encoders.open import ENCODER_FILE
+from rcdm_cli.encoders.spec import EncoderSpec
+from rcdm_cli.encoders.trunks import build_trunk, trunk_width
+from rcdm_cli.metrics.knn import knn_predict
+from rcdm_cli.training.batches import Batches, generator
+from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
+from rcdm_cli.training.objectives import build_objective, build_views
+from rcdm_cli.training.optim import autocast, learning_rate, set_rate
+from rcdm_cli.training.recipe import PretrainRecipe
+
+ENCODER = ENCODER_FILE
+
+
+@dataclass(frozen=True)
+class LabelledPhotos:
+    """Cropped photos, uint8 (N, S, S, 3), with class indices (N,), -1 where a photo has no class."""
+
+    photos: np.ndarray
+    labels: Tensor
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+def class_indices(
+    labels: tuple[str | None, ...], ignore: tuple[str, ...], classes: tuple[str, ...] | None = None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Class names → (indices (N,), sorted names); ignored, missing and unknown classes are -1."""
+    if classes is None:
+        classes = tuple(sorted({label for label in labels if label is not None and label not in ignore}))
+    place = {name: index for index, name in enumerate(classes)}
+    return torch.tensor([place.get(label, -1) if label is not None else -1 for label in labels]), classes
+
+
+class _Views(Dataset[tuple[list[Tensor], Tensor]]):
+    """Views by (photo, draw): the same draw always gives the same views, in any worker."""
+
+    def __init__(self, data: LabelledPhotos, transform: Callable[[Image.Image], list[Tensor]], seed: int) -> None:
+        self.data, self.transform, self.seed = data, transform, seed
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
+        photo, draw = item
+        # lightly and torchvision draw from the global generators; numbering the draws makes views repeatable.
+        key = generator(self.seed, draw).initial_seed()
+        torch.manual_seed(key)
+        random.seed(key)
+        np.random.seed(key % 2**32)
+        return self.transform(Image.fromarray(self.data.photos[photo])), self.data.labels[photo]
+
+
+class PretrainTrainer:
+    """One method of a pretraining recipe, as the loop drives it."""
+
+    def __init__(
+        self,
+        recipe: PretrainRecipe,
+        method: str,
+        data: LabelledPhotos,
+        device: torch.device,
+        workers: int = 0,
+        validation: LabelledPhotos | None = None,
+    ) -> None:
+        self.recipe, self.method, self.data, self.device = recipe, method, data, device
+        self.workers, self.validation = workers, validation
+        self.options, self.plan = recipe.method(method), recipe.optimization
+        self.preprocessing = self.options.preprocessing or recipe.preprocessing
+        self.per_epoch = max(len(data.photos) // self.plan.batch, 1)
+        self.steps = self.options.epochs * self.per_epoch
+        self.description = recipe.description
+        self.photos_per_step = self.plan.batch
+        torch.manual_seed(self.plan.seed)
+        trunk = build_trunk(recipe.trunk.name, recipe.trunk.options, recipe.trunk.pool)
+        encoder = Encoder(
+            EncoderSpec(
+                method=method,
+                trunk=recipe.trunk.name,
+                trunk_options=recipe.trunk.options,
+                pool=recipe.trunk.pool,
+                width=trunk_width(trunk),
+                head=self.options.head,
+                preprocessing=self.preprocessing,
+                origin=recipe.data.origin,
+                licence=recipe.data.licence,
+            )
+        )
+        self.objective = build_objective(encoder, self.options, len(data.classes)).to(device)
+        self.objective.to(memory_format=torch.channels_last)
+        self.optimizer = torch.optim.AdamW(
+            [p for p in self.objective.parameters() if p.requires_grad],
+            lr=self.plan.lr,
+            betas=self.plan.betas,
+            weight_decay=self.plan.weight_decay,
+        )
+        transform = build_views(method, self.options.transform, self.preprocessing.size)
+        self.views = _Views(data, transform, self.plan.seed)
+
+    def identity(self) -> dict[str, object]:
+        """The recipe less the other methods, the method, and the photos."""
+        recipe = self.recipe.model_dump(mode="json", exclude={"methods", "description", "knn_every"})
+        return {
+            "recipe": recipe,
+            "method": self.method,
+            "options": self.options.model_dump(mode="json"),
+            "photos": self.data.fingerprint,
+        }
+
+    def begin(self, step: int) -> None:
+        """Start the stream of batches at ``step``."""
+        batches = Batches(len(self.data.photos), self.plan.batch, self.plan.seed, step, self.steps)
+        loader: DataLoader[tuple[list[Tensor], Tensor]] = DataLoader(
+            self.views,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.stream = iter(loader)
+        self.objective.train()
+
+    def train_step(self, step: int) -> dict[str, float]:
+        """One optimizer step on one batch of views."""
+        views, labels = next(self.stream)
+        # Dropout and stochastic depth of a trunk draw here; workers or not, they draw the same.
+        torch.manual_seed(generator(self.plan.seed, 1, step).initial_seed())
+        mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
+        ready = [
+            ((view.to(self.device, non_blocking=True) - mean) / std).contiguous(memory_format=torch.channels_last)
+            for view in views
+        ]
+        rate = learning_rate(step, self.steps, self.plan, self.options.lr or self.plan.lr)
+        set_rate(self.optimizer, rate)
+        self.objective.epoch = step // self.per_epoch
+        with autocast(self.plan.precision, self.device):
+            loss = self.objective(ready, labels.to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.plan.clip:
+            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip)
+        self.optimizer.step()
+        self.objective.after_step((step + 1) / self.steps)
+        return {"loss": loss.item(), "lr": rate}
+
+    def milestone(self, step: int, folder: Path) -> dict[str, float]:
+        """k-NN accuracy every ``knn_every`` epochs where there are classes; the encoder at the end."""
+        values: dict[str, float] = {}
+        epoch, rest = divmod(step, self.per_epoch)
+        if (rest == 0 and epoch % self.recipe.knn_every == 0) or step == self.steps:
+            if len(self.data.classes) > 1:
+                values = {"epoch": epoch, **self.knn()}
+            save_encoder(self.objective.encoder, folder / ENCODER)
+        return values
+
+    def knn(self) -> dict[str, float]:
+        """k-NN accuracy per level: on the validation photos, else leave-one-out on at most 5,000 photos."""
+        bank, labels = self._represent(self.data)
+        if self.validation is not None:
+            queries, truth = self._represent(self.validation)
+        else:
+            queries, truth = bank, labels
+        accuracies = {}
+        for index, level in enumerate(self.objective.encoder.spec.levels):
+            predicted = knn_predict(queries[index], bank[index], labels, leave_one_out=self.validation is None)
+            accuracies[f"knn_{level}"] = float((predicted == truth).float().mean())
+        return accuracies
+
+    @torch.no_grad()
+    def _represent(self, data: LabelledPhotos, limit: int = 5000) -> tuple[list[Tensor], Tensor]:
+        encoder = self.objective.encoder
+        training = encoder.training
+        encoder.eval()
+        labelled = torch.nonzero(data.labels >= 0).flatten()
+        if len(labelled) > limit:
+            labelled = labelled[torch.linspace(0, len(labelled) - 1, limit).long()]
+        size = self.preprocessing.size
+        parts = []
+        for chunk in labelled.split(256):
+            photos = np.stack([center_crop(data.photos[int(index)], size) for index in chunk])
+            parts.append([h.float().cpu() for h in encoder(to_tensor(photos).to(self.device))])
+        encoder.train(training)
+        return [torch.cat(level) for level in zip(*parts, strict=True)], data.labels[labelled]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights of the objective (encoder, and what only training needs) and the optimizer's state."""
+        return grouped(objective=self.objective.state_dict(), optimizer=optimizer_tensors(self.optimizer))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up weights and optimizer again."""
+        self.objective.load_state_dict(checkpoint.group("objective"))
+        restore_optimizer(self.optimizer, checkpoint.group("optimizer"))

@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import label_ranking_average_precision_score
+from sklearn.metrics.pairwise import cosine_similarity
+from sklearn.neighbors import NearestNeighbors
+
+from rcdm_cli.analyses.evaluate.compute import evaluate
+from rcdm_cli.analyses.evaluate.results import Photos
+from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.bundle.bundle import load_bundle
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.crop import center_crop
+from rcdm_cli.encoders.pairs import Pair
+from rcdm_cli.metrics.bootstrap import Bootstrap
+from rcdm_cli.metrics.distances import distances
+from rcdm_cli.metrics.diversity import diversity
+from rcdm_cli.metrics.knn import knn_predict
+from rcdm_cli.metrics.nearest import BELOW, QUANTILES, expected_above, memorised, quantiles
+from rcdm_cli.metrics.ranks import faithfulness
+from tests.bundle.tiny import tiny_bundle
+
+BOTH = [Pair("dino", "backbone"), Pair("dino", "projector")]
+SPACE = Pair("supervised", "backbone")
+
+
+def vectors(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_ranks_and_cosine_equal_scikit_learns():
+    h = vectors(30, 8)
+    found = h[:, None] + vectors(30, 2, 8, seed=1)
+    result = faithfulness(found, h, Bootstrap(30), chunk=7)
+    similarity = cosine_similarity(found.flatten(0, 1), h)
+    truth = np.eye(30).repeat(2, axis=0)
+    # With one right answer, label ranking average precision is the mean reciprocal rank.
+    expected = label_ranking_average_precision_score(truth, similarity)
+    assert result.mean_reciprocal_rank.value == pytest.approx(expected, abs=1e-9)
+    order = (-similarity).argsort(axis=1)
+    ranks = [int(np.flatnonzero(row == i // 2)[0]) + 1 for i, row in enumerate(order)]
+    assert result.mean_rank.value == pytest.approx(np.mean(ranks))
+    assert result.similarity.value == pytest.approx(similarity[np.arange(60), np.arange(60) // 2].mean(), abs=1e-6)
+    assert result.mean_rank.low < result.mean_rank.value < result.mean_rank.high
+
+
+def test_diversity_is_the_deviation_and_the_mean_distance_of_pairs():
+    pictures = np.random.default_rng(0).integers(0, 256, (4, 3, 2, 2, 3), dtype=np.uint8)
+    features = vectors(4, 3, 5)
+    found = diversity(pictures, features)
+    deviation = [np.sqrt(np.var(own / 255, axis=0, ddof=1).mean()) for own in pictures]
+    np.testing.assert_allclose(found.pixels, deviation, atol=1e-12)
+    similarity = cosine_similarity(features.flatten(0, 1))
+    owner = np.arange(12) // 3
+    for photo in range(4):
+        mine = similarity[np.ix_(owner == photo, owner == photo)]
+        assert float(found.space[photo]) == pytest.approx(1 - mine[np.triu_indices(3, 1)].mean(), abs=1e-6)
+    assert found.between == pytest.approx(1 - similarity[owner[:, None] != owner].mean(), abs=1e-6)
+
+
+def test_nearest_training_photos_equal_scikit_learns():
+    bank, photos, features = vectors(40, 6), vectors(100, 6, seed=1), vectors(100, 3, 6, seed=2)
+    features[5, 1] = 2 * bank[17]  # a copy: its length does not count
+    found = memorised(features, photos, bank)
+    search = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(bank)
+    apart, index = search.kneighbors(features.flatten(0, 1))
+    np.testing.assert_array_equal(found.index.flatten(), index[:, 0])
+    np.testing.assert_allclose(found.similarity.flatten(), 1 - apart[:, 0], atol=1e-5)
+    assert found.bar == pytest.approx(np.quantile(1 - search.kneighbors(photos)[0][:, 0], 0.99), abs=1e-5)
+    assert found.most_similar(1) == [(5, 1)]
+    above = (1 - apart > found.bar).reshape(100, 3).mean(axis=1)
+    np.testing.assert_allclose(found.above, above)
+    expected = np.quantile(found.similarity.numpy(), QUANTILES)
+    np.testing.assert_allclose(quantiles(found.similarity), expected, atol=1e-6)
+    values = found.as_json([str(k) for k in range(40)], Bootstrap(100))
+    assert values["photo"][5][1] == "17"
+    assert values["above"]["value"] == pytest.approx(above.mean())
+    assert 0 <= values["above"]["low"] < above.mean() < values["above"]["high"]
+
+
+@pytest.mark.parametrize("count", [2, 30, 400])
+def test_new_photos_beyond_the_bar_are_as_many_as_expected(count):
+    bars = np.quantile(np.random.default_rng(count).random((4000, count)), BELOW, axis=1)
+    # Of numbers even in [0, 1], the share beyond the bar is 1 less the bar.
+    assert expected_above(count) == pytest.approx((1 - bars).mean(), abs=4 * bars.std() / 4000**0.5)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
+
+
+def photos(count, seed, classes):
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return Photos(pixels, tuple(f"{seed}-{k}" for k in range(count)), torch.tensor(classes))
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return photos(5, 1, [0, 1, 0, 1, -1])
+
+
+@pytest.fixture(scope="module")
+def bank():
+    return photos(6, 2, [0, 1, 0, -1, 1, 1])
+
+
+@pytest.fixture(scope="module")
+def found(bundle, asked, bank):
+    settings = bundle.settings(steps=2)
+    return evaluate(
+        bundle, Kept(None, {}), asked, BOTH, space=SPACE, bank=bank, samples=2, settings=settings, seed=3, batch=4
+    )
+
+
+def test_every_part_is_that_of_the_same_pictures(bundle, asked, bank, found):
+    pair, one = BOTH[1], found.evaluated[1]
+    h = bundle.encode(list(asked.pixels), method="dino", level="projector")
+    made = bundle.sample(h, method="dino", level="projector", samples=2, steps=2, seed=3)
+    own = bundle.encode(list(made.reshape(-1, 16, 16, 3)), method="dino", level="projector").reshape(5, 2, -1)
+    expected = faithfulness(own, h, Bootstrap(5, 3))
+    assert one.pair == pair
+    assert one.faithfulness.similarity.value == pytest.approx(expected.similarity.value, abs=1e-3)
+
+    def in_space(pictures):
+        small = [center_crop(picture, 16) for picture in pictures]
+        return bundle.encode(small, method="supervised")
+
+    of_samples, of_photos = in_space(made[:, 0]), in_space(asked.pixels)
+    assert one.distances.frechet == pytest.approx(distances(of_samples, of_photos).frechet, rel=0.05)
+    some = in_space(bank.pixels)[np.linspace(0, 5, 5).round().astype(int)]
+    assert found.real == distances(some, of_photos)
+    h_bank = bundle.encode(list(bank.pixels[bank.classes.numpy() >= 0]), method="dino", level="projector")
+    right = knn_predict(h[:4], h_bank, bank.classes[bank.classes >= 0]) == asked.classes[:4]
+    assert one.knn.value == pytest.approx(float(right.double().mean()))
+    shown = one.shown[0]
+    i, k = one.memorised.most_similar(1)[0]
+    np.testing.assert_array_equal(shown.photo, center_crop(asked.pixels[i], 16))
+    assert np.abs(shown.sample.astype(int) - made[i, k]).max() <= 1
+    np.testing.assert_array_equal(shown.nearest, center_crop(bank.pixels[one.memorised.index[i, k]], 16))
+
+
+def test_json_holds_the_paired_difference_and_what_photos_would_have(found):
+    values = found.as_json()
+    wider = found.evaluated[1].diversity.pixels - found.evaluated[0].diversity.pixels
+    assert values["differences"][0]["pixels"]["value"] == pytest.approx(float(wider.mean()))
+    assert values["training_photos"]["distances"]["precision"] == found.real.precision
+    assert len(values["training_photos"]["quantiles_of_photos"]) == len(values["training_photos"]["levels"])
+    assert values["results"][0]["inception"] is None
+
+
+def test_one_sample_and_no_bank_leave_out_what_needs_them(bundle, asked):
+    settings = bundle.settings(steps=1)
+    alone = evaluate(bundle, Kept(None, {}), asked, BOTH[:1], space=SPACE, samples=1, settings=settings)
+    values = alone.as_json()
+    assert values["training_photos"] is None
+    assert [values["results"][0][key] for key in ("knn", "diversity", "nearest")] == [None] * 3
+    assert values["differences"] == []
+    with pytest.raises(InputError, match="at least 2 photos on each side; DATA has 1"):
+        evaluate(bundle, Kept(None, {}), photos(1, 1, [0]), BOTH[:1], space=SPACE, samples=1, settings=settings)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(bundle, asked, bank, found, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def stop(done, total, note):
+        if done > 12:
+            raise Stop
+
+    options = {"space": SPACE, "bank": bank, "samples": 2, "settings": bundle.settings(steps=2), "seed": 3, "batch": 4}
+    with pytest.raises(Stop):
+        evaluate(bundle, Kept(tmp_path, {}), asked, BOTH, **options, on_progress=stop)
+    made = []
+    sample = bundle.pictures
+    monkeypatch.setattr(bundle, "pictures", lambda *given: made.append(len(given[1])) or sample(*given))
+    again = evaluate(bundle, Kept(tmp_path, {}), asked, BOTH, **options)
+    assert sum(made) == 6
+    assert again.as_json() == found.as_json()

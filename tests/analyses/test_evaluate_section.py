@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+
+from rcdm_cli.analyses.evaluate.compute import evaluate
+from rcdm_cli.analyses.evaluate.results import Photos
+from rcdm_cli.analyses.evaluate.section import answers, chance, draw_nearest, section, write
+from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.bundle.bundle import load_bundle
+from rcdm_cli.report.elements import Table
+from tests.analyses.test_visualize_section import holds
+from tests.bundle.tiny import tiny_bundle
+from tests.report.pages import Page
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
+    draw = np.random.default_rng(0)
+    asked, bank = (
+        Photos(
+            draw.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8),
+            tuple(f"<{name}{k}>" for k in range(4)),
+            torch.arange(4),
+        )
+        for name in "ab"
+    )
+    pairs = bundle.pairs(None, "both")
+    settings = bundle.settings(steps=1)
+    return evaluate(bundle, Kept(None, {}), asked, pairs, space=pairs[-1], bank=bank, samples=2, settings=settings)
+
+
+@pytest.fixture
+def results(found):
+    return {"kind": "evaluate", **found.as_json(), "nearest_picture": "nearest.png"}
+
+
+def test_the_page_holds_every_pair_and_calls_no_distance_fid(found, results, tmp_path):
+    assert write(tmp_path, found, {}).keys() == {*results, "files"}
+    page = Page(tmp_path / "report.html")
+    for one in results["results"]:
+        rank = one["mean_reciprocal_rank"]
+        assert (
+            f"{one['method']} {one['level']} {rank['value']:.3f} [{rank['low']:.3f}, {rank['high']:.3f}]" in page.text
+        )
+        assert f"{one['distances']['frechet']:.4g}" in page.text
+    assert "in the representation space of supervised at backbone level. These are no FID and no KID" in page.text
+    assert page.text.count("FID") == 1
+    assert f"training photos {results['training_photos']['distances']['frechet']:.4g}" in page.text
+
+
+def test_the_chart_of_directions_runs_over_the_variance_that_they_hold(results):
+    for one in results["results"]:
+        one["directions"] = {"last": [1, 2, 4], "variance": [0.5, 0.3, 0.2], "correlation": [0.9, 0.7, 0.1]}
+    [chart] = [element for element in section(results).elements if "follow" in getattr(element, "title", "")]
+    assert [line.name for line in chart.lines] == [f"{one['method']} {one['level']}" for one in results["results"]]
+    for line in chart.lines:
+        assert line.x == pytest.approx((50, 80, 100))
+        assert line.y == (0.9, 0.7, 0.1)
+
+
+def test_a_run_of_an_earlier_version_has_a_page_without_that_chart(results):
+    for one in results["results"]:
+        del one["directions"]
+    titles = [getattr(element, "title", "") for element in section(results).elements]
+    assert "Faithfulness" in titles
+    assert not [title for title in titles if "follow" in title]
+
+
+def test_inception_has_its_own_names_and_table(results):
+    numbers = {"fid": 12.345, "kid": 0.00123, "precision": 0.5, "recall": 0.25, "neighbours": 3}
+    numbers["inception_score"] = {"mean": 2.5, "deviation": 0.1, "splits": 4}
+    for one in results["results"]:
+        one["inception"] = numbers
+    results["training_photos"]["inception"] = numbers
+    [table] = [element for element in section(results).elements if "FID" in getattr(element, "columns", ())]
+    assert table.rows[0] == ("dino", "backbone", "12.35", "0.00123", "0.500", "0.250", "2.50 ± 0.10")
+    assert table.rows[-1][0] == "training photos"
+
+
+def test_sentences_follow_the_intervals(results):
+    for low, high, verdict in ((0.01, 0.02, "vary more at"), (-0.02, -0.01, "vary less"), (-0.1, 0.1, "alike")):
+        results["differences"][0]["pixels"] = {"value": (low + high) / 2, "low": low, "high": high}
+        assert verdict in " ".join(answers(results))
+    results["training_photos"]["bar"] |= {"similarity": 0.9, "expected_above": 0.04}
+    for one, above in zip(results["results"], (0.0, 0.25, 0.125), strict=True):
+        one["nearest"]["above"] = {"value": above, "low": above / 2, "high": above}
+    assert answers(results)[-1] == (
+        "4.0 % of new photos are expected to be nearer to a training photo than the bar of 0.900. Of the samples, at"
+        " most 25.0 [12.5, 25.0] % are (dino at projector level): more than that, so look for copies among the"
+        " pictures."
+    )
+    for one in results["results"]:
+        one["nearest"]["above"] = {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert answers(results)[-1].endswith("not more beyond doubt.")
+
+
+def test_what_was_not_measured_is_not_on_the_page(results):
+    results |= {"samples": 1, "training_photos": None, "differences": []}
+    for one in results["results"]:
+        one |= {"knn": None, "nearest": None, "diversity": None}
+    tables = [element for element in section(results).elements if isinstance(element, Table)]
+    assert [table.columns[2] for table in tables] == ["mean reciprocal rank", "Fréchet distance"]
+
+
+def test_samples_stand_beside_their_nearest_photo(found):
+    canvas = draw_nearest(found.evaluated)
+    for one in found.evaluated:
+        for shown in one.shown:
+            assert holds(canvas, np.concatenate([shown.photo], axis=1))
+            assert holds(canvas, shown.sample)
+            assert holds(canvas, shown.nearest)
+
+
+def test_chance_is_the_mean_over_all_ranks():
+    assert chance(4) == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import geometric_slerp
+
+from rcdm_cli.analyses.interpolate.compute import interpolate, linear, path_length, spherical
+from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.bundle.bundle import load_bundle
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.encoders.pairs import Pair
+from tests.bundle.tiny import tiny_bundle
+
+PAIRS = [Pair("dino", "projector"), Pair("supervised", "backbone")]
+WHERE = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5])
+
+
+def ends(width=6):
+    a, b = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
+    return a, 3 * b
+
+
+def test_linear():
+    a, b = ends()
+    for point, t in zip(linear(a, b, WHERE), WHERE, strict=True):
+        torch.testing.assert_close(point, (1 - t) * a + t * b)
+
+
+def test_spherical_is_scipys_with_lengths_between_those_of_the_ends():
+    a, b = ends()
+    where = torch.linspace(0, 1, 5)
+    found = spherical(a, b, where).numpy()
+    unit = [(one / one.norm()).double().numpy() for one in (a, b)]
+    unit = [one / np.linalg.norm(one) for one in unit]
+    np.testing.assert_allclose(
+        found / np.linalg.norm(found, axis=1, keepdims=True), geometric_slerp(*unit, where.numpy()), atol=1e-6
+    )
+    expected = (1 - where) * a.norm() + where * b.norm()
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), expected, rtol=1e-6)
+
+
+def test_spherical_goes_on_beyond_the_ends_and_stays_where_they_are_one():
+    quarter = spherical(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([-1.0, 2.0]))
+    torch.testing.assert_close(quarter, torch.tensor([[0.0, -2.0], [-2.0, 0.0]]), atol=1e-6, rtol=0)
+    a, _ = ends()
+    torch.testing.assert_close(spherical(a, a, WHERE), a.expand(5, -1))
+
+
+def test_spherical_needs_two_directions_with_one_shortest_arc():
+    a, _ = ends()
+    with pytest.raises(InputError, match="opposite"):
+        spherical(a, -2 * a, WHERE)
+    with pytest.raises(InputError, match="no direction"):
+        spherical(a, 0 * a, WHERE)
+
+
+def test_path_length_of_an_arc_nears_that_of_the_circle():
+    arc = spherical(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), torch.linspace(0, 1, 200))
+    assert path_length(arc) == pytest.approx(np.pi, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def photos():
+    pixels = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    return [(pixels[0], pixels[1]), (pixels[2], pixels[3])]
+
+
+def ends_of(bundle, photos):
+    return {
+        pair: torch.stack([bundle.encode(both, method=pair.method, level=pair.level) for both in photos])
+        for pair in PAIRS
+    }
+
+
+@pytest.fixture(scope="module")
+def result(bundle, photos):
+    return interpolate(
+        bundle,
+        Kept(None, {}),
+        [("a", "b"), ("c", "d")],
+        ends_of(bundle, photos),
+        path="linear",
+        positions=[0, 0.25, 1],
+        samples=2,
+        settings=bundle.settings(steps=2),
+        seed=5,
+    )
+
+
+def target(bundle, photos, i, f):
+    h = bundle.encode(photos[i], method="dino", level="projector")
+    t = [0, 0.25, 1][f]
+    return (1 - t) * h[0] + t * h[1]
+
+
+def test_each_picture_is_that_of_its_target_and_its_rows_noise(bundle, photos, result):
+    for i, k, f in ((0, 0, 0), (0, 1, 1), (1, 1, 2), (1, 0, 1)):
+        cond = bundle.condition(target(bundle, photos, i, f)[None], method="dino", level="projector")
+        alone = bundle.pictures(cond, [picture_seed(5, i, k)], bundle.settings(steps=2))[0]
+        made = result.journeys[PAIRS[0]][i].pictures[k, f]
+        assert np.abs(made.astype(int) - alone.astype(int)).max() <= 1
+
+
+def test_numbers_follow_from_the_pictures(bundle, photos, result):
+    journey = result.journeys[PAIRS[0]][1]
+    h = bundle.encode(photos[1], method="dino", level="projector").double().numpy()
+    assert journey.distance == pytest.approx(np.linalg.norm(h[1] - h[0]), rel=1e-5)
+    assert journey.length == pytest.approx(journey.distance, rel=1e-5)
+    found = bundle.encode(list(journey.pictures[1]), method="dino", level="projector").double().numpy()
+    assert journey.picture_length[1] == pytest.approx(
+        np.linalg.norm(found[1] - found[0]) + np.linalg.norm(found[2] - found[1]), rel=1e-4
+    )
+    for f, t in enumerate((0, 0.25, 1)):
+        for name, other in (("similarity", (1 - t) * h[0] + t * h[1]), ("to_a", h[0]), ("to_b", h[1])):
+            cosine = found[f] @ other / np.linalg.norm(found[f]) / np.linalg.norm(other)
+            assert getattr(journey, name)[1][f] == pytest.approx(cosine, abs=1e-5)
+
+
+def test_the_summary_is_the_mean_over_photo_pairs_and_noises(result):
+    values = result.as_json()
+    shown = [one["representations"][1] for one in values["photo_pairs"]]
+    summary = values["summary"][1]
+    assert (summary["method"], summary["level"]) == PAIRS[1]
+    assert summary["mean_similarity"] == pytest.approx(np.mean([one["similarity"] for one in shown]))
+    assert summary["to_b_by_position"][2] == pytest.approx(np.mean([np.array(one["to_b"])[:, 2] for one in shown]))
+    assert values["photo_pairs"][1]["seeds"] == [picture_seed(5, 1, 0), picture_seed(5, 1, 1)]

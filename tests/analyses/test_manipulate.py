@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+
+from rcdm_cli.analyses.manipulate.compute import Bank, Rule, manipulate, shared_dimensions, threshold_for
+from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.bundle.bundle import load_bundle
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.encoders.pairs import Pair
+from tests.bundle.tiny import tiny_bundle
+
+PAIR = Pair("dino", "backbone")
+
+
+def test_threshold_zero_is_the_published_rule():
+    """The published script counts, for each dimension, the neighbours in which it is not zero, and takes > 14 of 20."""
+    neighbours = torch.relu(torch.randn(20, 200, generator=torch.Generator().manual_seed(0)) + 0.5)
+    dimensions, active = shared_dimensions(neighbours, torch.ones(200), 0, Rule().share)
+    counts = {d: sum(1 for row in neighbours if row[d] != 0) for d in range(200)}
+    expected = [d for d in range(200) if counts[d] > 14]
+    assert dimensions.tolist() == expected
+    assert active.tolist() == [counts[d] for d in expected]
+    assert 14 in counts.values()
+    assert 0 < len(expected) < 200
+
+
+def test_a_dimension_is_active_where_it_is_large_for_itself():
+    neighbours = torch.tensor([[0.9, -3.0, 1.0], [1.1, 3.0, 1.0], [1.2, -1.0, 1.0], [1.3, 2.5, 5.0]])
+    rms = torch.tensor([1.0, 2.0, 1.0])
+    dimensions, active = shared_dimensions(neighbours, rms, 1, 0.5)
+    assert dimensions.tolist() == [0, 1]
+    assert active.tolist() == [3, 3]
+
+
+def test_the_default_is_the_published_rule_where_zeros_tell_dimensions_apart():
+    normal = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    pooled = torch.relu(normal).reshape(25, 2, 8).mean(dim=1)
+    assert threshold_for(pooled, Rule()) == 0
+    assert threshold_for(normal, Rule()) == 1
+    # A stray zero, or values that happen to be positive, are no ReLU.
+    assert threshold_for(normal.masked_fill(normal > 2, 0), Rule()) == 1
+    assert threshold_for(normal.abs() + 0.1, Rule()) == 1
+    assert threshold_for(pooled, Rule(threshold=0.5)) == 0.5
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return list(np.random.default_rng(1).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def bank(bundle, photos):
+    return Bank({PAIR: bundle.encode(photos, method="dino")}, [f"{i}.png" for i in range(12)])
+
+
+RULE = Rule(nearest=4, threshold=1, share=0.5)
+
+
+@pytest.fixture(scope="module")
+def found(bundle, photos, bank):
+    settings = bundle.settings(steps=2)
+    result = manipulate(
+        bundle, Kept(None, {}), photos[0], photos[1], bank, [PAIR], rule=RULE, samples=2, settings=settings, seed=3
+    )
+    return result.found[PAIR]
+
+
+def expected_rows(bank):
+    h = bank.h[PAIR].double().numpy()
+    cosine = h @ h[0] / np.linalg.norm(h, axis=1) / np.linalg.norm(h[0])
+    near = [i for i in np.argsort(-cosine) if i != 0][:4]
+    rms = np.sqrt((h**2).mean(axis=0))
+    dimensions = [d for d in range(h.shape[1]) if sum(abs(h[i, d]) > rms[d] for i in near) > 2]
+    without, swapped = h[0].copy(), h[0].copy()
+    without[dimensions] = 0
+    swapped[dimensions] = h[1, dimensions]
+    return near, dimensions, np.stack([h[0], without, swapped])
+
+
+def test_dimensions_are_those_shared_by_the_nearest_neighbours(found, bank):
+    near, dimensions, rows = expected_rows(bank)
+    assert [one.key for one in found.neighbours] == [f"{i}.png" for i in near]
+    assert found.dimensions == dimensions
+    assert 0 < len(dimensions) < found.width == 16
+    assert found.energy == pytest.approx((rows[0][dimensions] ** 2).sum() / (rows[0] ** 2).sum(), rel=1e-5)
+
+
+def test_rows_share_their_noise_and_differ_in_these_dimensions_only(bundle, found, bank):
+    rows = torch.from_numpy(expected_rows(bank)[2]).float()
+    cond = bundle.condition(rows, method="dino")
+    for k in range(2):
+        alone = bundle.pictures(cond, [picture_seed(3, 0, k)] * 3, bundle.settings(steps=2))
+        assert np.abs(found.pictures[:, k].astype(int) - alone.astype(int)).max() <= 1
+
+
+def test_similarities_follow_from_the_pictures(bundle, found, bank):
+    rows = expected_rows(bank)[2]
+    target = bank.h[PAIR][1].double().numpy()
+    for r in range(3):
+        made = bundle.encode(list(found.pictures[r]), method="dino").double().numpy()
+        for k in range(2):
+            for name, other in (("similarity", rows[r]), ("to_source", rows[0]), ("to_target", target)):
+                cosine = made[k] @ other / np.linalg.norm(made[k]) / np.linalg.norm(other)
+                assert getattr(found, name)[r][k] == pytest.approx(cosine, abs=1e-5)
+    named = found.as_json()["rows"]
+    assert [row["row"] for row in named] == ["source", "without", "swapped"]
+    assert named[2]["to_target"] == found.to_target[2]
+
+
+@pytest.mark.parametrize(
+    ("bank", "message"),
+    [
+        (lambda h: h[:1], "no photo but the source"),
+        (lambda h: h[:, :9], "9 dimensions and the source's 16"),
+    ],
+)
+def test_a_bank_that_cannot_serve_is_refused(bundle, photos, bank, message):
+    h = bank(bundle.encode(photos, method="dino"))
+    keys = [str(i) for i in range(len(h))]
+    settings = bundle.settings(steps=1)
+    with pytest.raises(InputError, match=message):
+        manipulate(
+            bundle,
+            Kept(None, {}),
+            *photos[:2],
+            Bank({PAIR: h}, keys),
+            [PAIR],
+            rule=RULE,
+            samples=1,
+            settings=settings,
+        )

@@ -1,0 +1,99 @@
+import pytest
+from PIL import Image
+
+from rcdm_cli.analyses.probe.section import answers, section, write
+from rcdm_cli.report.elements import DotChart, HeatMap, Sentence, Table
+from rcdm_cli.report.run import read_results
+
+
+def interval(value, half, over_seeds=None):
+    """The interval over seeds is half as wide, around another value."""
+    seeds = value - 0.01 if over_seeds is None else over_seeds
+    over = {"value": seeds, "low": seeds - half / 2, "high": seeds + half / 2, "values": [seeds, seeds]}
+    return {"value": value, "low": value - half, "high": value + half, "over_seeds": over}
+
+
+def one(method, level, linear):
+    return {
+        "method": method,
+        "level": level,
+        "width": 256,
+        "linear": interval(linear, 0.02),
+        "knn": interval(linear - 0.1, 0.02),
+        "strength": 0.01,
+        "strength_by_seed": [0.01, 0.1],
+        "by_class": [linear, None, 0.5],
+    }
+
+
+def difference(method, linear, knn, knn_over_seeds=None):
+    return {"method": method, "linear": interval(linear, 0.03), "knn": interval(knn, 0.03, knn_over_seeds)}
+
+
+@pytest.fixture
+def results():
+    return {
+        "kind": "probe",
+        "classes": ["<cat>", "gone", "dog"],
+        "validation_photos_by_class": [30, 0, 10],
+        "training_photos": 100,
+        "validation_photos": 40,
+        "majority": 0.75,
+        "neighbours": 20,
+        "seeds": 2,
+        "results": [one("a", "backbone", 0.6), one("a", "projector", 0.5), one("b", "backbone", 0.7)],
+        "differences": [difference("a", 0.1, 0.01), difference("b", -0.1, 0.05, 0.01), difference("c", 0.02, 0.0)],
+    }
+
+
+def test_sentences_say_what_both_intervals_allow(results):
+    assert answers(results) == [
+        "Read by a linear classifier: the backbone beats the projector for a (+10.0 [+7.0, +13.0] over photos, +9.0"
+        " [+7.5, +10.5] over seeds); the projector beats the backbone for b (-10.0 [-13.0, -7.0] over photos, -11.0"
+        " [-12.5, -9.5] over seeds); neither is ahead beyond doubt for c (+2.0 [-1.0, +5.0] over photos, +1.0 [-0.5,"
+        " +2.5] over seeds) (difference in percentage points, with 95 % intervals over photos and over 2 seeds; ahead"
+        " is what both intervals say).",
+        "Read by k-NN: neither is ahead beyond doubt for a (+1.0 [-2.0, +4.0] over photos, +0.0 [-1.5, +1.5] over"
+        " seeds), b (+5.0 [+2.0, +8.0] over photos, +1.0 [-0.5, +2.5] over seeds) and c (+0.0 [-3.0, +3.0] over photos,"
+        " -1.0 [-2.5, +0.5] over seeds) (difference in percentage points, with 95 % intervals over photos and over 2"
+        " seeds; ahead is what both intervals say).",
+    ]
+
+
+def test_without_both_levels_the_best_is_named(results):
+    results["differences"] = []
+    assert answers(results) == [
+        "The highest accuracy of a linear classifier is that on b at backbone level: 70.0 [68.0, 72.0] % of the photos."
+    ]
+    assert len([element for element in section(results).elements if isinstance(element, Table)]) == 1
+
+
+def test_tables_and_map_hold_every_number(results):
+    elements = section(results).elements
+    assert isinstance(elements[0], Sentence)
+    accuracies, differences = (element for element in elements if isinstance(element, Table))
+    linear, knn = ("50.0 [48.0, 52.0]", "49.0 [48.0, 50.0]"), ("40.0 [38.0, 42.0]", "39.0 [38.0, 40.0]")
+    assert accuracies.rows[1] == ("a", "projector", "256", *linear, *knn, "0.01")
+    linear, knn = ("+10.0 [+7.0, +13.0]", "+9.0 [+7.5, +10.5]"), ("+1.0 [-2.0, +4.0]", "+0.0 [-1.5, +1.5]")
+    assert differences.rows[0] == ("a", *linear, *knn)
+    [by_class] = (element for element in elements if isinstance(element, HeatMap))
+    assert by_class.columns == ("<cat> (30)", "dog (10)")
+    assert by_class.values == ((0.6, 0.5), (0.5, 0.5), (0.7, 0.5))
+    assert by_class.rows == ("a backbone", "a projector", "b backbone")
+
+
+def test_charts_stand_on_the_page_and_as_pictures(results, tmp_path):
+    accuracy, difference = (element for element in section(results).elements if isinstance(element, DotChart))
+    assert accuracy.rows == ("a backbone", "a projector", "b backbone")
+    assert accuracy.series[1].points[2] == pytest.approx((69, 68, 70))
+    assert difference.zero
+    assert difference.series[2].points[1] == pytest.approx((5, 2, 8))
+    values = write(tmp_path, results)
+    assert values == read_results(tmp_path, ["probe"])
+    assert set(values["files"]) == {"accuracy.png", "backbone-less-projector.png"}
+    for name in values["files"]:
+        with Image.open(tmp_path / name) as picture:
+            assert (picture.format, picture.mode) == ("PNG", "RGB")
+    results["differences"] = []
+    write(tmp_path, results)
+    assert [path.name for path in tmp_path.glob("*.png")] == ["accuracy.png"]

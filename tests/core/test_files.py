@@ -1,0 +1,129 @@
+"""Files are whole or not there."""
+
+import errno
+import hashlib
+import json
+import os
+import stat
+
+import pytest
+import torch
+
+from rcdm_cli.core import files
+from rcdm_cli.core.errors import InputError, RcdmError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.png"
+    with files.replacing(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.suffix == ".png"
+        temporary.write_bytes(b"whole")
+        assert not path.exists()
+    assert path.read_bytes() == b"whole"
+    assert names(path.parent) == ["a.png"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def fail_half_way():
+        with files.replacing(path) as temporary:
+            temporary.write_text("ha")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(RcdmError, match=r"Could not write .*a\.json: No space left on device\.") as caught:
+        files.write_text(path, "new")
+    assert caught.value.exit_code == 1
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_permissions_are_those_of_any_new_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        files.write_text(tmp_path / "a.txt", "")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
+
+
+def test_json_is_utf8_in_the_order_given(tmp_path):
+    value = {"b": [1.5, None, True], "a": "grün"}
+    files.write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert text.index('"b"') < text.index('"a"')
+    assert "grün" in text
+    assert text.endswith("}\n")
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert names(tmp_path) == []
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path):
+    content = os.urandom(300_000)
+    (tmp_path / "a").write_bytes(content)
+    assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+def test_tensors_come_back_as_they_went(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {
+        "bf16": torch.randn(3, 2).to(torch.bfloat16),
+        "transposed": torch.arange(6.0).view(2, 3).T,
+        "count": torch.tensor(7),
+    }
+    files.write_tensors(path, tensors, {"kind": "test", "spec": "{}"})
+    back = files.read_tensors(path)
+    assert files.read_metadata(path) == {"kind": "test", "spec": "{}"}
+    assert back.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert back[name].dtype == tensor.dtype
+        assert torch.equal(back[name], tensor)
+
+
+@pytest.mark.parametrize("read", [files.read_metadata, files.read_tensors])
+def test_what_is_no_whole_tensor_file_is_wrong_input(tmp_path, read):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(InputError, match=r"a\.safetensors is not a file"):
+        read(path)
+    with pytest.raises(InputError, match="is not a file"):
+        read(tmp_path)
+    files.write_tensors(path, {"w": torch.zeros(1000)}, {})
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.safetensors is not a whole safetensors file"):
+            read(path)
+
+
+def test_a_file_without_metadata_has_none(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.zeros(1)}, tmp_path / "a.safetensors")
+    assert files.read_metadata(tmp_path / "a.safetensors") == {}

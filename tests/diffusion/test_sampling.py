@@ -1,0 +1,150 @@
+"""The loop around the denoiser: modulations once, and memory that does not suffice."""
+
+import numpy as np
+import pytest
+import torch
+
+from rcdm_cli import load_bundle
+from rcdm_cli.backends.torch import TorchEngine
+from rcdm_cli.core.errors import RcdmError
+from rcdm_cli.diffusion.sampling import Modulations
+from tests.bundle.tiny import put_graphs, tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+class Counting:
+    """A U-Net's modulations, and how many rows were asked for."""
+
+    def __init__(self, unet):
+        self.unet, self.rows = unet, []
+        self.modulation_width = unet.modulation_width
+
+    def modulations(self, t, cond):
+        self.rows.append(len(t))
+        return self.unet.modulations(t, cond)
+
+
+@pytest.mark.parametrize(("limit", "calls"), [(2**28, [6]), (1, [2, 2, 2])], ids=["at once", "little memory"])
+@torch.no_grad()
+def test_modulations_are_computed_once_for_what_is_distinct(folder, limit, calls):
+    unet = load_bundle(folder).model.denoiser
+    rows = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
+    cond = rows[[0, 0, 1, 0, 1]]
+    counting = Counting(unet)
+    modulations = Modulations(counting, [900, 400, 7], cond, limit)
+    for t in (900, 400, 7):
+        torch.testing.assert_close(modulations(t), unet.modulations(torch.full((5,), t), cond))
+        modulations(t)
+    assert counting.rows == calls
+
+
+class Small:
+    """An engine that has memory for two pictures."""
+
+    max_batch = None
+
+    def __init__(self, engine, error):
+        self.engine, self.error, self.batches = engine, error, []
+
+    def __call__(self, x, modulations):
+        self.batches.append(len(x))
+        if len(x) > 2:
+            raise self.error
+        return self.engine(x, modulations)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["onnx", "cuda", "cpu"],
+)
+def test_a_batch_that_does_not_fit_is_halved(folder, error):
+    notes, progress = [], []
+    bundle = load_bundle(folder, on_note=notes.append)
+    h = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+    given = {"method": "dino", "samples": 7, "steps": 2}
+    expected = bundle.sample(h, **given)
+    small = bundle.engine = Small(bundle.engine, error)
+    made = bundle.sample(h, **given, batch=7, on_progress=lambda done, total: progress.append((done, total)))
+    assert np.abs(made.astype(int) - expected).max() <= 1
+    assert small.batches == [7, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert [note.split()[-1] for note in notes] == ["3.", "1."]
+    assert progress == [(done, 7) for done in range(1, 8)]
+
+
+def test_memory_for_no_picture_is_an_error(folder):
+    bundle = load_bundle(folder)
+
+    def full(x, modulations):
+        raise MemoryError
+
+    bundle.engine = full
+    full.max_batch = None
+    with pytest.raises(RcdmError, match="does not suffice for one picture"):
+        bundle.sample(torch.zeros(1, 16), method="dino", samples=2, steps=2)
+
+
+def test_other_failures_are_not_taken_for_memory(folder):
+    bundle = load_bundle(folder)
+    bundle.engine = Small(bundle.engine, RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        bundle.sample(torch.zeros(1, 16), method="dino", samples=3, steps=2)
+
+
+def test_no_batch_is_larger_than_the_engine_takes(folder):
+    bundle = load_bundle(folder)
+    small = bundle.engine = Small(bundle.engine, MemoryError())
+    small.max_batch = 2
+    bundle.sample(torch.zeros(1, 16), method="dino", samples=5, steps=2)
+    assert small.batches == [2, 2, 2, 2, 1, 1]
+
+
+def test_the_encoder_runs_once_for_both_levels(folder, monkeypatch):
+    bundle = load_bundle(folder)
+    encoder = bundle.encoder("dino")
+    calls = []
+    encoder.register_forward_hook(lambda *about: calls.append(torch.backends.cudnn.allow_tf32))
+    photos = [np.full((40, 40, 3), value, np.uint8) for value in (0, 200)]
+    backbone = bundle.encode(photos, method="dino")
+    projector = bundle.encode(photos, method="dino", level="projector")
+    # At full precision, also on a GPU.
+    assert calls == [False]
+    assert (backbone.shape, projector.shape) == ((2, 16), (2, 12))
+    backbone.zero_()
+    assert bundle.encode(photos, method="dino").any()
+    bundle.encode(photos[::-1], method="dino")
+    assert len(calls) == 2
+
+
+@pytest.mark.gpu
+def test_onnx_runtime_at_fp32_gives_what_the_network_gives(tmp_path):
+    bundle = load_bundle(put_graphs(tiny_bundle(tmp_path / "tiny"), "fp32"), "cuda", backend="onnx", precision="fp32")
+    unet = bundle.model.denoiser
+    x, modulations = (torch.randn(*shape, device="cuda") for shape in ((3, 3, 16, 16), (3, unet.modulation_width)))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        expected = unet.denoise_with(x, modulations)
+    # TF32 errs by more.
+    assert (bundle.engine(x, modulations) - expected).norm() / expected.norm() < 1e-4
+
+
+@pytest.mark.gpu
+def test_a_recorded_graph_gives_what_the_network_gives(folder):
+    bundle = load_bundle(folder, "cuda")
+    unet = bundle.model.denoiser
+    engine = TorchEngine(unet, "fp32")
+    for batch in (1, 3, 1):
+        x = torch.randn(batch, 3, 16, 16, device="cuda")
+        modulations = torch.randn(batch, unet.modulation_width, device="cuda")
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            expected = unet.denoise_with(x, modulations)
+        first = engine(x, modulations)
+        engine(x + 1, modulations)
+        torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,120 @@
+"""The published code is not at hand in tests: a stand-in with its interface is, made of our own network."""
+
+import sys
+import textwrap
+
+import pytest
+import torch
+
+from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.diffusion.conditioning import Model
+from rcdm_cli.diffusion.published import Unseen, denoiser_spec, published_model
+from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation, ScheduleSpec
+from tools.published_rcdm import PACKAGE, PublishedRcdm, published_options, published_state
+
+STAND_IN = """
+    import torch
+    from rcdm_cli.diffusion.published import denoiser_spec
+    from rcdm_cli.diffusion.unet import UNet
+
+    class Published(UNet):
+        def __init__(self, options):
+            super().__init__(denoiser_spec(options))
+            self.ssl_emb = torch.nn.Linear(options["ssl_dim"], self.spec.cond_width)
+
+        def forward(self, x, t, feat):
+            return super().forward(x, t, self.ssl_emb(feat))
+
+    class Diffusion:
+        def __init__(self, options):
+            self.steps = int(options["timestep_respacing"])
+
+        def p_sample_loop(self, model, shape, noise, clip_denoised, model_kwargs):
+            assert shape == tuple(noise.shape) and clip_denoised
+            for t in reversed(range(self.steps)):
+                noise = noise - 0.1 * model(noise, torch.full((len(noise),), t), **model_kwargs)
+            return noise
+
+    def create_model_and_diffusion(**options):
+        return Published(options), Diffusion(options)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    package = tmp_path / "RCDM" / PACKAGE
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "script_util.py").write_text(textwrap.dedent(STAND_IN))
+    yield package.parent
+    for name in (PACKAGE, f"{PACKAGE}.script_util"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    spec = DenoiserSpec(size=16, channels=32, multipliers=(1, 1), blocks=1, attention=(8,))
+    rows = (Representation(method="dino", level="backbone", width=16),)
+    model = Model(spec, ConditionerSpec(rows=rows, width=spec.cond_width)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    # Published RCDM does not standardise h.
+    model.conditioner.standardise(0, torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16))
+    return model
+
+
+def test_it_has_the_weights_of_the_bundle(checkout, model):
+    published = PublishedRcdm(checkout, model, 0, ScheduleSpec(), torch.device("cpu"), 2)
+    x, t, h = torch.randn(2, 3, 16, 16), torch.tensor([5, 900]), torch.randn(2, 16)
+    ours = model.denoiser(x, t, model.conditioner(h, 0))
+    torch.testing.assert_close(published.call(x, t, h), ours, atol=1e-5, rtol=1e-5)
+    assert published.sample(h, x).shape == x.shape
+    assert published.steps == 2
+    assert str(checkout) not in sys.path
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        DenoiserSpec(size=32, channels=32, multipliers=(1, 2), blocks=2, attention=(16, 32), head_channels=16),
+        DenoiserSpec(size=16, channels=64, multipliers=(1,), blocks=1, attention=(16,), heads=2, film=False),
+        DenoiserSpec(
+            size=64,
+            channels=32,
+            multipliers=(1, 2),
+            blocks=1,
+            attention=(32,),
+            residual_updown=False,
+            learned_variance=True,
+            split_qkv_first=True,
+        ),
+    ],
+)
+def test_options_describe_the_same_network(spec):
+    assert denoiser_spec(published_options(spec, ScheduleSpec(), 7, 100)) == spec
+
+
+def test_attention_at_no_size_is_attention_at_one_that_never_occurs():
+    spec = DenoiserSpec(size=16, channels=32, multipliers=(1, 1), blocks=1, attention=())
+    assert published_options(spec, ScheduleSpec(), 7, 100)["attention_resolutions"] == "32"
+
+
+def test_the_state_is_one_that_can_be_imported(model):
+    state = published_state(model, 0)
+    again = published_model(state, "dino", "backbone", Unseen(size=16, heads=4))
+    x, t, h = torch.randn(1, 3, 16, 16), torch.tensor([5]), torch.randn(1, 16)
+    theirs = again.denoiser(x, t, again.conditioner(h, 0))
+    torch.testing.assert_close(theirs, model.denoiser(x, t, model.conditioner(h, 0)), atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_no_checkout_is_refused(tmp_path, model):
+    with pytest.raises(InputError, match=r"no checkout of github.com/facebookresearch/RCDM"):
+        PublishedRcdm(tmp_path, model, 0, ScheduleSpec(), torch.device("cpu"))
+
+
+def test_a_missing_package_of_its_own_is_named(checkout, model):
+    (checkout / PACKAGE / "script_util.py").write_text("import no_such_package")
+    with pytest.raises(RcdmError, match=r"needs no_such_package, which is not installed: `pip install no_such"):
+        PublishedRcdm(checkout, model, 0, ScheduleSpec(), torch.device("cpu"))

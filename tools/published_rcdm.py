@@ -1,0 +1,137 @@
+"""The published implementation, from a person's checkout, with a bundle's weights: what speed is compared to."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.diffusion.conditioning import Model, Row
+from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec
+
+PACKAGE = "guided_diffusion_rcdm"
+README_STEPS = 100
+"""``--timestep_respacing`` of the published README."""
+
+
+class PublishedRcdm:
+    """The published U-Net and its sampler on one device, float32, as its scripts make them.
+
+    Args:
+        checkout: of github.com/facebookresearch/RCDM.
+        model: whose weights are taken.
+        row: of the conditioner: published RCDM has one. Its standardisation of h is folded into its weights.
+        schedule: of the model.
+        device: where it runs.
+        steps: of its sampler; every one is a call of its U-Net.
+
+    Raises:
+        InputError: ``checkout`` is none.
+        RcdmError: its code does not import, for want of a package for instance.
+    """
+
+    def __init__(
+        self,
+        checkout: Path,
+        model: Model,
+        row: int,
+        schedule: ScheduleSpec,
+        device: torch.device,
+        steps: int = README_STEPS,
+    ) -> None:
+        self.steps = steps
+        script_util = _import(checkout)
+        representation = model.conditioner.spec.rows[row]
+        options = published_options(model.denoiser.spec, schedule, representation.width, steps)
+        unet, self._diffusion = script_util.create_model_and_diffusion(**options)
+        unet.load_state_dict(published_state(model, row))
+        self.unet: nn.Module = unet.to(device).eval().requires_grad_(False)
+
+    def call(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+        """One call of its U-Net: x (B, 3, size, size), t (B,), h (B, D)."""
+        output: Tensor = self.unet(x, t, feat=h)
+        return output
+
+    def sample(self, h: Tensor, noise: Tensor) -> Tensor:
+        """Its own sampler (``p_sample_loop``): h (B, D) and noise (B, 3, size, size) to x0 of noise's shape."""
+        x0: Tensor = self._diffusion.p_sample_loop(
+            self.unet, tuple(noise.shape), noise=noise, clip_denoised=True, model_kwargs={"feat": h}
+        )
+        return x0
+
+
+def published_options(spec: DenoiserSpec, schedule: ScheduleSpec, width: int, steps: int) -> dict[str, Any]:
+    """Arguments of the published ``create_model_and_diffusion`` for a network; ``width`` is the representation's."""
+    return {
+        "image_size": spec.size,
+        "class_cond": False,
+        "learn_sigma": spec.learned_variance,
+        "num_channels": spec.channels,
+        "num_res_blocks": spec.blocks,
+        "channel_mult": ",".join(map(str, spec.multipliers)),
+        "num_heads": spec.heads,
+        "num_head_channels": spec.head_channels or -1,
+        "num_heads_upsample": -1,
+        # It takes at least one size: twice the picture's is none.
+        "attention_resolutions": ",".join(map(str, spec.attention or (2 * spec.size,))),
+        "dropout": 0.0,
+        "diffusion_steps": schedule.timesteps,
+        "noise_schedule": schedule.kind,
+        "timestep_respacing": str(steps),
+        "use_kl": False,
+        "predict_xstart": False,
+        "rescale_timesteps": False,
+        "rescale_learned_sigmas": False,
+        "use_checkpoint": False,
+        "use_scale_shift_norm": spec.film,
+        "resblock_updown": spec.residual_updown,
+        "use_fp16": False,
+        "use_new_attention_order": spec.split_qkv_first,
+        "feat_cond": True,
+        "G_shared": True,
+        "ssl_dim": width,
+    }
+
+
+def published_state(model: Model, row: int) -> dict[str, Tensor]:
+    """The state dict of the published U-Net that equals ``model`` with one of its conditioner's rows."""
+    linear = model.conditioner.rows[row]
+    assert isinstance(linear, Row)
+    weight = linear.weight / linear.scale
+    state = {
+        **model.denoiser.state_dict(),
+        "ssl_emb.weight": weight,
+        "ssl_emb.bias": linear.bias - weight @ linear.mean,
+    }
+    return {name: tensor.detach().float().cpu().contiguous() for name, tensor in state.items()}
+
+
+def _import(checkout: Path) -> Any:
+    if not (checkout / PACKAGE / "script_util.py").is_file():
+        raise InputError(
+            f"{checkout} is no checkout of github.com/facebookresearch/RCDM: it holds no {PACKAGE}/script_util.py."
+        )
+    if not hasattr(torch._C, "has_mkldnn"):
+        # It imports this name, which PyTorch has since taken out, and does not use it.
+        torch._C.has_mkldnn = True  # type: ignore[attr-defined]
+    with _first_on_path(checkout):
+        try:
+            return import_module(f"{PACKAGE}.script_util")
+        except ModuleNotFoundError as error:
+            raise RcdmError(
+                f"The code in {checkout} needs {error.name}, which is not installed: `pip install {error.name}`."
+            ) from error
+
+
+@contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
