@@ -9,23 +9,35 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rcdm_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-LEAVES = {"choices", "download", "errors", "files", "foreign", "resources", "spec"}
-
-# What each room may import besides itself and the leaves.
+# The packages that each package may import besides itself.
 MAY_IMPORT = {
-    "images": set(),
-    "encoders": {"images"},
-    "diffusion": {"images"},
-    "training": {"encoders", "diffusion", "images"},
-    "runtime": {"encoders", "diffusion", "images"},
-    "analysis": {"runtime", "training", "encoders", "diffusion", "images"},
-    "report": {"analysis", "runtime", "training", "encoders", "diffusion", "images"},
-    "cli": {"report", "analysis", "runtime", "training", "encoders", "diffusion", "images"},
-    "__main__": {"cli"},
-    # The face of the package gives `load_bundle` to those who import it.
-    "": {"runtime"},
-    **{leaf: set() for leaf in LEAVES},
+    "core": set(),
+    "data": {"core"},
+    "metrics": {"core"},
+    "encoders": {"data", "metrics", "core"},
+    "diffusion": {"data", "metrics", "core"},
+    "backends": {"diffusion", "encoders", "data", "metrics", "core"},
+    "bundle": {"backends", "diffusion", "encoders", "data", "metrics", "core"},
+    "training": {"backends", "diffusion", "encoders", "data", "metrics", "core"},
+    "export": {"bundle", "training", "backends", "diffusion", "encoders", "data", "metrics", "core"},
+    "report": {"core"},
+    "analyses": {
+        "report",
+        "export",
+        "bundle",
+        "training",
+        "backends",
+        "diffusion",
+        "encoders",
+        "data",
+        "metrics",
+        "core",
+    },
 }
+MAY_IMPORT["cli"] = MAY_IMPORT["analyses"] | {"analyses"}
+MAY_IMPORT["__main__"] = {"cli"}
+# The face of the package gives its Python API to those who import it.
+MAY_IMPORT[""] = MAY_IMPORT["cli"]
 
 TERMINAL_LIBRARIES = {"argparse", "click", "optparse", "rich", "tqdm", "typer"}
 FORBIDDEN_CALLS = {"print", "input", "exit", "quit", "breakpoint"}
@@ -45,8 +57,8 @@ LIGHT = {"typer"}
 MAX_LINES = 400
 
 
-def room_of(path: Path) -> str:
-    """``rcdm_cli/images/crop.py`` → ``images``; ``rcdm_cli/files.py`` → ``files``; ``rcdm_cli/__init__.py`` → ````."""
+def package_of(path: Path) -> str:
+    """``rcdm_cli/data/crop.py`` → ``data``; ``rcdm_cli/__main__.py`` → ``__main__``; ``rcdm_cli/__init__.py`` → ````."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return "" if parts == ("__init__",) else parts[0]
 
@@ -72,18 +84,18 @@ def at_import_time(tree: ast.Module) -> Iterator[ast.AST]:
                 waiting.append(child)
 
 
-def wrong_imports(room: str, source: str) -> list[str]:
+def wrong_imports(package: str, source: str) -> list[str]:
     """Imports against the one direction, at any depth of the file."""
-    allowed = MAY_IMPORT[room] | LEAVES | {room}
+    allowed = MAY_IMPORT[package] | {package}
     wrong = []
     for node in ast.walk(ast.parse(source)):
         for name in imported(node):
             if name.startswith("."):
                 wrong.append(f"{name} (relative)")
-            package, _, rest = name.partition(".")
+            top, _, rest = name.partition(".")
             target = rest.partition(".")[0]
-            # `from rcdm_cli import __version__` names no room.
-            if package == PACKAGE.name and not target.startswith("__") and target not in allowed:
+            # `from rcdm_cli import __version__` names no package.
+            if top == PACKAGE.name and not target.startswith("__") and target not in allowed:
                 wrong.append(name)
     return wrong
 
@@ -106,10 +118,10 @@ def heavy_imports(source: str, standard: frozenset[str]) -> list[str]:
     heavy = []
     for node in at_import_time(ast.parse(source)):
         for name in imported(node):
-            package, _, rest = name.partition(".")
-            room = rest.partition(".")[0]
-            light_room = package == PACKAGE.name and (room in LEAVES | {"cli"} or room.startswith("__"))
-            if package not in standard | LIGHT and not light_room:
+            top, _, rest = name.partition(".")
+            package = rest.partition(".")[0]
+            light = top == PACKAGE.name and (package in {"core", "cli"} or package.startswith("__"))
+            if top not in standard | LIGHT and not light:
                 heavy.append(name)
     return heavy
 
@@ -127,15 +139,15 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_run_one_way(path):
-    assert wrong_imports(room_of(path), path.read_text(encoding="utf-8")) == []
+    assert wrong_imports(package_of(path), path.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) != "cli"], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) != "cli"], ids=name_of)
 def test_nothing_below_cli_prints_parses_exits_or_reads_the_environment(path):
     assert terminal_business(path.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) == "cli"], ids=name_of)
+@pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) == "cli"], ids=name_of)
 def test_cli_imports_nothing_heavy_at_import_time(path, standard):
     assert heavy_imports(path.read_text(encoding="utf-8"), standard) == []
 
@@ -145,33 +157,95 @@ def test_no_module_is_long(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
-def test_every_room_has_its_rule():
-    assert {room_of(path) for path in MODULES} <= set(MAY_IMPORT)
+def test_every_package_has_its_rule():
+    assert {package_of(path) for path in MODULES} <= set(MAY_IMPORT)
 
 
-def test_the_rules_have_no_circle():
-    waiting = dict(MAY_IMPORT)
-    while ready := [room for room, needs in waiting.items() if not needs & set(waiting)]:
-        for room in ready:
-            del waiting[room]
-    assert waiting == {}
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Which module imports which, inside functions and under ``TYPE_CHECKING`` too."""
+    graph = {}
+    for module, source in sources.items():
+        named = {name for node in ast.walk(ast.parse(source)) for name in imported(node)}
+        parents = {name.rpartition(".")[0] for name in named}
+        graph[module] = ((named | parents) & set(sources)) - {module, PACKAGE.name}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components of more than one node (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in graph[node]:
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            component = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_no_module_imports_itself_through_others():
+    graph = import_graph({module_of(path): path.read_text(encoding="utf-8") for path in MODULES})
+    assert sum(map(len, graph.values())) > len(MODULES)
+    assert circles(graph) == []
+
+
+def test_packages_have_no_circle():
+    graph = import_graph({module_of(path): path.read_text(encoding="utf-8") for path in MODULES})
+    packages: dict[str, set[str]] = {}
+    for module, others in graph.items():
+        own = module.split(".")[1:2]
+        packages.setdefault(*own or [""], set()).update(other.split(".")[1] for other in others)
+    assert circles({name: others - {name} for name, others in packages.items()}) == []
+
+
+def test_circles_are_seen():
+    sources = {
+        "rcdm_cli.a": "def f():\n    from rcdm_cli.b import g",
+        "rcdm_cli.b": "from rcdm_cli import c",
+        "rcdm_cli.c": "",
+    }
+    assert circles(import_graph(sources)) == []
+    assert circles(import_graph(sources | {"rcdm_cli.c": "import rcdm_cli.a"})) == [
+        ["rcdm_cli.a", "rcdm_cli.b", "rcdm_cli.c"]
+    ]
 
 
 @pytest.mark.parametrize(
-    ("room", "source"),
+    ("package", "source"),
     [
         ("diffusion", "from rcdm_cli.encoders.spec import Level"),
         ("encoders", "import rcdm_cli.diffusion.spec"),
-        ("runtime", "def load():\n    from rcdm_cli.training import recipe"),
-        ("training", "from rcdm_cli import runtime"),
-        ("images", "if TYPE_CHECKING:\n    from rcdm_cli.encoders.encoder import Encoder"),
-        ("files", "from rcdm_cli.images import read"),
-        ("analysis", "from rcdm_cli.cli._output import Output"),
-        ("images", "from .read import read_photo"),
+        ("bundle", "def load():\n    from rcdm_cli.training import recipe"),
+        ("training", "from rcdm_cli import bundle"),
+        ("data", "if TYPE_CHECKING:\n    from rcdm_cli.encoders.encoder import Encoder"),
+        ("core", "from rcdm_cli.data import crop"),
+        ("analyses", "from rcdm_cli.cli._output import Output"),
+        ("data", "from .crop import center_crop"),
     ],
 )
-def test_wrong_imports_are_seen(room, source):
-    assert len(wrong_imports(room, source)) == 1
+def test_wrong_imports_are_seen(package, source):
+    assert len(wrong_imports(package, source)) == 1
 
 
 @pytest.mark.parametrize(

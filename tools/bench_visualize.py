@@ -2,8 +2,8 @@
 
     python tools/bench_visualize.py --bundle engines/clothing32 --data clothing96.tar --split train
 
-Prints one JSON object: seconds and peak memory of `rcdm visualize` on 8 photos × 8 samples as a whole process, the
-share of the time that the denoiser takes, and photos per second of training with cached representations against
+Prints one JSON object: seconds and peak memory of `rcdm visualize` on 8 images × 8 samples as a whole process, the
+share of the time that the denoiser takes, and images per second of training with cached representations against
 computing them at each step, both in one process, in turns.
 """
 
@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rcdm_cli.analyses.step_cache import Kept, representations
+from rcdm_cli.analyses.step_cache import StepCache, representations
 from rcdm_cli.analyses.visualize.compute import visualize
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.dataset import load_cropped
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.data.source import open_photos
+from rcdm_cli.data.source import open_dataset
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.training.denoiser import DenoiserTrainer
@@ -33,18 +33,18 @@ from rcdm_cli.training.recipe import TrainRecipe
 from rcdm_cli.training.representations import (
     CachedRepresentations,
     ComputedRepresentations,
-    EncoderPhotos,
+    EncoderInputs,
     Representations,
 )
 
 
-def whole_command(bundle: Path, photos: np.ndarray, runs: int) -> dict[str, float]:
+def whole_command(bundle: Path, images: np.ndarray, runs: int) -> dict[str, float]:
     """Medians over whole processes, from start to the written grid."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        for k, photo in enumerate(photos):
-            write_png(place / "imgs" / f"{k}.png", photo)
-        command = [sys.executable, "-m", "rcdm_cli", "visualize", str(place / "imgs"), "--engines", str(bundle)]
+        for k, image in enumerate(images):
+            write_png(place / "imgs" / f"{k}.png", image)
+        command = [sys.executable, "-m", "rcdm_cli", "visualize", str(place / "imgs"), "--bundle", str(bundle)]
         command += ["--method", "dino", "--level", "backbone", "--samples", "8", "--out", str(place / "out"), "--force"]
         seconds = []
         for _ in range(runs):
@@ -73,42 +73,42 @@ class Timed:
         self.engine.close()
 
 
-def denoiser_share(bundle: Path, photos: np.ndarray) -> float:
+def denoiser_share(bundle: Path, images: np.ndarray) -> float:
     """Share of `visualize` without start-up that is spent in the denoiser."""
     opened = load_bundle(bundle, backend="auto", precision="auto")
     timed = Timed(opened.engine)
     opened.engine = timed
     pairs = opened.pairs(["dino"], "backbone")
     began = time.perf_counter()
-    names = [str(k) for k in range(len(photos))]
+    names = [str(k) for k in range(len(images))]
     visualize(
         opened,
-        Kept(None, {}),
+        StepCache(None, {}),
         names,
-        representations(opened, list(photos), pairs),
-        samples=8,
+        representations(opened, list(images), pairs),
+        num_samples=8,
         settings=opened.settings(),
     )
     return timed.seconds / (time.perf_counter() - began)
 
 
 def training_rates(bundle: Path, data: Path, split: str | None, steps: int, rounds: int) -> dict[str, float]:
-    """Photos per second with cached and with computed representations, and their ratio."""
+    """Images per second with cached and with computed representations, and their ratio."""
     opened = load_bundle(bundle)
     recipe = TrainRecipe.model_validate(opened.manifest.trained["recipe"])
-    source, cpu = open_photos(data, split), torch.device("cpu")
+    source, cpu = open_dataset(data, split), torch.device("cpu")
     cropped = load_cropped(source, recipe.denoiser.size)
-    rows: tuple[Representation, ...] = opened.manifest.conditioner.rows
+    projections: tuple[Representation, ...] = opened.manifest.conditioning.projections
     sources = []
     for method in opened.methods:
         encoder = opened.encoder(method)
-        sources.append(EncoderPhotos(encoder, load_cropped(source, encoder.spec.preprocessing.size).photos, method))
+        sources.append(EncoderInputs(encoder, load_cropped(source, encoder.spec.preprocessing.size).images, method))
     with tempfile.TemporaryDirectory() as folder:
         kinds: dict[str, Representations] = {
-            "cached": CachedRepresentations(sources, rows, Path(folder), cpu),
-            "computed": ComputedRepresentations(sources, rows, cpu),
+            "cached": CachedRepresentations(sources, projections, Path(folder), cpu),
+            "computed": ComputedRepresentations(sources, projections, cpu),
         }
-        trainers = {name: DenoiserTrainer(recipe, cropped.photos, kind, cpu, "") for name, kind in kinds.items()}
+        trainers = {name: DenoiserTrainer(recipe, cropped.images, kind, cpu, "") for name, kind in kinds.items()}
         rates: dict[str, list[float]] = {name: [] for name in trainers}
         for turn in range(rounds + 1):
             for name, trainer in trainers.items():
@@ -129,12 +129,12 @@ def main() -> None:
     parser.add_argument("--split")
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args()
-    photos = load_cropped(open_photos(given.data, given.split), 64).photos[:8]
+    images = load_cropped(open_dataset(given.data, given.split), 64).images[:8]
     result = {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "visualize": whole_command(given.bundle, photos, given.runs),
-        "denoiser_share": denoiser_share(given.bundle, photos),
+        "visualize": whole_command(given.bundle, images, given.runs),
+        "denoiser_share": denoiser_share(given.bundle, images),
         "training": training_rates(given.bundle, given.data, given.split, 5, given.runs),
     }
     print(json.dumps(result, indent=2))

@@ -5,7 +5,7 @@
 #
 # Runs the tests marked gpu, exports a copy of the bundle for ONNX Runtime and TensorRT, and times PyTorch (recorded and
 # compiled), ONNX Runtime and TensorRT in turns; with a checkout, the published implementation too. PYTHON chooses the
-# interpreter, BATCHES the pictures at a time, PRECISIONS those of the plans; int8 and fp8 are calibrated on the photos
+# interpreter, BATCHES the samples at a time, PRECISIONS those of the plans; int8 and fp8 are calibrated on the images
 # CALIBRATION. Ends with exit code 1 if any part failed or a backend was not timed; the JSON says which, and why.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -62,7 +62,7 @@ for name in ("tests", "export", "bench"):
     parts[name] = {"exit_code": code, "result": said}
     if name == "bench" and not code:
         # What cannot run is left out of the result, with a note on stderr.
-        missing = sorted({"torch", "compiled", "onnx", "trt"} - {one["backend"] for one in said["calls"]})
+        missing = sorted({"torch", "inductor", "onnxruntime", "tensorrt"} - {one["backend"] for one in said["calls"]})
         parts[name]["not_timed"] = missing
     if code or missing:
         parts[name]["stderr"] = (work / f"{name}.err").read_text().splitlines()[-20:]

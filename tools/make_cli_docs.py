@@ -19,7 +19,7 @@ Made by `make docs` from the program; `rcdm COMMAND --help` says the same.
 
 - The result goes to stdout: lines to read, or one JSON object with `--json`. Everything else goes to stderr.
 - Exit codes: 0 done; 1 failed; 2 wrong use, recipe or input; 3 a check that was asked for did not hold; 130
-  interrupted. With 1, 2 and 130 stdout is empty; only where photos could not be read and were skipped, 2 comes after a
+  interrupted. With 1, 2 and 130 stdout is empty; only where images could not be read and were skipped, 2 comes after a
   whole result.
 - On a terminal, long work shows a bar with the time left; elsewhere a plain line now and then. `--quiet` shows
   neither.

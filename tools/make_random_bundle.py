@@ -16,16 +16,16 @@ from rcdm_cli import load_bundle
 from rcdm_cli.bundle.write import write_bundle
 from rcdm_cli.core.resources import DEMO_BUNDLE, recipe_path
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
+from rcdm_cli.diffusion.spec import ConditioningSpec, Representation
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 
 METHOD = "dino"
 
 
-def random_model(recipe: TrainRecipe, rows: tuple[Representation, ...], seed: int) -> Model:
-    """The recipe's denoiser with a conditioner for ``rows``; every weight is drawn."""
+def random_model(recipe: TrainRecipe, projections: tuple[Representation, ...], seed: int) -> Model:
+    """The recipe's denoiser with a conditioning for ``projections``; every weight is drawn."""
     torch.manual_seed(seed)
-    model = Model(recipe.denoiser, ConditionerSpec(rows=rows, width=recipe.denoiser.cond_width))
+    model = Model(recipe.denoiser, ConditioningSpec(projections=projections, width=recipe.denoiser.cond_width))
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
@@ -42,10 +42,10 @@ def main() -> None:
     given = parser.parse_args()
     recipe = read_recipe(recipe_path(given.recipe), TrainRecipe, given.set)
     encoder = load_bundle(DEMO_BUNDLE).encoder(METHOD)
-    rows = tuple(
+    projections = tuple(
         Representation(method=METHOD, level=level, width=encoder.spec.width_at(level)) for level in encoder.spec.levels
     )
-    model = random_model(recipe, rows, given.seed)
+    model = random_model(recipe, projections, given.seed)
     write_bundle(given.out, model, recipe.schedule, [encoder], about={"description": "Random weights"})
     print(given.out)
 

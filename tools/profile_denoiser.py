@@ -83,7 +83,7 @@ def main() -> None:
         if given.against:
             schedule = bundle.manifest.schedule
             published = PublishedRcdm(given.against, bundle.model, 0, schedule, torch.device("cpu"))
-            width = bundle.manifest.conditioner.rows[0].width
+            width = bundle.manifest.conditioning.projections[0].width
             result[f"published, batch {batch}"] = of_published(published, bundle, batch, width)
         for graph in bundle.manifest.graphs:
             if (graph.kind, graph.network) == ("onnx", "loop"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rcdm_cli.core.errors import InputError, RcdmError
-from rcdm_cli.diffusion.conditioning import Model, Row
+from rcdm_cli.diffusion.conditioning import ConditioningProjection, Model
 from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec
 
 PACKAGE = "guided_diffusion_rcdm"
@@ -25,7 +25,7 @@ class PublishedRcdm:
     Args:
         checkout: of github.com/facebookresearch/RCDM.
         model: whose weights are taken.
-        row: of the conditioner: published RCDM has one. Its standardisation of h is folded into its weights.
+        projection: of the conditioning: published RCDM has one. Its standardisation of h is folded into its weights.
         schedule: of the model.
         device: where it runs.
         steps: of its sampler; every one is a call of its U-Net.
@@ -39,17 +39,17 @@ class PublishedRcdm:
         self,
         checkout: Path,
         model: Model,
-        row: int,
+        projection: int,
         schedule: ScheduleSpec,
         device: torch.device,
         steps: int = README_STEPS,
     ) -> None:
         self.steps = steps
         script_util = _import(checkout)
-        representation = model.conditioner.spec.rows[row]
+        representation = model.conditioning.spec.projections[projection]
         options = published_options(model.denoiser.spec, schedule, representation.width, steps)
         unet, self._diffusion = script_util.create_model_and_diffusion(**options)
-        unet.load_state_dict(published_state(model, row))
+        unet.load_state_dict(published_state(model, projection))
         self.unet: nn.Module = unet.to(device).eval().requires_grad_(False)
 
     def call(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
@@ -72,12 +72,12 @@ def published_options(spec: DenoiserSpec, schedule: ScheduleSpec, width: int, st
         "class_cond": False,
         "learn_sigma": spec.learned_variance,
         "num_channels": spec.channels,
-        "num_res_blocks": spec.blocks,
-        "channel_mult": ",".join(map(str, spec.multipliers)),
+        "num_res_blocks": spec.num_res_blocks,
+        "channel_mult": ",".join(map(str, spec.channel_mult)),
         "num_heads": spec.heads,
         "num_head_channels": spec.head_channels or -1,
         "num_heads_upsample": -1,
-        # It takes at least one size: twice the picture's is none.
+        # It takes at least one size: twice the sample's is none.
         "attention_resolutions": ",".join(map(str, spec.attention or (2 * spec.size,))),
         "dropout": 0.0,
         "diffusion_steps": schedule.timesteps,
@@ -88,8 +88,8 @@ def published_options(spec: DenoiserSpec, schedule: ScheduleSpec, width: int, st
         "rescale_timesteps": False,
         "rescale_learned_sigmas": False,
         "use_checkpoint": False,
-        "use_scale_shift_norm": spec.film,
-        "resblock_updown": spec.residual_updown,
+        "use_scale_shift_norm": spec.scale_shift_norm,
+        "resblock_updown": spec.resblock_updown,
         "use_fp16": False,
         "use_new_attention_order": spec.split_qkv_first,
         "feat_cond": True,
@@ -98,10 +98,10 @@ def published_options(spec: DenoiserSpec, schedule: ScheduleSpec, width: int, st
     }
 
 
-def published_state(model: Model, row: int) -> dict[str, Tensor]:
-    """The state dict of the published U-Net that equals ``model`` with one of its conditioner's rows."""
-    linear = model.conditioner.rows[row]
-    assert isinstance(linear, Row)
+def published_state(model: Model, projection: int) -> dict[str, Tensor]:
+    """The state dict of the published U-Net that equals ``model`` with one of its conditioning's projections."""
+    linear = model.conditioning.projections[projection]
+    assert isinstance(linear, ConditioningProjection)
     weight = linear.weight / linear.scale
     state = {
         **model.denoiser.state_dict(),

@@ -19,7 +19,7 @@ from rcdm_cli.report.elements import Section
 from rcdm_cli.report.page import write_page
 from rcdm_cli.report.run import RESULTS, read_results, with_provenance
 
-# From what a representation is good for, over what it holds and how good the pictures of it are, to what it withstands;
+# From what a representation is good for, over what it holds and how good the samples of it are, to what it withstands;
 # then how sampling was tuned.
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "probe": probe,

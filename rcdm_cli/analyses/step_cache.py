@@ -28,18 +28,18 @@ def hash_of(*tensors: Tensor) -> str:
     return digest.hexdigest()
 
 
-class Kept:
+class StepCache:
     """Results of expensive steps, in a folder, each under the hash of all that it depends on.
 
     Args:
         folder: where parts lie; None keeps nothing.
-        about: what every part depends on: the bundle's hash, the photos' hash, the seed, the settings. JSON-able.
+        about: what every part depends on: the bundle's hash, the images' hash, the seed, the settings. JSON-able.
     """
 
     def __init__(self, folder: Path | None, about: Mapping[str, Any]) -> None:
         self.folder, self.about = folder, dict(about)
 
-    def once(self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    def get_or_compute(self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """The tensors that ``make`` gives, read from the folder where an earlier run has left them.
 
         Args:
@@ -85,68 +85,68 @@ def _is_part(path: Path) -> bool:
 Pixels = NDArray[np.uint8]
 
 
-def photos_hash(photos: Sequence[Pixels]) -> str:
-    """SHA-256 of the photos' shapes and pixels, in order."""
+def images_hash(images: Sequence[Pixels]) -> str:
+    """SHA-256 of the images' shapes and pixels, in order."""
     digest = hashlib.sha256()
-    for photo in photos:
-        digest.update(repr(photo.shape).encode())
-        digest.update(np.ascontiguousarray(photo).data)
+    for image in images:
+        digest.update(repr(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 
 def representations(
-    bundle: Bundle, photos: Sequence[Pixels], pairs: Sequence[Pair], batch: int = 256
+    bundle: Bundle, images: Sequence[Pixels], pairs: Sequence[Pair], batch: int = 256
 ) -> dict[Pair, Tensor]:
     """``Bundle.encode`` at every pair, with one pass for all levels of a method.
 
     Args:
         bundle: encoders.
-        photos: uint8 (H, W, 3) each, of any sizes.
+        images: uint8 (H, W, 3) each, of any sizes.
         pairs: (method, level) wanted.
-        batch: photos encoded at a time.
+        batch: images encoded at a time.
 
     Returns:
-        float32 (len(photos), D) on the CPU, by pair.
+        float32 (len(images), D) on the CPU, by pair.
     """
-    # The bundle remembers the levels of the photos that it encoded last, so those of one method go together.
+    # The bundle remembers the levels of the images that it encoded last, so those of one method go together.
     together = sorted(pairs, key=lambda pair: pair.method)
-    found = {pair: bundle.encode(photos, method=pair.method, level=pair.level, batch=batch) for pair in together}
+    found = {pair: bundle.encode(images, method=pair.method, level=pair.level, batch=batch) for pair in together}
     return {pair: found[pair] for pair in pairs}
 
 
-def kept_representations(
-    bundle: Bundle, kept: Kept, photos: Sequence[Pixels], pairs: Sequence[Pair], batch: int = 256
+def cached_representations(
+    bundle: Bundle, cache: StepCache, images: Sequence[Pixels], pairs: Sequence[Pair], batch: int = 256
 ) -> dict[Pair, Tensor]:
     """The same, kept."""
-    found = kept.once(
-        {"step": "h", "pairs": pairs, "photos": photos_hash(photos)},
-        lambda: {f"{pair.method}/{pair.level}": h for pair, h in representations(bundle, photos, pairs, batch).items()},
+    found = cache.get_or_compute(
+        {"step": "h", "pairs": pairs, "images": images_hash(images)},
+        lambda: {f"{pair.method}/{pair.level}": h for pair, h in representations(bundle, images, pairs, batch).items()},
     )
     return {pair: found[f"{pair.method}/{pair.level}"] for pair in pairs}
 
 
-def kept_pictures(
+def cached_samples(
     bundle: Bundle,
-    kept: Kept,
+    cache: StepCache,
     cond: Tensor,
     seeds: Sequence[int],
     settings: Settings,
     *,
     batch: int = 32,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_pictures: Callable[[int, Pixels], None] = lambda start, made: None,
+    on_samples: Callable[[int, Pixels], None] = lambda start, made: None,
 ) -> Pixels:
-    """``Bundle.pictures``, one part a batch, so that an interrupted run loses one batch at most.
+    """``Bundle.samples``, one part a batch, so that an interrupted run loses one batch at most.
 
     Args:
         bundle: what samples.
-        kept: where parts lie.
-        cond: (N, W), a row a picture.
+        cache: where parts lie.
+        cond: (N, W), a row a sample.
         seeds: N seeds.
         settings: sampler, steps, guidance.
-        batch: pictures made at a time.
-        on_progress: called with (pictures done, pictures).
-        on_pictures: called with each part as it is there: the number of its first picture, uint8 (B, S, S, 3).
+        batch: samples made at a time.
+        on_progress: called with (samples done, samples).
+        on_samples: called with each part as it is there: the number of its first sample, uint8 (B, S, S, 3).
 
     Returns:
         uint8 (N, S, S, 3).
@@ -156,15 +156,15 @@ def kept_pictures(
         rows, own = cond[start : start + batch], list(seeds[start : start + batch])
 
         def sample(rows: Tensor = rows, own: list[int] = own) -> dict[str, Tensor]:
-            return {"pictures": torch.from_numpy(bundle.pictures(rows, own, settings, len(own)))}
+            return {"samples": torch.from_numpy(bundle.sample_cond(rows, own, settings, len(own)))}
 
         key = {
-            "step": "pictures",
+            "step": "samples",
             "cond": hash_of(rows),
             "seeds": own,
             "settings": [settings.sampler, settings.steps, settings.guidance],
         }
-        parts.append(kept.once(key, sample)["pictures"].numpy())
-        on_pictures(start, parts[-1])
+        parts.append(cache.get_or_compute(key, sample)["samples"].numpy())
+        on_samples(start, parts[-1])
         on_progress(start + len(own), len(seeds))
     return np.concatenate(parts)

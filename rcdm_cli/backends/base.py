@@ -12,7 +12,7 @@ from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.diffusion.unet import UNet
 
-BackendName = Literal["torch", "compiled", "onnx", "openvino", "trt"]
+BackendName = Literal["torch", "inductor", "onnxruntime", "openvino", "tensorrt"]
 
 
 @dataclass(frozen=True)

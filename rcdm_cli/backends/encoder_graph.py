@@ -33,7 +33,7 @@ def encoder_graph(place: RunContext, backend: str, method: str) -> Run | None:
         InputError: the graph's file is missing or another one than the manifest names.
     """
     graph = place.graph("onnx", "encoder", "fp32", method)
-    runs_graphs = backend in ("onnx", "openvino") and place.device.type == "cpu"
+    runs_graphs = backend in ("onnxruntime", "openvino") and place.device.type == "cpu"
     if not runs_graphs or graph is None or graph.source != place.encoder_sha256[method]:
         return None
     if graph.data:

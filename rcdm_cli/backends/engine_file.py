@@ -30,9 +30,9 @@ class Graph(EngineFile):
     """A compiled network of the bundle.
 
     Attributes:
-        kind: ``onnx``, a graph that ONNX Runtime and OpenVINO run, or ``trt``, a TensorRT plan.
+        kind: ``onnx``, a graph that ONNX Runtime and OpenVINO run, or ``tensorrt``, a TensorRT plan.
         network: ``loop``, the denoiser ``(x, modulations) → output``; ``full``, the denoiser ``(x, t, cond) → output``;
-            or ``encoder``, photos to every level.
+            or ``encoder``, images to every level.
         method: of an encoder.
         precision: of its matrix products.
         data: the file beside it that holds the weights, where they are too large for one.
@@ -42,7 +42,7 @@ class Graph(EngineFile):
         target: of a plan: ``flavour``, ``compute_capability``, ``gpu`` and what else must be the same to run it.
     """
 
-    kind: Literal["onnx", "trt"]
+    kind: Literal["onnx", "tensorrt"]
     network: Literal["loop", "full", "encoder"]
     method: str | None = None
     precision: Precision

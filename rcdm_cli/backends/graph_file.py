@@ -59,21 +59,21 @@ def graph_file(place: RunContext, precision: Precision) -> Path:
 
 def how_to_write(folder: Path, precision: str) -> str:
     """The command that writes the graph at ``precision``."""
-    calibration = " --calibration PHOTOS" if precision in EIGHT_BIT else ""
+    calibration = " --calibration IMAGES" if precision in EIGHT_BIT else ""
     return f"`rcdm export {folder} --precision {precision}{calibration}`"
 
 
 @dataclass(frozen=True)
 class Streams:
-    """How a CPU runs a batch: in requests of a few pictures, two of them side by side.
+    """How a CPU runs a batch: in requests of a few samples, two of them side by side.
 
-    Per picture, a request of one is slow where the network is small, for its many operations on little data; a large
+    Per sample, a request of one is slow where the network is small, for its many operations on little data; a large
     one is slow where its features no longer fit into the cache of a core.
 
     Attributes:
         threads: for a request that runs alone.
         count: requests that run side by side.
-        together: pictures in a request, where there are several.
+        together: samples in a request, where there are several.
     """
 
     threads: int
@@ -81,7 +81,7 @@ class Streams:
     together: int
 
     def requests(self, batch: int) -> list[tuple[int, int]]:
-        """(start, pictures) of each request: whole ones, then single pictures."""
+        """(start, samples) of each request: whole ones, then single samples."""
         whole = batch - batch % self.together
         return [
             *((start, self.together) for start in range(0, whole, self.together)),
@@ -92,6 +92,6 @@ class Streams:
 def streams(place: RunContext) -> Streams:
     """For the bundle's denoiser and the threads that torch may use."""
     spec = place.denoiser
-    features = 4 * spec.size**2 * spec.channels * spec.multipliers[0]
+    features = 4 * spec.size**2 * spec.channels * spec.channel_mult[0]
     threads = torch.get_num_threads()
     return Streams(threads, min(2, threads), max(1, min(8, CACHE // features)))

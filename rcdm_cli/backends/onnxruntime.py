@@ -25,7 +25,7 @@ ON_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 ON_CUDA: tuple[Precision, ...] = ("fp16", "fp32")
 
 
-class Onnx:
+class OnnxRuntime:
     """The backend ``onnx``."""
 
     def precisions(self, place: RunContext) -> tuple[Precision, ...]:
@@ -74,13 +74,13 @@ class CpuEngine:
         given = {"x": x.contiguous().numpy(), "modulations": modulations.contiguous().numpy()}
         requests = self._streams.requests(len(x))
         threads = self._streams.threads if len(requests) == 1 else self._streams.threads // self._streams.count
-        sessions = {pictures: self._session(pictures, threads) for _, pictures in requests}
+        sessions = {samples: self._session(samples, threads) for _, samples in requests}
 
         def run(request: tuple[int, int]) -> Tensor:
-            start, pictures = request
-            own = {name: values[start : start + pictures] for name, values in given.items()}
+            start, samples = request
+            own = {name: values[start : start + samples] for name, values in given.items()}
             with _errors():
-                return torch.from_numpy(sessions[pictures].run(None, own)[0])
+                return torch.from_numpy(sessions[samples].run(None, own)[0])
 
         if len(requests) == 1:
             return run(requests[0])
@@ -91,10 +91,10 @@ class CpuEngine:
         self._pool.shutdown()
         self._sessions.clear()
 
-    def _session(self, pictures: int, threads: int) -> Any:
-        if (pictures, threads) not in self._sessions:
-            self._sessions[pictures, threads] = _session(self._path, threads, pictures)
-        return self._sessions[pictures, threads]
+    def _session(self, samples: int, threads: int) -> Any:
+        if (samples, threads) not in self._sessions:
+            self._sessions[samples, threads] = _session(self._path, threads, samples)
+        return self._sessions[samples, threads]
 
 
 class CudaEngine:

@@ -75,11 +75,11 @@ class CpuEngine:
         def keep(request: Any, index: int) -> None:
             outputs[index] = torch.from_numpy(request.get_output_tensor(0).data.copy())
 
-        queues = {pictures: self._queue(pictures, side_by_side) for _, pictures in requests}
+        queues = {samples: self._queue(samples, side_by_side) for _, samples in requests}
         for queue in queues.values():
             queue.set_callback(keep)
-        for index, (start, pictures) in enumerate(requests):
-            queues[pictures].start_async(tuple(values[start : start + pictures] for values in given), index)
+        for index, (start, samples) in enumerate(requests):
+            queues[samples].start_async(tuple(values[start : start + samples] for values in given), index)
         for queue in queues.values():
             queue.wait_all()
         return torch.cat(outputs)
@@ -88,12 +88,12 @@ class CpuEngine:
         """See ``Engine``."""
         self._queues.clear()
 
-    def _queue(self, pictures: int, side_by_side: int) -> Any:
-        if (pictures, side_by_side) not in self._queues:
-            self._queues[pictures, side_by_side] = self._compiled(pictures, side_by_side)
-        return self._queues[pictures, side_by_side]
+    def _queue(self, samples: int, side_by_side: int) -> Any:
+        if (samples, side_by_side) not in self._queues:
+            self._queues[samples, side_by_side] = self._compiled(samples, side_by_side)
+        return self._queues[samples, side_by_side]
 
-    def _compiled(self, pictures: int, side_by_side: int) -> Any:
+    def _compiled(self, samples: int, side_by_side: int) -> Any:
         import openvino
 
         # The precision is in the graph. Left to itself, OpenVINO takes bfloat16 for all of it where the CPU has it.
@@ -105,7 +105,7 @@ class CpuEngine:
         }
         try:
             model = core().read_model(self._path)
-            model.reshape({port: [pictures, *port.partial_shape[1:]] for port in model.inputs})
+            model.reshape({port: [samples, *port.partial_shape[1:]] for port in model.inputs})
             return openvino.AsyncInferQueue(core().compile_model(model, "CPU", properties), side_by_side)
         except Exception as error:
             raise RcdmError(f"OpenVINO cannot load {self._path}: {error}") from error

@@ -7,10 +7,10 @@ from typing import get_args
 from rcdm_cli.backends.base import Backend, RunContext
 from rcdm_cli.backends.engine_file import EIGHT_BIT, Precision
 from rcdm_cli.backends.graph_file import how_to_write
-from rcdm_cli.backends.onnxruntime import ON_CPU, ON_CUDA, Onnx
+from rcdm_cli.backends.onnxruntime import ON_CPU, ON_CUDA, OnnxRuntime
 from rcdm_cli.backends.openvino import GRAPHS, OpenVino
-from rcdm_cli.backends.tensorrt.backend import Trt
-from rcdm_cli.backends.torch import Compiled, Torch
+from rcdm_cli.backends.tensorrt.backend import TensorRTBackend
+from rcdm_cli.backends.torch import Inductor, Torch
 from rcdm_cli.core.choices import no_such
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.diffusion.inference import Engine
@@ -18,22 +18,22 @@ from rcdm_cli.diffusion.unet import UNet
 
 BACKENDS: dict[str, Backend] = {
     "openvino": OpenVino(),
-    "onnx": Onnx(),
+    "onnxruntime": OnnxRuntime(),
     "torch": Torch(),
-    "compiled": Compiled(),
-    "trt": Trt(),
+    "inductor": Inductor(),
+    "tensorrt": TensorRTBackend(),
 }
 
-EXPORTED = {("openvino", "cpu"): GRAPHS, ("onnx", "cpu"): ON_CPU, ("onnx", "cuda"): ON_CUDA}
+EXPORTED = {("openvino", "cpu"): GRAPHS, ("onnxruntime", "cpu"): ON_CPU, ("onnxruntime", "cuda"): ON_CUDA}
 """Precisions that a backend has on a kind of device, once the bundle holds ONNX graphs at them."""
 
-FASTEST_FIRST = {"cpu": ("openvino", "onnx", "torch"), "cuda": ("trt", "onnx", "torch")}
+FASTEST_FIRST = {"cpu": ("openvino", "onnxruntime", "torch"), "cuda": ("tensorrt", "onnxruntime", "torch")}
 """By kind of device: on CPUs as measured (docs/PERFORMANCE.md); on CUDA devices as expected, for nothing was measured
-on one. ``compiled`` is not among them: it takes a minute to start."""
+on one. ``inductor`` is not among them: it takes a minute to start."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendSelection:
     """A backend and a precision for one place.
 
     Attributes:
@@ -52,7 +52,7 @@ class Choice:
         return BACKENDS[self.backend].open(self.place, self.precision, unet)
 
 
-def choose(place: RunContext, backend: str = "auto", precision: str = "auto") -> Choice:
+def choose(place: RunContext, backend: str = "auto", precision: str = "auto") -> BackendSelection:
     """What shall run the denoiser.
 
     Args:
@@ -69,7 +69,7 @@ def choose(place: RunContext, backend: str = "auto", precision: str = "auto") ->
         if backend not in BACKENDS:
             raise InputError(no_such("backend", backend, ("auto", *BACKENDS)))
         chosen = _precision(backend, place, precision)
-        return Choice(place, backend, chosen, f"{backend} at {chosen}.")
+        return BackendSelection(place, backend, chosen, f"{backend} at {chosen}.")
     passed_over: dict[str, list[str]] = {}
     for name in FASTEST_FIRST[place.device.type]:
         try:
@@ -77,7 +77,9 @@ def choose(place: RunContext, backend: str = "auto", precision: str = "auto") ->
         except RcdmError as error:
             passed_over.setdefault(str(error), []).append(name)
         else:
-            return Choice(place, name, chosen, _because(f"{name} at {chosen}, the fastest that can run", passed_over))
+            return BackendSelection(
+                place, name, chosen, _because(f"{name} at {chosen}, the fastest that can run", passed_over)
+            )
     raise InputError(_because(f"No backend can run {place.name} at {precision}", passed_over))
 
 

@@ -28,8 +28,8 @@ class Torch:
         return TorchEngine(unet(), precision)
 
 
-class Compiled(Torch):
-    """The backend ``compiled``: the same through ``torch.compile``, for long runs.
+class Inductor(Torch):
+    """The backend ``inductor``: the same through ``torch.compile``, for long runs.
 
     Compiling takes a minute or more at the first call and at the first batch of another size, and a C++ compiler (CPU)
     or Triton (CUDA); nothing of it is kept in the bundle.
@@ -64,7 +64,7 @@ class TorchEngine:
     def __init__(self, unet: UNet, precision: Precision, compiled: bool = False) -> None:
         loop: Network = LoopForm(at_precision(unet, precision)).to(memory_format=torch.channels_last)
         if compiled:
-            loop = FirstCompiled(loop)
+            loop = CompiledNetwork(loop)
         on_cuda = next(unet.parameters()).is_cuda
         self._run: Network | None = Recorded(loop, exact=precision == "fp32") if on_cuda else loop
 
@@ -83,7 +83,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 """``(x, modulations) → output``."""
 
 
-class FirstCompiled:
+class CompiledNetwork:
     """A network through ``torch.compile``, which says in a sentence that a machine lacks what compiling needs.
 
     Args:

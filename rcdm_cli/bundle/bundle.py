@@ -1,4 +1,4 @@
-"""A bundle: photos to representations, representations to pictures."""
+"""A bundle: images to representations, representations to samples."""
 
 import hashlib
 import re
@@ -23,16 +23,16 @@ from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.inference import Engine
-from rcdm_cli.diffusion.noise import picture_seed
-from rcdm_cli.diffusion.sampling import Loop, Settings, sample_pictures
+from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.sampling import Loop, Settings, sample_images
 from rcdm_cli.diffusion.schedule import Schedule
-from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder, photos_at_a_time
+from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder, max_encode_batch
 from rcdm_cli.encoders.pairs import Pair, choose_among
 from rcdm_cli.encoders.spec import Level
 
 Pixels = NDArray[np.uint8]
 
-_OUTSIDE = re.compile(r"^conditioner\.|\.time_embed\.|\.emb_layers\.")
+_OUTSIDE = re.compile(r"^conditioning\.|\.time_embed\.|\.emb_layers\.")
 
 
 class Bundle:
@@ -40,10 +40,10 @@ class Bundle:
 
     Args:
         folder: of the bundle.
-        device: where it runs; representations and pictures come back on the CPU.
+        device: where it runs; representations and samples come back on the CPU.
         backend: what runs the denoiser: a name, or ``auto`` for the fastest that can.
         precision: of the denoiser: ``fp32``, ``bf16`` ..., or ``auto`` for the one that the backend prefers. Encoders
-            and the conditioner are float32 on every backend.
+            and the conditioning are float32 on every backend.
         on_note: told in a sentence what a person may want to know, such as that memory did not suffice for a batch.
 
     Attributes:
@@ -80,17 +80,17 @@ class Bundle:
         Raises:
             InputError: a method is not in the bundle, or a named method lacks the level.
         """
-        known = [Pair(row.method, row.level) for row in self.manifest.conditioner.rows]
+        known = [Pair(projection.method, projection.level) for projection in self.manifest.conditioning.projections]
         return choose_among(known, methods or self.methods, level, bool(methods), "this bundle")
 
     @property
     def size(self) -> int:
-        """Height and width of its pictures in pixels."""
+        """Height and width of its samples in pixels."""
         return self.manifest.denoiser.size
 
     @cached_property
     def model(self) -> Model:
-        """Denoiser and conditioner, float32, for evaluation."""
+        """Denoiser and conditioning, float32, for evaluation."""
         model = self._unfilled()
         try:
             model.load_state_dict({name: self._ready(value) for name, value in self._weights().items()}, assign=True)
@@ -106,11 +106,11 @@ class Bundle:
 
     @cached_property
     def outside(self) -> Model:
-        """The model with the weights that are needed before the loop: modulations and the conditioner.
+        """The model with the weights that are needed before the loop: modulations and the conditioning.
 
         Where an exported engine holds the rest, that is not read a second time.
         """
-        if self.choice.backend in ("torch", "compiled"):
+        if self.choice.backend in ("torch", "inductor"):
             return self.model
         model = self._unfilled()
         needed = {name: self._ready(value) for name, value in self._weights().items() if _OUTSIDE.search(name)}
@@ -120,13 +120,13 @@ class Bundle:
     def _unfilled(self) -> Model:
         """The model without memory for its weights: they are read, not drawn first."""
         with torch.device("meta"):
-            return Model(self.manifest.denoiser, self.manifest.conditioner)
+            return Model(self.manifest.denoiser, self.manifest.conditioning)
 
     def _weights(self) -> dict[str, Tensor]:
         return read_tensors(checked(self.folder, self.manifest.model))
 
     def _ready(self, weight: Tensor) -> Tensor:
-        """A stored weight, float32 on the device; convolutions of pictures with channels last."""
+        """A stored weight, float32 on the device; convolutions of samples with channels last."""
         layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
         # A copy of every one: a single tensor of the file as it is would keep all of it mapped.
         return weight.to(self.device, torch.float32, copy=True, memory_format=layout)
@@ -144,25 +144,25 @@ class Bundle:
         return self._encoders[method]
 
     def _running(self, method: str) -> Callable[[Tensor], Sequence[Tensor]]:
-        """The encoder for what needs no gradient: all levels of photos (B, 3, size, size) in [-1, 1]."""
+        """The encoder for what needs no gradient: all levels of images (B, 3, size, size) in [-1, 1]."""
         if method not in self._graphs:
             self._graphs[method] = encoder_graph(self._place, self.choice.backend, method) or self.encoder(method)
         return self._graphs[method]
 
     @torch.no_grad()
     def encode(
-        self, photos: Sequence[Pixels], *, level: Level = "backbone", method: str | None = None, batch: int = 256
+        self, images: Sequence[Pixels], *, level: Level = "backbone", method: str | None = None, batch: int = 256
     ) -> Tensor:
-        """Representations ``h`` of photos.
+        """Representations ``h`` of images.
 
         Args:
-            photos: uint8 (H, W, 3) each, of any sizes; they are centre-cropped to the encoder's size.
+            images: uint8 (H, W, 3) each, of any sizes; they are centre-cropped to the encoder's size.
             level: where the representation is taken.
             method: whose encoder; None where the bundle has one.
-            batch: photos encoded at a time; fewer where they are large.
+            batch: images encoded at a time; fewer where they are large.
 
         Returns:
-            float32 (len(photos), D) on the CPU.
+            float32 (len(images), D) on the CPU.
 
         Raises:
             InputError: no such method, or the method has no such level.
@@ -170,15 +170,15 @@ class Bundle:
         method = self._method(method)
         spec = self.manifest.encoders[method].spec
         index = level_index(spec, level)
-        asked = (method, _digest(photos))
-        # The other level of the same photos mostly comes next, and took no work of its own.
+        asked = (method, _digest(images))
+        # The other level of the same images mostly comes next, and took no work of its own.
         if self._encoded is None or self._encoded[0] != asked:
             encoder, size = self._running(method), spec.preprocessing.size
-            count, parts = min(batch, photos_at_a_time(size)), []
+            count, parts = min(batch, max_encode_batch(size)), []
             # By itself, a GPU convolves float32 in TF32.
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                for start in range(0, len(photos), count):
-                    crops = np.stack([center_crop(photo, size) for photo in photos[start : start + count]])
+                for start in range(0, len(images), count):
+                    crops = np.stack([center_crop(image, size) for image in images[start : start + count]])
                     parts.append([h.float().cpu() for h in encoder(to_tensor(crops).to(self.device))])
             self._encoded = asked, tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
         return self._encoded[1][index].clone()
@@ -186,8 +186,8 @@ class Bundle:
     @torch.no_grad()
     def condition(self, h: Tensor, *, level: Level = "backbone", method: str | None = None) -> Tensor:
         """What the denoiser is given for ``h`` (B, D): (B, W) on the CPU."""
-        row = self.manifest.conditioner.row(self._method(method), level)
-        cond: Tensor = self.outside.conditioner(h.to(self.device), row)
+        projection = self.manifest.conditioning.projection(self._method(method), level)
+        cond: Tensor = self.outside.conditioning(h.to(self.device), projection)
         return cond.cpu()
 
     def sample(
@@ -196,7 +196,7 @@ class Bundle:
         *,
         level: Level = "backbone",
         method: str | None = None,
-        samples: int = 4,
+        num_samples: int = 4,
         steps: int | None = None,
         sampler: str | None = None,
         guidance: float | None = None,
@@ -204,33 +204,37 @@ class Bundle:
         batch: int = 32,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Pixels:
-        """Pictures of what ``h`` knows.
+        """Samples of what ``h`` knows.
 
-        Picture k of representation i starts from noise of ``picture_seed(seed, i, k)``, whatever the batch.
+        Sample k of representation i starts from noise of ``sample_seed(seed, i, k)``, whatever the batch.
 
         Args:
             h: (B, D) representations.
             level: of ``h``.
             method: of ``h``; None where the bundle has one.
-            samples: pictures of each representation.
+            samples: samples of each representation.
             steps: of the sampler; None is the bundle's default, as for ``sampler`` and ``guidance``.
             sampler: ``ddpm``, ``ddim`` or ``dpmpp``.
             guidance: scale of classifier-free guidance; 1 is none.
             seed: start of all randomness.
-            batch: pictures made at a time.
-            on_progress: called with (pictures done, pictures).
+            batch: samples made at a time.
+            on_progress: called with (samples done, samples).
 
         Returns:
             uint8 (B, samples, size, size, 3).
         """
         cond = self.condition(h, level=level, method=method)
-        seeds = [picture_seed(seed, photo, k) for photo in range(len(h)) for k in range(samples)]
-        pictures = self.pictures(
-            cond.repeat_interleave(samples, dim=0), seeds, self.settings(sampler, steps, guidance), batch, on_progress
+        seeds = [sample_seed(seed, image, k) for image in range(len(h)) for k in range(num_samples)]
+        samples = self.sample_cond(
+            cond.repeat_interleave(num_samples, dim=0),
+            seeds,
+            self.settings(sampler, steps, guidance),
+            batch,
+            on_progress,
         )
-        return pictures.reshape(len(h), samples, *pictures.shape[1:])
+        return samples.reshape(len(h), num_samples, *samples.shape[1:])
 
-    def pictures(
+    def sample_cond(
         self,
         cond: Tensor,
         seeds: Sequence[int],
@@ -238,15 +242,15 @@ class Bundle:
         batch: int = 32,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Pixels:
-        """One picture for each row of ``cond`` (N, W) and each of N seeds: uint8 (N, size, size, 3).
+        """One sample for each projection of ``cond`` (N, W) and each of N seeds: uint8 (N, size, size, 3).
 
         Rows may belong to different methods and levels: all share the denoiser, and so the batch.
         """
         loop = Loop(self.engine, self.outside.denoiser, self.schedule, settings, self.device)
-        return sample_pictures(loop, cond, seeds, batch, on_progress, self.on_note)
+        return sample_images(loop, cond, seeds, batch, on_progress, self.on_note)
 
     def settings(self, sampler: str | None = None, steps: int | None = None, guidance: float | None = None) -> Settings:
-        """How pictures are sampled: what is given, else the bundle's defaults."""
+        """How samples are sampled: what is given, else the bundle's defaults."""
         defaults = self.manifest.defaults
         return Settings(
             sampler or defaults.sampler,
@@ -281,10 +285,10 @@ def load_bundle(
     return Bundle(bundle_path(name_or_path), torch.device(device), backend, precision, on_note)
 
 
-def _digest(photos: Sequence[Pixels]) -> bytes:
-    """What tells photos from others."""
+def _digest(images: Sequence[Pixels]) -> bytes:
+    """What tells images from others."""
     digest = hashlib.blake2b()
-    for photo in photos:
-        digest.update(repr(photo.shape).encode())
-        digest.update(photo.tobytes())
+    for image in images:
+        digest.update(repr(image.shape).encode())
+        digest.update(image.tobytes())
     return digest.digest()

@@ -18,7 +18,7 @@ from rcdm_cli.encoders.spec import EncoderSpec
 _ONNX_TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"}
 
 _COUNTED = (".running_mean", ".running_var", ".num_batches_tracked", ".mean", ".scale")
-"""Ends of the names of what was counted over photos, not trained."""
+"""Ends of the names of what was counted over images, not trained."""
 
 
 def describe_bundle(folder: Path) -> dict[str, Any]:
@@ -28,12 +28,14 @@ def describe_bundle(folder: Path) -> dict[str, Any]:
         InputError: the manifest does not validate, or a file that it names is not there.
     """
     manifest = read_manifest(folder)
-    files = {"denoiser and conditioner": manifest.model.file}
+    files = {"denoiser and conditioning": manifest.model.file}
     files |= {f"{method} encoder": entry.file for method, entry in manifest.encoders.items()}
     levels: dict[str, str] = {}
-    for row in manifest.conditioner.rows:
-        told = levels.get(row.method)
-        levels[row.method] = f"{told}, {row.level} {row.width}" if told else f"{row.level} {row.width}"
+    for projection in manifest.conditioning.projections:
+        told = levels.get(projection.method)
+        levels[projection.method] = (
+            f"{told}, {projection.level} {projection.width}" if told else f"{projection.level} {projection.width}"
+        )
     return {
         "parameters": {part: _tensor_facts(read_tensors(folder / file))["parameters"] for part, file in files.items()},
         "levels": levels,
@@ -59,13 +61,13 @@ def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
     state = read_foreign(path)
     facts = {**_tensor_facts(state), "bytes": path.stat().st_size}
     if "ssl_emb.weight" in state:
-        unet, row = split_state(state)
+        unet, projection = split_state(state)
         architecture = read_architecture({name: tuple(tensor.shape) for name, tensor in unet.items()})
         # As JSON has it: tuples are lists.
         words = {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(architecture).items()
         }
-        facts |= {"representation": row["weight"].shape[1], "architecture": words}
+        facts |= {"representation": projection["weight"].shape[1], "architecture": words}
         try:
             facts["denoiser"] = spec_of(architecture, Unseen()).model_dump(mode="json")
         except InputError as error:

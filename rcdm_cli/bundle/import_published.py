@@ -27,7 +27,7 @@ def import_published(
 ) -> Manifest:
     """Write a bundle of a published state dict.
 
-    RCDM was trained on photos in [-1, 1], whatever its encoder was trained on (get_ssl_models.py of
+    RCDM was trained on images in [-1, 1], whatever its encoder was trained on (get_ssl_models.py of
     facebookresearch/RCDM): the encoder in the bundle keeps its size and takes that scaling.
 
     Args:
@@ -45,7 +45,7 @@ def import_published(
     spec = encoder.spec
     level_index(spec, level)
     model = published_model(state, spec.method, level, given)
-    wanted = model.conditioner.spec.rows[0].width
+    wanted = model.conditioning.spec.projections[0].width
     if spec.width_at(level) != wanted:
         raise InputError(
             f"The checkpoint takes a representation of {wanted} numbers, but {spec.method} gives "

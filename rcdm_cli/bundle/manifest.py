@@ -11,7 +11,7 @@ from rcdm_cli.backends.engine_file import EngineFile, Graph, find_graph
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.core.spec import Spec
-from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, ScheduleSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec
 from rcdm_cli.encoders.spec import EncoderSpec
 
 
@@ -22,7 +22,7 @@ class EncoderEntry(EngineFile):
 
 
 class Defaults(Spec):
-    """How pictures are sampled unless a person says otherwise; ``guidance`` 1 is none."""
+    """How samples are sampled unless a person says otherwise; ``guidance`` 1 is none."""
 
     sampler: Literal["ddpm", "ddim", "dpmpp"] = "dpmpp"
     steps: int = Field(default=20, ge=1)
@@ -30,16 +30,16 @@ class Defaults(Spec):
 
 
 class Manifest(Spec):
-    """A finished model: one denoiser, its conditioner, and the encoders it is conditioned on.
+    """A finished model: one denoiser, its conditioning, and the encoders it is conditioned on.
 
     Attributes:
         format: version of this file's layout.
         name: of the bundle.
         description: one line for people.
-        origin: of the photos it was trained on.
-        licence: of those photos.
-        trained: the recipe, the steps and the photos seen.
-        model: file with the weights of denoiser and conditioner.
+        origin: of the images it was trained on.
+        licence: of those images.
+        trained: the recipe, the steps and the images seen.
+        model: file with the weights of denoiser and conditioning.
         encoders: by method.
         graphs: what `rcdm export` compiled; none in a bundle that holds weights only.
         defaults: of sampling.
@@ -54,7 +54,7 @@ class Manifest(Spec):
     trained: dict[str, Any] = {}
     schedule: ScheduleSpec
     denoiser: DenoiserSpec
-    conditioner: ConditionerSpec
+    conditioning: ConditioningSpec
     model: EngineFile
     encoders: dict[str, EncoderEntry]
     graphs: tuple[Graph, ...] = ()

@@ -33,7 +33,7 @@ def write_bundle(
 
     Args:
         folder: of the bundle; its name is the bundle's.
-        model: denoiser and conditioner.
+        model: denoiser and conditioning.
         schedule: that they were trained with.
         encoders: whose representations they take.
         about: ``description``, ``origin``, ``licence`` and ``trained`` of the manifest.
@@ -50,7 +50,7 @@ def write_bundle(
         name=folder.name,
         schedule=schedule,
         denoiser=model.denoiser.spec,
-        conditioner=model.conditioner.spec,
+        conditioning=model.conditioning.spec,
         model=EngineFile(file=MODEL, sha256=sha256(path)),
         encoders=entries,
         defaults=Defaults(),

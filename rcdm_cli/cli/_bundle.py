@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from rcdm_cli.bundle.bundle import Bundle
 
 
-def open_bundle(out: Output, engines: str, device: str, backend: str, precision: str) -> "Bundle":
-    """The bundle of ``--engines`` on ``--device``, ``--backend`` and ``--precision``; says on stderr what was chosen.
+def open_bundle(out: Output, bundle_name: str, device: str, backend: str, precision: str) -> "Bundle":
+    """The bundle of ``--bundle`` on ``--device``, ``--backend`` and ``--precision``; says on stderr what was chosen.
 
     Raises:
         InputError: no such bundle, or it does not have what the backend runs.
@@ -20,7 +20,7 @@ def open_bundle(out: Output, engines: str, device: str, backend: str, precision:
     from rcdm_cli.bundle.bundle import load_bundle
 
     bundle = load_bundle(
-        bundle_path(engines), choose_device(device), backend=backend, precision=precision, on_note=out.note
+        bundle_path(bundle_name), choose_device(device), backend=backend, precision=precision, on_note=out.note
     )
     out.note(f"Denoiser: {bundle.choice.why}")
     return bundle

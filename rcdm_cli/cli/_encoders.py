@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from rcdm_cli.analyses.embed import Known
-    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.encoders.embeddings import Embeddings
     from rcdm_cli.encoders.pairs import Pair
 
@@ -29,9 +29,9 @@ class Asked:
 
 
 def ask_encoders(
-    engines: str, reference: str | None, methods: list[str] | None, level: str, device: "torch.device"
+    bundle_name: str, reference: str | None, methods: list[str] | None, level: str, device: "torch.device"
 ) -> Asked:
-    """Open what ``--engines`` or, before it, ``--encoder`` names.
+    """Open what ``--bundle`` or, before it, ``--encoder`` names.
 
     Raises:
         InputError: no such bundle, encoder, method or level.
@@ -42,7 +42,7 @@ def ask_encoders(
     from rcdm_cli.encoders.pairs import Pair, choose_among
 
     if reference is None:
-        bundle = load_bundle(bundle_path(engines), device)
+        bundle = load_bundle(bundle_path(bundle_name), device)
         pairs = bundle.pairs(methods, level)
         origin = {"bundle": bundle.manifest.name, "manifest_sha256": sha256(bundle.folder / MANIFEST)}
         return Asked(bundle_encoders(bundle, pairs), pairs, device, origin)
@@ -58,17 +58,17 @@ def ask_encoders(
 
 
 def representations(
-    out: Output, title: str, data: Path, split: str | None, asked: Asked, batch: int, kept: "Kept"
+    out: Output, title: str, data: Path, split: str | None, asked: Asked, batch: int, cache: "StepCache"
 ) -> "Embeddings":
     """Representations of a data set, or out of a file of them that ``rcdm embed`` wrote with the same encoders.
 
-    Photos that cannot be read are named in warnings.
+    Images that cannot be read are named in warnings.
 
     Raises:
         InputError: no such data, or the file's representations are those of other encoders.
     """
     from rcdm_cli.analyses.embed import embed
-    from rcdm_cli.cli._photos import photo_source
+    from rcdm_cli.cli._images import image_dataset
     from rcdm_cli.encoders.embeddings import is_embeddings, read_embeddings
 
     if is_embeddings(data):
@@ -79,9 +79,9 @@ def representations(
             if found.encoders[pair.method].sha256 != asked.encoders[pair.method].sha256:
                 raise InputError(f"{data} was made with another {pair.method} encoder. Make it again: `rcdm embed`.")
         return found.split(split)
-    source = photo_source([data], split)
+    source = image_dataset([data], split)
     with out.progress(title) as show:
-        found = embed(asked.encoders, asked.pairs, source, asked.device, batch=batch, kept=kept, on_progress=show)
+        found = embed(asked.encoders, asked.pairs, source, asked.device, batch=batch, cache=cache, on_progress=show)
     for _, reason in found.skipped:
         out.warn(reason)
     return found

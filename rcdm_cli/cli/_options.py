@@ -12,7 +12,7 @@ import typer
 from rcdm_cli.core.choices import no_such
 
 LEVEL_CHOICES = ("backbone", "projector", "both")
-BACKENDS = ("auto", "torch", "compiled", "onnx", "openvino", "trt")
+BACKENDS = ("auto", "torch", "inductor", "onnxruntime", "openvino", "tensorrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
 SAMPLERS = ("ddpm", "ddim", "dpmpp")
 
@@ -49,15 +49,15 @@ def _device(value: str) -> str:
     return value
 
 
-Photos = Annotated[
+Images = Annotated[
     list[Path],
-    typer.Argument(metavar="PHOTOS...", help="Photos, or folders that are searched for photos.", show_default=False),
+    typer.Argument(metavar="IMAGES...", help="Images, or folders that are searched for images.", show_default=False),
 ]
 Source = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="A folder of photos (sub-folders are classes), a tar of them, or a folder of tars.",
+        help="A folder of images (sub-folders are classes), a tar of them, or a folder of tars.",
         show_default=False,
     ),
 ]
@@ -103,11 +103,9 @@ Level = Annotated[
         help="Where the representation is taken.",
     ),
 ]
-Engines = Annotated[
+BundleName = Annotated[
     str,
-    typer.Option(
-        "--engines", metavar="BUNDLE", help="Bundle to use: its name (see `rcdm list engines`) or its folder."
-    ),
+    typer.Option("--bundle", metavar="BUNDLE", help="Bundle to use: its name (see `rcdm list engines`) or its folder."),
 ]
 ENCODER_HELP = (
     "an encoder file or the folder of an `rcdm pretrain` run, timm:NAME[,pretrained], another project's .pt, .pth or "
@@ -127,7 +125,7 @@ IgnoredClasses = Annotated[
     typer.Option(
         "--ignore-class",
         metavar="NAME",
-        help="Class folder whose photos count as without a class; may be repeated.",
+        help="Class folder whose images count as without a class; may be repeated.",
         show_default=False,
     ),
 ]
@@ -138,7 +136,7 @@ Sampler = Annotated[
         "--sampler",
         metavar="|".join(SAMPLERS),
         callback=one_of("sampler", SAMPLERS),
-        help="How pictures are sampled. Default: the bundle's.",
+        help="How samples are sampled. Default: the bundle's.",
         show_default=False,
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -155,7 +153,7 @@ Steps = Annotated[
 ]
 Samples = Annotated[
     int,
-    typer.Option("--samples", min=1, help="Pictures per representation.", rich_help_panel=SAMPLING_PANEL),
+    typer.Option("--samples", min=1, help="Samples per representation.", rich_help_panel=SAMPLING_PANEL),
 ]
 Guidance = Annotated[
     float | None,
@@ -210,7 +208,7 @@ Precision = Annotated[
 ]
 Batch = Annotated[
     int,
-    typer.Option("--batch", min=1, help="Photos or pictures worked on at a time.", rich_help_panel=MACHINE_PANEL),
+    typer.Option("--batch", min=1, help="Images or samples worked on at a time.", rich_help_panel=MACHINE_PANEL),
 ]
 
 Out = Annotated[

@@ -1,7 +1,7 @@
 """Where everything that a command says goes.
 
 stdout carries the result: lines to read, or with ``--json`` one object. Everything else goes to stderr. A
-command that ends with exit code 1, 2 or 130 leaves stdout empty, but for one that skipped photos: it ends with 2 after
+command that ends with exit code 1, 2 or 130 leaves stdout empty, but for one that skipped images: it ends with 2 after
 its result.
 """
 

@@ -64,8 +64,8 @@ class SparseLines:
             # A resumed run begins somewhere else than at 0: its speed counts from there.
             self._first = (now, done)
         waited = now - self._last_time
-        moved = done - self._last_done
-        due = waited >= 60 or (waited >= 10 and 10 * moved >= total)
+        drift_objective = done - self._last_done
+        due = waited >= 60 or (waited >= 10 and 10 * drift_objective >= total)
         if due or done >= total:
             self._last_time, self._last_done = now, done
             facts = (f"{self._title}: {done}/{total}", note, _time_left(*self._first, now, done, total))

@@ -9,7 +9,7 @@ from rcdm_cli.core.files import sha256
 from rcdm_cli.core.resources import MANIFEST
 
 if TYPE_CHECKING:
-    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.bundle.bundle import Bundle
     from rcdm_cli.diffusion.sampling import Settings
 
@@ -37,9 +37,9 @@ def made_with(bundle: "Bundle", seed: int, settings: "Settings") -> dict[str, An
     }
 
 
-def kept_in(folder: Path, bundle: "Bundle") -> "Kept":
+def step_cache_in(folder: Path, bundle: "Bundle") -> "StepCache":
     """Where a run keeps its parts, which hold for this bundle, backend and version of the program."""
-    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.analyses.step_cache import StepCache
 
     about = {
         "rcdm": __version__,
@@ -47,4 +47,4 @@ def kept_in(folder: Path, bundle: "Bundle") -> "Kept":
         "backend": bundle.choice.backend,
         "precision": bundle.choice.precision,
     }
-    return Kept(folder / "parts", about)
+    return StepCache(folder / "parts", about)

@@ -57,7 +57,7 @@ COMMANDS = (
 
 app = typer.Typer(
     name="rcdm",
-    help="See what a self-supervised image encoder knows: pictures of what its representation of a photo holds.",
+    help="See what a self-supervised image encoder knows: samples of what its representation of an image holds.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

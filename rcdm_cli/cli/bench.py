@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 def bench(
     out: Output,
-    engines: Annotated[
+    bundle_name: Annotated[
         str, typer.Argument(metavar="BUNDLE", help="Bundle to time: its name or its folder.")
     ] = DEMO_BUNDLE,
     backend: Annotated[
@@ -60,7 +60,7 @@ def bench(
             "--batch",
             metavar="N[,N]",
             callback=numbers_of("batch", int, 1),
-            help="Pictures at a time.",
+            help="Samples at a time.",
             rich_help_panel=MACHINE_PANEL,
         ),
     ] = "1,8",
@@ -71,7 +71,7 @@ def bench(
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help="Rounds of single calls; each runs every backend once.")
     ] = 20,
-    picture_rounds: Annotated[int, typer.Option("--picture-rounds", min=1, help="Rounds of whole pictures.")] = 3,
+    sample_rounds: Annotated[int, typer.Option("--sample-rounds", min=1, help="Rounds of whole samples.")] = 3,
     against: Annotated[
         Path | None,
         typer.Option(
@@ -83,7 +83,7 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Time calls of the denoiser and whole pictures: every backend, precision and batch in turns.
+    """Time calls of the denoiser and whole samples: every backend, precision and batch in turns.
 
     With the share of what a plain matrix product reaches in the same run, and the error against PyTorch at float32. The
     published implementation samples with its own sampler in the 100 steps of its README.
@@ -96,7 +96,7 @@ def bench(
     from tools.published_rcdm import PublishedRcdm
 
     place = choose_device(device)
-    folder = bundle_path(engines)
+    folder = bundle_path(bundle_name)
     bundles = list(_runners(out, folder, place, backend.split(","), precision.split(",")))
     if not bundles:
         raise InputError(f"Nothing to time: no backend that was asked for has --precision {precision} here.")
@@ -111,7 +111,7 @@ def bench(
             [int(one) for one in batch.split(",")],
             settings,
             rounds=rounds,
-            picture_rounds=picture_rounds,
+            sample_rounds=sample_rounds,
             published=published,
             leave_out="auto" in backend.split(","),
             on_progress=show,
@@ -162,9 +162,9 @@ def _machine(place: "torch.device") -> dict[str, Any]:
 def _table(values: Mapping[str, Any]) -> Iterator[str]:
     settings = values["settings"]
     yield f"{values['machine']['device']}, {values['machine']['threads']} threads, PyTorch {values['torch']}"
-    work = ", ".join(f"{name} {count / 1e9:.2f}" for name, count in values["macs_per_call_and_picture"].items())
+    work = ", ".join(f"{name} {count / 1e9:.2f}" for name, count in values["macs_per_call_and_sample"].items())
     peaks = ", ".join(f"{name} {2 * rate / 1e12:.2f}" for name, rate in values["peak_macs_per_second"].items())
-    yield f"GMAC of a call for one picture: {work}; TFLOP/s of a matrix product: {peaks}"
+    yield f"GMAC of a call for one sample: {work}; TFLOP/s of a matrix product: {peaks}"
     yield ""
     yield f"{'one call':<20}{'batch':>6}{'ms':>12}{'p10–p90':>22}{'of peak':>9}{'error':>9}{'× published':>13}"
     for one in values["calls"]:
@@ -174,11 +174,11 @@ def _table(values: Mapping[str, Any]) -> Iterator[str]:
         )
     yield ""
     ours = f"{settings['sampler']}, {settings['steps']} steps, guidance {settings['guidance']:g}"
-    yield f"Whole pictures, ours with {ours}:"
+    yield f"Whole samples, ours with {ours}:"
     yield f"{'':<20}{'batch':>6}{'ms':>12}{'p10–p90':>22}{'calls':>9}{'a second':>9}{'× published':>13}"
-    for one in values["pictures"]:
+    for one in values["samples"]:
         yield (
-            f"{_runner(one)}{_ms(one)}{one['calls']:>9}{one['pictures_per_second']:>9.3g}{_times(one['speedup']):>13}"
+            f"{_runner(one)}{_ms(one)}{one['calls']:>9}{one['samples_per_second']:>9.3g}{_times(one['speedup']):>13}"
         )
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
-from rcdm_cli.cli._options import Device, Engines
+from rcdm_cli.cli._options import BundleName, Device
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import CheckFailed, RcdmError
 from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
@@ -37,7 +37,7 @@ class Check:
 
 
 @command("doctor", panel="About", examples=("rcdm doctor", "rcdm doctor --device cuda --json"))
-def doctor(out: Output, device: Device = "auto", engines: Engines = DEMO_BUNDLE) -> None:
+def doctor(out: Output, device: Device = "auto", bundle_name: BundleName = DEMO_BUNDLE) -> None:
     """Check this installation: packages, devices and the bundle.
 
     Ends with exit code 3 if something that is needed, or the device asked for, is not there.
@@ -47,7 +47,7 @@ def doctor(out: Output, device: Device = "auto", engines: Engines = DEMO_BUNDLE)
         *(_package(name, module, needed=True) for name, module in REQUIRED.items()),
         *(_package(name, module, needed=False) for name, module in OPTIONAL.items()),
         *_devices(device),
-        _bundle(engines),
+        _bundle(bundle_name),
     ]
     failed = [check.name for check in checks if check.status == "failed"]
     out.result({"ok": not failed, "checks": [asdict(check) for check in checks]}, checks)
@@ -92,8 +92,8 @@ def _bf16(there: bool) -> str:
     return "bf16 in hardware" if there else "no bf16 in hardware"
 
 
-def _bundle(engines: str) -> Check:
+def _bundle(bundle_name: str) -> Check:
     try:
-        return Check("bundle", "ok", str(bundle_path(engines)))
+        return Check("bundle", "ok", str(bundle_path(bundle_name)))
     except RcdmError as error:
         return Check("bundle", "failed", str(error))

@@ -9,9 +9,19 @@ from rcdm_cli import __version__
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._encoders import ask_encoders
-from rcdm_cli.cli._options import OUTPUT_PANEL, Batch, Device, EncoderReference, Engines, Force, Level, Methods, Split
+from rcdm_cli.cli._images import image_dataset, raise_skipped
+from rcdm_cli.cli._options import (
+    OUTPUT_PANEL,
+    Batch,
+    BundleName,
+    Device,
+    EncoderReference,
+    Force,
+    Level,
+    Methods,
+    Split,
+)
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._photos import photo_source, raise_skipped
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
@@ -21,16 +31,16 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
     panel="Questions",
     examples=(
         "rcdm embed imgs -o imgs.safetensors",
-        "rcdm embed photos.tar --split val --method dino,vicreg --level backbone -o val.npz",
+        "rcdm embed images.tar --split val --method dino,vicreg --level backbone -o val.npz",
     ),
 )
 def embed(
     out: Output,
-    photos: Annotated[
+    images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PHOTOS|DATA...",
-            help="Photos and folders of photos, or one data set: a folder with class folders, a tar, a folder of tars.",
+            metavar="IMAGES|DATA...",
+            help="Images and folders of images, or one data set: a folder with class folders, a tar, a folder of tars.",
             show_default=False,
         ),
     ],
@@ -48,30 +58,30 @@ def embed(
     split: Split = None,
     method: Methods = None,
     level: Level = "both",
-    engines: Engines = DEMO_BUNDLE,
+    bundle_name: BundleName = DEMO_BUNDLE,
     encoder: EncoderReference = None,
     batch: Batch = 64,
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Write the representations of photos to a file, with their paths, classes and the encoders' specs.
+    """Write the representations of images to a file, with their paths, classes and the encoders' specs.
 
-    A tensor of (photos, D) for each method and level, named METHOD/LEVEL. The same command goes on where it was
+    A tensor of (images, D) for each method and level, named METHOD/LEVEL. The same command goes on where it was
     interrupted. `rcdm probe`, `rcdm fgsm --probe` and `rcdm manipulate --neighbours` take the file
-    in place of a data set, and `rcdm interpolate` in place of photos.
+    in place of a data set, and `rcdm interpolate` in place of images.
     """
     from dataclasses import replace
 
     from rcdm_cli.analyses.embed import embed as represent
-    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.encoders.embeddings import checked_suffix, write_embeddings
 
     checked_suffix(file)
     if file.exists() and not force:
         raise InputError(f"{file} exists already. Give --force to replace it, or another --out.")
-    asked = ask_encoders(engines, encoder, method, level, choose_device(device))
-    kept = Kept(file.with_name(f"{file.name}.parts"), {"rcdm": __version__})
-    source = photo_source(photos, split)
+    asked = ask_encoders(bundle_name, encoder, method, level, choose_device(device))
+    cache = StepCache(file.with_name(f"{file.name}.parts"), {"rcdm": __version__})
+    source = image_dataset(images, split)
     with out.progress("Representations") as show:
         found = represent(
             asked.encoders,
@@ -79,18 +89,18 @@ def embed(
             source,
             asked.device,
             batch=batch,
-            kept=kept,
+            cache=cache,
             on_progress=show,
         )
     for _, reason in found.skipped:
         out.warn(reason)
     write_embeddings(file, replace(found, origin={"rcdm": __version__, **asked.origin}))
-    kept.discard()
+    cache.discard()
     values = {
         "file": file,
         "rcdm": __version__,
         **asked.origin,
-        "photos": len(found.paths),
+        "images": len(found.paths),
         "unreadable": [path for path, _ in found.skipped],
         "representations": [
             {"method": pair.method, "level": pair.level, "width": h.shape[1]}
@@ -98,4 +108,4 @@ def embed(
         ],
     }
     out.result(values, [file])
-    raise_skipped(len(found.skipped), len(source), "photos")
+    raise_skipped(len(found.skipped), len(source), "images")

@@ -1,4 +1,4 @@
-"""``rcdm evaluate``: how good a bundle's pictures are."""
+"""``rcdm evaluate``: how good a bundle's samples are."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,8 +10,8 @@ from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
     Backend,
     Batch,
+    BundleName,
     Device,
-    Engines,
     Force,
     Guidance,
     IgnoredClasses,
@@ -27,14 +27,14 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
     from rcdm_cli.bundle.bundle import Bundle
     from rcdm_cli.data.dataset import Cropped
-    from rcdm_cli.data.source import PhotoSource
+    from rcdm_cli.data.source import ImageDataset
     from rcdm_cli.encoders.pairs import Pair
 
 
@@ -42,20 +42,20 @@ if TYPE_CHECKING:
     "evaluate",
     panel="Questions",
     examples=(
-        "rcdm evaluate photos.tar --split val --bank-split train",
-        "rcdm evaluate photos.tar --split val --method dino --samples 8 --photos 100 --out evaluation",
+        "rcdm evaluate images.tar --split val --bank-split train",
+        "rcdm evaluate images.tar --split val --method dino --samples 8 --images 100 --out evaluation",
     ),
 )
 def evaluate(
     out: Output,
     source: Source,
     split: Split = None,
-    photos: Annotated[
+    images: Annotated[
         int | None,
         typer.Option(
-            "--photos",
+            "--images",
             min=2,
-            help="Photos of DATA to use, spread evenly over it.",
+            help="Images of DATA to use, spread evenly over it.",
             show_default="all",
         ),
     ] = None,
@@ -64,7 +64,7 @@ def evaluate(
         typer.Option(
             "--bank-split",
             metavar="NAME",
-            help="Sub-folder of DATA with the training photos: the nearest to each sample is sought among them, and"
+            help="Sub-folder of DATA with the training images: the nearest to each sample is sought among them, and"
             " they vote in the k-NN accuracy; none: neither.",
             show_default=False,
         ),
@@ -75,7 +75,7 @@ def evaluate(
         typer.Option(
             "--space",
             metavar="METHOD[/LEVEL]",
-            help="Whose representations pictures and photos are compared in. Default: supervised/backbone where the"
+            help="Whose representations samples and images are compared in. Default: supervised/backbone where the"
             " bundle has it, else its first method's backbone.",
             show_default=False,
         ),
@@ -91,8 +91,8 @@ def evaluate(
     ] = None,
     method: Methods = None,
     level: Level = "both",
-    engines: Engines = DEMO_BUNDLE,
-    samples: Samples = 2,
+    bundle_name: BundleName = DEMO_BUNDLE,
+    num_samples: Samples = 2,
     sampler: Sampler = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -104,53 +104,53 @@ def evaluate(
     folder: Out = Path("evaluation"),
     force: Force = False,
 ) -> None:
-    """Measure pictures: faithful to h, diverse at fixed h, like photos, and no copies of training photos.
+    """Measure samples: faithful to h, diverse at fixed h, like images, and no copies of training images.
 
-    Faithfulness ranks a photo's own representation among all, by nearness to that of each sample: a mean reciprocal
+    Faithfulness ranks an image's own representation among all, by nearness to that of each sample: a mean reciprocal
     rank of 1 means that it is always nearest. A chart tells along which of h's principal directions samples follow it.
-    Writes results.json, charts as PNG, report.html and, with a bank, the samples nearest to a training photo. The same
+    Writes results.json, charts as PNG, report.html and, with a bank, the samples nearest to a training image. The same
     command goes on where it was interrupted.
     """
     from rcdm_cli.analyses.evaluate.compute import evaluate as measure
-    from rcdm_cli.analyses.evaluate.results import Photos
+    from rcdm_cli.analyses.evaluate.results import Images
     from rcdm_cli.analyses.evaluate.section import answers, write
-    from rcdm_cli.data.source import open_photos
+    from rcdm_cli.data.source import open_dataset
     from rcdm_cli.metrics.inception import Inception
     from rcdm_cli.report.run import PAGE, RESULTS
     from rcdm_cli.training.pretraining import class_indices
 
     refuse_finished(folder, force)
-    everything = open_photos(source, split)
-    training = None if bank_split is None else open_photos(source, bank_split)
+    everything = open_dataset(source, split)
+    training = None if bank_split is None else open_dataset(source, bank_split)
     if training and (shared := set(everything.keys).intersection(training.keys)):
         raise InputError(
-            f"{len(shared)} of the {len(everything)} photos asked about are in --bank-split {bank_split} too, where"
+            f"{len(shared)} of the {len(everything)} images asked about are in --bank-split {bank_split} too, where"
             " each would be nearest to itself. Give --split and --bank-split that share none, such as val and train."
         )
-    bundle = open_bundle(out, engines, device, backend, precision)
+    bundle = open_bundle(out, bundle_name, device, backend, precision)
     pairs = bundle.pairs(method, level)
     compared_in = _space(bundle, space)
     network = Inception(inception, bundle.device) if inception else None
     size = max(bundle.size, *(entry.spec.preprocessing.size for entry in bundle.manifest.encoders.values()))
-    asked = _crops(out, everything if photos is None else everything.spread(photos), split or source.name, size)
+    asked = _crops(out, everything if images is None else everything.spread(images), split or source.name, size)
     cropped, bank, classes = None, None, None
     if training:
         cropped = _crops(out, training, str(bank_split), size)
         labels, classes = class_indices(cropped.labels, tuple(ignore or ()))
-        bank = Photos(cropped.photos, cropped.keys, labels)
+        bank = Images(cropped.images, cropped.keys, labels)
     labels, _ = class_indices(asked.labels, tuple(ignore or ()), classes)
     settings = bundle.settings(sampler, steps, guidance)
-    kept = kept_in(folder, bundle)
+    cache = step_cache_in(folder, bundle)
     with out.progress("Sampling") as show:
         found = measure(
             bundle,
-            kept,
-            Photos(asked.photos, asked.keys, labels),
+            cache,
+            Images(asked.images, asked.keys, labels),
             pairs,
             space=compared_in,
             bank=bank,
             inception=network,
-            samples=samples,
+            num_samples=num_samples,
             settings=settings,
             seed=seed,
             batch=batch,
@@ -166,7 +166,7 @@ def evaluate(
     }
     skipped = [*asked.skipped, *(cropped.skipped if cropped else ())]
     values = write(folder, found, {**about, "unreadable": [key for key, _ in skipped]})
-    kept.discard()
+    cache.discard()
     files = [folder / name for name in (*values["files"], RESULTS, PAGE)]
     out.result(values, [*_table(values["results"]), *answers(values), *files])
 
@@ -185,12 +185,12 @@ def _space(bundle: "Bundle", given: str | None) -> "Pair":
     return bundle.pairs([method], level or LEVELS[0])[0]
 
 
-def _crops(out: Output, photos: "PhotoSource", name: str, size: int) -> "Cropped":
-    """Photos, cropped; those that cannot be read are named in warnings."""
+def _crops(out: Output, images: "ImageDataset", name: str, size: int) -> "Cropped":
+    """Images, cropped; those that cannot be read are named in warnings."""
     from rcdm_cli.data.dataset import load_cropped
 
-    with out.progress(f"Photos of {name}") as show:
-        cropped = load_cropped(photos, size, show)
+    with out.progress(f"Images of {name}") as show:
+        cropped = load_cropped(images, size, show)
     for key, reason in cropped.skipped:
         out.warn(f"{key}: {reason}")
     return cropped

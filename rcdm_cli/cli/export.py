@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rcdm_cli.backends.engine_file import EightBit, Precision
     from rcdm_cli.bundle.bundle import Bundle
-    from rcdm_cli.data.source import PhotoSource
+    from rcdm_cli.data.source import ImageDataset
     from rcdm_cli.diffusion.inference import Engine
 
 GRAPHS_PANEL = "Graphs"
@@ -34,7 +34,7 @@ GRAPHS_PANEL = "Graphs"
     examples=(
         "rcdm export runs/clothing32 --out engines/clothing32",
         "rcdm export clothing32",
-        "rcdm export clothing32 --precision int8,fp8 --calibration photos.tar --split val",
+        "rcdm export clothing32 --precision int8,fp8 --calibration images.tar --split val",
         "rcdm export clothing32 --trt --precision fp16 --max-batch 64",
     ),
 )
@@ -87,7 +87,7 @@ def export(
         typer.Option(
             "--calibration",
             metavar="DATA",
-            help="Photos for int8 and fp8, a folder or a tar: some to calibrate with, the others to judge what comes"
+            help="Images for int8 and fp8, a folder or a tar: some to calibrate with, the others to judge what comes"
             " out.",
             show_default=False,
             rich_help_panel=GRAPHS_PANEL,
@@ -99,7 +99,7 @@ def export(
         typer.Option(
             "--max-batch",
             min=1,
-            help="Most pictures at a time in a TensorRT plan; ONNX graphs take any number.",
+            help="Most samples at a time in a TensorRT plan; ONNX graphs take any number.",
             rich_help_panel=GRAPHS_PANEL,
         ),
     ] = 32,
@@ -108,7 +108,7 @@ def export(
         typer.Option(
             "--check/--no-check",
             help="Compare ONNX graphs with PyTorch at fp32; exit code 3 if they differ too much. int8 and fp8 are"
-            " always held against pictures.",
+            " always held against samples.",
             rich_help_panel=GRAPHS_PANEL,
         ),
     ] = True,
@@ -122,12 +122,12 @@ def export(
     plans for the GPU that is there. They go into the bundle, with what they differ from PyTorch in parity.json. Graphs
     that are up to date are kept.
 
-    int8 and fp8 graphs are calibrated on the sampling of 32 photos. Then a picture of each of up to 100 others is
+    int8 and fp8 graphs are calibrated on the sampling of 32 images. Then a sample of each of up to 100 others is
     sampled at every representation, at fp32 and at these; if faithfulness or Fréchet distance suffers beyond the bounds
     that are told, none of them is installed and the exit code is 3. A CPU emulates fp8; TensorRT plans at fp8 are
     for GPUs of compute capability 8.9 and later.
     """
-    _refuse_photos_for_nothing(precision, calibration, split)
+    _refuse_unused_images(precision, calibration, split)
     values: dict[str, Any] = {}
     if folder is not None:
         values = _make_bundle(Path(source), folder, force)
@@ -138,20 +138,20 @@ def export(
     lines: list[object] = [folder]
     if onnx or trt or precision or calibration or not values:
         plans = (max_batch, choose_device(device)) if trt else None
-        photos = (calibration, split) if calibration else None
-        graphs = _write_graphs(out, folder, precision, check, force, plans, photos)
+        images = (calibration, split) if calibration else None
+        graphs = _write_graphs(out, folder, precision, check, force, plans, images)
         values = {**values, "bundle": folder, **graphs}
         lines += [folder / name for name in graphs["built"]]
     out.result(values, lines)
 
 
-def _refuse_photos_for_nothing(precision: str | None, calibration: Path | None, split: str | None) -> None:
+def _refuse_unused_images(precision: str | None, calibration: Path | None, split: str | None) -> None:
     from rcdm_cli.backends.engine_file import EIGHT_BIT
 
     if calibration and not set(EIGHT_BIT) & set((precision or "").split(",")):
         raise InputError("--calibration is for graphs in 8 bits. Give --precision int8, fp8 or both, or leave it out.")
     if split and not calibration:
-        raise InputError("--split chooses among the photos of --calibration. Give both or neither.")
+        raise InputError("--split chooses among the images of --calibration. Give both or neither.")
 
 
 def _make_bundle(run: Path, folder: Path, force: bool) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _make_bundle(run: Path, folder: Path, force: bool) -> dict[str, Any]:
     trained = {
         "recipe": recipe.model_dump(mode="json"),
         "steps": finished.steps,
-        "photos_seen": finished.steps * recipe.optimization.batch,
+        "images_seen": finished.steps * recipe.optimization.batch,
     }
     about = {
         "description": recipe.description,
@@ -184,9 +184,9 @@ def _write_graphs(
     check: bool,
     force: bool,
     plans: "tuple[int, torch.device] | None",
-    photos: tuple[Path, str | None] | None,
+    images: tuple[Path, str | None] | None,
 ) -> dict[str, Any]:
-    """ONNX graphs, and of them plans for batches and a device, where these are given; 8 bits with photos."""
+    """ONNX graphs, and of them plans for batches and a device, where these are given; 8 bits with images."""
     import torch
 
     from rcdm_cli.backends.engine_file import EIGHT_BIT
@@ -210,7 +210,7 @@ def _write_graphs(
     narrow = [one for one in EIGHT_BIT if one in precisions]
     written: list[Precision] = [one for one in precisions if one not in narrow]
     missing = [one for one in narrow if force or not quantized_is_current(folder, one)] if narrow else []
-    source = _photos_to_quantize(missing, photos) if missing else None
+    source = _calibration_images(missing, images) if missing else None
     if narrow and "fp32" not in written:
         written.append("fp32")  # which graphs in 8 bits are made of
     with out.progress("Writing graphs") as show:
@@ -231,32 +231,32 @@ def _write_graphs(
     return {"built": built, "kept": kept, "worst_relative_error": worst, **values}
 
 
-def _photos_to_quantize(precisions: "Sequence[EightBit]", photos: tuple[Path, str | None] | None) -> "PhotoSource":
-    """The photos that graphs in 8 bits need, looked for before any work is done."""
-    from rcdm_cli.data.source import open_photos
-    from rcdm_cli.export.quantization.calibration import PHOTOS as CALIBRATION
-    from rcdm_cli.export.quantization.judge import LEAST_PHOTOS, PHOTOS
+def _calibration_images(precisions: "Sequence[EightBit]", images: tuple[Path, str | None] | None) -> "ImageDataset":
+    """The images that graphs in 8 bits need, looked for before any work is done."""
+    from rcdm_cli.data.source import open_dataset
+    from rcdm_cli.export.quantization.calibration import NUM_IMAGES as CALIBRATION
+    from rcdm_cli.export.quantization.judge import MIN_IMAGES, NUM_IMAGES
 
-    if photos is None:
+    if images is None:
         raise InputError(
-            f"An {precisions[0]} graph is calibrated on photos: give some, a folder or a tar, as --calibration."
+            f"An {precisions[0]} graph is calibrated on images: give some, a folder or a tar, as --calibration."
         )
-    source = open_photos(*photos).spread(CALIBRATION + PHOTOS)
-    if len(source) < CALIBRATION + LEAST_PHOTOS:
+    source = open_dataset(*images).spread(CALIBRATION + NUM_IMAGES)
+    if len(source) < CALIBRATION + MIN_IMAGES:
         raise InputError(
-            f"{photos[0]} has {len(source)} photos to use; {precisions[0]} needs {CALIBRATION + LEAST_PHOTOS} or more: "
+            f"{images[0]} has {len(source)} images to use; {precisions[0]} needs {CALIBRATION + MIN_IMAGES} or more: "
             f"{CALIBRATION} to calibrate with, the others to judge what comes out."
         )
     return source
 
 
 def _write_quantized(
-    out: Output, folder: Path, precisions: "Sequence[EightBit]", source: "PhotoSource"
+    out: Output, folder: Path, precisions: "Sequence[EightBit]", source: "ImageDataset"
 ) -> dict[str, Any]:
-    """Graphs in 8 bits, once their pictures have been held against those at fp32; what was measured, by precision."""
+    """Graphs in 8 bits, once their samples have been held against those at fp32; what was measured, by precision."""
     from rcdm_cli.bundle.manifest import read_manifest
     from rcdm_cli.data.dataset import load_cropped
-    from rcdm_cli.export.quantization.calibration import PHOTOS as CALIBRATION
+    from rcdm_cli.export.quantization.calibration import NUM_IMAGES as CALIBRATION
     from rcdm_cli.export.quantization.export import export_quantized
     from rcdm_cli.export.quantization.judge import Comparison, compare, hold
 
@@ -264,12 +264,12 @@ def _write_quantized(
     cropped = load_cropped(source, size)
     for key, reason in cropped.skipped:
         out.warn(f"{key}: {reason}")
-    calibrating, others = _apart(list(cropped.photos), CALIBRATION)
+    calibrating, others = _apart(list(cropped.images), CALIBRATION)
     judged: dict[EightBit, Comparison] = {}
     with out.progress(f"Writing at {' and '.join(precisions)}") as show:
 
-        def judge(bundle: "Bundle", engines: "Mapping[EightBit, Engine]") -> "dict[EightBit, dict[str, Any]]":
-            judged.update(compare(bundle, engines, others, on_progress=show))
+        def judge(bundle: "Bundle", bundle_name: "Mapping[EightBit, Engine]") -> "dict[EightBit, dict[str, Any]]":
+            judged.update(compare(bundle, bundle_name, others, on_progress=show))
             hold(judged.values())
             return {precision: found.as_json() for precision, found in judged.items()}
 
@@ -280,10 +280,10 @@ def _write_quantized(
     return {precision: found.as_json() for precision, found in judged.items()}
 
 
-def _apart(photos: "list[NDArray[np.uint8]]", count: int) -> "tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]":
-    """``count`` of the photos, evenly spread over them, and the others."""
-    chosen = {index * len(photos) // count for index in range(count)}
-    return [photos[index] for index in sorted(chosen)], [one for index, one in enumerate(photos) if index not in chosen]
+def _apart(images: "list[NDArray[np.uint8]]", count: int) -> "tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]]":
+    """``count`` of the images, evenly spread over them, and the others."""
+    chosen = {index * len(images) // count for index in range(count)}
+    return [images[index] for index in sorted(chosen)], [one for index, one in enumerate(images) if index not in chosen]
 
 
 def _build_plans(

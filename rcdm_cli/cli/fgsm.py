@@ -13,8 +13,8 @@ from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
     Backend,
     Batch,
+    BundleName,
     Device,
-    Engines,
     Force,
     Guidance,
     IgnoredClasses,
@@ -30,19 +30,19 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
 from rcdm_cli.core.choices import no_such
 from rcdm_cli.core.errors import CheckFailed, InputError
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
-    from rcdm_cli.data.source import PhotoSource
+    from rcdm_cli.data.source import ImageDataset
     from rcdm_cli.encoders.embeddings import Embeddings
 
 ATTACKS = ("fgsm", "pgd", "drift")
 
 LOOKED_AT = 8
-"""Photos with the name of one in a file of representations that are looked at, to tell whether they are the same."""
+"""Images with the name of one in a file of representations that are looked at, to tell whether they are the same."""
 
 
 def _attacks(values: list[str]) -> list[str]:
@@ -73,7 +73,7 @@ def _epsilons(values: list[str]) -> list[str]:
     "fgsm",
     panel="Questions",
     examples=(
-        "rcdm fgsm photos.tar --split val --probe photos.tar --probe-split train --limit 100",
+        "rcdm fgsm images.tar --split val --probe images.tar --probe-split train --limit 100",
         "rcdm fgsm imgs --attack drift --epsilon 2/255 --max-drift 0.1",
     ),
 )
@@ -83,14 +83,14 @@ def fgsm(
     split: Split = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Use at most so many photos, spread evenly over DATA.", show_default=False),
+        typer.Option("--limit", min=1, help="Use at most so many images, spread evenly over DATA.", show_default=False),
     ] = None,
     probe: Annotated[
         Path | None,
         typer.Option(
             "--probe",
             metavar="DATA",
-            help="Photos in class folders, or a file of `rcdm embed`, on which linear classifiers are trained; without "
+            help="Images in class folders, or a file of `rcdm embed`, on which linear classifiers are trained; without "
             "it only the attack drift is made.",
             show_default=False,
         ),
@@ -138,17 +138,17 @@ def fgsm(
     ] = None,
     method: Methods = None,
     level: Level = "both",
-    engines: Engines = DEMO_BUNDLE,
+    bundle_name: BundleName = DEMO_BUNDLE,
     shown: Annotated[
         int,
         typer.Option(
             "--shown",
             min=0,
-            help="Photos whose representations are sampled before and after the first attack; 0 samples none.",
+            help="Images whose representations are sampled before and after the first attack; 0 samples none.",
             rich_help_panel=SAMPLING_PANEL,
         ),
     ] = 3,
-    samples: Samples = 2,
+    num_samples: Samples = 2,
     sampler: Sampler = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -160,48 +160,48 @@ def fgsm(
     folder: Out = Path("fgsm"),
     force: Force = False,
 ) -> None:
-    """Measure what changes of photos that are too small to see do to a representation.
+    """Measure what changes of images that are too small to see do to a representation.
 
-    Linear classifiers on the frozen representations are trained first. Then every photo is changed, by at most epsilon
+    Linear classifiers on the frozen representations are trained first. Then every image is changed, by at most epsilon
     in any pixel, so that its classifier errs (fgsm, pgd) or its representation moves away (drift). Writes accuracy and
-    drift over epsilon, pictures of what the representations of attacked photos hold, results.json with every number and
+    drift over epsilon, samples of what the representations of attacked images hold, results.json with every number and
     report.html. The same command goes on where it was interrupted.
     """
     from rcdm_cli.analyses.embed import bundle_encoders
     from rcdm_cli.analyses.fgsm.compute import Plan, choose_subjects, refuse_without_gradient
     from rcdm_cli.analyses.fgsm.compute import attack as attack_all
-    from rcdm_cli.analyses.fgsm.results import photo_values, summarise
+    from rcdm_cli.analyses.fgsm.results import image_values, summarise
     from rcdm_cli.analyses.fgsm.samples import show_attacked
     from rcdm_cli.analyses.fgsm.section import answers, write
     from rcdm_cli.analyses.probe.probes import learn
-    from rcdm_cli.data.source import open_photos
+    from rcdm_cli.data.source import open_dataset
     from rcdm_cli.encoders.embeddings import is_embeddings
 
     refuse_finished(folder, force)
     if probe is None and attack and set(attack) != {"drift"}:
         raise InputError("fgsm and pgd attack a classifier: give --probe DATA to train one on, or --attack drift.")
-    photos = open_photos(source, split)
+    images = open_dataset(source, split)
     if probe is not None and not is_embeddings(probe):
-        _refuse_learned(_places(photos) & _places(open_photos(probe, probe_split)))
-    bundle = open_bundle(out, engines, device, backend, precision)
+        _refuse_learned(_places(images) & _places(open_dataset(probe, probe_split)))
+    bundle = open_bundle(out, bundle_name, device, backend, precision)
     pairs = bundle.pairs(method, level)
     refuse_without_gradient(bundle, pairs)
-    kept = kept_in(folder, bundle)
-    readers = None
+    cache = step_cache_in(folder, bundle)
+    probes = None
     if probe is not None:
         asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
-        training = representations(out, "Representations to learn from", probe, probe_split, asked, batch, kept)
+        training = representations(out, "Representations to learn from", probe, probe_split, asked, batch, cache)
         if is_embeddings(probe):
-            _refuse_learned(_in_file(photos, training, asked))
+            _refuse_learned(_in_file(images, training, asked))
         with out.progress("Linear classifiers") as show:
-            readers = learn(training, pairs, ignore=ignore or (), seed=seed, kept=kept, on_progress=show)
-    subjects = choose_subjects(bundle, pairs, photos, readers, limit)
+            probes = learn(training, pairs, ignore=ignore or (), seed=seed, cache=cache, on_progress=show)
+    subjects = choose_subjects(bundle, pairs, images, probes, limit)
     for reason in subjects.skipped:
         out.warn(reason)
-    attacks = tuple(attack or (ATTACKS if readers else ("drift",)))
+    attacks = tuple(attack or (ATTACKS if probes else ("drift",)))
     plan = Plan(attacks, (0.0, *(_epsilon(text) for text in epsilon)), attack_steps, seed)
     with out.progress("Attacking") as show:
-        outcomes = attack_all(bundle, subjects, pairs, plan, kept=kept, batch=batch, on_progress=show)
+        outcomes = attack_all(bundle, subjects, pairs, plan, cache=cache, batch=batch, on_progress=show)
     found = summarise(outcomes, subjects, pairs, plan)
     settings = bundle.settings(sampler, steps, guidance)
     made = []
@@ -214,9 +214,9 @@ def fgsm(
                 pairs,
                 attacks[0],
                 plan,
-                samples=samples,
+                num_samples=num_samples,
                 settings=settings,
-                kept=kept,
+                cache=cache,
                 batch=batch,
                 on_progress=show,
             )
@@ -234,16 +234,16 @@ def fgsm(
             "attacks": list(attacks),
             "attack_steps": attack_steps,
             "epsilons": list(plan.epsilons),
-            "samples": samples,
+            "samples": num_samples,
         },
-        "photos_attacked": len(subjects),
-        "photos_without_known_class": subjects.without_class,
+        "images_attacked": len(subjects),
+        "images_without_known_class": subjects.without_class,
         "unreadable": subjects.skipped,
         **found.as_json(),
-        "photos": photo_values(outcomes, pairs, plan, subjects),
+        "images": image_values(outcomes, pairs, plan, subjects),
     }
     values = write(folder, values, made)
-    kept.discard()
+    cache.discard()
     largest, curve = found.largest_drift
     files = [folder / name for name in (*values["files"], "results.json", "report.html")]
     out.result(values, [*answers(values), *files])
@@ -257,33 +257,33 @@ def fgsm(
 def _refuse_learned(shared: Collection[object]) -> None:
     if shared:
         raise InputError(
-            f"The classifiers would be trained on the very photos that are attacked, {len(shared)} of them. Give"
+            f"The classifiers would be trained on the very images that are attacked, {len(shared)} of them. Give"
             " --split and --probe-split, such as val and train, or another --probe."
         )
 
 
-def _places(photos: "PhotoSource") -> set[tuple[Path, int]]:
-    """Where the bytes of each photo lie, whatever folder or tar it was named by."""
-    return {(Path(entry.file).resolve(), entry.offset) for entry in photos.entries}
+def _places(images: "ImageDataset") -> set[tuple[Path, int]]:
+    """Where the bytes of each image lie, whatever folder or tar it was named by."""
+    return {(Path(entry.file).resolve(), entry.offset) for entry in images.entries}
 
 
-def _in_file(photos: "PhotoSource", training: "Embeddings", asked: Asked) -> list[str]:
-    """Keys of photos that a file of representations holds too, as a look at some of the same name tells.
+def _in_file(images: "ImageDataset", training: "Embeddings", asked: Asked) -> list[str]:
+    """Keys of images that a file of representations holds too, as a look at some of the same name tells.
 
     The names alone do not: of two splits that were named as two folders, both may hold ``cat/0.png``.
     """
     from dataclasses import replace
 
     from rcdm_cli.analyses.embed import embed
-    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.metrics.nearest import SAME
 
     rows = {path: row for row, path in enumerate(training.paths)}
-    named = replace(photos, entries=tuple(entry for entry in photos.entries if entry.key in rows))
+    named = replace(images, entries=tuple(entry for entry in images.entries if entry.key in rows))
     if not len(named):
         return []
     pair = asked.pairs[0]
-    found = embed(asked.encoders, [pair], named.spread(LOOKED_AT), asked.device, kept=Kept(None, {}))
+    found = embed(asked.encoders, [pair], named.spread(LOOKED_AT), asked.device, cache=StepCache(None, {}))
     known = training.rows([rows[path] for path in found.paths]).representations[pair]
     same = (found.representations[pair] - known).norm(dim=1) <= SAME * known.norm(dim=1)
     return list(named.keys) if same.any() else []

@@ -70,7 +70,7 @@ def import_checkpoint(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option("--size", min=1, help="Size of the pictures in pixels.", rich_help_panel=UNSEEN_PANEL),
+        typer.Option("--size", min=1, help="Size of the samples in pixels.", rich_help_panel=UNSEEN_PANEL),
     ] = None,
     heads: Annotated[
         int | None, typer.Option("--heads", min=1, help="Attention heads.", rich_help_panel=UNSEEN_PANEL)
@@ -207,8 +207,8 @@ def make_bundle(
     )
     spec = manifest.denoiser
     out.note(
-        f"{spec.size} px, {spec.channels} channels × {','.join(map(str, spec.multipliers))}, {spec.blocks} blocks, "
+        f"{spec.size} px, {spec.channels} channels × {','.join(map(str, spec.channel_mult))}, {spec.num_res_blocks} blocks, "
         f"attention at {','.join(map(str, spec.attention))} px, {method} at {level} with "
-        f"{manifest.conditioner.rows[0].width} numbers."
+        f"{manifest.conditioning.projections[0].width} numbers."
     )
     return manifest

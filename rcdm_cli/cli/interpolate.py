@@ -1,4 +1,4 @@
-"""``rcdm interpolate``: what lies between two photos in a representation."""
+"""``rcdm interpolate``: what lies between two images in a representation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +7,13 @@ import typer
 
 from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
+from rcdm_cli.cli._images import named_representations, raise_skipped
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
     Backend,
     Batch,
+    BundleName,
     Device,
-    Engines,
     Force,
     Guidance,
     Level,
@@ -26,8 +27,7 @@ from rcdm_cli.cli._options import (
     one_of,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._photos import known_photos, raise_skipped
-from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
@@ -49,7 +49,7 @@ def interpolate(
         Path,
         typer.Argument(
             metavar="A",
-            help="Photo to start from, a folder of photos, or a file that `rcdm embed` wrote.",
+            help="Image to start from, a folder of images, or a file that `rcdm embed` wrote.",
             show_default=False,
         ),
     ],
@@ -57,7 +57,7 @@ def interpolate(
         Path,
         typer.Argument(
             metavar="B",
-            help="Photo to end at, or a folder or file of as many photos, paired in order.",
+            help="Image to end at, or a folder or file of as many images, paired in order.",
             show_default=False,
         ),
     ],
@@ -83,14 +83,14 @@ def interpolate(
             "--animation",
             metavar="|".join(ANIMATIONS),
             callback=one_of("animation", ANIMATIONS),
-            help="Also write the frames as an animated picture of this format.",
+            help="Also write the frames as an animated sample of this format.",
             show_default=False,
         ),
     ] = None,
     method: Methods = None,
     level: Level = "both",
-    engines: Engines = DEMO_BUNDLE,
-    samples: Samples = 3,
+    bundle_name: BundleName = DEMO_BUNDLE,
+    num_samples: Samples = 3,
     sampler: Sampler = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -102,10 +102,10 @@ def interpolate(
     folder: Out = Path("interpolation"),
     force: Force = False,
 ) -> None:
-    """Sample pictures along the path from one photo's representation to another's.
+    """Sample samples along the path from one image's representation to another's.
 
-    Writes a grid for each pair of photos (a row for each method, level and noise, from A to B), results.json with the
-    length of every path and the similarity of every picture to its target, and report.html. A run that was interrupted
+    Writes a grid for each pair of images (a row for each method, level and noise, from A to B), results.json with the
+    length of every path and the similarity of every sample to its target, and report.html. A run that was interrupted
     goes on where it was when the same command is given again.
     """
     from pathlib import PurePath
@@ -117,30 +117,30 @@ def interpolate(
     from rcdm_cli.analyses.interpolate.section import write
 
     refuse_finished(folder, force)
-    bundle = open_bundle(out, engines, device, backend, precision)
+    bundle = open_bundle(out, bundle_name, device, backend, precision)
     pairs = bundle.pairs(method, level)
-    kept = kept_in(folder, bundle)
-    a, b = (known_photos(out, [given], bundle, pairs, kept, batch) for given in (first, second))
+    cache = step_cache_in(folder, bundle)
+    a, b = (named_representations(out, [given], bundle, pairs, cache, batch) for given in (first, second))
     if a.found != b.found:
         raise InputError(
-            f"{first} has {a.found} photos and {second} has {b.found}: they are paired in order, so give two photos,"
-            " or two folders or files of as many photos each."
+            f"{first} has {a.found} images and {second} has {b.found}: they are paired in order, so give two images,"
+            " or two folders or files of as many images each."
         )
     whole = [(a.places.index(place), b.places.index(place)) for place in a.places if place in b.places]
     if not whole:
-        raise InputError("Of no pair could both photos be read.")
+        raise InputError("Of no pair could both images be read.")
     left, right = (list(side) for side in zip(*whole, strict=True))
     paths = [(a.paths[i], b.paths[j]) for i, j in whole]
     settings = bundle.settings(sampler, steps, guidance)
     with out.progress("Sampling") as show:
         result = look(
             bundle,
-            kept,
+            cache,
             [(PurePath(one).name, PurePath(other).name) for one, other in paths],
             {pair: torch.stack([a.h[pair][left], b.h[pair][right]], dim=1) for pair in pairs},
             path=path,
             positions=np.linspace(start, end, frames).tolist(),
-            samples=samples,
+            num_samples=num_samples,
             settings=settings,
             seed=seed,
             batch=batch,
@@ -149,6 +149,6 @@ def interpolate(
     unreadable = [str(one) for one in (*a.unreadable, *b.unreadable)]
     about = {**made_with(bundle, seed, settings), "paths": [list(both) for both in paths], "unreadable": unreadable}
     values = write(result, [(a.pixels[i], b.pixels[j]) for i, j in whole], folder, about, animation)
-    kept.discard()
+    cache.discard()
     out.result(values, [folder / name for name in (*values["files"], "results.json", "report.html")])
-    raise_skipped(len(unreadable), a.found + b.found, "photos")
+    raise_skipped(len(unreadable), a.found + b.found, "images")

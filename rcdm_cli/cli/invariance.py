@@ -7,18 +7,19 @@ import typer
 
 from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
+from rcdm_cli.cli._images import read_images
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
     Backend,
     Batch,
+    BundleName,
     Device,
-    Engines,
     Force,
     Guidance,
+    Images,
     Level,
     Methods,
     Out,
-    Photos,
     Precision,
     Sampler,
     Samples,
@@ -26,8 +27,7 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._photos import read_photos
-from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
@@ -41,20 +41,20 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
 )
 def invariance(
     out: Output,
-    photos: Photos,
+    images: Images,
     method: Methods = None,
     level: Level = "both",
-    engines: Engines = DEMO_BUNDLE,
+    bundle_name: BundleName = DEMO_BUNDLE,
     shown: Annotated[
         int,
         typer.Option(
             "--shown",
             min=0,
-            help="Photos, from the first, that are sampled before and after each augmentation; 0 samples none.",
+            help="Images, from the first, that are sampled before and after each augmentation; 0 samples none.",
             rich_help_panel=SAMPLING_PANEL,
         ),
     ] = 1,
-    samples: Samples = 3,
+    num_samples: Samples = 3,
     sampler: Sampler = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -66,11 +66,11 @@ def invariance(
     folder: Out = Path("invariance"),
     force: Force = False,
 ) -> None:
-    """Measure how much of its similarity a representation keeps when photos are augmented.
+    """Measure how much of its similarity a representation keeps when images are augmented.
 
     Crop, shift, rotation, flip, grey, hue, brightness, blur, noise, background colour and JPEG, each at several
-    strengths. Writes heat maps of methods and levels, pictures before and after from the same noise, results.json with
-    every number and its interval over photos, and report.html. A run that was interrupted goes on where it was when the
+    strengths. Writes heat maps of methods and levels, samples before and after from the same noise, results.json with
+    every number and its interval over images, and report.html. A run that was interrupted goes on where it was when the
     same command is given again.
     """
     from rcdm_cli.analyses.invariance.compute import invariance as measure
@@ -78,22 +78,22 @@ def invariance(
     from rcdm_cli.analyses.invariance.section import sentences, write
 
     refuse_finished(folder, force)
-    bundle = open_bundle(out, engines, device, backend, precision)
+    bundle = open_bundle(out, bundle_name, device, backend, precision)
     pairs = bundle.pairs(method, level)
-    read = read_photos(out, photos)
-    kept = kept_in(folder, bundle)
+    read = read_images(out, images)
+    cache = step_cache_in(folder, bundle)
     settings = bundle.settings(sampler, steps, guidance)
     with out.progress("Augmenting") as show:
-        result = measure(bundle, kept, read.pixels, pairs, seed=seed, batch=batch, on_progress=show)
-    pictures = None
+        result = measure(bundle, cache, read.pixels, pairs, seed=seed, batch=batch, on_progress=show)
+    samples = None
     if shown:
         with out.progress("Sampling") as show:
-            pictures = before_and_after(
+            samples = before_and_after(
                 bundle,
-                kept,
+                cache,
                 read.pixels[:shown],
                 pairs,
-                samples=samples,
+                num_samples=num_samples,
                 settings=settings,
                 seed=seed,
                 batch=batch,
@@ -104,8 +104,8 @@ def invariance(
         "paths": [str(path) for path in read.paths],
         "unreadable": [str(path) for path in read.unreadable],
     }
-    values = write(result, pictures, folder, about)
-    kept.discard()
+    values = write(result, samples, folder, about)
+    cache.discard()
     paths = [folder / name for name in (*values["files"], "results.json", "report.html")]
     out.result(values, [*sentences(values), *paths])
     read.raise_unreadable()

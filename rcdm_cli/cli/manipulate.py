@@ -8,11 +8,12 @@ import typer
 from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._encoders import Asked, representations
+from rcdm_cli.cli._images import image_dataset, raise_skipped
 from rcdm_cli.cli._options import (
     Backend,
     Batch,
+    BundleName,
     Device,
-    Engines,
     Force,
     Guidance,
     Level,
@@ -25,8 +26,7 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._photos import photo_source, raise_skipped
-from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
@@ -34,24 +34,24 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
     "manipulate",
     panel="Questions",
     examples=(
-        "rcdm manipulate striped.jpg plain.jpg --neighbours photos --method dino --level backbone",
-        "rcdm manipulate striped.jpg plain.jpg --neighbours photos.safetensors --threshold 1",
+        "rcdm manipulate striped.jpg plain.jpg --neighbours images --method dino --level backbone",
+        "rcdm manipulate striped.jpg plain.jpg --neighbours images.safetensors --threshold 1",
     ),
 )
 def manipulate(
     out: Output,
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Photo whose attributes are taken out.", show_default=False)
+        Path, typer.Argument(metavar="SOURCE", help="Image whose attributes are taken out.", show_default=False)
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="Photo whose values are put in their place.", show_default=False)
+        Path, typer.Argument(metavar="TARGET", help="Image whose values are put in their place.", show_default=False)
     ],
     neighbours: Annotated[
         Path,
         typer.Option(
             "--neighbours",
             metavar="DIR|FILE",
-            help="Where the source's nearest neighbours are looked for: a folder or tar of photos, or a file that"
+            help="Where the source's nearest neighbours are looked for: a folder or tar of images, or a file that"
             " `rcdm embed` wrote.",
             show_default=False,
         ),
@@ -77,8 +77,8 @@ def manipulate(
     ] = 0.7,
     method: Methods = None,
     level: Level = "both",
-    engines: Engines = DEMO_BUNDLE,
-    samples: Samples = 6,
+    bundle_name: BundleName = DEMO_BUNDLE,
+    num_samples: Samples = 6,
     sampler: Sampler = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -90,7 +90,7 @@ def manipulate(
     folder: Out = Path("manipulation"),
     force: Force = False,
 ) -> None:
-    """Take out of a photo's representation what its nearest neighbours share, or put another photo's values there.
+    """Take out of an image's representation what its nearest neighbours share, or put another image's values there.
 
     Dimensions that are active in most of SOURCE's nearest neighbours, by default in more than 14 of 20 as in the
     published code, are set to zero, and swapped with TARGET's. Writes
@@ -101,26 +101,26 @@ def manipulate(
     from rcdm_cli.analyses.manipulate.compute import Bank, Rule
     from rcdm_cli.analyses.manipulate.compute import manipulate as look
     from rcdm_cli.analyses.manipulate.section import write
-    from rcdm_cli.data.image_file import read_photo
+    from rcdm_cli.data.image_file import read_image
     from rcdm_cli.encoders.embeddings import is_embeddings
 
     refuse_finished(folder, force)
-    bundle = open_bundle(out, engines, device, backend, precision)
+    bundle = open_bundle(out, bundle_name, device, backend, precision)
     pairs = bundle.pairs(method, level)
-    ends = read_photo(source), read_photo(target)
-    kept = kept_in(folder, bundle)
+    ends = read_image(source), read_image(target)
+    cache = step_cache_in(folder, bundle)
     asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
-    known = representations(out, "Encoding neighbours", neighbours, None, asked, batch, kept)
+    known = representations(out, "Encoding neighbours", neighbours, None, asked, batch, cache)
     settings = bundle.settings(sampler, steps, guidance)
     with out.progress("Sampling") as show:
         result = look(
             bundle,
-            kept,
+            cache,
             *ends,
             Bank(known.representations, known.paths),
             pairs,
             rule=Rule(nearest, threshold, share),
-            samples=samples,
+            num_samples=num_samples,
             settings=settings,
             seed=seed,
             batch=batch,
@@ -128,9 +128,9 @@ def manipulate(
         )
     near = {}
     if not is_embeddings(neighbours):
-        photos = photo_source([neighbours])
-        shown = {one.key for found in result.found.values() for one in found.neighbours[:samples]}
-        near = {key: photos.read(i) for i, key in enumerate(photos.keys) if key in shown}
+        images = image_dataset([neighbours])
+        shown = {one.key for found in result.found.values() for one in found.neighbours[:num_samples]}
+        near = {key: images.read(i) for i, key in enumerate(images.keys) if key in shown}
     about = {
         **made_with(bundle, seed, settings),
         "source": source.name,
@@ -139,6 +139,6 @@ def manipulate(
         "unreadable": [key for key, _ in known.skipped],
     }
     values = write(result, *ends, near, folder, about)
-    kept.discard()
+    cache.discard()
     out.result(values, [folder / name for name in (*values["files"], "results.json", "report.html")])
     raise_skipped(len(known.skipped), len(known.skipped) + len(known.paths), "neighbours")

@@ -1,4 +1,4 @@
-"""``rcdm pretrain``: an encoder from photos alone, with one method."""
+"""``rcdm pretrain``: an encoder from images alone, with one method."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,8 @@ from rcdm_cli.core.resources import recipe_path
     "pretrain",
     panel="Models",
     examples=(
-        "rcdm pretrain photos --method dino --recipe clothing32-encoders --out runs/dino",
-        "rcdm pretrain photos.tar --split train --validation-split val --method vicreg --recipe clothing32-encoders",
+        "rcdm pretrain images --method dino --recipe clothing32-encoders --out runs/dino",
+        "rcdm pretrain images.tar --split train --validation-split val --method vicreg --recipe clothing32-encoders",
     ),
 )
 def pretrain(
@@ -32,8 +32,8 @@ def pretrain(
         typer.Option(
             "--validation-split",
             metavar="NAME",
-            help="Sub-folder of DATA whose classes are predicted from those of the training photos (k-NN accuracy); "
-            "by default each training photo's from the others'.",
+            help="Sub-folder of DATA whose classes are predicted from those of the training images (k-NN accuracy); "
+            "by default each training image's from the others'.",
             show_default=False,
         ),
     ] = None,
@@ -43,14 +43,14 @@ def pretrain(
         typer.Option(
             "--workers",
             min=0,
-            help="Processes that draw the views of photos; 0 is the program's own. The result is the same.",
+            help="Processes that draw the views of images; 0 is the program's own. The result is the same.",
             rich_help_panel=MACHINE_PANEL,
         ),
     ] = 2,
     folder: Out = Path("runs/pretrain"),
     device: Device = "auto",
 ) -> None:
-    """Pretrain an encoder on photos with one method.
+    """Pretrain an encoder on images with one method.
 
     The encoder stands in the run's folder as encoder.safetensors, for `rcdm train --encoder`. The same command again
     goes on where the last one stopped; Ctrl-C and SIGTERM write a checkpoint first. Sub-folders of DATA are classes;

@@ -12,9 +12,9 @@ from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._encoders import ask_encoders, representations
 from rcdm_cli.cli._options import (
     Batch,
+    BundleName,
     Device,
     EncoderReference,
-    Engines,
     Force,
     IgnoredClasses,
     Level,
@@ -32,7 +32,7 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
     "probe",
     panel="Questions",
     examples=(
-        "rcdm probe photos.tar --split train --validation-split val",
+        "rcdm probe images.tar --split train --validation-split val",
         "rcdm probe all.safetensors --split train --validation-split val --ignore-class other",
     ),
 )
@@ -43,7 +43,7 @@ def probe(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="Photos in class folders, a tar of them, a folder of tars, or a file of `rcdm embed`.",
+            help="Images in class folders, a tar of them, a folder of tars, or a file of `rcdm embed`.",
             show_default=False,
         ),
     ],
@@ -58,13 +58,13 @@ def probe(
             "--seeds",
             min=2,
             max=1000,
-            help="Times that the classifiers learn again, each time from another bootstrap draw of the photos to learn"
+            help="Times that the classifiers learn again, each time from another bootstrap draw of the images to learn"
             " from: the intervals over seeds are over these.",
         ),
     ] = 5,
     method: Methods = None,
     level: Level = "both",
-    engines: Engines = DEMO_BUNDLE,
+    bundle_name: BundleName = DEMO_BUNDLE,
     encoder: EncoderReference = None,
     seed: Seed = 0,
     batch: Batch = 64,
@@ -72,16 +72,16 @@ def probe(
     folder: Out = Path("probe"),
     force: Force = False,
 ) -> None:
-    """Measure how well the class of a photo can be read from its representation.
+    """Measure how well the class of an image can be read from its representation.
 
-    A linear classifier and a vote of the nearest photos learn from one split and are measured on another, at backbone
-    and projector, with 95 % intervals over the photos measured on, and over seeds that each draw other photos to learn
-    from. Backbone and projector are compared in pairs, photo by photo and draw by draw. Writes results.json with each
+    A linear classifier and a vote of the nearest images learn from one split and are measured on another, at backbone
+    and projector, with 95 % intervals over the images measured on, and over seeds that each draw other images to learn
+    from. Backbone and projector are compared in pairs, image by image and draw by draw. Writes results.json with each
     seed's numbers, charts as PNG and report.html. The same command goes on where it was interrupted.
     """
     from rcdm_cli.analyses.probe.compute import probe as ask
     from rcdm_cli.analyses.probe.section import answers, write
-    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.encoders.embeddings import is_embeddings, read_embeddings
     from rcdm_cli.encoders.pairs import choose_among
     from rcdm_cli.report.run import PAGE, RESULTS
@@ -89,11 +89,11 @@ def probe(
     refuse_finished(folder, force)
     if split == validation_split:
         raise InputError(
-            f"--split and --validation-split are both {split}: measure on photos that are not learned from."
+            f"--split and --validation-split are both {split}: measure on images that are not learned from."
         )
-    kept = Kept(folder / "parts", {"rcdm": __version__})
+    cache = StepCache(folder / "parts", {"rcdm": __version__})
     # Where an encoder or a bundle is named, a file of representations must be of it: `representations` looks.
-    engines_from = context.get_parameter_source("engines")
+    engines_from = context.get_parameter_source("bundle_name")
     if is_embeddings(source) and encoder is None and engines_from and engines_from.name == "DEFAULT":
         everything = read_embeddings(source)
         has = list(everything.representations)
@@ -101,20 +101,20 @@ def probe(
         training, validation = everything.split(split), everything.split(validation_split)
         origin = everything.origin
     else:
-        asked = ask_encoders(engines, encoder, method, level, choose_device(device))
+        asked = ask_encoders(bundle_name, encoder, method, level, choose_device(device))
         pairs, origin = asked.pairs, asked.origin
         training, validation = (
-            representations(out, f"Representations of {name}", source, name, asked, batch, kept)
+            representations(out, f"Representations of {name}", source, name, asked, batch, cache)
             for name in (split, validation_split)
         )
     if shared := set(training.paths).intersection(validation.paths):
         raise InputError(
-            f"{len(shared)} of the {len(validation.paths)} photos of --validation-split {validation_split} would be"
+            f"{len(shared)} of the {len(validation.paths)} images of --validation-split {validation_split} would be"
             f" learned from too, as part of --split {split}. Give two splits that share none."
         )
     with out.progress("Linear classifiers") as show:
         found = ask(
-            training, validation, pairs, ignore=ignore or (), seeds=seeds, seed=seed, kept=kept, on_progress=show
+            training, validation, pairs, ignore=ignore or (), seeds=seeds, seed=seed, cache=cache, on_progress=show
         )
     values: dict[str, Any] = {
         "kind": "probe",
@@ -131,7 +131,7 @@ def probe(
         **found.as_json(),
     }
     values = write(folder, values)
-    kept.discard()
+    cache.discard()
     files = [folder / name for name in (*values["files"], RESULTS, PAGE)]
     out.result(values, [_line(HEAD), *(_numbers(one) for one in values["results"]), *answers(values), *files])
 

@@ -14,7 +14,7 @@ from rcdm_cli.core.errors import InputError
 @command(
     "report",
     panel="Questions",
-    examples=("rcdm report pictures evaluation", "rcdm report runs/probe runs/invariance runs/fgsm -o encoder.html"),
+    examples=("rcdm report samples evaluation", "rcdm report runs/probe runs/invariance runs/fgsm -o encoder.html"),
 )
 def report(
     out: Output,

@@ -17,11 +17,11 @@ from rcdm_cli.core.resources import recipe_path
     "train",
     panel="Models",
     examples=(
-        "rcdm train photos --recipe clothing32 --encoder runs/dino --encoder runs/simclr --out runs/mine",
-        "rcdm train photos.tar --split train --validation-split val --recipe clothing32 --encoder runs/dino",
-        "rcdm train photos --recipe own64 --encoder timm:resnet50,pretrained --out runs/resnet50",
-        "rcdm train photos --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr",
-        "rcdm train photos --recipe clothing32 --encoder runs/dino --init runs/mine --out runs/further",
+        "rcdm train images --recipe clothing32 --encoder runs/dino --encoder runs/simclr --out runs/mine",
+        "rcdm train images.tar --split train --validation-split val --recipe clothing32 --encoder runs/dino",
+        "rcdm train images --recipe own64 --encoder timm:resnet50,pretrained --out runs/resnet50",
+        "rcdm train images --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr",
+        "rcdm train images --recipe clothing32 --encoder runs/dino --init runs/mine --out runs/further",
     ),
 )
 def train(
@@ -34,7 +34,7 @@ def train(
         typer.Option(
             "--validation-split",
             metavar="NAME",
-            help="Sub-folder of DATA to log the loss on, beside that on the training photos.",
+            help="Sub-folder of DATA to log the loss on, beside that on the training images.",
             show_default=False,
         ),
     ] = None,
@@ -61,14 +61,14 @@ def train(
     folder: Out = Path("runs/train"),
     device: Device = "auto",
 ) -> None:
-    """Train a denoiser on the representations of photos.
+    """Train a denoiser on the representations of images.
 
     Representations are computed once and kept in the run's folder. The same command again goes on where the last one
     stopped; Ctrl-C and SIGTERM write a checkpoint first. `rcdm export` makes a bundle of the run.
 
-    Whether the denoiser learns its photos by heart is seen with --validation-split: at each grid of samples, log.jsonl
-    gets the loss of the averaged weights on both sets of photos, and the two move apart. A recipe's `augmentation` is
-    against that: photos are changed at random, and the representations of changed photos computed as they come.
+    Whether the denoiser learns its images by heart is seen with --validation-split: at each grid of samples, log.jsonl
+    gets the loss of the averaged weights on both sets of images, and the two move apart. A recipe's `augmentation` is
+    against that: images are changed at random, and the representations of changed images computed as they come.
 
     Started by `torchrun --standalone --nproc-per-node 8 --module rcdm_cli train …`, each process takes its share of
     every batch, on a GPU of its own where there are GPUs; the weights are those that one process would end at, but for
@@ -78,17 +78,17 @@ def train(
     from rcdm_cli.training.finished import is_run, read_run
     from rcdm_cli.training.recipe import TrainRecipe, read_recipe
     from rcdm_cli.training.runs import prepare_denoiser, train_denoiser
-    from rcdm_cli.training.warm_start import Start
+    from rcdm_cli.training.warm_start import WarmStart
 
     with together(out, device) as (share, own_device, out):
         plan = read_recipe(recipe_path(recipe), TrainRecipe, overrides or (), {"encoders": encoder} if encoder else {})
         start = None
         if init is not None and is_run(Path(init)):
             run = read_run(Path(init))
-            start = Start(run.model, run.encoders)
+            start = WarmStart(run.model, run.encoders)
         elif init is not None:
             bundle = load_bundle(init)
-            start = Start(bundle.model, [bundle.encoder(method) for method in bundle.methods])
+            start = WarmStart(bundle.model, [bundle.encoder(method) for method in bundle.methods])
         trainer = prepare_denoiser(
             plan,
             source,

@@ -34,18 +34,18 @@ from rcdm_cli.core.resources import MANIFEST
     "tune",
     panel="Models",
     examples=(
-        "rcdm tune clothing32 photos.tar --split val",
-        "rcdm tune clothing32 photos.tar --split val --sampler dpmpp --steps 5,10,20 --guidance 1,1.5,2",
+        "rcdm tune clothing32 images.tar --split val",
+        "rcdm tune clothing32 images.tar --split val --sampler dpmpp --steps 5,10,20 --guidance 1,1.5,2",
     ),
 )
 def tune(
     out: Output,
-    engines: Annotated[
+    bundle_name: Annotated[
         str, typer.Argument(metavar="BUNDLE", help="Bundle to tune: its name or its folder.", show_default=False)
     ],
     source: Source,
     split: Split = None,
-    photos: Annotated[int, typer.Option("--photos", min=2, help="Photos of DATA to use, spread evenly over it.")] = 400,
+    images: Annotated[int, typer.Option("--images", min=2, help="Images of DATA to use, spread evenly over it.")] = 400,
     sampler: Annotated[
         str,
         typer.Option(
@@ -97,57 +97,57 @@ def tune(
 ) -> None:
     """Choose how a bundle samples: measure faithfulness and Fréchet distance against samplers, steps and guidance.
 
-    Every way samples one picture for each photo, from the same noise. The way with the fewest calls of the network
+    Every way samples one sample for each image, from the same noise. The way with the fewest calls of the network
     within the margin of the best becomes the bundle's default; its manifest keeps the numbers. Writes results.json and
     report.html too. The same command goes on where it was interrupted.
     """
     from itertools import product
 
-    from rcdm_cli.analyses.step_cache import Kept
+    from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.analyses.tune.compute import tune as measure
     from rcdm_cli.analyses.tune.section import answer, section
     from rcdm_cli.bundle.manifest import Defaults, read_manifest
     from rcdm_cli.core.files import sha256, write_json
     from rcdm_cli.data.dataset import load_cropped
-    from rcdm_cli.data.source import open_photos
+    from rcdm_cli.data.source import open_dataset
     from rcdm_cli.diffusion.sampling import Settings
     from rcdm_cli.report.run import PAGE, RESULTS, write_run
 
     refuse_finished(folder, force)
-    bundle = open_bundle(out, engines, device, backend, precision)
+    bundle = open_bundle(out, bundle_name, device, backend, precision)
     manifest = bundle.manifest
     pairs = bundle.pairs(method, level)
     ways = [
         Settings(name, int(count), scale)
         for name, scale, count in product(sampler.split(","), map(float, guidance.split(",")), steps.split(","))
     ]
-    some = open_photos(source, split).spread(photos)
+    some = open_dataset(source, split).spread(images)
     size = max(entry.spec.preprocessing.size for entry in manifest.encoders.values())
     cropped = load_cropped(some, size)
     for key, reason in cropped.skipped:
         out.warn(f"{key}: {reason}")
-    if len(cropped.photos) < 2:
-        raise InputError(f"{source} has one photo to use; a distance between distributions needs 2 or more.")
+    if len(cropped.images) < 2:
+        raise InputError(f"{source} has one image to use; a distance between distributions needs 2 or more.")
     origin = {
         "rcdm": __version__,
         "bundle": manifest.name,
         "model_sha256": manifest.model.sha256,
-        "photos_sha256": some.fingerprint(),
+        "images_sha256": some.fingerprint(),
         "seed": seed,
         "backend": bundle.choice.backend,
         "precision": bundle.choice.precision,
     }
-    kept = Kept(folder / "parts", origin)
+    cache = StepCache(folder / "parts", origin)
     with out.progress("Sampling") as show:
         found = measure(
             bundle,
-            list(cropped.photos),
+            list(cropped.images),
             pairs,
             ways,
             margin=margin,
             seed=seed,
             batch=batch,
-            kept=kept,
+            cache=cache,
             on_progress=show,
         )
     numbers = {**origin, **found.as_json()}
@@ -157,5 +157,5 @@ def tune(
     tuned = read_manifest(bundle.folder).model_copy(update={"defaults": defaults, "measured": numbers})
     write_json(bundle.folder / MANIFEST, tuned.model_dump(mode="json"))
     write_run(folder, values, section)
-    kept.discard()
+    cache.discard()
     out.result(values, [answer(values), bundle.folder / MANIFEST, folder / RESULTS, folder / PAGE])

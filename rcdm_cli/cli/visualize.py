@@ -1,4 +1,4 @@
-"""``rcdm visualize``: pictures of what a representation holds."""
+"""``rcdm visualize``: samples of what a representation holds."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,11 +7,12 @@ import typer
 
 from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
+from rcdm_cli.cli._images import named_representations, raise_skipped
 from rcdm_cli.cli._options import (
     Backend,
     Batch,
+    BundleName,
     Device,
-    Engines,
     Force,
     Guidance,
     Level,
@@ -24,14 +25,13 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._photos import known_photos, raise_skipped
-from rcdm_cli.cli._runs import kept_in, made_with, refuse_finished
+from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
     "visualize",
-    panel="Pictures",
+    panel="Samples",
     examples=(
         "rcdm visualize imgs --method dino --level projector",
         "rcdm visualize imgs --method dino,vicreg --level both --samples 8 --out seen",
@@ -40,18 +40,18 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
 )
 def visualize(
     out: Output,
-    photos: Annotated[
+    images: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PHOTOS...",
-            help="Photos, or folders that are searched for photos; or one file that `rcdm embed` wrote.",
+            metavar="IMAGES...",
+            help="Images, or folders that are searched for images; or one file that `rcdm embed` wrote.",
             show_default=False,
         ),
     ],
     method: Methods = None,
     level: Level = "both",
-    engines: Engines = DEMO_BUNDLE,
-    samples: Samples = 6,
+    bundle_name: BundleName = DEMO_BUNDLE,
+    num_samples: Samples = 6,
     sampler: Sampler = None,
     steps: Steps = None,
     guidance: Guidance = None,
@@ -60,12 +60,12 @@ def visualize(
     device: Device = "auto",
     backend: Backend = "auto",
     precision: Precision = "auto",
-    folder: Out = Path("pictures"),
+    folder: Out = Path("visualization"),
     force: Force = False,
 ) -> None:
-    """Sample pictures of what a representation knows about photos.
+    """Sample samples of what a representation knows about images.
 
-    Writes a grid (a row for each photo: the photo, its samples, and a map of where the samples differ), the samples one
+    Writes a grid (a row for each image: the image, its samples, and a map of where the samples differ), the samples one
     by one, results.json with every number, and report.html, a page that shows it all. What all samples share, the
     representation holds; what varies, it has thrown away.
     """
@@ -76,24 +76,24 @@ def visualize(
     from rcdm_cli.analyses.visualize.section import write
 
     refuse_finished(folder, force)
-    bundle = open_bundle(out, engines, device, backend, precision)
+    bundle = open_bundle(out, bundle_name, device, backend, precision)
     pairs = bundle.pairs(method, level)
-    kept = kept_in(folder, bundle)
-    known = known_photos(out, photos, bundle, pairs, kept, batch)
+    cache = step_cache_in(folder, bundle)
+    known = named_representations(out, images, bundle, pairs, cache, batch)
     settings = bundle.settings(sampler, steps, guidance)
     names = [PurePath(path).name for path in known.paths]
     with out.progress("Sampling") as show, SampleFiles(folder, names) as files:
         result = look(
             bundle,
-            kept,
+            cache,
             names,
             known.h,
-            samples=samples,
+            num_samples=num_samples,
             settings=settings,
             seed=seed,
             batch=batch,
             on_progress=show,
-            on_picture=files.add,
+            on_sample=files.add,
         )
     about = {
         **made_with(bundle, seed, settings),
@@ -101,6 +101,6 @@ def visualize(
         "unreadable": [str(path) for path in known.unreadable],
     }
     values = write(result, known.pixels, files, about)
-    kept.discard()
+    cache.discard()
     out.result(values, [folder / name for name in ("report.html", "grid.png", "results.json", "samples")])
-    raise_skipped(len(known.unreadable), known.found, "photos")
+    raise_skipped(len(known.unreadable), known.found, "images")

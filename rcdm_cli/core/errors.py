@@ -12,7 +12,7 @@ class RcdmError(Exception):
 
 
 class InputError(RcdmError):
-    """A wrong option, recipe, file or photo: the person can mend it (exit code 2)."""
+    """A wrong option, recipe, file or image: the person can mend it (exit code 2)."""
 
     exit_code = 2
 

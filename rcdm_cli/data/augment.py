@@ -1,6 +1,6 @@
-"""A battery of changes to a photo, each at stated strengths: what an encoder may or may not be invariant to.
+"""A battery of changes to an image, each at stated strengths: what an encoder may or may not be invariant to.
 
-Photos are uint8 (H, W, 3) and square, as an encoder sees them after its centre crop, so that every length is a share
+Images are uint8 (H, W, 3) and square, as an encoder sees them after its centre crop, so that every length is a share
 of the side. A change keeps size and type and leaves its input alone; noise comes from the generator that is given.
 """
 
@@ -16,24 +16,24 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 Pixels = NDArray[np.uint8]
 
 
-def with_brightness(photo: Pixels, factor: float) -> Pixels:
+def with_brightness(image: Pixels, factor: float) -> Pixels:
     """All values multiplied by ``factor`` and clipped."""
-    return np.array(ImageEnhance.Brightness(Image.fromarray(photo)).enhance(factor))
+    return np.array(ImageEnhance.Brightness(Image.fromarray(image)).enhance(factor))
 
 
-def with_contrast(photo: Pixels, factor: float) -> Pixels:
-    """Differences from the mean grey of the photo multiplied by ``factor``."""
-    return np.array(ImageEnhance.Contrast(Image.fromarray(photo)).enhance(factor))
+def with_contrast(image: Pixels, factor: float) -> Pixels:
+    """Differences from the mean grey of the image multiplied by ``factor``."""
+    return np.array(ImageEnhance.Contrast(Image.fromarray(image)).enhance(factor))
 
 
-def with_saturation(photo: Pixels, factor: float) -> Pixels:
-    """Differences of each pixel from its grey multiplied by ``factor``: 0 is a grey photo."""
-    return np.array(ImageEnhance.Color(Image.fromarray(photo)).enhance(factor))
+def with_saturation(image: Pixels, factor: float) -> Pixels:
+    """Differences of each pixel from its grey multiplied by ``factor``: 0 is a grey image."""
+    return np.array(ImageEnhance.Color(Image.fromarray(image)).enhance(factor))
 
 
-def with_hue_turned(photo: Pixels, turn: float) -> Pixels:
+def with_hue_turned(image: Pixels, turn: float) -> Pixels:
     """All hues moved by ``turn`` of the colour circle, in steps of 1/256."""
-    hsv = np.array(Image.fromarray(photo).convert("HSV"))
+    hsv = np.array(Image.fromarray(image).convert("HSV"))
     # Pillow's hue is a byte for the whole circle: adding wraps around as it should.
     hsv[..., 0] += np.uint8(round(turn * 256) % 256)
     return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
@@ -60,73 +60,73 @@ class Augmentation:
     strengths: Mapping[str, Change]
 
 
-def _crop(kept: float, photo: Pixels, _: np.random.Generator) -> Pixels:
-    height, width = photo.shape[:2]
+def _crop(kept: float, image: Pixels, _: np.random.Generator) -> Pixels:
+    height, width = image.shape[:2]
     left, top = (1 - kept) / 2 * width, (1 - kept) / 2 * height
     box = (left, top, width - left, height - top)
-    return np.array(Image.fromarray(photo).resize((width, height), Image.Resampling.BICUBIC, box))
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box))
 
 
-def _shift(share: float, photo: Pixels, _: np.random.Generator) -> Pixels:
-    width = photo.shape[1]
+def _shift(share: float, image: Pixels, _: np.random.Generator) -> Pixels:
+    width = image.shape[1]
     by = round(share * width)
-    return np.pad(photo, ((0, 0), (by, 0), (0, 0)), mode="reflect")[:, :width].copy()
+    return np.pad(image, ((0, 0), (by, 0), (0, 0)), mode="reflect")[:, :width].copy()
 
 
-def _rotate(degrees: float, photo: Pixels, _: np.random.Generator) -> Pixels:
+def _rotate(degrees: float, image: Pixels, _: np.random.Generator) -> Pixels:
     # The corners that turn into view lie at most (sqrt(2) - 1) / 2 = 0.21 of the side beyond the edge.
-    margin = -(-max(photo.shape[:2]) // 4)
-    wide = np.pad(photo, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+    margin = -(-max(image.shape[:2]) // 4)
+    wide = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
     turned = np.array(Image.fromarray(wide).rotate(degrees, Image.Resampling.BICUBIC))
     return turned[margin:-margin, margin:-margin].copy()
 
 
-def _flip(axis: int, photo: Pixels, _: np.random.Generator) -> Pixels:
-    return np.flip(photo, axis).copy()
+def _flip(axis: int, image: Pixels, _: np.random.Generator) -> Pixels:
+    return np.flip(image, axis).copy()
 
 
-def _grey(share: float, photo: Pixels, _: np.random.Generator) -> Pixels:
-    return with_saturation(photo, 1 - share)
+def _grey(share: float, image: Pixels, _: np.random.Generator) -> Pixels:
+    return with_saturation(image, 1 - share)
 
 
-def _hue(degrees: float, photo: Pixels, _: np.random.Generator) -> Pixels:
-    return with_hue_turned(photo, degrees / 360)
+def _hue(degrees: float, image: Pixels, _: np.random.Generator) -> Pixels:
+    return with_hue_turned(image, degrees / 360)
 
 
-def _brightness(factor: float, photo: Pixels, _: np.random.Generator) -> Pixels:
-    return with_brightness(photo, factor)
+def _brightness(factor: float, image: Pixels, _: np.random.Generator) -> Pixels:
+    return with_brightness(image, factor)
 
 
-def _blur(share: float, photo: Pixels, _: np.random.Generator) -> Pixels:
-    return np.array(Image.fromarray(photo).filter(ImageFilter.GaussianBlur(share * photo.shape[1])))
+def _blur(share: float, image: Pixels, _: np.random.Generator) -> Pixels:
+    return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(share * image.shape[1])))
 
 
-def _noise(sigma: float, photo: Pixels, rng: np.random.Generator) -> Pixels:
-    noisy: Pixels = np.clip(np.rint(photo + sigma * rng.standard_normal(photo.shape)), 0, 255).astype(np.uint8)
+def _noise(sigma: float, image: Pixels, rng: np.random.Generator) -> Pixels:
+    noisy: Pixels = np.clip(np.rint(image + sigma * rng.standard_normal(image.shape)), 0, 255).astype(np.uint8)
     return noisy
 
 
-def _background(colour: tuple[int, int, int], photo: Pixels, _: np.random.Generator) -> Pixels:
-    painted = photo.copy()
-    painted[background(photo)] = colour
+def _background(colour: tuple[int, int, int], image: Pixels, _: np.random.Generator) -> Pixels:
+    painted = image.copy()
+    painted[background(image)] = colour
     return painted
 
 
-def _jpeg(quality: int, photo: Pixels, _: np.random.Generator) -> Pixels:
+def _jpeg(quality: int, image: Pixels, _: np.random.Generator) -> Pixels:
     file = io.BytesIO()
-    Image.fromarray(photo).save(file, "JPEG", quality=quality)
-    with Image.open(file) as image:
-        return np.array(image)
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
+    with Image.open(file) as pil:
+        return np.array(pil)
 
 
-def background(photo: Pixels) -> NDArray[np.bool_]:
-    """Where a photo (H, W, 3) shows its background, as far as colour tells: bool (H, W).
+def background(image: Pixels) -> NDArray[np.bool_]:
+    """Where an image (H, W, 3) shows its background, as far as colour tells: bool (H, W).
 
-    Background is what has nearly the median colour of the photo's border and is connected with a corner. Of a photo
+    Background is what has nearly the median colour of the image's border and is connected with a corner. Of an image
     before a busy background little or nothing is found.
     """
-    border = np.concatenate([photo[0], photo[-1], photo[1:-1, 0], photo[1:-1, -1]])
-    distance = np.abs(photo.astype(np.int16) - np.median(border, axis=0)).max(axis=-1)
+    border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
+    distance = np.abs(image.astype(np.int16) - np.median(border, axis=0)).max(axis=-1)
     near = np.where(distance <= BACKGROUND_TOLERANCE, np.uint8(255), np.uint8(0))
     # A copy, since what comes from an array cannot be drawn on, and floodfill would say nothing of it.
     mask = Image.fromarray(near).copy()

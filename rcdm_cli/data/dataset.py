@@ -1,6 +1,6 @@
-"""A set of photos as training reads it: every photo cropped once to one size, in memory or in a file.
+"""A set of images as training reads it: every image cropped once to one size, in memory or in a file.
 
-The listing itself is ``source.open_photos``, which is offered here too.
+The listing itself is ``source.open_images``, which is offered here too.
 """
 
 import json
@@ -16,55 +16,53 @@ from numpy.typing import NDArray
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import replacing, write_json
 from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.image_file import UnreadablePhoto
-from rcdm_cli.data.source import PhotoSource, open_photos
-
-__all__ = ["Cropped", "PhotoSource", "load_cropped", "open_photos"]
+from rcdm_cli.data.image_file import UnreadableImage
+from rcdm_cli.data.source import ImageDataset
 
 _AHEAD = 256
 
 
 @dataclass(frozen=True)
 class Cropped:
-    """Photos of one size.
+    """Images of one size.
 
     Attributes:
-        photos: uint8 (N, size, size, 3); read-only and paged in from the disk where a cache was given.
+        images: uint8 (N, size, size, 3); read-only and paged in from the disk where a cache was given.
         keys: N keys, in the order of the source.
         labels: N labels, as in the source.
-        skipped: key and reason of each photo that could not be read.
+        skipped: key and reason of each image that could not be read.
     """
 
-    photos: NDArray[np.uint8]
+    images: NDArray[np.uint8]
     keys: tuple[str, ...]
     labels: tuple[str | None, ...]
     skipped: tuple[tuple[str, str], ...]
 
 
 def load_cropped(
-    source: PhotoSource,
+    source: ImageDataset,
     size: int,
     on_progress: Callable[[int, int], None] | None = None,
     cache: Path | None = None,
 ) -> Cropped:
-    """Centre-crop every photo of ``source``; those that cannot be read are left out and named in ``skipped``.
+    """Centre-crop every image of ``source``; those that cannot be read are left out and named in ``skipped``.
 
     Args:
-        source: which photos.
+        source: which images.
         size: pixels along each side.
-        on_progress: called with (photos done, photos in all) after each photo.
+        on_progress: called with (images done, images in all) after each image.
         cache: a folder. The crops are written to a file in it, which is used again as long as the source's listing and
             ``size`` stay the same; a set larger than the memory needs this. Without it, the crops are in memory.
 
     Raises:
-        InputError: no photo could be read.
+        InputError: no image could be read.
         RcdmError: the cache cannot be written.
     """
     if cache is None:
-        photos: NDArray[np.uint8] = np.empty((len(source), size, size, 3), np.uint8)
-        rows = iter(photos)
+        images: NDArray[np.uint8] = np.empty((len(source), size, size, 3), np.uint8)
+        rows = iter(images)
         skipped = _crop_all(source, size, lambda crop: np.copyto(next(rows), crop), on_progress)
-        return _cropped(source, photos, skipped)
+        return _cropped(source, images, skipped)
 
     file = cache / f"{source.fingerprint()[:32]}-{size}.u8"
     notes = file.with_suffix(".json")
@@ -77,10 +75,10 @@ def load_cropped(
     return _cropped(source, np.memmap(file, np.uint8, "r", shape=shape), skipped)
 
 
-def _cropped(source: PhotoSource, photos: NDArray[np.uint8], skipped: dict[int, str]) -> Cropped:
+def _cropped(source: ImageDataset, images: NDArray[np.uint8], skipped: dict[int, str]) -> Cropped:
     kept = [index for index in range(len(source)) if index not in skipped]
     return Cropped(
-        photos=photos[: len(kept)],
+        images=images[: len(kept)],
         keys=tuple(source.keys[index] for index in kept),
         labels=tuple(source.labels[index] for index in kept),
         skipped=tuple((source.keys[index], reason) for index, reason in skipped.items()),
@@ -88,7 +86,7 @@ def _cropped(source: PhotoSource, photos: NDArray[np.uint8], skipped: dict[int, 
 
 
 def _crop_all(
-    source: PhotoSource,
+    source: ImageDataset,
     size: int,
     keep: Callable[[NDArray[np.uint8]], Any],
     on_progress: Callable[[int, int], None] | None,
@@ -103,17 +101,17 @@ def _crop_all(
         if on_progress:
             on_progress(index + 1, len(source))
     if len(skipped) == len(source):
-        raise InputError(f"None of the {len(source)} photos in {source.root} can be read; the first: {skipped[0]}.")
+        raise InputError(f"None of the {len(source)} images in {source.root} can be read; the first: {skipped[0]}.")
     return skipped
 
 
-def _in_threads(source: PhotoSource, size: int) -> Iterator[NDArray[np.uint8] | str]:
-    """Each photo's crop, or why it has none; a bounded number is read ahead."""
+def _in_threads(source: ImageDataset, size: int) -> Iterator[NDArray[np.uint8] | str]:
+    """Each image's crop, or why it has none; a bounded number is read ahead."""
 
     def crop(index: int) -> NDArray[np.uint8] | str:
         try:
             return center_crop(source.read(index), size)
-        except UnreadablePhoto as error:
+        except UnreadableImage as error:
             return error.reason
 
     with ThreadPoolExecutor() as pool:

@@ -1,4 +1,4 @@
-"""Which files are photos: by suffix inside a folder, by the person's word for a file given by name."""
+"""Which files are images: by suffix inside a folder, by the person's word for a file given by name."""
 
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -11,14 +11,14 @@ SUFFIXES = frozenset(
 )
 
 
-def find_photos(paths: Sequence[Path]) -> list[Path]:
-    """The photos that ``paths`` name, in the order given and each once.
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """The images that ``paths`` name, in the order given and each once.
 
-    A folder stands for every photo in it and below it, sorted by path; hidden files and folders are left out.
+    A folder stands for every image in it and below it, sorted by path; hidden files and folders are left out.
     A file is taken whatever its suffix: a wrong one is told apart when it is read.
 
     Raises:
-        InputError: a path does not exist, or no photo was found at all.
+        InputError: a path does not exist, or no image was found at all.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -27,10 +27,10 @@ def find_photos(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             found[path] = None
         else:
-            raise InputError(f"{path} does not exist; give photos, or folders that hold photos.")
+            raise InputError(f"{path} does not exist; give images, or folders that hold images.")
     if not found:
         where = ", ".join(str(path) for path in paths) or "an empty list of paths"
-        raise InputError(f"No photo was found in {where}; files are taken by these suffixes: {suffix_list()}.")
+        raise InputError(f"No image was found in {where}; files are taken by these suffixes: {suffix_list()}.")
     return list(found)
 
 

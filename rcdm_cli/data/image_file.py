@@ -1,4 +1,4 @@
-"""One photo file, of any common format and mode, to uint8 RGB.
+"""One image file, of any common format and mode, to uint8 RGB.
 
 Pillow decodes. This module decides what Pillow leaves open: which way is up, what stands behind transparent
 pixels, and how values of more than 8 bits are scaled. Colour profiles are not applied, as in the published code.
@@ -20,8 +20,8 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
-# Photos are read by several threads, where warnings cannot be silenced around a call. Pillow warns of damaged
-# metadata, which does not touch the pixels, and of large photos below its limit; above it, it raises.
+# Images are read by several threads, where warnings cannot be silenced around a call. Pillow warns of damaged
+# metadata, which does not touch the pixels, and of large images below its limit; above it, it raises.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -37,56 +37,56 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a photo upright, by EXIF orientation. ImageOps.exif_transpose would also write the metadata anew,
-which costs a whole photo where only its metadata is damaged."""
+"""What makes an image upright, by EXIF orientation. ImageOps.exif_transpose would also write the metadata anew,
+which costs a whole image where only its metadata is damaged."""
 
 
-class UnreadablePhoto(InputError):
-    """A file that is not a photo, is damaged, or is in a format that cannot be read."""
+class UnreadableImage(InputError):
+    """A file that is not an image, is damaged, or is in a format that cannot be read."""
 
     def __init__(self, name: str, reason: str) -> None:
-        """``name`` is what the person knows the photo by; ``reason`` is a clause without a full stop."""
+        """``name`` is what the person knows the image by; ``reason`` is a clause without a full stop."""
         super().__init__(name, reason)
         self.name = name
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.name} cannot be read as a photo: {self.reason}."
+        return f"{self.name} cannot be read as an image: {self.reason}."
 
 
-def read_photo(source: Path | BinaryIO, name: str | None = None) -> Pixels:
-    """A photo as uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
+def read_image(source: Path | BinaryIO, name: str | None = None) -> Pixels:
+    """An image as uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
 
     Transparent pixels are laid over white. 16-bit grey is divided by 257, so that 65535 becomes 255; float grey
-    is taken as 0..1. Of an animation or a file of several pages, the first picture is read. A photo that is too narrow
-    for a square crop is refused, since all that reads photos crops them.
+    is taken as 0..1. Of an animation or a file of several pages, the first image is read. An image that is too narrow
+    for a square crop is refused, since all that reads images crops them.
 
     Args:
         source: a file's path, or an open binary file.
-        name: what errors call the photo; the path unless given.
+        name: what errors call the image; the path unless given.
 
     Raises:
-        UnreadablePhoto: names the photo and the reason.
+        UnreadableImage: names the image and the reason.
     """
     name = name or str(source)
     try:
-        with Image.open(source, formats=FORMATS) as image:
-            if why := too_narrow(*image.size):
-                raise UnreadablePhoto(name, why)
-            image.load()
-            return _to_rgb(_upright(image), name)
-    except UnreadablePhoto:
+        with Image.open(source, formats=FORMATS) as pil:
+            if why := too_narrow(*pil.size):
+                raise UnreadableImage(name, why)
+            pil.load()
+            return _to_rgb(_upright(pil), name)
+    except UnreadableImage:
         raise
     except UnidentifiedImageError:
         readable = ", ".join(FORMATS)
-        raise UnreadablePhoto(name, f"it is none of the formats {readable}, or it is damaged") from None
+        raise UnreadableImage(name, f"it is none of the formats {readable}, or it is damaged") from None
     except Image.DecompressionBombError as error:
-        raise UnreadablePhoto(name, f"it has too many pixels ({error})") from None
+        raise UnreadableImage(name, f"it has too many pixels ({error})") from None
     except OSError as error:
-        raise UnreadablePhoto(name, _clause(error.strerror or error)) from None
+        raise UnreadableImage(name, _clause(error.strerror or error)) from None
     # For damaged bytes Pillow's readers also raise SyntaxError, ValueError, struct.error, KeyError and others.
     except Exception as error:
-        raise UnreadablePhoto(name, f"it is damaged ({_clause(error) or type(error).__name__})") from error
+        raise UnreadableImage(name, f"it is damaged ({_clause(error) or type(error).__name__})") from error
 
 
 def _clause(error: object) -> str:
@@ -94,38 +94,38 @@ def _clause(error: object) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(pil: Image.Image) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        turn = _TURNS.get(pil.getexif().get(ExifTags.Base.Orientation, 1))
     # Damaged metadata says nothing of the pixels. Pillow's readers raise SyntaxError, struct.error and others for it.
     except Exception:
         turn = None
-    return image if turn is None else image.transpose(turn)
+    return pil if turn is None else pil.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Pixels:
-    if image.mode.startswith("I"):
-        return _grey(_from_16_bits(np.asarray(image), name))
-    if image.mode == "F":
-        return _grey(_from_unit(np.asarray(image), name))
-    if image.has_transparency_data:
-        photo = image.convert("RGBA")
-        white = Image.new("RGBA", photo.size, "white")
-        return np.array(Image.alpha_composite(white, photo).convert("RGB"))
-    return np.array(image.convert("RGB"))
+def _to_rgb(pil: Image.Image, name: str) -> Pixels:
+    if pil.mode.startswith("I"):
+        return _grey(_from_16_bits(np.asarray(pil), name))
+    if pil.mode == "F":
+        return _grey(_from_unit(np.asarray(pil), name))
+    if pil.has_transparency_data:
+        image = pil.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return np.array(Image.alpha_composite(white, image).convert("RGB"))
+    return np.array(pil.convert("RGB"))
 
 
 def _from_16_bits(values: NDArray[Any], name: str) -> Pixels:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise UnreadablePhoto(name, f"its grey values go from {low} to {high}, and 0 to 65535 can be shown")
+        raise UnreadableImage(name, f"its grey values go from {low} to {high}, and 0 to 65535 can be shown")
     return ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
 
 
 def _from_unit(values: NDArray[np.float32], name: str) -> Pixels:
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= 1:
-        raise UnreadablePhoto(name, f"its float values go from {low:g} to {high:g}, and 0 to 1 can be shown")
+        raise UnreadableImage(name, f"its float values go from {low:g} to {high:g}, and 0 to 1 can be shown")
     return np.rint(values * 255).astype(np.uint8)
 
 
@@ -133,14 +133,14 @@ def _grey(values: Pixels) -> Pixels:
     return np.repeat(values[:, :, None], 3, axis=2)
 
 
-def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """Write uint8 (H, W, 3) as a PNG, value for value, whole or not at all; missing folders are made.
 
     Raises:
-        InputError: ``picture`` has another type or shape.
+        InputError: ``image`` has another type or shape.
         RcdmError: the file cannot be written.
     """
-    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-        raise InputError(f"A picture must be uint8 (H, W, 3), not {picture.dtype} {picture.shape}.")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"An image must be uint8 (H, W, 3), not {image.dtype} {image.shape}.")
     with replacing(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(image).save(temporary, format="PNG")

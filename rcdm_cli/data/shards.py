@@ -1,4 +1,4 @@
-"""The photos in a tar: where each one's bytes lie, so that they are read in place and nothing is unpacked."""
+"""The images in a tar: where each one's bytes lie, so that they are read in place and nothing is unpacked."""
 
 import os
 import tarfile
@@ -13,7 +13,7 @@ _LONGEST_LABEL = 1024
 
 
 class Member(NamedTuple):
-    """A photo in a tar: its bytes are ``size`` bytes from ``offset`` in the tar's file."""
+    """An image in a tar: its bytes are ``size`` bytes from ``offset`` in the tar's file."""
 
     path: str
     label: str | None
@@ -22,16 +22,16 @@ class Member(NamedTuple):
 
 
 def index_tar(tar: Path) -> list[Member]:
-    """The photos of an uncompressed tar, by known suffix, in the tar's order.
+    """The images of an uncompressed tar, by known suffix, in the tar's order.
 
     Only regular files count; links, devices and hidden files are left out. A member's path is cleaned of ``.``,
     ``..`` and a leading ``/``: it is a name to show, never a place to write to. Where a member ``<key>.cls``
-    stands beside ``<key>.jpg`` (WebDataset), its text is the photo's label; else the label is None.
+    stands beside ``<key>.jpg`` (WebDataset), its text is the image's label; else the label is None.
 
     Raises:
         InputError: not an uncompressed tar, or not a whole one.
     """
-    photos: list[Member] = []
+    images: list[Member] = []
     labels: dict[str, str] = {}
     try:
         with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -42,7 +42,7 @@ def index_tar(tar: Path) -> list[Member]:
                 if not member.isreg() or member.issparse() or os.path.basename(path).startswith("."):
                     continue
                 if os.path.splitext(path)[1].lower() in SUFFIXES:
-                    photos.append(Member(path, None, member.offset_data, member.size))
+                    images.append(Member(path, None, member.offset_data, member.size))
                 elif suffix == "cls":
                     labels[stem] = _read_label(tar, path, member.offset_data, member.size)
             file.seek(archive.offset)
@@ -54,7 +54,7 @@ def index_tar(tar: Path) -> list[Member]:
         ) from None
     except OSError as error:
         raise InputError(f"{tar} cannot be read: {error.strerror or error}.") from error
-    return [photo._replace(label=labels.get(_sample(photo.path)[0])) for photo in photos]
+    return [image._replace(label=labels.get(_sample(image.path)[0])) for image in images]
 
 
 def clean(path: str) -> str:

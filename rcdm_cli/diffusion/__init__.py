@@ -1,1 +1,1 @@
-"""Representation → pixels, as mathematics: schedule, U-Net, conditioner, losses, samplers."""
+"""Representation → pixels, as mathematics: schedule, U-Net, conditioning, losses, samplers."""

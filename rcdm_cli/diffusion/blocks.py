@@ -44,9 +44,9 @@ class ResidualBlock(nn.Module):
         self, spec: DenoiserSpec, channels: int, out_channels: int, resample: Literal["up", "down"] | None = None
     ) -> None:
         super().__init__()
-        self.film = spec.film
+        self.scale_shift_norm = spec.scale_shift_norm
         self.resample = resample
-        self.modulation_width = 2 * out_channels if spec.film else out_channels
+        self.modulation_width = 2 * out_channels if spec.scale_shift_norm else out_channels
         convolution = nn.Conv2d(channels, out_channels, 3, padding=1)
         last_convolution = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.in_layers = nn.ModuleDict({"0": GroupNorm(channels), "2": convolution})
@@ -72,7 +72,7 @@ class ResidualBlock(nn.Module):
             features = convolution(features)
 
         norm = self.out_layers["0"]
-        if self.film:
+        if self.scale_shift_norm:
             features = norm(features, modulation)
         else:
             features = norm(features + modulation.to(features.dtype)[..., None, None])

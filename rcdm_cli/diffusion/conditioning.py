@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec
 from rcdm_cli.diffusion.unet import UNet
 
 
-class Row(nn.Linear):
+class ConditioningProjection(nn.Linear):
     """The linear map of one (method, level), applied to ``(h - mean) / scale``; mean 0 and scale 1 until set."""
 
     mean: Tensor
@@ -27,64 +27,66 @@ class Row(nn.Linear):
         return super().forward((h - self.mean) / self.scale)
 
 
-class Conditioner(nn.Module):
+class ConditioningProjections(nn.Module):
     """One linear map per (method, level), so that one denoiser serves several representations.
 
-    A single row that is not standardised is ``ssl_emb`` of the published RCDM (arXiv:2112.09164, section 3).
+    A single projection that is not standardised is ``ssl_emb`` of the published RCDM (arXiv:2112.09164, section 3).
     """
 
-    def __init__(self, spec: ConditionerSpec) -> None:
+    def __init__(self, spec: ConditioningSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.rows = nn.ModuleList(Row(row.width, spec.width) for row in spec.rows)
+        self.projections = nn.ModuleList(
+            ConditioningProjection(projection.width, spec.width) for projection in spec.projections
+        )
 
-    def forward(self, h: Tensor, row: int) -> Tensor:
+    def forward(self, h: Tensor, projection: int) -> Tensor:
         """Condition on one representation.
 
         Args:
-            h: (B, D) with D the row's width.
-            row: which row it belongs to; ``spec.row(method, level)`` finds it.
+            h: (B, D) with D the projection's width.
+            projection: which projection it belongs to; ``spec.projection(method, level)`` finds it.
 
         Returns:
             cond (B, ``spec.width``).
         """
-        return cast(Tensor, self.rows[row](h))
+        return cast(Tensor, self.projections[projection](h))
 
     def mixed(self, groups: Sequence[tuple[int, Tensor]]) -> Tensor:
         """Condition one batch on several representations.
 
         Args:
-            groups: (row, h) with h (B_g, the row's width), in the order of the batch.
+            groups: (projection, h) with h (B_g, the projection's width), in the order of the batch.
 
         Returns:
             cond (sum of B_g, ``spec.width``).
         """
-        return torch.cat([self(h, row) for row, h in groups])
+        return torch.cat([self(h, projection) for projection, h in groups])
 
     def unconditional(self, batch: int) -> Tensor:
         """The cond (batch, ``spec.width``) that says nothing: zeros."""
-        return cast(Tensor, self.rows[0].weight).new_zeros(batch, self.spec.width)
+        return cast(Tensor, self.projections[0].weight).new_zeros(batch, self.spec.width)
 
-    def standardise(self, row: int, mean: Tensor, std: Tensor) -> None:
-        """Have ``row`` subtract ``mean`` (D,) from h and divide by ``std`` (D,).
+    def standardise(self, projection: int, mean: Tensor, std: Tensor) -> None:
+        """Have ``projection`` subtract ``mean`` (D,) from h and divide by ``std`` (D,).
 
         A feature that never varies (std 0) is not divided.
 
         Raises:
             InputError: a shape is not (D,), or a value is not finite.
         """
-        target = cast(Row, self.rows[row])
+        target = cast(ConditioningProjection, self.projections[projection])
         for name, values in (("mean", mean), ("std", std)):
             if values.shape != target.mean.shape or not values.isfinite().all():
                 raise InputError(
-                    f"The {name} of row {row} must be {target.mean.numel()} finite numbers; given shape "
+                    f"The {name} of projection {projection} must be {target.mean.numel()} finite numbers; given shape "
                     f"{tuple(values.shape)}."
                 )
         target.mean.copy_(mean)
         target.scale.copy_(torch.where(std > 0, std, 1.0))
 
 
-def drop(cond: Tensor, dropped: Tensor) -> Tensor:
+def drop_cond(cond: Tensor, dropped: Tensor) -> Tensor:
     """``cond`` (B, W) with zeros where ``dropped`` (B,) is True, for classifier-free guidance.
 
     Ho and Salimans 2022 (arXiv:2207.12598), algorithm 1.
@@ -93,9 +95,9 @@ def drop(cond: Tensor, dropped: Tensor) -> Tensor:
 
 
 class Model(nn.Module):
-    """``denoiser``: (x_t, t, cond) → eps, and ``conditioner``: h → cond, with random weights."""
+    """``denoiser``: (x_t, t, cond) → eps, and ``conditioning``: h → cond, with random weights."""
 
-    def __init__(self, denoiser: DenoiserSpec, conditioner: ConditionerSpec) -> None:
+    def __init__(self, denoiser: DenoiserSpec, conditioning: ConditioningSpec) -> None:
         super().__init__()
         self.denoiser = UNet(denoiser)
-        self.conditioner = Conditioner(conditioner)
+        self.conditioning = ConditioningProjections(conditioning)

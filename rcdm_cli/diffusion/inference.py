@@ -16,7 +16,7 @@ class Engine(Protocol):
     """A denoiser that is loaded and ready to run, in its loop form.
 
     Attributes:
-        max_batch: the most pictures it takes in one call; None is any number.
+        max_batch: the most images it takes in one call; None is any number.
     """
 
     max_batch: int | None
@@ -25,7 +25,7 @@ class Engine(Protocol):
         """What the network predicts (eps or v, and the variance channels where it has them).
 
         Args:
-            x: noisy pictures, float32 (B, 3, size, size), on the place's device.
+            x: noisy images, float32 (B, 3, size, size), on the place's device.
             modulations: float32 (B, M) of ``UNet.modulations``, on the same device.
 
         Returns:
@@ -55,7 +55,7 @@ class LoopForm(nn.Module):
         self.unet = unet
 
     def forward(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """Noisy pictures (B, 3, size, size) and (B, M) to (B, 3 or 6, size, size)."""
+        """Noisy images (B, 3, size, size) and (B, M) to (B, 3 or 6, size, size)."""
         return self.unet.denoise_with(x, modulations).float()
 
 
@@ -71,14 +71,14 @@ class FullForm(nn.Module):
         self.loop = LoopForm(unet)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """Noisy pictures (B, 3, size, size), timesteps (B,) and cond (B, W) to (B, 3 or 6, size, size)."""
+        """Noisy images (B, 3, size, size), timesteps (B,) and cond (B, W) to (B, 3 or 6, size, size)."""
         return cast(Tensor, self.loop(x, self.loop.unet.modulations(t, cond)))
 
 
-class First(nn.Module):
+class Fp32Stem(nn.Module):
     """The first convolution, at float32; what follows goes on in ``dtype``.
 
-    bfloat16 rounds a picture by more than the noise that is in it at the first timesteps, which is what the denoiser is
+    bfloat16 rounds an image by more than the noise that is in it at the first timesteps, which is what the denoiser is
     to find: with this the error there is half as large.
     """
 
@@ -88,7 +88,7 @@ class First(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Noisy pictures, float32 (B, 3, H, W), to features."""
+        """Noisy images, float32 (B, 3, H, W), to features."""
         features: Tensor = self.convolution(x)
         return features.to(self.dtype)
 
@@ -118,5 +118,5 @@ def at_precision(unet: UNet, precision: str) -> UNet:
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) and module is not convolution:
             module.to(DTYPES[precision])
     if precision != "fp32":
-        first[0] = First(convolution, DTYPES[precision])
+        first[0] = Fp32Stem(convolution, DTYPES[precision])
     return mine.eval()

@@ -29,8 +29,8 @@ def hybrid_loss(output: Tensor, noise: Tensor, x0: Tensor, x_t: Tensor, t: Tenso
     Args:
         output: the denoiser's (B, 6, H, W), eps and variance channels, of any floating type.
         noise: the noise that was added, (B, 3, H, W).
-        x0: the photos (B, 3, H, W) in [-1, 1].
-        x_t: the photos with that noise.
+        x0: the images (B, 3, H, W) in [-1, 1].
+        x_t: the images with that noise.
         t: timesteps (B,).
         schedule: the schedule that ``x_t`` comes from.
 
@@ -46,13 +46,13 @@ def variational_bound(eps: Tensor, values: Tensor, x0: Tensor, x_t: Tensor, t: T
     """One term of the bound on the log likelihood of ``x0`` in bits per dimension, (B,).
 
     Above timestep 0 it is the divergence of the denoiser's Gaussian for x_(t-1) from the true one
-    (arXiv:2006.11239, equation 5); at 0 it is the negative log likelihood of the photo's 8-bit values.
+    (arXiv:2006.11239, equation 5); at 0 it is the negative log likelihood of the image's 8-bit values.
 
     Args:
         eps: predicted noise (B, 3, H, W).
         values: variance channels (B, 3, H, W).
-        x0: the photos (B, 3, H, W) in [-1, 1].
-        x_t: the photos with noise.
+        x0: the images (B, 3, H, W) in [-1, 1].
+        x_t: the images with noise.
         t: timesteps (B,).
         schedule: the schedule that ``x_t`` comes from.
     """

@@ -1,8 +1,8 @@
-"""Noise as an input: each picture has a seed of its own, so its noise does not depend on what it is made with.
+"""Noise as an input: each image has a seed of its own, so its noise does not depend on what it is made with.
 
 Numbers come from numpy's frozen ``RandomState`` stream (its documentation promises the same numbers in every version),
 seeded through ``SeedSequence``. torch's CPU generator would not do: it keeps 32 bits of its seed, so that among 10,000
-pictures two share their noise once in a hundred times.
+images two share their noise once in a hundred times.
 """
 
 from collections.abc import Sequence
@@ -14,32 +14,32 @@ from torch import Tensor
 from rcdm_cli.core.errors import InputError
 
 
-def picture_seed(seed: int, photo: int, picture: int) -> int:
-    """The seed of picture number ``picture`` of photo number ``photo``: 64 bits, the same on every platform.
+def sample_seed(seed: int, image: int, sample: int) -> int:
+    """The seed of image number ``image`` of image number ``image``: 64 bits, the same on every platform.
 
     Args:
         seed: what a person gave, 0 or more.
-        photo: number of the photo, from 0.
-        picture: number of the picture made of that photo, from 0.
+        image: number of the image, from 0.
+        image: number of the image made of that image, from 0.
 
     Raises:
         InputError: a number is negative.
     """
-    if min(seed, photo, picture) < 0:
-        raise InputError(f"Seeds and numbers of photos and pictures start at 0; given {seed}, {photo} and {picture}.")
-    sequence = np.random.SeedSequence(seed, spawn_key=(photo, picture))
+    if min(seed, image, sample) < 0:
+        raise InputError(f"Seeds and numbers of images and images start at 0; given {seed}, {image} and {sample}.")
+    sequence = np.random.SeedSequence(seed, spawn_key=(image, sample))
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
-def picture_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
+def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Standard normal noise that sampling starts from.
 
     Args:
-        seeds: one per picture, from ``picture_seed``.
-        shape: of one picture, (3, H, W).
+        seeds: one per image, from ``image_seed``.
+        shape: of one image, (3, H, W).
 
     Returns:
-        float32 (B, 3, H, W) on the CPU; picture k's numbers depend on ``seeds[k]`` alone.
+        float32 (B, 3, H, W) on the CPU; image k's numbers depend on ``seeds[k]`` alone.
     """
     return torch.stack([_normal(seed, 0, shape) for seed in seeds])
 
@@ -48,8 +48,8 @@ class StepNoise:
     """The noise that stochastic samplers add after each step: ``StepNoise(seeds, shape)(step)``.
 
     Args:
-        seeds: one per picture, from ``picture_seed``.
-        shape: of one picture, (3, H, W).
+        seeds: one per image, from ``image_seed``.
+        shape: of one image, (3, H, W).
         device: where the sampler runs; numbers are made on the CPU and then moved.
     """
 

@@ -1,4 +1,4 @@
-"""Group norm whose gain and offset may differ from picture to picture."""
+"""Group norm whose gain and offset may differ from image to image."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _EPSILON = 1e-5
 
 
 class GroupNorm(nn.Module):
-    """Group norm over 32 groups (Wu and He 2018, arXiv:1803.08494), then a scale and a shift for each picture.
+    """Group norm over 32 groups (Wu and He 2018, arXiv:1803.08494), then a scale and a shift for each image.
 
     Features come out in the type they came in; statistics are float32 whatever that type is. The scale and shift of
     FiLM cost nothing, since they are folded into the norm's own.
@@ -70,8 +70,8 @@ class _Normalise(torch.autograd.Function):
         # d loss / d x = gain / std * slope - (mean of that over the group) - normalised x * (mean of their product)
         along_x = -inverse_std.square() * _over_group(gain * slope_gain) / pixels
         constant = -inverse_std * _over_group(gain * slope_offset) / pixels - along_x * mean
-        rest = torch.addcmul(_per_picture(constant, x), x, _per_picture(along_x, x))
-        slope_x = torch.addcmul(rest, slope, _per_picture(inverse_std * gain, x))
+        rest = torch.addcmul(_per_sample(constant, x), x, _per_sample(along_x, x))
+        slope_x = torch.addcmul(rest, slope, _per_sample(inverse_std * gain, x))
         return slope_x, slope_gain.sum_to_size(gain.shape), slope_offset.sum_to_size(gain.shape)
 
 
@@ -87,7 +87,7 @@ def _normalise(x: Tensor, gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor,
     inverse_std = (variance.clamp(min=0) + _EPSILON).rsqrt()
 
     factor = (inverse_std * _grouped(gain)).to(x.dtype)
-    normalised = torch.addcmul(_per_picture(_grouped(offset) - mean * factor, x), x, _per_picture(factor, x))
+    normalised = torch.addcmul(_per_sample(_grouped(offset) - mean * factor, x), x, _per_sample(factor, x))
     return normalised, mean, inverse_std
 
 
@@ -102,6 +102,6 @@ def _over_group(values: Tensor) -> Tensor:
     return grouped.mean(dim=2, keepdim=True).expand_as(grouped).flatten(1)
 
 
-def _per_picture(values: Tensor, like: Tensor) -> Tensor:
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     """(B, C), in groups or not, as (B, C, 1, 1) of ``like``'s type."""
     return values.to(like.dtype).reshape(-1, like.shape[1], 1, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Level, Representation
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Level, Representation
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -27,11 +27,11 @@ class Architecture:
     """
 
     channels: int
-    multipliers: tuple[int, ...]
-    blocks: int
+    channel_mult: tuple[int, ...]
+    num_res_blocks: int
     attention_depths: tuple[int, ...]
-    film: bool
-    residual_updown: bool
+    scale_shift_norm: bool
+    resblock_updown: bool
     learned_variance: bool
 
 
@@ -40,7 +40,7 @@ class Unseen:
     """What names and shapes do not tell; None is unknown.
 
     Attributes:
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
         heads: attention heads, unless ``head_channels`` gives their width.
         head_channels: channels per attention head.
         split_qkv_first: the order of the channels of attention (the published ``use_new_attention_order``).
@@ -54,9 +54,9 @@ class Unseen:
 
 KNOWN: dict[Architecture, Unseen] = {
     # The nine published RCDM checkpoints (README of facebookresearch/RCDM, MODEL_FLAGS_128).
-    Architecture(256, (1, 1, 2, 3, 4), 2, (2, 3, 4), film=True, residual_updown=True, learned_variance=True): Unseen(
-        size=128, heads=4
-    ),
+    Architecture(
+        256, (1, 1, 2, 3, 4), 2, (2, 3, 4), scale_shift_norm=True, resblock_updown=True, learned_variance=True
+    ): Unseen(size=128, heads=4),
 }
 
 
@@ -95,11 +95,11 @@ def read_architecture(shapes: Shapes) -> Architecture:
     modulation = _shape(shapes, "input_blocks.1.0.emb_layers.1.weight", 2)[0]
     return Architecture(
         channels=channels,
-        multipliers=tuple(width // channels for width in widths),
-        blocks=per_resolution - 1,
+        channel_mult=tuple(width // channels for width in widths),
+        num_res_blocks=per_resolution - 1,
         attention_depths=tuple(sorted(with_attention)),
-        film=modulation == 2 * widths[0],
-        residual_updown="conv" not in ups.values(),
+        scale_shift_norm=modulation == 2 * widths[0],
+        resblock_updown="conv" not in ups.values(),
         learned_variance=_shape(shapes, "out.2.weight", 4)[0] == 6,
     )
 
@@ -171,8 +171,8 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def _in_words(architecture: Architecture) -> str:
-    multipliers = ",".join(map(str, architecture.multipliers))
-    return f"{architecture.channels} channels, multipliers {multipliers}, {architecture.blocks} blocks"
+    channel_mult = ",".join(map(str, architecture.channel_mult))
+    return f"{architecture.channels} channels, channel_mult {channel_mult}, {architecture.num_res_blocks} blocks"
 
 
 _MULTIPLIERS = {64: "1,2,3,4", 128: "1,1,2,3,4", 256: "1,1,2,2,4,4"}
@@ -185,21 +185,21 @@ def denoiser_spec(options: Mapping[str, Any]) -> DenoiserSpec:
         InputError: the options describe no U-Net, or one that RCDM does not condition on a representation alone.
     """
     size = int(options.get("image_size", 64))
-    multipliers = options.get("channel_mult", "") or _MULTIPLIERS.get(size)
-    if not multipliers:
+    channel_mult = options.get("channel_mult", "") or _MULTIPLIERS.get(size)
+    if not channel_mult:
         raise InputError(f"Published options give no channel_mult, and there is no default for image_size {size}.")
     head_channels = int(options.get("num_head_channels", -1))
     return DenoiserSpec.parse(
         {
             "size": size,
             "channels": options.get("num_channels", 128),
-            "multipliers": [int(multiplier) for multiplier in multipliers.split(",")],
-            "blocks": options.get("num_res_blocks", 2),
+            "channel_mult": [int(multiplier) for multiplier in channel_mult.split(",")],
+            "num_res_blocks": options.get("num_res_blocks", 2),
             "attention": [int(pixels) for pixels in options.get("attention_resolutions", "16,8").split(",")],
             "heads": options.get("num_heads", 4),
             "head_channels": None if head_channels == -1 else head_channels,
-            "film": options.get("use_scale_shift_norm", True),
-            "residual_updown": options.get("resblock_updown", False),
+            "scale_shift_norm": options.get("use_scale_shift_norm", True),
+            "resblock_updown": options.get("resblock_updown", False),
             "learned_variance": options.get("learn_sigma", False),
             "split_qkv_first": options.get("use_new_attention_order", False),
             "dropout": options.get("dropout", 0.0),
@@ -209,9 +209,9 @@ def denoiser_spec(options: Mapping[str, Any]) -> DenoiserSpec:
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Split a published state dict into the U-Net's and that of a conditioner row.
+    """Split a published state dict into the U-Net's and that of a conditioning projection.
 
-    The second loads into ``conditioner.rows[i]``, with mean 0 and scale 1: published rows do not standardise h.
+    The second loads into ``conditioning.projections[i]``, with mean 0 and scale 1: published projections do not standardise h.
 
     Raises:
         InputError: the state has no ``ssl_emb``, or it is no matrix.
@@ -221,13 +221,13 @@ def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     weight = state["ssl_emb.weight"]
     if weight.ndim != 2:
         raise InputError(f"ssl_emb.weight has {weight.ndim} dimensions, not 2: it is no RCDM checkpoint.")
-    row = {
+    projection = {
         "weight": weight,
         "bias": state["ssl_emb.bias"],
         "mean": weight.new_zeros(weight.shape[1]),
         "scale": weight.new_ones(weight.shape[1]),
     }
-    return {name: tensor for name, tensor in state.items() if not name.startswith("ssl_emb.")}, row
+    return {name: tensor for name, tensor in state.items() if not name.startswith("ssl_emb.")}, projection
 
 
 def published_model(state: Mapping[str, Tensor], method: str, level: Level, given: Unseen) -> Model:
@@ -243,14 +243,14 @@ def published_model(state: Mapping[str, Tensor], method: str, level: Level, give
         InputError: it is no RCDM checkpoint; its tensors are not those of its architecture (lists them); a weight is
             not finite, or too large for half precision, in which bundles store it.
     """
-    unet, row = split_state(state)
+    unet, projection = split_state(state)
     shapes = {name: tuple(tensor.shape) for name, tensor in unet.items()}
     spec = spec_of(read_architecture(shapes), given)
-    representation = Representation(method=method, level=level, width=row["weight"].shape[1])
+    representation = Representation(method=method, level=level, width=projection["weight"].shape[1])
     with torch.device("meta"):
-        model = Model(spec, ConditionerSpec(rows=(representation,), width=spec.cond_width))
+        model = Model(spec, ConditioningSpec(projections=(representation,), width=spec.cond_width))
     named = {f"denoiser.{name}": tensor for name, tensor in unet.items()}
-    named |= {f"conditioner.rows.0.{name}": tensor for name, tensor in row.items()}
+    named |= {f"conditioning.projections.0.{name}": tensor for name, tensor in projection.items()}
     expected = {_published_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {_published_name(name): tuple(tensor.shape) for name, tensor in named.items()}
     if different := differences(found, expected):
@@ -263,7 +263,7 @@ def published_model(state: Mapping[str, Tensor], method: str, level: Level, give
 
 
 def _published_name(name: str) -> str:
-    return name.removeprefix("denoiser.").replace("conditioner.rows.0.", "ssl_emb.")
+    return name.removeprefix("denoiser.").replace("conditioning.projections.0.", "ssl_emb.")
 
 
 def _fits_half(tensor: Tensor) -> bool:

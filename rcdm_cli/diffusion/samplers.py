@@ -1,4 +1,4 @@
-"""From noise to pictures: pure functions of (denoise, noise, schedule, timesteps).
+"""From noise to images: pure functions of (denoise, noise, schedule, timesteps).
 
 A sampler sees the network as ``denoise(x, t) -> output`` with x (B, 3, H, W), an int timestep t, and output eps
 (B, 3, H, W), or eps and the variance channels (B, 6, H, W). Whatever type the output has, sampling stays in the noise's
@@ -46,17 +46,21 @@ def ddpm(
     The variance is the learned one (arXiv:2102.09672, equation 15) if the denoiser gives it, else beta. ``step_noise``
     gives the standard normal noise (B, 3, H, W) that follows step 0, 1, ...; nothing follows the last step.
     """
-    kept = schedule.respaced(timesteps[::-1])
-    fixed_std = np.sqrt(kept.betas).tolist()
+    respaced = schedule.respaced(timesteps[::-1])
+    fixed_std = np.sqrt(respaced.betas).tolist()
     x = noise
     for step, timestep, index in _steps(timesteps):
         eps, variance = _split(denoise(x, timestep), x)
-        x0 = _x0(kept, x, index, eps, clip)
+        x0 = _x0(respaced, x, index, eps, clip)
         if callback:
             callback(step, timestep, x, x0)
-        x = kept.posterior_mean(x0, x, index)
+        x = respaced.posterior_mean(x0, x, index)
         if index:
-            std = fixed_std[index] if variance is None else torch.exp(0.5 * kept.learned_log_variance(variance, index))
+            std = (
+                fixed_std[index]
+                if variance is None
+                else torch.exp(0.5 * respaced.learned_log_variance(variance, index))
+            )
             x = x + std * step_noise(step)
     return x
 
@@ -84,8 +88,8 @@ def ddim(
         raise InputError(f"eta must be within 0..1; given {eta}.")
     if eta and step_noise is None:
         raise InputError(f"eta {eta} draws noise after each step, and no step_noise was given.")
-    kept = schedule.respaced(timesteps[::-1])
-    signal, signal_after = kept.alphas_cumprod, kept.alphas_cumprod_prev
+    respaced = schedule.respaced(timesteps[::-1])
+    signal, signal_after = respaced.alphas_cumprod, respaced.alphas_cumprod_prev
     variance = eta**2 * (1 - signal_after) / (1 - signal) * (1 - signal / signal_after)
     std = np.sqrt(variance).tolist()
     x0_weight = np.sqrt(signal_after).tolist()
@@ -93,10 +97,10 @@ def ddim(
     x = noise
     for step, timestep, index in _steps(timesteps):
         eps, _ = _split(denoise(x, timestep), x)
-        x0 = _x0(kept, x, index, eps, clip)
+        x0 = _x0(respaced, x, index, eps, clip)
         if callback:
             callback(step, timestep, x, x0)
-        x = x0_weight[index] * x0 + eps_weight[index] * kept.predict_eps(x, index, x0)
+        x = x0_weight[index] * x0 + eps_weight[index] * respaced.predict_eps(x, index, x0)
         if step_noise and std[index]:
             x = x + std[index] * step_noise(step)
     return x
@@ -116,8 +120,8 @@ def dpmpp(
 
     The first step and the last one, to no noise at all, are of first order.
     """
-    kept = schedule.respaced(timesteps[::-1])
-    alpha, sigma = np.sqrt(kept.alphas_cumprod[::-1]), np.sqrt(1 - kept.alphas_cumprod[::-1])
+    respaced = schedule.respaced(timesteps[::-1])
+    alpha, sigma = np.sqrt(respaced.alphas_cumprod[::-1]), np.sqrt(1 - respaced.alphas_cumprod[::-1])
     h = np.diff(np.log(alpha / sigma))
     x_weight = [*(sigma[1:] / sigma[:-1]).tolist(), 0.0]
     x0_weight = [*(-alpha[1:] * np.expm1(-h)).tolist(), 1.0]
@@ -126,7 +130,7 @@ def dpmpp(
     x = before = noise
     for step, timestep, index in _steps(timesteps):
         eps, _ = _split(denoise(x, timestep), x)
-        x0 = _x0(kept, x, index, eps, clip)
+        x0 = _x0(respaced, x, index, eps, clip)
         if callback:
             callback(step, timestep, x, x0)
         x = x_weight[step] * x + x0_weight[step] * (x0 + ahead[step] * (x0 - before))

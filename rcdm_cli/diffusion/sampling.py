@@ -11,7 +11,7 @@ from torch import Tensor
 from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.data.tensor import to_uint8
 from rcdm_cli.diffusion.inference import Engine
-from rcdm_cli.diffusion.noise import StepNoise, picture_noise
+from rcdm_cli.diffusion.noise import StepNoise, initial_noise
 from rcdm_cli.diffusion.prediction import predicting
 from rcdm_cli.diffusion.samplers import SAMPLERS, Denoise, guided
 from rcdm_cli.diffusion.schedule import Schedule, spacing
@@ -53,7 +53,7 @@ class Modulations:
 
 @dataclass(frozen=True)
 class Settings:
-    """How pictures are sampled: sampler by name, number of steps, scale of guidance (1 is none)."""
+    """How images are sampled: sampler by name, number of steps, scale of guidance (1 is none)."""
 
     sampler: str
     steps: int
@@ -62,7 +62,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Loop:
-    """What is the same for all pictures.
+    """What is the same for all images.
 
     Attributes:
         engine: the denoiser.
@@ -79,12 +79,12 @@ class Loop:
     device: torch.device
 
     @torch.no_grad()
-    def pictures(self, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """One picture for each row of ``cond`` (B, W) and its seed, in one batch: uint8 (B, size, size, 3)."""
+    def samples(self, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
+        """One image for each row of ``cond`` (B, W) and its seed, in one batch: uint8 (B, size, size, 3)."""
         sampler = SAMPLERS[self.settings.sampler]
         timesteps = spacing(sampler.spacing, self.schedule, self.settings.steps)
         shape = (3, self.unet.spec.size, self.unet.spec.size)
-        noise = picture_noise(seeds, shape).to(self.device, memory_format=torch.channels_last)
+        noise = initial_noise(seeds, shape).to(self.device, memory_format=torch.channels_last)
         cond = cond.to(self.device)
         denoise = guided(
             self._denoise(timesteps, cond), self._denoise(timesteps, torch.zeros_like(cond)), self.settings.guidance
@@ -98,7 +98,7 @@ class Loop:
         return predicting(self.unet.spec.prediction, self.schedule, network)
 
 
-def sample_pictures(
+def sample_images(
     loop: Loop,
     cond: Tensor,
     seeds: Sequence[int],
@@ -106,13 +106,13 @@ def sample_pictures(
     on_progress: Callable[[int, int], None],
     on_note: Callable[[str], None],
 ) -> NDArray[np.uint8]:
-    """One picture for each row of ``cond`` (N, W) and its seed: uint8 (N, size, size, 3).
+    """One image for each row of ``cond`` (N, W) and its seed: uint8 (N, size, size, 3).
 
-    A picture depends on its own cond and seed only: the batch changes the speed, not the noise. A batch that does not
+    An image depends on its own cond and seed only: the batch changes the speed, not the noise. A batch that does not
     fit into memory is halved, which ``on_note`` is told.
 
     Raises:
-        RcdmError: memory does not suffice for one picture.
+        RcdmError: memory does not suffice for one image.
     """
     batch = min(batch, loop.engine.max_batch or batch)
     parts: list[NDArray[np.uint8]] = []
@@ -122,7 +122,7 @@ def sample_pictures(
         made = _made(loop, cond[own], seeds[own])
         if made is None:
             batch = _halved(min(batch, len(seeds) - done), loop.device)
-            on_note(f"Memory does not suffice for that many pictures at a time: going on with {batch}.")
+            on_note(f"Memory does not suffice for that many images at a time: going on with {batch}.")
             continue
         parts.append(made)
         done += len(made)
@@ -131,9 +131,9 @@ def sample_pictures(
 
 
 def _made(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8] | None:
-    """The pictures of one batch, or None where memory does not suffice; by then its tensors are gone."""
+    """The images of one batch, or None where memory does not suffice; by then its tensors are gone."""
     try:
-        return loop.pictures(cond, seeds)
+        return loop.samples(cond, seeds)
     except (MemoryError, torch.OutOfMemoryError):
         return None
     except RuntimeError as error:
@@ -145,7 +145,7 @@ def _made(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8] |
 
 def _halved(batch: int, device: torch.device) -> int:
     if batch == 1:
-        raise RcdmError(f"The memory of {device} does not suffice for one picture.")
+        raise RcdmError(f"The memory of {device} does not suffice for one image.")
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return batch // 2

@@ -23,8 +23,8 @@ class Schedule:
     """The betas of a spec, or of those of its timesteps that are kept, and what follows from them.
 
     Every quantity is a float64 array with one value per step, computed once; the methods cast the coefficient that
-    they need to the picture's type once. Their ``t`` is the index of a step: an int for the whole batch, or an integer
-    tensor (B,). Without ``kept``, the index is the timestep itself.
+    they need to the image's type once. Their ``t`` is the index of a step: an int for the whole batch, or an integer
+    tensor (B,). Without ``use_timesteps``, the index is the timestep itself.
 
     Attributes:
         spec: the schedule the denoiser was trained with.
@@ -41,23 +41,23 @@ class Schedule:
         posterior_xt: weight of x_t in it.
     """
 
-    def __init__(self, spec: ScheduleSpec, kept: Sequence[int] | None = None) -> None:
-        """Keep the timesteps ``kept`` (ascending), or all.
+    def __init__(self, spec: ScheduleSpec, use_timesteps: Sequence[int] | None = None) -> None:
+        """Keep the timesteps ``use_timesteps`` (ascending), or all.
 
         Leaving timesteps out changes the betas such that a kept timestep has the same ``alphas_cumprod`` as before
         (Nichol and Dhariwal 2021, arXiv:2102.09672, equation 19).
 
         Raises:
-            InputError: ``kept`` is empty, does not ascend, or leaves 0..T-1.
+            InputError: ``use_timesteps`` is empty, does not ascend, or leaves 0..T-1.
         """
         self.spec = spec
         self.betas = _betas(spec)
         self.timestep_map = tuple(range(spec.timesteps))
-        if kept is not None:
-            self.timestep_map = tuple(kept)
+        if use_timesteps is not None:
+            self.timestep_map = tuple(use_timesteps)
             check_ascending(self.timestep_map, spec.timesteps)
             all_cumprod = np.cumprod(1.0 - self.betas)
-            kept_cumprod = all_cumprod[list(kept)]
+            kept_cumprod = all_cumprod[list(use_timesteps)]
             self.betas = 1.0 - kept_cumprod / np.append(1.0, kept_cumprod[:-1])
 
         alphas = 1.0 - self.betas
@@ -76,12 +76,12 @@ class Schedule:
         """The number of steps."""
         return len(self.betas)
 
-    def respaced(self, kept: Sequence[int]) -> "Schedule":
-        """The schedule of the timesteps ``kept`` (ascending, counted in the spec's timesteps)."""
-        return Schedule(self.spec, kept)
+    def respaced(self, use_timesteps: Sequence[int]) -> "Schedule":
+        """The schedule of the timesteps ``use_timesteps`` (ascending, counted in the spec's timesteps)."""
+        return Schedule(self.spec, use_timesteps)
 
-    def noise_to(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
-        """x_t: photos (B, 3, H, W) with ``noise`` (B, 3, H, W, standard normal) added up to step ``t``."""
+    def add_noise(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
+        """x_t: images (B, 3, H, W) with ``noise`` (B, 3, H, W, standard normal) added up to step ``t``."""
         return _at(self.signal, t, x0) * x0 + _at(self.noise, t, x0) * noise
 
     def predict_x0(self, x_t: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Schedule:
         return (x_t - _at(self.signal, t, x_t) * x0) / _at(self.noise, t, x_t)
 
     def velocity(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
-        """The v (B, 3, H, W) of photos and their noise (Salimans and Ho 2022, arXiv:2202.00512, appendix D)."""
+        """The v (B, 3, H, W) of images and their noise (Salimans and Ho 2022, arXiv:2202.00512, appendix D)."""
         return _at(self.signal, t, x0) * noise - _at(self.noise, t, x0) * x0
 
     def eps_of_velocity(self, x_t: Tensor, t: Tensor | int, velocity: Tensor) -> Tensor:
@@ -131,8 +131,8 @@ def respace(timesteps: int, rule: str) -> tuple[int, ...]:
     """
     if rule.startswith("ddim") and rule[4:].isdecimal():
         for every in range(1, timesteps):
-            if len(kept := range(0, timesteps, every)) == int(rule[4:]):
-                return tuple(kept)
+            if len(use_timesteps := range(0, timesteps, every)) == int(rule[4:]):
+                return tuple(use_timesteps)
         raise InputError(f"Respacing {rule!r}: no whole stride keeps exactly that many of {timesteps} timesteps.")
 
     counts = rule.split(",")
@@ -153,15 +153,17 @@ def respace(timesteps: int, rule: str) -> tuple[int, ...]:
     return tuple(kept_all)
 
 
-def check_ascending(kept: Sequence[int], timesteps: int) -> None:
+def check_ascending(use_timesteps: Sequence[int], timesteps: int) -> None:
     """Refuse timesteps that are not strictly ascending within 0..T-1, or none at all.
 
     Raises:
         InputError: names what was given.
     """
-    bounded = [-1, *kept, timesteps]
-    if not kept or any(later <= earlier for earlier, later in pairwise(bounded)):
-        raise InputError(f"Timesteps must be distinct, in order and within 0..{timesteps - 1}; given {list(kept)}.")
+    bounded = [-1, *use_timesteps, timesteps]
+    if not use_timesteps or any(later <= earlier for earlier, later in pairwise(bounded)):
+        raise InputError(
+            f"Timesteps must be distinct, in order and within 0..{timesteps - 1}; given {list(use_timesteps)}."
+        )
 
 
 def _betas(spec: ScheduleSpec) -> Values:
@@ -175,7 +177,7 @@ def _betas(spec: ScheduleSpec) -> Values:
 
 
 def _at(values: Values, t: Tensor | int, like: Tensor) -> Tensor:
-    """``values[t]`` as a tensor that multiplies ``like`` (B, C, H, W) picture by picture."""
+    """``values[t]`` as a tensor that multiplies ``like`` (B, C, H, W) image by image."""
     if isinstance(t, int):
         return torch.as_tensor(values[t], dtype=like.dtype)
     table = torch.as_tensor(values, dtype=like.dtype, device=like.device)

@@ -1,4 +1,4 @@
-"""What describes a diffusion model: its schedule, its denoiser and its conditioner."""
+"""What describes a diffusion model: its schedule, its denoiser and its conditioning."""
 
 from typing import Literal, Self
 
@@ -14,7 +14,7 @@ Level = Literal["backbone", "projector"]
 
 
 class ScheduleSpec(Spec):
-    """How fast noise takes a photo over.
+    """How fast noise takes an image over.
 
     Attributes:
         kind: ``linear`` betas (Ho et al. 2020, arXiv:2006.11239) or the ``cosine`` cumulative product (Nichol and
@@ -38,16 +38,16 @@ class DenoiserSpec(Spec):
     """The U-Net of Dhariwal and Nichol (2021, arXiv:2105.05233, section 3), as RCDM uses it.
 
     Attributes:
-        size: height and width of the pictures in pixels.
+        size: height and width of the images in pixels.
         channels: width of the first feature map, a multiple of 32.
-        multipliers: width of each resolution as a multiple of ``channels``; each halves the size of the one before.
+        channel_mult: width of each resolution as a multiple of ``channels``; each halves the size of the one before.
         blocks: residual blocks per resolution on the way down (one more on the way up).
         attention: sizes in pixels of the feature maps that are followed by self-attention; the smallest resolution
             always has one block of it in the middle.
         heads: attention heads, unless ``head_channels`` gives their width.
         head_channels: channels per attention head; takes the place of ``heads``.
-        film: the modulation scales and shifts after the second norm of a block; without it, it is added before.
-        residual_updown: residual blocks change the resolution; without it, a strided convolution and an upsampling
+        scale_shift_norm: the modulation scales and shifts after the second norm of a block; without it, it is added before.
+        resblock_updown: residual blocks change the resolution; without it, a strided convolution and an upsampling
             one do.
         learned_variance: three more output channels that place the variance between its two bounds
             (arXiv:2102.09672, equation 15).
@@ -60,13 +60,13 @@ class DenoiserSpec(Spec):
 
     size: PositiveInt
     channels: PositiveInt = Field(multiple_of=NORM_GROUPS)
-    multipliers: tuple[PositiveInt, ...] = Field(min_length=1)
-    blocks: PositiveInt
+    channel_mult: tuple[PositiveInt, ...] = Field(min_length=1)
+    num_res_blocks: PositiveInt
     attention: tuple[PositiveInt, ...]
     heads: PositiveInt = 4
     head_channels: PositiveInt | None = None
-    film: bool = True
-    residual_updown: bool = True
+    scale_shift_norm: bool = True
+    resblock_updown: bool = True
     learned_variance: bool = False
     split_qkv_first: bool = False
     prediction: Literal["eps", "v"] = "eps"
@@ -75,7 +75,7 @@ class DenoiserSpec(Spec):
     @property
     def feature_sizes(self) -> tuple[int, ...]:
         """Height and width in pixels of the feature maps, largest first; one for each multiplier."""
-        return tuple(self.size >> depth for depth in range(len(self.multipliers)))
+        return tuple(self.size >> depth for depth in range(len(self.channel_mult)))
 
     @property
     def cond_width(self) -> int:
@@ -95,7 +95,7 @@ class DenoiserSpec(Spec):
     def _sizes_fit(self) -> Self:
         if self.prediction == "v" and self.learned_variance:
             raise ValueError("learned_variance needs prediction = 'eps': its loss is defined on the noise")
-        halvings = len(self.multipliers) - 1
+        halvings = len(self.channel_mult) - 1
         if self.size % 2**halvings:
             raise ValueError(
                 f"size must be a multiple of {2**halvings} to be halved {halvings} times; given {self.size}"
@@ -104,7 +104,7 @@ class DenoiserSpec(Spec):
             raise ValueError(f"attention must be among the feature map sizes {self.feature_sizes}; given {strangers}")
         with_attention = {
             self.channels * multiplier
-            for size, multiplier in zip(self.feature_sizes, self.multipliers, strict=True)
+            for size, multiplier in zip(self.feature_sizes, self.channel_mult, strict=True)
             if size in self.attention or size == self.feature_sizes[-1]
         }
         divisor = self.head_channels or self.heads
@@ -127,32 +127,32 @@ class Representation(Spec):
     width: PositiveInt
 
 
-class ConditionerSpec(Spec):
-    """The representations that one denoiser serves, a row each, and the width they are mapped to.
+class ConditioningSpec(Spec):
+    """The representations that one denoiser serves, a projection each, and the width they are mapped to.
 
     Attributes:
-        rows: one for each (method, level).
+        projections: one for each (method, level).
         width: the denoiser's ``cond_width``.
     """
 
-    rows: tuple[Representation, ...] = Field(min_length=1)
+    projections: tuple[Representation, ...] = Field(min_length=1)
     width: PositiveInt
 
     @model_validator(mode="after")
-    def _rows_differ(self) -> Self:
-        names = [(row.method, row.level) for row in self.rows]
+    def _projections_differ(self) -> Self:
+        names = [(projection.method, projection.level) for projection in self.projections]
         if len(set(names)) < len(names):
             raise ValueError(f"each (method, level) may stand once; given {names}")
         return self
 
-    def row(self, method: str, level: str) -> int:
-        """Which row serves (``method``, ``level``).
+    def projection(self, method: str, level: str) -> int:
+        """Which projection serves (``method``, ``level``).
 
         Raises:
             InputError: none does.
         """
-        for index, candidate in enumerate(self.rows):
+        for index, candidate in enumerate(self.projections):
             if (candidate.method, candidate.level) == (method, level):
                 return index
-        known = ", ".join(f"{row.method} at {row.level}" for row in self.rows)
+        known = ", ".join(f"{projection.method} at {projection.level}" for projection in self.projections)
         raise InputError(f"This model has no {method} at {level}: choose among {known}.")

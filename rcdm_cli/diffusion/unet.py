@@ -1,4 +1,4 @@
-"""The denoiser: a U-Net that predicts the noise in a picture."""
+"""The denoiser: a U-Net that predicts the noise in an image."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -23,9 +23,9 @@ class UNet(nn.Module):
     """The U-Net of Dhariwal and Nichol (2021, arXiv:2105.05233), modulated by (timestep, representation).
 
     ``forward`` is ``denoise_with`` of ``modulations``. A sampler's loop can do with the second half: modulations depend
-    on the timestep and the representation, not on the picture, and are the same for all pictures of one representation.
+    on the timestep and the representation, not on the image, and are the same for all images of one representation.
 
-    State-dict names equal the published ones, but for ``ssl_emb``, which is a row of the conditioner.
+    State-dict names equal the published ones, but for ``ssl_emb``, which is a row of the conditioning.
     """
 
     def __init__(self, spec: DenoiserSpec) -> None:
@@ -34,21 +34,21 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(
             nn.Linear(spec.channels, spec.cond_width), nn.SiLU(), nn.Linear(spec.cond_width, spec.cond_width)
         )
-        widths = [spec.channels * multiplier for multiplier in spec.multipliers]
+        widths = [spec.channels * multiplier for multiplier in spec.channel_mult]
         resolutions = list(zip(spec.feature_sizes, widths, strict=True))
 
         width = widths[0]
-        kept = [width]  # widths of the feature maps that the way up takes over
+        skips = [width]  # widths of the feature maps that the way up takes over
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(3, width, 3, padding=1)])])
         for depth, (size, out_width) in enumerate(resolutions):
-            for _ in range(spec.blocks):
+            for _ in range(spec.num_res_blocks):
                 self.input_blocks.append(self._stage(size, width, out_width))
                 width = out_width
-                kept.append(width)
+                skips.append(width)
             if depth < len(resolutions) - 1:
-                down = ResidualBlock(spec, width, width, "down") if spec.residual_updown else Downsample(width)
+                down = ResidualBlock(spec, width, width, "down") if spec.resblock_updown else Downsample(width)
                 self.input_blocks.append(nn.ModuleList([down]))
-                kept.append(width)
+                skips.append(width)
 
         self.middle_block = nn.ModuleList(
             [ResidualBlock(spec, width, width), Attention(spec, width), ResidualBlock(spec, width, width)]
@@ -56,11 +56,11 @@ class UNet(nn.Module):
 
         self.output_blocks = nn.ModuleList()
         for depth, (size, out_width) in reversed(list(enumerate(resolutions))):
-            for block in range(spec.blocks + 1):
-                stage = self._stage(size, width + kept.pop(), out_width)
+            for block in range(spec.num_res_blocks + 1):
+                stage = self._stage(size, width + skips.pop(), out_width)
                 width = out_width
-                if depth and block == spec.blocks:
-                    stage.append(ResidualBlock(spec, width, width, "up") if spec.residual_updown else Upsample(width))
+                if depth and block == spec.num_res_blocks:
+                    stage.append(ResidualBlock(spec, width, width, "up") if spec.resblock_updown else Upsample(width))
                 self.output_blocks.append(stage)
 
         self.out = nn.Sequential(GroupNorm(width), nn.SiLU(), zeroed(nn.Conv2d(width, spec.out_channels, 3, padding=1)))
@@ -69,9 +69,9 @@ class UNet(nn.Module):
         """Predict the noise in ``x``.
 
         Args:
-            x: noisy pictures (B, 3, size, size).
+            x: noisy images (B, 3, size, size).
             t: timesteps (B,), integers or floats in 0..T-1.
-            cond: (B, ``spec.cond_width``) from the conditioner; zeros for unconditional.
+            cond: (B, ``spec.cond_width``) from the conditioning; zeros for unconditional.
 
         Returns:
             eps (B, 3, size, size), or with learned variance (B, 6, size, size): eps and the variance channels.
@@ -94,13 +94,13 @@ class UNet(nn.Module):
         remaining = iter(modulations.split(widths, dim=1))
 
         features = x
-        kept = []
+        skips = []
         for stage in self.input_blocks:
             features = _run(stage, features, remaining)
-            kept.append(features)
+            skips.append(features)
         features = _run(self.middle_block, features, remaining)
         for stage in self.output_blocks:
-            features = _run(stage, torch.cat([features, kept.pop()], dim=1), remaining)
+            features = _run(stage, torch.cat([features, skips.pop()], dim=1), remaining)
         return cast(Tensor, self.out(features))
 
     def _stage(self, size: int, width: int, out_width: int) -> nn.ModuleList:

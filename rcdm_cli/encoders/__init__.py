@@ -1,1 +1,1 @@
-"""Photo → representation: methods, trunks, heads as data, preprocessing."""
+"""Image → representation: methods, trunks, heads as data, preprocessing."""

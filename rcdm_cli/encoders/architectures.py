@@ -36,7 +36,7 @@ class Architecture:
 
 
 def timm_preprocessing(name: str) -> Preprocessing:
-    """What timm's table says of a model's input. Of its crop only the size: a photo is not cut further."""
+    """What timm's table says of a model's input. Of its crop only the size: an image is not cut further."""
     config = timm_config(name)
     return Preprocessing(size=config.input_size[-1], mean=config.mean, std=config.std)
 

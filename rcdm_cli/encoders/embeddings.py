@@ -1,9 +1,9 @@
-"""Representations as a file: vectors, the photos they are of, and the encoders that made them.
+"""Representations as a file: vectors, the images they are of, and the encoders that made them.
 
 A ``.safetensors`` file holds
 
 * one float32 tensor (N, D) for each method and level, named ``<method>/<level>``;
-* ``paths`` and ``labels``, uint8: a JSON list of N strings as UTF-8 bytes; a label is null where a photo has no class;
+* ``paths`` and ``labels``, uint8: a JSON list of N strings as UTF-8 bytes; a label is null where an image has no class;
 * metadata ``kind`` = ``embeddings`` and ``about``, a JSON object: ``format`` 1, ``encoders`` (by method its ``spec``
   and the ``sha256`` of its weights), and ``origin``, what the writer says besides.
 
@@ -48,15 +48,15 @@ class _About(Spec):
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Representations of N photos.
+    """Representations of N images.
 
     Attributes:
         representations: float32 (N, D) by method and level.
-        paths: of the photos, N.
-        labels: their classes; None where a photo has none.
+        paths: of the images, N.
+        labels: their classes; None where an image has none.
         encoders: what made them, by method.
         origin: what else is known: the bundle, the data set. JSON-able.
-        skipped: path and reason of photos that could not be read; not kept in the file.
+        skipped: path and reason of images that could not be read; not kept in the file.
     """
 
     representations: dict[Pair, Tensor]
@@ -67,7 +67,7 @@ class Embeddings:
     skipped: tuple[tuple[str, str], ...] = ()
 
     def rows(self, index: Sequence[int]) -> "Embeddings":
-        """The photos ``index`` alone, in that order."""
+        """The images ``index`` alone, in that order."""
         chosen = torch.tensor(index, dtype=torch.int64)
         return replace(
             self,
@@ -77,12 +77,12 @@ class Embeddings:
         )
 
     def split(self, name: str | None) -> "Embeddings":
-        """The photos in the folder ``name``, at the first level or, below a single top folder, at the second.
+        """The images in the folder ``name``, at the first level or, below a single top folder, at the second.
 
-        That is where ``open_photos`` looks for a split; the name of a tar shard is no folder of the data set.
+        That is where ``open_images`` looks for a split; the name of a tar shard is no folder of the data set.
 
         Raises:
-            InputError: no such photo.
+            InputError: no such image.
         """
         if name is None:
             return self
@@ -142,7 +142,7 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def is_embeddings(path: Path) -> bool:
-    """Whether a path that a person gave for photos names a file of representations instead, by its suffix."""
+    """Whether a path that a person gave for images names a file of representations instead, by its suffix."""
     return path.suffix.lower() in SUFFIXES
 
 

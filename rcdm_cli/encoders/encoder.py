@@ -1,4 +1,4 @@
-"""Photo → representation, at every level that the encoder has."""
+"""Image → representation, at every level that the encoder has."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 KIND = "encoder"
 
 PIXELS = 1 << 21
-"""How much of photos an encoder is given at a time where nothing else is asked for."""
+"""How much of images an encoder is given at a time where nothing else is asked for."""
 
 
 class Encoder(nn.Module):
     """A trunk, and the projector head where the method has one.
 
-    Gradients flow from the representation to the photo, unless the encoder is an ONNX graph: an attack needs them.
+    Gradients flow from the representation to the image, unless the encoder is an ONNX graph: an attack needs them.
 
     Args:
         spec: what it is.
@@ -40,32 +40,32 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
-    def preprocess(self, photos: Tensor) -> Tensor:
-        """Map photos (B, 3, H, W) in [-1, 1] to the trunk's input (B, 3, size, size).
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [-1, 1] to the trunk's input (B, 3, size, size).
 
-        Photos of another size are resized (bicubic, antialiased), so that pictures of a smaller denoiser
+        Images of another size are resized (bicubic, antialiased), so that images of a smaller denoiser
         can be encoded again.
         """
         size = self.spec.preprocessing.size
-        if photos.shape[-2:] != (size, size):
-            photos = F.interpolate(photos, (size, size), mode="bicubic", antialias=True)
-        return ((photos + 1) / 2 - self.mean) / self.std
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+        return ((images + 1) / 2 - self.mean) / self.std
 
-    def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """All levels, in the order of ``spec.levels``: (B, 3, H, W) in [-1, 1] → one (B, D) a level."""
-        backbone = self.trunk(self.preprocess(photos))
+        backbone = self.trunk(self.preprocess(images))
         if isinstance(backbone, tuple):  # an ONNX graph gives every level
             return backbone
         return (backbone,) if self.head is None else (backbone, self.head(backbone))
 
-    def encode(self, photos: Tensor, level: Level) -> Tensor:
-        """The representation ``h`` (B, D) of photos (B, 3, H, W) in [-1, 1].
+    def encode(self, images: Tensor, level: Level) -> Tensor:
+        """The representation ``h`` (B, D) of images (B, 3, H, W) in [-1, 1].
 
         Raises:
             InputError: the encoder has no such level.
         """
         index = level_index(self.spec, level)
-        h: Tensor = self(photos)[index]
+        h: Tensor = self(images)[index]
         return h
 
 
@@ -78,8 +78,8 @@ def _build(spec: EncoderSpec) -> nn.Module:
     return trunk
 
 
-def photos_at_a_time(size: int) -> int:
-    """How many photos of ``size`` × ``size`` pixels an encoder is given at a time: 512 of 64 pixels, 41 of 224."""
+def max_encode_batch(size: int) -> int:
+    """How many images of ``size`` × ``size`` pixels an encoder is given at a time: 512 of 64 pixels, 41 of 224."""
     return max(1, PIXELS // size**2)
 
 

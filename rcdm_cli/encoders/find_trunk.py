@@ -65,7 +65,7 @@ def find_trunk(state: State, where: str, name: str | None = None, pool: str | No
         )
     _, prefix, kind = min(found, key=lambda each: each[0])
     architecture = _read(KINDS[kind], state, prefix, pool, where)
-    # solo-learn's stem for small photos pads by 2; its models carry a classifier beside the trunk.
+    # solo-learn's stem for small images pads by 2; its models carry a classifier beside the trunk.
     if architecture.stem_padding is not None and prefix in ("backbone.", "encoder.") and "classifier.weight" in state:
         architecture = replace(architecture, stem_padding=2)
     return _settled(state, prefix, architecture, where)

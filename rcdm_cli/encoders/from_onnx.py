@@ -17,7 +17,7 @@ OPTIONS = ("size", "scaling", "mean", "std")
 def open_onnx(path: Path, reference: Reference) -> Encoder:
     """An encoder that runs an ONNX graph: one output (B, D), or two, the backbone's first and the projector's second.
 
-    The graph stays as it is; it works for everything that needs no gradient. How its photos were scaled stands in no
+    The graph stays as it is; it works for everything that needs no gradient. How its images were scaled stands in no
     ONNX file and must be given.
 
     Raises:
@@ -28,14 +28,14 @@ def open_onnx(path: Path, reference: Reference) -> Encoder:
     size = _input_size(trunk.session, reference, path)
     if reference.scaling is None and reference.mean is None:
         raise InputError(
-            f"{path} does not say how its photos are scaled. Give {path},scaling=imagenet, -1..1 or 0..1, "
+            f"{path} does not say how its images are scaled. Give {path},scaling=imagenet, -1..1 or 0..1, "
             "or mean=R/G/B,std=R/G/B."
         )
     outputs = trunk(torch.zeros(1, 3, size, size))
     if not 1 <= len(outputs) <= 2 or any(h.ndim != 2 or len(h) != 1 for h in outputs):
         shapes = ", ".join(str(list(h.shape)) for h in outputs)
         raise InputError(
-            f"{path} gives {shapes} for one photo. An encoder gives [1, D] for the backbone, and may give a second "
+            f"{path} gives {shapes} for one image. An encoder gives [1, D] for the backbone, and may give a second "
             "[1, D] for the projector."
         )
     widths = tuple(h.shape[1] for h in outputs)
@@ -55,12 +55,12 @@ def _input_size(session: Any, reference: Reference, path: Path) -> int:
     shape = entries[0].shape if len(entries) == 1 else []
     if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3) or entries[0].type != "tensor(float)":
         found = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in entries)
-        raise InputError(f"{path} takes {found}. An encoder takes float32 photos (B, 3, H, W) and nothing else.")
+        raise InputError(f"{path} takes {found}. An encoder takes float32 images (B, 3, H, W) and nothing else.")
     fixed = {side for side in shape[2:] if isinstance(side, int)}
     if len(fixed) > 1 or (fixed and reference.size and reference.size not in fixed):
         given = f", not {reference.size}" if reference.size else ""
-        raise InputError(f"{path} takes photos of {shape[2]} x {shape[3]} pixels{given}. An encoder's are square.")
+        raise InputError(f"{path} takes images of {shape[2]} x {shape[3]} pixels{given}. An encoder's are square.")
     size = reference.size or next(iter(fixed), None)
     if size is None:
-        raise InputError(f"{path} takes photos of any size. Say which: {path},size=224.")
+        raise InputError(f"{path} takes images of any size. Say which: {path},size=224.")
     return size

@@ -12,7 +12,7 @@ from rcdm_cli.core.errors import InputError, RcdmError
 
 
 class OnnxTrunk(nn.Module):
-    """Runs a graph (B, 3, H, W) → one or two (B, D) in ONNX Runtime, on the CPU wherever the photos lie.
+    """Runs a graph (B, 3, H, W) → one or two (B, D) in ONNX Runtime, on the CPU wherever the images lie.
 
     The graph's bytes are the module's only state. In a state dict, and so in an encoder's file, they are a uint8
     tensor. There is no gradient.

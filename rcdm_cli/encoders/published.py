@@ -1,6 +1,6 @@
 """The published encoders that the published RCDM was trained on, as rules: where names stand, and their heads.
 
-Names and shapes are those that facebookresearch/RCDM reads (``get_ssl_models.py``). All are ResNet-50s on photos of
+Names and shapes are those that facebookresearch/RCDM reads (``get_ssl_models.py``). All are ResNet-50s on images of
 224 pixels in [-1, 1], although they were pretrained with ImageNet's mean and standard deviation: a published RCDM
 knows representations of the former only.
 """
@@ -28,7 +28,7 @@ class Layout:
         layers: of the head, up to the output that is the projector level.
         origin: where it is published.
         licence: in the repository that publishes it, which says nothing else of the weights.
-        preprocessing: of its photos.
+        preprocessing: of its images.
     """
 
     trunk: str

@@ -14,9 +14,9 @@ METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class Preprocessing(Spec):
-    """How a photo in [-1, 1] becomes the trunk's input.
+    """How an image in [-1, 1] becomes the trunk's input.
 
-    The photo is centre-cropped to ``size`` × ``size`` pixels, mapped to [0, 1], and standardised per RGB
+    The image is centre-cropped to ``size`` × ``size`` pixels, mapped to [0, 1], and standardised per RGB
     channel as ``(x - mean) / std``. ``mean = std = 0.5`` keeps [-1, 1], as the published RCDM does.
     """
 
@@ -55,13 +55,13 @@ class EncoderSpec(Spec):
         trunk: timm's name of the architecture.
         trunk_options: go to ``timm.create_model`` as they are.
         pool: timm's ``global_pool``; None is the model's own.
-        stem_padding: None keeps the trunk's own stem. A number gives a ResNet the stem for small photos: a 3×3
+        stem_padding: None keeps the trunk's own stem. A number gives a ResNet the stem for small images: a 3×3
             convolution of stride 1 with this padding, and no max pooling (Chen et al. 2020, arXiv:2002.05709, B.9).
         width: of the backbone's representation.
         head: layers of the projector; none where the encoder has no projector level.
         onnx_widths: of the backbone's and, where there is one, the projector's output.
-        preprocessing: how photos become the trunk's input.
-        origin: of the photos or the weights.
+        preprocessing: how images become the trunk's input.
+        origin: of the images or the weights.
         licence: of the same.
     """
 

@@ -181,5 +181,5 @@ def finished(graph: Graph, path: Path, data: Path | None, versions: dict[str, st
 
 def _write_encoder(encoder: Encoder, path: Path) -> Path | None:
     size = encoder.spec.preprocessing.size
-    photos = torch.zeros(2, 3, size, size)
-    return export_graph(encoder, {"photos": photos}, cast(list[str], list(encoder.spec.levels)), path)
+    images = torch.zeros(2, 3, size, size)
+    return export_graph(encoder, {"images": images}, cast(list[str], list(encoder.spec.levels)), path)

@@ -21,7 +21,7 @@ def install(
     stage: Path,
     graphs: Sequence[Graph],
     parity: Mapping[str, Sequence[Parity]],
-    pictures: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    samples: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Manifest:
     """Move ``graphs`` from ``stage``, a folder on the same disk, into the bundle, in the place of older ones.
 
@@ -30,7 +30,7 @@ def install(
         stage: holds the files of ``graphs``.
         graphs: with their hashes.
         parity: by file; one that was not checked has none, and loses what was measured of an older file.
-        pictures: by file, what was measured of pictures that were made with it; JSON-able.
+        samples: by file, what was measured of samples that were made with it; JSON-able.
 
     Returns:
         The bundle's manifest as it is now.
@@ -45,7 +45,7 @@ def install(
     try:
         for entry in _files(graphs):
             (stage / entry).replace(folder / entry)
-        written = _measured(folder, manifest, {graph.file for graph in graphs}, parity, pictures)
+        written = _measured(folder, manifest, {graph.file for graph in graphs}, parity, samples)
         write_json(folder / PARITY, written)
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     except OSError as error:
@@ -58,7 +58,7 @@ def _measured(
     manifest: Manifest,
     new: set[str],
     parity: Mapping[str, Sequence[Parity]],
-    pictures: Mapping[str, Mapping[str, Any]],
+    samples: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     known = {}
     if (folder / PARITY).is_file():
@@ -69,8 +69,8 @@ def _measured(
             cases = [one.as_json() for one in parity[graph.file]]
             worst = max(one.relative for one in parity[graph.file])
             graphs[graph.file] = {"sha256": graph.sha256, "worst_relative": worst, "cases": cases}
-            if graph.file in pictures:
-                graphs[graph.file]["pictures"] = dict(pictures[graph.file])
+            if graph.file in samples:
+                graphs[graph.file]["samples"] = dict(samples[graph.file])
         elif graph.file in known and graph.file not in new:
             graphs[graph.file] = known[graph.file]
     return {"against": "torch at fp32", "bounds": BOUNDS, "graphs": graphs}

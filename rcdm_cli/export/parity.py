@@ -15,7 +15,7 @@ from rcdm_cli.backends.select import BACKENDS
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.manifest import run_context
 from rcdm_cli.core.errors import CheckFailed, RcdmError
-from rcdm_cli.diffusion.conditioning import Model, Row
+from rcdm_cli.diffusion.conditioning import ConditioningProjection, Model
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.encoders.encoder import Encoder
@@ -23,7 +23,7 @@ from rcdm_cli.encoders.encoder import Encoder
 BOUNDS = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 3e-2, "int8": 0.3, "fp8": 0.3}
 """The largest relative error (L2 norm of the difference over that of PyTorch's) that passes, by precision.
 
-Those of 8 bits find graphs that are broken. Whether one is good enough, its pictures tell (``analysis.quantized``).
+Those of 8 bits find graphs that are broken. Whether one is good enough, its samples tell (``analysis.quantized``).
 """
 
 BATCHES = (1, 7)
@@ -41,7 +41,7 @@ class Parity:
         runner: what ran it: a backend.
         precision: of its matrix products.
         method: of an encoder.
-        batch: pictures or photos in one call.
+        batch: samples or images in one call.
         timestep: of a denoiser.
         relative: L2 norm of the difference over that of PyTorch's output.
         largest: the largest difference of a single number.
@@ -65,13 +65,13 @@ class Parity:
 def denoiser_parity(run: Denoiser, model: Model, schedule: Schedule, named: tuple[str, str, str]) -> list[Parity]:
     """Compare a denoiser with ``model.denoiser`` at a small timestep, the middle and the last one.
 
-    The small one is a hundredth of all. At the very first there is a hundredth as much noise as picture: the output is
-    small and counts little, so that its relative error says nothing of the pictures.
+    The small one is a hundredth of all. At the very first there is a hundredth as much noise as sample: the output is
+    small and counts little, so that its relative error says nothing of the samples.
 
     Args:
         run: what is to be compared.
         model: float32, on the CPU.
-        schedule: noise is added as it says, to smooth random pictures.
+        schedule: noise is added as it says, to smooth random samples.
         named: network, runner and precision, for the results.
     """
     timesteps = schedule.spec.timesteps
@@ -90,8 +90,8 @@ def encoder_parity(run: Callable[[Tensor], Sequence[Tensor]], encoder: Encoder, 
     """Compare an encoder with ``encoder`` (float32, on the CPU) at every level; the larger error counts."""
     found = []
     for batch in BATCHES:
-        photos = _pictures(batch, encoder.spec.preprocessing.size)
-        pairs = zip(run(photos), encoder(photos), strict=True)
+        images = _samples(batch, encoder.spec.preprocessing.size)
+        pairs = zip(run(images), encoder(images), strict=True)
         relative, largest = zip(*(_errors(ours, theirs) for ours, theirs in pairs), strict=True)
         method = encoder.spec.method
         found.append(Parity("encoder", runner, "fp32", method, batch, None, max(relative), max(largest)))
@@ -121,18 +121,18 @@ def hold(found: Sequence[Parity]) -> None:
 
 
 def _noisy(model: Model, schedule: Schedule, timestep: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Noisy pictures, and conds of representations as wide-spread as those it was trained on."""
+    """Noisy samples, and conds of representations as wide-spread as those it was trained on."""
     generator = torch.Generator().manual_seed(timestep)
-    photos = _pictures(batch, model.denoiser.spec.size)
-    noise = torch.randn(photos.shape, generator=generator)
-    x = schedule.noise_to(photos, timestep, noise)
-    row = cast(Row, model.conditioner.rows[0])
+    images = _samples(batch, model.denoiser.spec.size)
+    noise = torch.randn(images.shape, generator=generator)
+    x = schedule.add_noise(images, timestep, noise)
+    row = cast(ConditioningProjection, model.conditioning.projections[0])
     h = torch.randn(batch, row.in_features, generator=generator) * row.scale + row.mean
-    return x, model.conditioner(h, 0)
+    return x, model.conditioning(h, 0)
 
 
-def _pictures(batch: int, size: int) -> Tensor:
-    """Smooth random pictures in [-1, 1]: (batch, 3, size, size)."""
+def _samples(batch: int, size: int) -> Tensor:
+    """Smooth random samples in [-1, 1]: (batch, 3, size, size)."""
     coarse = torch.randn(batch, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, (size, size), mode="bilinear").clamp(-1, 1)
 
@@ -142,7 +142,7 @@ def _errors(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     return float(difference.norm() / theirs.norm()), float(difference.abs().max())
 
 
-RUNNERS = ("onnx", "openvino")
+RUNNERS = ("onnxruntime", "openvino")
 
 
 def check_graph(bundle: Bundle, graph: Graph, folder: Path) -> list[Parity]:
@@ -160,9 +160,11 @@ def check_graph(bundle: Bundle, graph: Graph, folder: Path) -> list[Parity]:
             )
         return found
     if graph.network == "encoder":
-        return encoder_parity(any_batch("onnx", folder / graph.file), bundle.encoder(graph.method), "onnx")
+        return encoder_parity(
+            any_batch("onnxruntime", folder / graph.file), bundle.encoder(graph.method), "onnxruntime"
+        )
     # ONNX Runtime has no bfloat16 convolution for CPUs.
-    runner = "openvino" if graph.precision == "bf16" else "onnx"
+    runner = "openvino" if graph.precision == "bf16" else "onnxruntime"
     run = any_batch(runner, folder / graph.file)
     return denoiser_parity(
         lambda x, t, cond: run(x, t.float(), cond)[0],

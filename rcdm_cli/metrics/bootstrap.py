@@ -1,4 +1,4 @@
-"""How sure a mean over photos is: percentile intervals of the bootstrap (Efron 1979) over the photos asked about."""
+"""How sure a mean over images is: percentile intervals of the bootstrap (Efron 1979) over the images asked about."""
 
 from dataclasses import dataclass
 
@@ -24,29 +24,29 @@ class Interval:
 
 
 class Bootstrap:
-    """Resamples of ``count`` photos with replacement.
+    """Resamples of ``count`` images with replacement.
 
-    The same resamples serve every number, so that a difference between two numbers of the same photos is paired: what
-    makes some photos easy for both cancels.
+    The same resamples serve every number, so that a difference between two numbers of the same images is paired: what
+    makes some images easy for both cancels.
 
     Args:
-        count: photos, 1 or more.
+        count: images, 1 or more.
         seed: of the resamples.
         draws: how many resamples.
     """
 
     def __init__(self, count: int, seed: int = 0, draws: int = DRAWS) -> None:
         index = np.random.default_rng(seed).integers(0, count, (draws, count))
-        # How often each photo was drawn: a resampled sum is then one matrix product.
+        # How often each image was drawn: a resampled sum is then one matrix product.
         counts = np.stack([np.bincount(row, minlength=count) for row in index])
         self.counts = torch.from_numpy(counts).double()
 
     def mean(self, values: Tensor) -> Interval:
-        """The mean of ``values`` (N,), one a photo; give a difference of two such for a paired difference."""
+        """The mean of ``values`` (N,), one an image; give a difference of two such for a paired difference."""
         return _interval(values.double().mean(), self.counts @ values.double() / len(values))
 
     def ratio(self, above: Tensor, below: Tensor) -> Tensor:
-        """Sum of ``above`` (N,) over sum of ``below`` (N,): (1 + draws,), the photos as they are first.
+        """Sum of ``above`` (N,) over sum of ``below`` (N,): (1 + draws,), the images as they are first.
 
         Where a sum below is 0, so is the ratio.
         """
@@ -56,7 +56,7 @@ class Bootstrap:
 
 
 def of_draws(values: Tensor) -> Interval:
-    """The interval of a number (1 + draws,) whose first entry is that of the photos as they are."""
+    """The interval of a number (1 + draws,) whose first entry is that of the images as they are."""
     return _interval(values[0], values[1:])
 
 

@@ -12,7 +12,7 @@ class Directions:
 
     Attributes:
         last: number of the last direction of each band, from 1.
-        variance: share of the variance of ``h`` over the photos that each band holds.
+        variance: share of the variance of ``h`` over the images that each band holds.
         correlation: mean over a band's directions of the correlation between ``h`` and the representations of its
             samples; 0 where samples have nothing to do with ``h``, 1 where they follow it.
     """
@@ -30,12 +30,12 @@ def directions(found: Tensor, h: Tensor) -> Directions:
     """How far samples follow ``h`` along each of its principal directions.
 
     Args:
-        found: (N, K, D), the representations of K samples of each photo.
+        found: (N, K, D), the representations of K samples of each image.
         h: (N, D), the representations that they were sampled for; N at least 2.
     """
     centred = (h - h.mean(dim=0)).double()
     _, deviation, axes = torch.linalg.svd(centred, full_matrices=False)
-    # N photos span N - 1 directions at most; along what is left of others there is rounding only.
+    # N images span N - 1 directions at most; along what is left of others there is rounding only.
     count = max(1, int((deviation[: len(h) - 1] > 1e-6 * deviation[0]).sum()))
     variance = deviation[:count].square() / deviation[:count].square().sum().clamp(min=1e-300)
     asked = (centred @ axes[:count].T)[:, None].expand(-1, found.shape[1], -1).flatten(0, 1)

@@ -1,23 +1,23 @@
-"""How a set of pictures and a set of photos lie to each other in one space of features."""
+"""How a set of images and a set of images lie to each other in one space of features."""
 
 from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
 from rcdm_cli.metrics.frechet import frechet_distance
-from rcdm_cli.metrics.mmd import kernel_distance
+from rcdm_cli.metrics.mmd import mmd
 from rcdm_cli.metrics.precision_recall import NEIGHBOURS, precision_recall
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Of pictures to photos, in a space that is named beside it.
+    """Of images to images, in a space that is named beside it.
 
     Attributes:
         frechet: squared Fréchet distance. It is called FID in an Inception space only.
         kernel: kernel distance. It is called KID in an Inception space only.
-        precision: share of pictures that are like photos.
-        recall: share of photos that are like pictures.
+        precision: share of images that are like images.
+        recall: share of images that are like images.
         neighbours: of precision and recall.
     """
 
@@ -32,12 +32,12 @@ class Distances:
         return asdict(self)
 
 
-def distances(pictures: Tensor, photos: Tensor) -> Distances:
-    """Measure ``pictures`` (N, D) against ``photos`` (M, D), at least 2 of each; small sets have fewer neighbours."""
-    neighbours = min(NEIGHBOURS, len(pictures) - 1, len(photos) - 1)
+def distances(samples: Tensor, images: Tensor) -> Distances:
+    """Measure ``images`` (N, D) against ``images`` (M, D), at least 2 of each; small sets have fewer neighbours."""
+    neighbours = min(NEIGHBOURS, len(samples) - 1, len(images) - 1)
     return Distances(
-        frechet_distance(pictures, photos),
-        kernel_distance(pictures, photos),
-        *precision_recall(pictures, photos, neighbours=neighbours),
+        frechet_distance(samples, images),
+        mmd(samples, images),
+        *precision_recall(samples, images, neighbours=neighbours),
         neighbours,
     )

@@ -13,12 +13,12 @@ from rcdm_cli.metrics.bootstrap import Bootstrap, Interval
 
 @dataclass(frozen=True)
 class Diversity:
-    """Of samples at fixed ``h``; one value a photo.
+    """Of samples at fixed ``h``; one value an image.
 
     Attributes:
         pixels: (N,) root of the pixels' unbiased variance over the samples, as a share of the pixel range.
         space: (N,) mean of 1 - cosine similarity over pairs of samples, in the named encoder's space.
-        between: the same over samples of different photos: what ``space`` would be if ``h`` told nothing.
+        between: the same over samples of different images: what ``space`` would be if ``h`` told nothing.
     """
 
     pixels: Tensor
@@ -26,7 +26,7 @@ class Diversity:
     between: float
 
     def as_json(self, bootstrap: Bootstrap) -> dict[str, object]:
-        """Means over photos with their intervals."""
+        """Means over images with their intervals."""
         return {
             "pixels": bootstrap.mean(self.pixels).as_json(),
             "space": bootstrap.mean(self.space).as_json(),
@@ -36,7 +36,7 @@ class Diversity:
 
 @dataclass(frozen=True)
 class MoreDiverse:
-    """Projector less backbone of one method, paired by photo and noise; above 0, the projector's samples vary more."""
+    """Projector less backbone of one method, paired by image and noise; above 0, the projector's samples vary more."""
 
     method: str
     pixels: Interval
@@ -47,19 +47,19 @@ class MoreDiverse:
         return {"method": self.method, "pixels": self.pixels.as_json(), "space": self.space.as_json()}
 
 
-def diversity(pictures: NDArray[np.uint8], features: Tensor) -> Diversity:
-    """Measure samples of N photos, K of each.
+def diversity(samples: NDArray[np.uint8], features: Tensor) -> Diversity:
+    """Measure samples of N images, K of each.
 
     Args:
-        pictures: uint8 (N, K, H, W, 3), K at least 2.
-        features: (N, K, D), the pictures' representations in one encoder's space.
+        images: uint8 (N, K, H, W, 3), K at least 2.
+        features: (N, K, D), the images' representations in one encoder's space.
     """
-    count, samples = pictures.shape[:2]
-    variance = [(own.astype(np.float64) / 255).var(axis=0, ddof=1).mean() for own in pictures]
+    count, num_samples = samples.shape[:2]
+    variance = [(own.astype(np.float64) / 255).var(axis=0, ddof=1).mean() for own in samples]
     unit = F.normalize(features.double(), dim=-1)
     similarity = unit @ unit.transpose(1, 2)
-    own = (similarity.sum(dim=(1, 2)) - samples) / (samples * (samples - 1))
-    # |Σ u|² counts every pair of all unit vectors: less those of one photo, the rest are pairs of different photos.
+    own = (similarity.sum(dim=(1, 2)) - num_samples) / (num_samples * (num_samples - 1))
+    # |Σ u|² counts every pair of all unit vectors: less those of one image, the rest are pairs of different images.
     everything = float(unit.sum(dim=(0, 1)).square().sum())
-    others = (everything - float(similarity.sum())) / (count * (count - 1) * samples**2) if count > 1 else 1.0
+    others = (everything - float(similarity.sum())) / (count * (count - 1) * num_samples**2) if count > 1 else 1.0
     return Diversity(torch.tensor(variance).sqrt(), 1 - own, 1 - others)

@@ -52,17 +52,17 @@ class Inception:
     @torch.no_grad()
     def features(
         self,
-        pictures: NDArray[np.uint8],
+        samples: NDArray[np.uint8],
         *,
         batch: int = 64,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> dict[str, Tensor]:
-        """``features`` (N, 2048) and ``logits`` (N, 1008) of pictures uint8 (N, H, W, 3), on the CPU."""
+        """``features`` (N, 2048) and ``logits`` (N, 1008) of images uint8 (N, H, W, 3), on the CPU."""
         parts = []
-        for start in range(0, len(pictures), batch):
-            own = torch.from_numpy(np.ascontiguousarray(pictures[start : start + batch]))
+        for start in range(0, len(samples), batch):
+            own = torch.from_numpy(np.ascontiguousarray(samples[start : start + batch]))
             parts.append([each.cpu() for each in self.network(own.permute(0, 3, 1, 2).to(self.device))])
-            on_progress(min(start + batch, len(pictures)), len(pictures))
+            on_progress(min(start + batch, len(samples)), len(samples))
         features, logits = (torch.cat(each) for each in zip(*parts, strict=True))
         return {"features": features, "logits": logits}
 
@@ -77,11 +77,11 @@ class InceptionScore:
 
 
 def inception_score(logits: Tensor, seed: int = 0) -> InceptionScore:
-    """``exp(E KL(p(y|x) || p(y)))`` over ``SPLITS`` parts of the pictures, or over fewer where there are few.
+    """``exp(E KL(p(y|x) || p(y)))`` over ``SPLITS`` parts of the images, or over fewer where there are few.
 
     Args:
         logits: (N, classes).
-        seed: of the order in which pictures are dealt to the splits.
+        seed: of the order in which images are dealt to the splits.
     """
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))
     scores = []

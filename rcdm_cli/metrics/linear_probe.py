@@ -18,7 +18,7 @@ FITS = len(STRENGTHS) + 1
 """Optima that ``fit`` solves for."""
 
 HELD_OUT = 5
-"""One training photo in so many is held out to choose the L2 strength by."""
+"""One training image in so many is held out to choose the L2 strength by."""
 
 CHOOSING = 1e-3
 """Tolerance while a strength is chosen; the loss is then within about a thousandth of its minimum."""
@@ -53,7 +53,7 @@ class LinearClassifier(NamedTuple):
 
 @dataclass(frozen=True)
 class Fit:
-    """A classifier, the L2 strength it was fitted with, and the accuracy on the held-out photos that chose it."""
+    """A classifier, the L2 strength it was fitted with, and the accuracy on the held-out images that chose it."""
 
     classifier: LinearClassifier
     strength: float
@@ -68,21 +68,21 @@ def fit(
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Fit:
-    """Choose the L2 strength on held-out training photos, then fit all of them.
+    """Choose the L2 strength on held-out training images, then fit all of them.
 
     Args:
-        h: (N, D) representations of the training photos.
+        h: (N, D) representations of the training images.
         labels: (N,) int64 in 0..classes-1.
         classes: C.
-        seed: which photos are held out.
+        seed: which images are held out.
         on_progress: called with (fits done, fits) before each.
 
     Raises:
-        InputError: fewer than two classes, or too few photos to hold any out.
+        InputError: fewer than two classes, or too few images to hold any out.
     """
     if classes < 2 or len(h) < 2 * HELD_OUT:
         raise InputError(
-            f"A probe needs two classes and {2 * HELD_OUT} photos to learn from; there are {classes} and {len(h)}."
+            f"A probe needs two classes and {2 * HELD_OUT} images to learn from; there are {classes} and {len(h)}."
         )
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(h)))
     held, rest = order[: len(h) // HELD_OUT], order[len(h) // HELD_OUT :]
@@ -100,14 +100,14 @@ def choose(
     held: Tensor,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Fit:
-    """Of the classifiers with all ``STRENGTHS``, the one that names most of the held-out photos rightly.
+    """Of the classifiers with all ``STRENGTHS``, the one that names most of the held-out images rightly.
 
     Args:
         h: (N, D).
         labels: (N,) int64.
         classes: C.
-        learnt: index (L,) of the photos that are learnt from; one may stand there several times.
-        held: index (M,) of the photos that choose.
+        learnt: index (L,) of the images that are learnt from; one may stand there several times.
+        held: index (M,) of the images that choose.
         on_progress: called with the number of strengths done, before each.
     """
     classifiers = solve(h[learnt], labels[learnt], classes, STRENGTHS, CHOOSING)
@@ -139,7 +139,7 @@ def solve(
     """
     x = h.double()
     mean, deviation = x.mean(0), x.std(0, correction=0)
-    # A dimension that is the same for all photos says nothing, and keeps its zero.
+    # A dimension that is the same for all images says nothing, and keeps its zero.
     deviation = torch.where(deviation > 1e-8 * mean.abs().clamp(min=1e-8), deviation, 1.0)
     x = (x - mean) / deviation
     variance, axes = torch.linalg.eigh(x.T @ x / len(x))

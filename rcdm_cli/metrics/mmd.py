@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def kernel_distance(first: Tensor, second: Tensor, *, chunk: int = 4096) -> float:
+def mmd(first: Tensor, second: Tensor, *, chunk: int = 4096) -> float:
     """Unbiased squared maximum mean discrepancy under ``(x·y / D + 1)³``.
 
     Bińkowski et al. 2018 (arXiv:1801.01401), section 4: in an Inception space this is the KID, there a mean over

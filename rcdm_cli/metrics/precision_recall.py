@@ -1,4 +1,4 @@
-"""Whether pictures look like photos, and whether they cover all kinds of them."""
+"""Whether images look like images, and whether they cover all kinds of them."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ NEIGHBOURS = 3
 
 
 def precision_recall(
-    pictures: Tensor, photos: Tensor, *, neighbours: int = NEIGHBOURS, chunk: int = 1024
+    samples: Tensor, images: Tensor, *, neighbours: int = NEIGHBOURS, chunk: int = 1024
 ) -> tuple[float, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019, arXiv:1904.06991, equations 1 and 2).
 
@@ -15,15 +15,15 @@ def precision_recall(
     vector's k-th nearest neighbour in the set.
 
     Args:
-        pictures: (N, D).
-        photos: (M, D).
+        images: (N, D).
+        images: (M, D).
         neighbours: k, less than N and than M.
         chunk: vectors compared at a time; bounds memory at chunk × max(N, M).
 
     Returns:
-        Share of pictures that the photos cover, and share of photos that the pictures cover.
+        Share of images that the images cover, and share of images that the images cover.
     """
-    return _covered(pictures, photos, neighbours, chunk), _covered(photos, pictures, neighbours, chunk)
+    return _covered(samples, images, neighbours, chunk), _covered(images, samples, neighbours, chunk)
 
 
 def _covered(asked: Tensor, by: Tensor, neighbours: int, chunk: int) -> float:

@@ -1,4 +1,4 @@
-"""How faithful pictures are: is the representation of a sample nearest to the one it was sampled for?"""
+"""How faithful images are: is the representation of a sample nearest to the one it was sampled for?"""
 
 from dataclasses import dataclass
 
@@ -44,10 +44,10 @@ def own_similarity(queries: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """One (method, level); intervals are over the photos asked about.
+    """One (method, level); intervals are over the images asked about.
 
     Attributes:
-        mean_reciprocal_rank: of the photo's own representation among those of all photos; 1 is perfect.
+        mean_reciprocal_rank: of the image's own representation among those of all images; 1 is perfect.
         mean_rank: the same as a mean of ranks; 1 is perfect.
         similarity: mean cosine similarity of the sample's representation to ``h``.
     """
@@ -62,19 +62,19 @@ class Faithfulness:
 
 
 def faithfulness(found: Tensor, h: Tensor, bootstrap: Bootstrap, *, chunk: int = 1024) -> Faithfulness:
-    """Rank each photo's own representation among all, by nearness to those of its samples.
+    """Rank each image's own representation among all, by nearness to those of its samples.
 
     The measure of the paper (arXiv:2112.09164, section 4).
 
     Args:
-        found: (N, K, D), the representations of K samples of each photo.
+        found: (N, K, D), the representations of K samples of each image.
         h: (N, D), the representations that they were sampled for.
-        bootstrap: over the N photos.
+        bootstrap: over the N images.
         chunk: samples compared at a time; bounds memory at chunk × N.
     """
-    count, samples = found.shape[:2]
-    flat, own = found.flatten(0, 1), torch.arange(count).repeat_interleave(samples)
+    count, num_samples = found.shape[:2]
+    flat, own = found.flatten(0, 1), torch.arange(count).repeat_interleave(num_samples)
     parts = zip(flat.split(chunk), own.split(chunk), strict=True)
-    rank = torch.cat([ranks(queries, h, mine) for queries, mine in parts]).double().reshape(count, samples)
-    similarity = own_similarity(flat, h[own]).reshape(count, samples)
+    rank = torch.cat([ranks(queries, h, mine) for queries, mine in parts]).double().reshape(count, num_samples)
+    similarity = own_similarity(flat, h[own]).reshape(count, num_samples)
     return Faithfulness(*(bootstrap.mean(values.mean(dim=1)) for values in (1 / rank, rank, similarity)))

@@ -1,4 +1,4 @@
-"""Where charts are drawn as pictures: smooth lines and shapes, and text in the font that figures have."""
+"""Where charts are drawn as figures: smooth lines and shapes, and text in the font that figures have."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -21,7 +21,7 @@ LINE = 17
 """From one line of text to the next."""
 
 _SCALE = 2
-"""Pixels of the picture for one of the layout, so that it is sharp on paper."""
+"""Pixels of the figure for one of the layout, so that it is sharp on paper."""
 _SMOOTH = 3
 """Shapes are drawn so many times larger and shrunk, which smooths their edges."""
 
@@ -67,7 +67,7 @@ class Canvas:
         self._texts.append((text, x, y, anchor))
 
     def pixels(self) -> NDArray[np.uint8]:
-        """The picture, uint8 (H, W, 3)."""
+        """The figure, uint8 (H, W, 3)."""
         canvas = np.array(self._image.reduce(_SMOOTH))
         size = SIZE * _SCALE
         for text, x, y, anchor in self._texts:

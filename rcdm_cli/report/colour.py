@@ -25,7 +25,7 @@ _GAP = 4
 def colour_map(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Values (H, W) to colours uint8 (H, W, 3): 0 is dark violet, 1 is bright yellow; values beyond are clipped.
 
-    The values are taken as they are, so pictures made with the same scale can be compared.
+    The values are taken as they are, so images made with the same scale can be compared.
 
     Raises:
         InputError: a value is NaN, for which there is no colour.

@@ -1,4 +1,4 @@
-"""Where the marks of a dot chart stand, for the drawing on the page and the one as a picture."""
+"""Where the marks of a dot chart stand, for the drawing on the page and the one as a figure."""
 
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""What a page is made of, without a word of HTML: sections of sentences, pictures, tables and charts."""
+"""What a page is made of, without a word of HTML: sections of sentences, figures, tables and charts."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Figure:
     """An image file beside the results.
 
     Attributes:
@@ -97,7 +97,7 @@ class DotChart:
     zero: bool = False
 
 
-Element = Sentence | Picture | Table | LineChart | HeatMap | DotChart
+Element = Sentence | Figure | Table | LineChart | HeatMap | DotChart
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Rows of pictures with labels, laid out as one picture. Values are shown as they are: nothing is stretched."""
+"""Rows of images with labels, laid out as one image. Values are shown as they are: nothing is stretched."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ _PAPER = 255
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures side by side, with a label on the left; None leaves a cell empty, as does a row that ends early."""
+    """Images side by side, with a label on the left; None leaves a cell empty, as does a row that ends early."""
 
-    pictures: Sequence[Pixels | None]
+    images: Sequence[Pixels | None]
     label: str = ""
 
 
@@ -38,15 +38,15 @@ def grid(
     text: int = 14,
     widest_label: int = 240,
 ) -> Pixels:
-    """Compose ``rows`` into one picture on white.
+    """Compose ``rows`` into one image on white.
 
     Labels may have several lines. What does not fit is shortened in its middle, so no text is cut off or covered.
 
     Args:
-        rows: pictures of one size, uint8 (H, W, 3).
+        rows: images of one size, uint8 (H, W, 3).
         groups: headers above the columns, from the left; together they cover every column. None: no headers.
         scale: each pixel becomes ``scale`` x ``scale`` pixels.
-        margin: pixels between pictures and around everything; groups are five margins apart.
+        margin: pixels between images and around everything; groups are five margins apart.
         text: size of the font in pixels.
         widest_label: pixels that row labels may take.
 
@@ -54,10 +54,10 @@ def grid(
         uint8 (height, width, 3).
 
     Raises:
-        InputError: no picture, pictures of several sizes, or groups that do not cover the columns.
+        InputError: no image, images of several sizes, or groups that do not cover the columns.
     """
     height, width = _cell(rows, scale)
-    columns = max(len(row.pictures) for row in rows)
+    columns = max(len(row.images) for row in rows)
     groups = groups or (Group("", columns),)
     if sum(group.columns for group in groups) != columns:
         given = " + ".join(str(group.columns) for group in groups)
@@ -77,29 +77,29 @@ def grid(
     for row, row_height in zip(rows, heights, strict=True):
         draw_lines(canvas, row.label, text, (margin, top, label_width, row_height))
         y = top + (row_height - height) // 2
-        for x, picture in zip(lefts, row.pictures, strict=False):
-            if picture is not None:
-                canvas[y : y + height, x : x + width] = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+        for x, image in zip(lefts, row.images, strict=False):
+            if image is not None:
+                canvas[y : y + height, x : x + width] = image.repeat(scale, axis=0).repeat(scale, axis=1)
         top += row_height + margin
     return canvas
 
 
-def beside(pictures: Sequence[Pixels], margin: int = 4) -> Pixels:
-    """Pictures uint8 (H, W, 3) of any sizes in one line, aligned at the top, white below the shorter ones."""
-    height = max(picture.shape[0] for picture in pictures)
+def beside(images: Sequence[Pixels], margin: int = 4) -> Pixels:
+    """Images uint8 (H, W, 3) of any sizes in one line, aligned at the top, white below the shorter ones."""
+    height = max(image.shape[0] for image in images)
     gap = np.full((height, margin, 3), _PAPER, np.uint8)
     parts: list[Pixels] = []
-    for picture in pictures:
-        below = ((0, height - picture.shape[0]), (0, 0), (0, 0))
-        parts += [gap, np.pad(picture, below, constant_values=_PAPER)]
+    for image in images:
+        below = ((0, height - image.shape[0]), (0, 0), (0, 0))
+        parts += [gap, np.pad(image, below, constant_values=_PAPER)]
     return np.concatenate(parts[1:], axis=1)
 
 
 def _cell(rows: Sequence[Row], scale: int) -> tuple[int, int]:
-    shapes = {picture.shape for row in rows for picture in row.pictures if picture is not None}
+    shapes = {image.shape for row in rows for image in row.images if image is not None}
     if len(shapes) != 1:
         given = ", ".join(str(shape) for shape in sorted(shapes)) or "none"
-        raise InputError(f"The pictures of a grid must all have one size (H, W, 3); given: {given}.")
+        raise InputError(f"The images of a grid must all have one size (H, W, 3); given: {given}.")
     height, width, _ = shapes.pop()
     return height * scale, width * scale
 

@@ -11,13 +11,13 @@ from PIL import Image, UnidentifiedImageError
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.report.dot_chart import dot_chart, dot_mark
-from rcdm_cli.report.elements import DotChart, Element, HeatMap, LineChart, Picture, Sentence, Table
+from rcdm_cli.report.elements import DotChart, Element, Figure, HeatMap, LineChart, Sentence, Table
 from rcdm_cli.report.heat_map import heat_map
 from rcdm_cli.report.line_chart import legend_mark, line_chart
 
 _MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 _SMALLEST = 128
-"""Pixels along the shorter side below which a pixelated picture is enlarged by a whole factor."""
+"""Pixels along the shorter side below which a pixelated figure is enlarged by a whole factor."""
 _DIGITS = r"[-+−]?\d[\d.,]*(?:e[-+]?\d+)?"
 # A number alone, with its error, its unit or its interval; a dash or nothing stands for a missing one.
 LONG = 30
@@ -31,16 +31,16 @@ def as_html(element: Element, folder: Path) -> Markup:
 
     Args:
         element: what to show.
-        folder: what a picture's file is relative to.
+        folder: what a figure's file is relative to.
 
     Raises:
-        InputError: a picture is missing, cannot be read, or lies outside ``folder``.
+        InputError: a figure is missing, cannot be read, or lies outside ``folder``.
     """
     match element:
         case Sentence(text):
             return Markup("<p>{}</p>").format(text)
-        case Picture():
-            return _picture(element, folder)
+        case Figure():
+            return _image(element, folder)
         case Table():
             # Above the box, where the text is not as wide as the table.
             caption = Markup("<figcaption>{}</figcaption>").format(element.caption) if element.caption else ""
@@ -68,34 +68,34 @@ def _figure(title: str, body: Markup, caption: str) -> Markup:
     return Markup("<figure>{}{}{}</figure>").format(heading, body, below)
 
 
-def _picture(picture: Picture, folder: Path) -> Markup:
-    path = folder / picture.file
+def _image(figure: Figure, folder: Path) -> Markup:
+    path = folder / figure.file
     if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"The results in {folder} name the picture {picture.file!r}, which lies outside that folder.")
+        raise InputError(f"The results in {folder} name the figure {figure.file!r}, which lies outside that folder.")
     try:
         data = path.read_bytes()
         with warnings.catch_warnings():
-            # Only the size is read here; the picture is not unpacked.
+            # Only the size is read here; the figure is not unpacked.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 kind, width, height = image.format or "", image.width, image.height
     except Image.DecompressionBombError:
-        text = f"{picture.caption or picture.alt} It is too large for a page: see the file {picture.file} of the run."
+        text = f"{figure.caption or figure.alt} It is too large for a page: see the file {figure.file} of the run."
         return Markup("<p>{}</p>").format(text)
     except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"The picture {path} is missing or damaged; run the command that made it again.") from error
+        raise InputError(f"The figure {path} is missing or damaged; run the command that made it again.") from error
     if kind not in _MIME:
-        raise InputError(f"The picture {path} is {kind}; a page holds {', '.join(_MIME)}.")
-    scale = max(1, -(-_SMALLEST // min(width, height))) if picture.pixelated else 1
+        raise InputError(f"The figure {path} is {kind}; a page holds {', '.join(_MIME)}.")
+    scale = max(1, -(-_SMALLEST // min(width, height))) if figure.pixelated else 1
     image_tag = Markup('<img src="data:{};base64,{}" width="{}" height="{}" alt="{}"{}>').format(
         _MIME[kind],
         base64.b64encode(data).decode(),
         width * scale,
         height * scale,
-        picture.alt,
-        Markup(' class="pixelated"') if picture.pixelated else "",
+        figure.alt,
+        Markup(' class="pixelated"') if figure.pixelated else "",
     )
-    return _figure("", _scroll(image_tag, picture.caption or picture.alt), picture.caption)
+    return _figure("", _scroll(image_tag, figure.caption or figure.alt), figure.caption)
 
 
 def _table(table: Table) -> Markup:

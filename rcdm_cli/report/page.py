@@ -34,15 +34,15 @@ _PAGE = Markup("""<!doctype html>
 def write_page(path: Path, title: str, sections: Sequence[tuple[Path, Section]]) -> None:
     """Write ``sections`` as one page that can be moved, mailed and opened anywhere.
 
-    Its content security policy allows embedded pictures and this one style sheet, and nothing else.
+    Its content security policy allows embedded figures and this one style sheet, and nothing else.
 
     Args:
         path: of the page, written whole or not at all.
         title: of the page.
-        sections: each with the folder that its pictures' files are relative to.
+        sections: each with the folder that its figures' files are relative to.
 
     Raises:
-        InputError: a picture is missing, damaged or outside its folder.
+        InputError: a figure is missing, damaged or outside its folder.
     """
     style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

@@ -23,10 +23,10 @@ def write_run(
     section: Callable[[Mapping[str, Any]], Section],
     files: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Write ``results.json`` and ``report.html`` into ``folder``, where the pictures that they name already lie.
+    """Write ``results.json`` and ``report.html`` into ``folder``, where the figures that they name already lie.
 
     The JSON is written last: a folder that has one is a finished run. Files of an earlier run that this one does not
-    have are removed, so that no old picture stands beside new numbers.
+    have are removed, so that no old figure stands beside new numbers.
 
     Args:
         folder: of the run; made where it is missing.
@@ -47,7 +47,7 @@ def write_run(
 
 
 def begin_anew(folder: Path) -> None:
-    """Take away a finished run before another writes over its pictures, which if interrupted must not pass for it."""
+    """Take away a finished run before another writes over its figures, which if interrupted must not pass for it."""
     _remove_stale(folder, {})
     for name in (PAGE, RESULTS):
         (folder / name).unlink(missing_ok=True)

@@ -53,7 +53,7 @@ def draw_lines(
     """Draw ``text`` on ``canvas`` uint8 (H, W, 3), in place and never outside ``box``.
 
     Args:
-        canvas: the picture to draw on.
+        canvas: the image to draw on.
         text: lines separated by newlines; lines too long are shortened and lines too many are left out.
         size: of the font, in pixels.
         box: left, top, width and height in pixels; the lines are centred in its height.

@@ -1,4 +1,4 @@
-"""Training photos changed at random, for sets so small that a denoiser learns them by heart."""
+"""Training images changed at random, for sets so small that a denoiser learns them by heart."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,31 +26,31 @@ _HAPPEN_TOGETHER = (0, 0, 0, 1, 2, 3, 4)
 
 
 class RandomViews:
-    """Changes photos, and computes the representations of what comes of it.
+    """Changes images, and computes the representations of what comes of it.
 
     Args:
         plan: which changes, and how large.
-        photos: uint8 (N, P, P, 3).
-        encoders: one for each method of ``rows``.
-        rows: what representations are taken of.
+        images: uint8 (N, P, P, 3).
+        encoders: one for each method of ``projections``.
+        projections: what representations are taken of.
         device: where encoders run.
     """
 
     def __init__(
         self,
         plan: RandomChanges,
-        photos: Pixels,
+        images: Pixels,
         encoders: Sequence[Encoder],
-        rows: Sequence[Representation],
+        projections: Sequence[Representation],
         device: torch.device,
     ) -> None:
-        self.plan, self.photos, self.rows, self.device = plan, photos, rows, device
+        self.plan, self.images, self.projections, self.device = plan, images, projections, device
         self.encoders = {encoder.spec.method: encoder.to(device) for encoder in encoders}
         # Pillow lets other threads run while it works.
         self._pool = ThreadPoolExecutor()
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Amounts of the changes to ``count`` photos, (count, AMOUNTS), as shares of the largest; all 0 for no change.
+        """Amounts of the changes to ``count`` images, (count, AMOUNTS), as shares of the largest; all 0 for no change.
 
         Zoom is within 0..1, the others within -1..1.
         """
@@ -67,24 +67,24 @@ class RandomViews:
         return torch.cat([amounts[:, :-1], angle.cos() - 1, angle.sin()], dim=1)
 
     def views(self, index: Tensor, flip: Tensor, amounts: Tensor) -> list[Pixels]:
-        """The photos ``index`` (B,), mirrored where ``flip`` (B,), then changed by ``amounts``: squares of any size."""
+        """The images ``index`` (B,), mirrored where ``flip`` (B,), then changed by ``amounts``: squares of any size."""
         return list(self._pool.map(self._view, index.tolist(), flip.tolist(), amounts.tolist()))
 
     @torch.no_grad()
-    def representations(self, views: Sequence[Pixels], row: int) -> Tensor:
-        """``h`` (B, D) of views at ``rows[row]``."""
-        encoder, level = self.encoders[self.rows[row].method], self.rows[row].level
+    def representations(self, views: Sequence[Pixels], projection: int) -> Tensor:
+        """``h`` (B, D) of views at ``projections[projection]``."""
+        encoder, level = self.encoders[self.projections[projection].method], self.projections[projection].level
         size = encoder.spec.preprocessing.size
-        photos = np.stack([center_crop(view, size) for view in views])
-        levels = represent(encoder, photos, np.zeros(len(photos), bool), self.device)
+        images = np.stack([center_crop(view, size) for view in views])
+        levels = represent(encoder, images, np.zeros(len(images), bool), self.device)
         return levels[encoder.spec.levels.index(level)]
 
     def _view(self, index: int, flip: bool, amounts: Sequence[float]) -> Pixels:
-        plan, photo = self.plan, self.photos[index]
+        plan, image = self.plan, self.images[index]
         zoom, right, down, brightness, contrast, saturation, hue = amounts
         side = plan.side(zoom)
-        left, top = (round((len(photo) - side) * (1 + place) / 2) for place in (right, down))
-        view = np.ascontiguousarray((photo[:, ::-1] if flip else photo)[top : top + side, left : left + side])
+        left, top = (round((len(image) - side) * (1 + place) / 2) for place in (right, down))
+        view = np.ascontiguousarray((image[:, ::-1] if flip else image)[top : top + side, left : left + side])
         # Pillow rounds, so that a change of amount 0 would be one.
         if brightness:
             view = with_brightness(view, 1 + plan.brightness * brightness)

@@ -1,4 +1,4 @@
-"""Which photos and timesteps a step sees: a pure function of (seed, step), so that a resumed run sees the same."""
+"""Which images and timesteps a step sees: a pure function of (seed, step), so that a resumed run sees the same."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -15,15 +15,15 @@ def generator(*key: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
 
-def photos_at(step: int, photos: int, batch: int, seed: int) -> Tensor:
-    """The photos (batch,) of one step, as int64 indices into 0..photos-1.
+def batch_indices(step: int, images: int, batch: int, seed: int) -> Tensor:
+    """The images (batch,) of one step, as int64 indices into 0..images-1.
 
-    An epoch is a fresh permutation cut into ``photos // batch`` whole batches; fewer photos than a batch
+    An epoch is a fresh permutation cut into ``images // batch`` whole batches; fewer images than a batch
     are repeated to fill one.
     """
-    epoch, place = divmod(step, max(photos // batch, 1))
-    order = _epoch_order(photos, epoch, seed)
-    return order.repeat(-(-batch // photos))[place * batch : (place + 1) * batch]
+    epoch, place = divmod(step, max(images // batch, 1))
+    order = _epoch_order(images, epoch, seed)
+    return order.repeat(-(-batch // images))[place * batch : (place + 1) * batch]
 
 
 def stratified_timesteps(batch: int, timesteps: int, draw: torch.Generator) -> Tensor:
@@ -37,18 +37,18 @@ def stratified_timesteps(batch: int, timesteps: int, draw: torch.Generator) -> T
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(photos: int, epoch: int, seed: int) -> Tensor:
-    return torch.randperm(photos, generator=generator(seed, epoch))
+def _epoch_order(images: int, epoch: int, seed: int) -> Tensor:
+    return torch.randperm(images, generator=generator(seed, epoch))
 
 
 class Batches:
-    """The batches of steps ``start`` to ``stop``, for a DataLoader: lists of ``(photo, draw)``.
+    """The batches of steps ``start`` to ``stop``, for a DataLoader: lists of ``(image, draw)``.
 
     ``draw`` numbers the draws of the whole run, so that augmentation can depend on it.
     """
 
-    def __init__(self, photos: int, batch: int, seed: int, start: int, stop: int) -> None:
-        self.photos, self.batch, self.seed = photos, batch, seed
+    def __init__(self, images: int, batch: int, seed: int, start: int, stop: int) -> None:
+        self.images, self.batch, self.seed = images, batch, seed
         self.start, self.stop = start, stop
 
     def __len__(self) -> int:
@@ -56,5 +56,5 @@ class Batches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.stop):
-            index = photos_at(step, self.photos, self.batch, self.seed)
-            yield [(int(photo), step * self.batch + k) for k, photo in enumerate(index)]
+            index = batch_indices(step, self.images, self.batch, self.seed)
+            yield [(int(image), step * self.batch + k) for k, image in enumerate(index)]

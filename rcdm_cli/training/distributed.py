@@ -19,7 +19,7 @@ _PATIENCE = timedelta(days=7)
 class Share:
     """Process ``rank`` of ``size`` that train together; by default one that trains alone.
 
-    The draws of a step do not depend on how many processes there are, and gradients are added up over all photos, so
+    The draws of a step do not depend on how many processes there are, and gradients are added up over all images, so
     several processes end at the weights of one, but for rounding.
     """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ConditionerSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.loop import CHECKPOINT
@@ -38,14 +38,16 @@ def read_run(folder: Path) -> Finished:
     if not is_run(folder):
         raise InputError(f"{folder} is not the folder of an `rcdm train` run: it holds no {CHECKPOINT}.")
     checkpoint = load_checkpoint(path)
-    if "rows" not in checkpoint.recipe:
+    if "projections" not in checkpoint.recipe:
         raise InputError(f"{path} is the checkpoint of an encoder. A bundle is made of an `rcdm train` run.")
     values = checkpoint.recipe["recipe"]
     assert isinstance(values, dict)
     recipe = TrainRecipe.parse({**values, "steps": checkpoint.step, "description": checkpoint.description}, str(path))
-    rows = ConditionerSpec.parse({"rows": checkpoint.recipe["rows"], "width": recipe.denoiser.cond_width}, str(path))
-    model = Model(recipe.denoiser, rows)
+    projections = ConditioningSpec.parse(
+        {"projections": checkpoint.recipe["projections"], "width": recipe.denoiser.cond_width}, str(path)
+    )
+    model = Model(recipe.denoiser, projections)
     model.load_state_dict(checkpoint.group("average"))
-    methods = dict.fromkeys(row.method for row in rows.rows)
+    methods = dict.fromkeys(projection.method for projection in projections.projections)
     encoders = [load_encoder(folder / ENCODERS / f"{method}.safetensors") for method in methods]
     return Finished(model.eval(), encoders, recipe, checkpoint.step)

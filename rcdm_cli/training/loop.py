@@ -23,10 +23,10 @@ class Trainer(Protocol):
     """What the loop drives. ``train_step`` must be a pure function of the state and the step number."""
 
     steps: int
-    photos_per_step: int
+    images_per_step: int
     description: str
 
-    def begin(self, step: int) -> None:
+    def setup(self, step: int) -> None:
         """Called once, before the first ``train_step``, with the steps already done."""
 
     def train_step(self, step: int) -> dict[str, float]:
@@ -38,10 +38,10 @@ class Trainer(Protocol):
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up ``tensors`` again."""
 
-    def identity(self) -> dict[str, object]:
+    def resume_key(self) -> dict[str, object]:
         """What must be the same for a run to go on: the recipe and the data."""
 
-    def milestone(self, step: int, folder: Path) -> dict[str, float]:
+    def on_step_end(self, step: int, folder: Path) -> dict[str, float]:
         """Called after every step; does its periodic work when it is due and returns what to log."""
 
 
@@ -52,7 +52,7 @@ class Progress:
     step: int
     steps: int
     values: dict[str, float]
-    photos_per_second: float
+    images_per_second: float
 
 
 def train(
@@ -74,14 +74,14 @@ def train(
         The step that it began at.
 
     Raises:
-        InputError: the folder holds a run of another recipe or other photos.
+        InputError: the folder holds a run of another recipe or other images.
         Interrupted: ``stop`` said so; a checkpoint is written first.
         RcdmError: the loss is not a finite number; nothing is written any more.
     """
     path, share = folder / CHECKPOINT, share or Share()
     first = _resume(trainer, path, share)
     log = _Log(folder / LOG, first) if share.writes else None
-    trainer.begin(first)
+    trainer.setup(first)
     sums: dict[str, float] = {}
     started, counted = time.perf_counter(), 0
     shown = started
@@ -96,22 +96,22 @@ def train(
             sums[name] = sums.get(name, 0.0) + value
         counted += 1
         done = step + 1
-        rate = counted * trainer.photos_per_step / (time.perf_counter() - started)
+        rate = counted * trainer.images_per_step / (time.perf_counter() - started)
         means = {name: total / counted for name, total in sums.items()}
         if done % log_every == 0 or done == trainer.steps:
             if log:
-                log.write({"step": done, **means, "photos_per_second": round(rate, 2)})
+                log.write({"step": done, **means, "images_per_second": round(rate, 2)})
             sums, started, counted = {}, time.perf_counter(), 0
         before = time.perf_counter()
         if before - shown >= show_every or done == trainer.steps:
             on_progress(Progress(done, trainer.steps, means, rate))
             shown = before
-        if log and (reached := trainer.milestone(done, folder)):
+        if log and (reached := trainer.on_step_end(done, folder)):
             log.write({"step": done, **reached})
         stopping = share.any(stop())
         if share.writes and (stopping or done % save_every == 0 or done == trainer.steps):
-            save_checkpoint(path, Checkpoint(done, trainer.identity(), trainer.tensors(), trainer.description))
-        # Photos per second are those of training: samples and checkpoints are not counted.
+            save_checkpoint(path, Checkpoint(done, trainer.resume_key(), trainer.tensors(), trainer.description))
+        # Images per second are those of training: samples and checkpoints are not counted.
         started += time.perf_counter() - before
         if stopping and done < trainer.steps:
             raise Interrupted(
@@ -128,7 +128,7 @@ def _resume(trainer: Trainer, path: Path, share: Share) -> int:
     if not path.exists():
         return 0
     checkpoint = load_checkpoint(path)
-    ours = json.loads(json.dumps(trainer.identity()))
+    ours = json.loads(json.dumps(trainer.resume_key()))
     if differing := sorted(_differences(checkpoint.recipe, ours)):
         raise InputError(
             f"{path} is from another run: {'; '.join(differing)}. Give another --out, or delete that folder."

@@ -115,7 +115,7 @@ class Dino(Objective):
 
 
 class Supervised(Objective):
-    """Cross-entropy of a linear classifier on the backbone; photos without a class are left out."""
+    """Cross-entropy of a linear classifier on the backbone; images without a class are left out."""
 
     def __init__(self, encoder: Encoder, classes: int, options: Mapping[str, Any]) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Supervised(Objective):
         self.criterion = _build(nn.CrossEntropyLoss, options, "loss", ignore_index=-1, reduction="sum")
 
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
-        """Mean cross-entropy on the one view; 0 where no photo of the batch has a class."""
+        """Mean cross-entropy on the one view; 0 where no image of the batch has a class."""
         total: Tensor = self.criterion(self.classifier(self.last(views[0])).float(), labels)
         return total / (labels >= 0).sum().clamp(min=1)
 
@@ -146,7 +146,7 @@ def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> O
     method = encoder.spec.method
     if method == "supervised":
         if classes < 2:
-            raise InputError("supervised needs photos in at least two class sub-folders; found none.")
+            raise InputError("supervised needs images in at least two class sub-folders; found none.")
         if options.head:
             raise InputError("[methods.supervised] can have no head: its loss is taken at the backbone level.")
         return Supervised(encoder, classes, options.loss)
@@ -161,7 +161,7 @@ def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> O
 
 
 def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[[Any], list[Tensor]]:
-    """Get lightly's transform of ``method``: a PIL picture → its views, tensors (3, S, S) in [0, 1].
+    """Get lightly's transform of ``method``: a PIL image → its views, tensors (3, S, S) in [0, 1].
 
     ``size`` is the side of the (global) views in pixels.
 
@@ -183,9 +183,9 @@ def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[
     return views
 
 
-def _one_view(transform: Callable[[Any], Tensor], photo: Any) -> list[Tensor]:
+def _one_view(transform: Callable[[Any], Tensor], image: Any) -> list[Tensor]:
     """Not a lambda, which could not be sent to the processes that draw views."""
-    return [transform(photo)]
+    return [transform(image)]
 
 
 def _build(kind: Callable[..., Any], options: Mapping[str, Any], section: str, **fixed: Any) -> Any:

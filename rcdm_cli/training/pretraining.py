@@ -1,4 +1,4 @@
-"""Pretrain one encoder with one method on a folder of photos."""
+"""Pretrain one encoder with one method on a folder of images."""
 
 import random
 from collections.abc import Callable
@@ -28,10 +28,10 @@ ENCODER = ENCODER_FILE
 
 
 @dataclass(frozen=True)
-class LabelledPhotos:
-    """Cropped photos, uint8 (N, S, S, 3), with class indices (N,), -1 where a photo has no class."""
+class LabelledImages:
+    """Cropped images, uint8 (N, S, S, 3), with class indices (N,), -1 where an image has no class."""
 
-    photos: np.ndarray
+    images: np.ndarray
     labels: Tensor
     classes: tuple[str, ...]
     fingerprint: str
@@ -48,19 +48,19 @@ def class_indices(
 
 
 class _Views(Dataset[tuple[list[Tensor], Tensor]]):
-    """Views by (photo, draw): the same draw always gives the same views, in any worker."""
+    """Views by (image, draw): the same draw always gives the same views, in any worker."""
 
-    def __init__(self, data: LabelledPhotos, transform: Callable[[Image.Image], list[Tensor]], seed: int) -> None:
+    def __init__(self, data: LabelledImages, transform: Callable[[Image.Image], list[Tensor]], seed: int) -> None:
         self.data, self.transform, self.seed = data, transform, seed
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
-        photo, draw = item
+        image, draw = item
         # lightly and torchvision draw from the global generators; numbering the draws makes views repeatable.
         key = generator(self.seed, draw).initial_seed()
         torch.manual_seed(key)
         random.seed(key)
         np.random.seed(key % 2**32)
-        return self.transform(Image.fromarray(self.data.photos[photo])), self.data.labels[photo]
+        return self.transform(Image.fromarray(self.data.images[image])), self.data.labels[image]
 
 
 class PretrainTrainer:
@@ -70,19 +70,19 @@ class PretrainTrainer:
         self,
         recipe: PretrainRecipe,
         method: str,
-        data: LabelledPhotos,
+        data: LabelledImages,
         device: torch.device,
         workers: int = 0,
-        validation: LabelledPhotos | None = None,
+        validation: LabelledImages | None = None,
     ) -> None:
         self.recipe, self.method, self.data, self.device = recipe, method, data, device
         self.workers, self.validation = workers, validation
         self.options, self.plan = recipe.method(method), recipe.optimization
         self.preprocessing = self.options.preprocessing or recipe.preprocessing
-        self.per_epoch = max(len(data.photos) // self.plan.batch, 1)
+        self.per_epoch = max(len(data.images) // self.plan.batch, 1)
         self.steps = self.options.epochs * self.per_epoch
         self.description = recipe.description
-        self.photos_per_step = self.plan.batch
+        self.images_per_step = self.plan.batch
         torch.manual_seed(self.plan.seed)
         trunk = build_trunk(recipe.trunk.name, recipe.trunk.options, recipe.trunk.pool)
         encoder = Encoder(
@@ -109,19 +109,19 @@ class PretrainTrainer:
         transform = build_views(method, self.options.transform, self.preprocessing.size)
         self.views = _Views(data, transform, self.plan.seed)
 
-    def identity(self) -> dict[str, object]:
-        """The recipe less the other methods, the method, and the photos."""
+    def resume_key(self) -> dict[str, object]:
+        """The recipe less the other methods, the method, and the images."""
         recipe = self.recipe.model_dump(mode="json", exclude={"methods", "description", "knn_every"})
         return {
             "recipe": recipe,
             "method": self.method,
             "options": self.options.model_dump(mode="json"),
-            "photos": self.data.fingerprint,
+            "images": self.data.fingerprint,
         }
 
-    def begin(self, step: int) -> None:
+    def setup(self, step: int) -> None:
         """Start the stream of batches at ``step``."""
-        batches = Batches(len(self.data.photos), self.plan.batch, self.plan.seed, step, self.steps)
+        batches = Batches(len(self.data.images), self.plan.batch, self.plan.seed, step, self.steps)
         loader: DataLoader[tuple[list[Tensor], Tensor]] = DataLoader(
             self.views,
             batch_sampler=batches,
@@ -156,7 +156,7 @@ class PretrainTrainer:
         self.objective.after_step((step + 1) / self.steps)
         return {"loss": loss.item(), "lr": rate}
 
-    def milestone(self, step: int, folder: Path) -> dict[str, float]:
+    def on_step_end(self, step: int, folder: Path) -> dict[str, float]:
         """k-NN accuracy every ``knn_every`` epochs where there are classes; the encoder at the end."""
         values: dict[str, float] = {}
         epoch, rest = divmod(step, self.per_epoch)
@@ -167,7 +167,7 @@ class PretrainTrainer:
         return values
 
     def knn(self) -> dict[str, float]:
-        """k-NN accuracy per level: on the validation photos, else leave-one-out on at most 5,000 photos."""
+        """k-NN accuracy per level: on the validation images, else leave-one-out on at most 5,000 images."""
         bank, labels = self._represent(self.data)
         if self.validation is not None:
             queries, truth = self._represent(self.validation)
@@ -180,7 +180,7 @@ class PretrainTrainer:
         return accuracies
 
     @torch.no_grad()
-    def _represent(self, data: LabelledPhotos, limit: int = 5000) -> tuple[list[Tensor], Tensor]:
+    def _represent(self, data: LabelledImages, limit: int = 5000) -> tuple[list[Tensor], Tensor]:
         encoder = self.objective.encoder
         training = encoder.training
         encoder.eval()
@@ -190,8 +190,8 @@ class PretrainTrainer:
         size = self.preprocessing.size
         parts = []
         for chunk in labelled.split(256):
-            photos = np.stack([center_crop(data.photos[int(index)], size) for index in chunk])
-            parts.append([h.float().cpu() for h in encoder(to_tensor(photos).to(self.device))])
+            images = np.stack([center_crop(data.images[int(index)], size) for index in chunk])
+            parts.append([h.float().cpu() for h in encoder(to_tensor(images).to(self.device))])
         encoder.train(training)
         return [torch.cat(level) for level in zip(*parts, strict=True)], data.labels[labelled]
 

@@ -18,7 +18,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataOrigin(Spec):
-    """Where the photos come from; copied into what is trained on them."""
+    """Where the images come from; copied into what is trained on them."""
 
     origin: str = ""
     licence: str = ""
@@ -29,7 +29,7 @@ class Optimization(Spec):
     """AdamW with linear warm-up, a constant rate, and a cosine decay over the last part.
 
     Attributes:
-        batch: photos a step.
+        batch: images a step.
         accumulate: a denoiser's batch is computed in so many equal parts, to fit memory.
         lr: the constant learning rate.
         weight_decay: AdamW's decoupled weight decay.
@@ -79,19 +79,19 @@ class MethodOptions(Spec):
 
 
 class PretrainRecipe(Spec):
-    """How encoders are pretrained on a folder of photos.
+    """How encoders are pretrained on a folder of images.
 
     Attributes:
-        photo_size: photos are centre-cropped to this many pixels before the views are drawn from them;
+        image_size: images are centre-cropped to this many pixels before the views are drawn from them;
             above ``preprocessing.size``, so that random crops lose no detail.
-        ignore_classes: class folders whose photos carry no label (they still train what needs none).
-        knn_every: epochs between two k-NN accuracies, where the photos have classes.
+        ignore_classes: class folders whose images carry no label (they still train what needs none).
+        knn_every: epochs between two k-NN accuracies, where the images have classes.
     """
 
     kind: Literal["pretrain"]
     description: str = ""
     data: DataOrigin = DataOrigin()
-    photo_size: int = Field(ge=16)
+    image_size: int = Field(ge=16)
     ignore_classes: tuple[str, ...] = ()
     knn_every: int = Field(default=10, ge=1)
     trunk: Trunk
@@ -113,23 +113,23 @@ class PretrainRecipe(Spec):
 
 
 class RandomChanges(Spec):
-    """Random changes to the photos of a denoiser's training, each of which happens with the same probability.
+    """Random changes to the images of a denoiser's training, each of which happens with the same probability.
 
-    The representation is that of the changed photo, and the denoiser is told what was changed and by how much. In
-    sampling it is told of no change, so that its pictures look like the photos as they are: "non-leaky augmentation"
+    The representation is that of the changed image, and the denoiser is told what was changed and by how much. In
+    sampling it is told of no change, so that its images look like the images as they are: "non-leaky augmentation"
     (Karras et al. 2022, arXiv:2206.00364, appendix F.2).
 
     Attributes:
-        photo_size: photos are centre-cropped to this many pixels before they are changed.
+        image_size: images are centre-cropped to this many pixels before they are changed.
         probability: of each change; 0 is off.
-        crop: side of the smallest random crop as a share of the photo's.
+        crop: side of the smallest random crop as a share of the image's.
         brightness: largest change of the factor 1 that all values are multiplied by.
         contrast: likewise, of differences from the mean grey.
         saturation: likewise, of each pixel's differences from its grey.
         hue: largest turn as a share of the colour circle.
     """
 
-    photo_size: int = Field(ge=16)
+    image_size: int = Field(ge=16)
     probability: float = Field(ge=0, le=1)
     crop: float = Field(default=1.0, gt=0, le=1)
     brightness: float = Field(default=0.0, ge=0, le=1)
@@ -138,8 +138,8 @@ class RandomChanges(Spec):
     hue: float = Field(default=0.0, ge=0, le=0.5)
 
     def side(self, zoom: float) -> int:
-        """Pixels along each side of a crop, for ``zoom`` from 0, the whole photo, to 1, the smallest crop."""
-        return round(self.photo_size * (1 - (1 - self.crop) * zoom))
+        """Pixels along each side of a crop, for ``zoom`` from 0, the whole image, to 1, the smallest crop."""
+        return round(self.image_size * (1 - (1 - self.crop) * zoom))
 
 
 class TrainRecipe(Spec):
@@ -150,9 +150,9 @@ class TrainRecipe(Spec):
         levels: which levels of each encoder are used, where it has them.
         steps: optimizer steps.
         ema: the average of the weights after many steps; it warms up as ``min(ema, (1 + n) / (10 + n))``.
-        drop: share of the photos whose representation is dropped, for classifier-free guidance
+        drop: share of the images whose representation is dropped, for classifier-free guidance
             (Ho and Salimans 2022, arXiv:2207.12598).
-        augmentation: random changes to the photos; without it they are mirrored only.
+        augmentation: random changes to the images; without it they are mirrored only.
         compile: whether ``torch.compile`` compiles the denoiser.
         save_every: steps between two checkpoints.
         sample_every: steps between two grids of samples.
@@ -168,7 +168,7 @@ class TrainRecipe(Spec):
     optimization: Optimization
     steps: int = Field(ge=1)
     ema: float = Field(default=0.9999, ge=0, lt=1)
-    drop: float = Field(default=0.0, ge=0, le=1)
+    uncond_prob: float = Field(default=0.0, ge=0, le=1)
     augmentation: RandomChanges | None = None
     compile: bool = False
     save_every: int = Field(default=1000, ge=1)

@@ -1,4 +1,4 @@
-"""Representations of the training photos: computed once and cached, or computed at each step."""
+"""Representations of the training images: computed once and cached, or computed at each step."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,89 +13,92 @@ from torch import Tensor
 from rcdm_cli.core.files import replacing
 from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.diffusion.spec import Representation
-from rcdm_cli.encoders.encoder import Encoder, photos_at_a_time
+from rcdm_cli.encoders.encoder import Encoder, max_encode_batch
 
 
 class Representations(Protocol):
     """Where a training step takes ``h`` from."""
 
-    rows: tuple[Representation, ...]
+    projections: tuple[Representation, ...]
 
-    def take(self, row: int, index: Tensor, flip: Tensor) -> Tensor:
-        """``h`` (B, D) at ``rows[row]`` of the photos ``index`` (B,), mirrored where ``flip`` (B,) is True."""
+    def take(self, projection: int, index: Tensor, flip: Tensor) -> Tensor:
+        """``h`` (B, D) at ``projections[projection]`` of the images ``index`` (B,), mirrored where ``flip`` (B,) is True."""
 
-    def statistics(self, row: int) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D), float64, over both views of many photos, spread over the set."""
+    def statistics(self, projection: int) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D), float64, over both views of many images, spread over the set."""
 
 
 @dataclass(frozen=True)
-class EncoderPhotos:
-    """An encoder and the training photos at its own size, uint8 (N, S, S, 3); ``name`` keys the cache."""
+class EncoderInputs:
+    """An encoder and the training images at its own size, uint8 (N, S, S, 3); ``name`` keys the cache."""
 
     encoder: Encoder
-    photos: np.ndarray
+    images: np.ndarray
     name: str
 
 
 @torch.no_grad()
-def represent(encoder: Encoder, photos: np.ndarray, flip: np.ndarray, device: torch.device) -> list[Tensor]:
-    """All levels of photos uint8 (B, S, S, 3), mirrored where ``flip`` (B,) is True: float32 (B, D) each."""
-    count, parts = photos_at_a_time(photos.shape[1]), []
-    for start in range(0, len(photos), count):
-        part, turn = photos[start : start + count], flip[start : start + count]
+def represent(encoder: Encoder, images: np.ndarray, flip: np.ndarray, device: torch.device) -> list[Tensor]:
+    """All levels of images uint8 (B, S, S, 3), mirrored where ``flip`` (B,) is True: float32 (B, D) each."""
+    count, parts = max_encode_batch(images.shape[1]), []
+    for start in range(0, len(images), count):
+        part, turn = images[start : start + count], flip[start : start + count]
         turned = np.where(turn[:, None, None, None], part[:, :, ::-1], part)
         parts.append([h.float() for h in encoder(to_tensor(turned).to(device))])
     return [torch.cat(level) for level in zip(*parts, strict=True)]
 
 
 class CachedRepresentations:
-    """Both views of every photo at every level, in memory-mapped files ``<name>-<level>.npy`` (N, 2, D)."""
+    """Both views of every image at every level, in memory-mapped files ``<name>-<level>.npy`` (N, 2, D)."""
 
     def __init__(
         self,
-        sources: list[EncoderPhotos],
-        rows: tuple[Representation, ...],
+        sources: list[EncoderInputs],
+        projections: tuple[Representation, ...],
         folder: Path,
         device: torch.device,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self.rows = rows
+        self.projections = projections
         by_method = {source.encoder.spec.method: source for source in sources}
         missing = [s for s in sources if not all(_path(folder, s, level).exists() for level in s.encoder.spec.levels)]
-        total, new = (sum(2 * len(source.photos) for source in part) for part in (sources, missing))
+        total, new = (sum(2 * len(source.images) for source in part) for part in (sources, missing))
         done = total - new
         on_progress(done, total)
         for source in missing:
             for count in _compute(source, folder, device):
                 done += count
                 on_progress(done, total)
-        self.arrays = [np.load(_path(folder, by_method[row.method], row.level), mmap_mode="r") for row in rows]
+        self.arrays = [
+            np.load(_path(folder, by_method[projection.method], projection.level), mmap_mode="r")
+            for projection in projections
+        ]
 
-    def take(self, row: int, index: Tensor, flip: Tensor) -> Tensor:
+    def take(self, projection: int, index: Tensor, flip: Tensor) -> Tensor:
         """Read from the cache."""
-        return torch.from_numpy(self.arrays[row][index.numpy(), flip.numpy().astype(np.int64)])
+        return torch.from_numpy(self.arrays[projection][index.numpy(), flip.numpy().astype(np.int64)])
 
-    def statistics(self, row: int) -> tuple[Tensor, Tensor]:
-        """Over at most 16,384 photos."""
-        array = self.arrays[row]
+    def statistics(self, projection: int) -> tuple[Tensor, Tensor]:
+        """Over at most 16,384 images."""
+        array = self.arrays[projection]
         return _statistics(torch.from_numpy(array[_spread(len(array), 16384).numpy()]).flatten(0, 1))
 
 
-def _path(folder: Path, source: EncoderPhotos, level: str) -> Path:
+def _path(folder: Path, source: EncoderInputs, level: str) -> Path:
     return folder / f"{source.name}-{level}.npy"
 
 
-def _compute(source: EncoderPhotos, folder: Path, device: torch.device) -> Iterator[int]:
-    encoder, photos = source.encoder.to(device), source.photos
-    chunk = photos_at_a_time(photos.shape[1])
+def _compute(source: EncoderInputs, folder: Path, device: torch.device) -> Iterator[int]:
+    encoder, images = source.encoder.to(device), source.images
+    chunk = max_encode_batch(images.shape[1])
     with contextlib.ExitStack() as stack:
         arrays = []
         for level in encoder.spec.levels:
             temporary = stack.enter_context(replacing(_path(folder, source, level)))
-            shape = (len(photos), 2, encoder.spec.width_at(level))
+            shape = (len(images), 2, encoder.spec.width_at(level))
             arrays.append(np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape))
-        for start in range(0, len(photos), chunk):
-            part = photos[start : start + chunk]
+        for start in range(0, len(images), chunk):
+            part = images[start : start + chunk]
             for view in (False, True):
                 levels = represent(encoder, part, np.full(len(part), view), device)
                 for array, h in zip(arrays, levels, strict=True):
@@ -106,24 +109,26 @@ def _compute(source: EncoderPhotos, folder: Path, device: torch.device) -> Itera
 
 
 class ComputedRepresentations:
-    """The same without a cache: the encoder runs on the photos of every step."""
+    """The same without a cache: the encoder runs on the images of every step."""
 
-    def __init__(self, sources: list[EncoderPhotos], rows: tuple[Representation, ...], device: torch.device) -> None:
-        self.rows, self.device = rows, device
+    def __init__(
+        self, sources: list[EncoderInputs], projections: tuple[Representation, ...], device: torch.device
+    ) -> None:
+        self.projections, self.device = projections, device
         self.sources = {source.encoder.spec.method: source for source in sources}
         for source in sources:
             source.encoder.to(device)
 
-    def take(self, row: int, index: Tensor, flip: Tensor) -> Tensor:
+    def take(self, projection: int, index: Tensor, flip: Tensor) -> Tensor:
         """Run the encoder."""
-        source, level = self.sources[self.rows[row].method], self.rows[row].level
-        levels = represent(source.encoder, source.photos[index.numpy()], flip.numpy(), self.device)
+        source, level = self.sources[self.projections[projection].method], self.projections[projection].level
+        levels = represent(source.encoder, source.images[index.numpy()], flip.numpy(), self.device)
         return levels[source.encoder.spec.levels.index(level)]
 
-    def statistics(self, row: int) -> tuple[Tensor, Tensor]:
-        """Over at most 1,024 photos."""
-        index = _spread(len(self.sources[self.rows[row].method].photos), 1024)
-        h = [self.take(row, index, torch.full_like(index, view, dtype=torch.bool)) for view in (0, 1)]
+    def statistics(self, projection: int) -> tuple[Tensor, Tensor]:
+        """Over at most 1,024 images."""
+        index = _spread(len(self.sources[self.projections[projection].method].images), 1024)
+        h = [self.take(projection, index, torch.full_like(index, view, dtype=torch.bool)) for view in (0, 1)]
         return _statistics(torch.cat(h).cpu())
 
 

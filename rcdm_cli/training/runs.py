@@ -1,4 +1,4 @@
-"""A training run from photos to its last checkpoint: what ``rcdm pretrain`` and ``rcdm train`` do."""
+"""A training run from images to its last checkpoint: what ``rcdm pretrain`` and ``rcdm train`` do."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import torch
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.data.dataset import Cropped, load_cropped
-from rcdm_cli.data.source import PhotoSource, open_photos
+from rcdm_cli.data.source import ImageDataset, open_dataset
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
 from rcdm_cli.encoders.open import open_encoder
@@ -22,11 +22,11 @@ from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.distributed import Share
 from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, train
 from rcdm_cli.training.objectives import needs_lightly
-from rcdm_cli.training.pretraining import LabelledPhotos, PretrainTrainer, class_indices
+from rcdm_cli.training.pretraining import LabelledImages, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
-from rcdm_cli.training.representations import CachedRepresentations, EncoderPhotos
-from rcdm_cli.training.validation import HeldPhotos
-from rcdm_cli.training.warm_start import Start
+from rcdm_cli.training.representations import CachedRepresentations, EncoderInputs
+from rcdm_cli.training.validation import EvalSet
+from rcdm_cli.training.warm_start import WarmStart
 
 Note = Callable[[str], None]
 
@@ -75,38 +75,38 @@ def prepare_encoder(
     stage: Stage = silent,
     on_note: Note = lambda _: None,
 ) -> PretrainTrainer:
-    """Crop the photos, or take the crops from ``folder``; then build what is trained.
+    """Crop the images, or take the crops from ``folder``; then build what is trained.
 
     Args:
         recipe: of all methods.
         method: which of them.
-        source: a folder of photos, a tar, or a folder of tars.
+        source: a folder of images, a tar, or a folder of tars.
         split: first-level folder to train on; None is all.
-        validation_split: first-level folder for the k-NN accuracy; None is leave-one-out on the training photos.
+        validation_split: first-level folder for the k-NN accuracy; None is leave-one-out on the training images.
         folder: of the run.
         device: to train on.
         workers: processes that draw the views; 0 is this one.
-        stage: opens a piece of work by its title and gives what is called with (photos done, photos).
+        stage: opens a piece of work by its title and gives what is called with (images done, images).
         on_note: called with what a person should know.
 
     Raises:
-        InputError: photos, recipe or folder do not fit.
+        InputError: images, recipe or folder do not fit.
         RcdmError: lightly is not installed.
     """
     needs_lightly()
     if recipe.optimization.accumulate > 1:
         raise InputError(
             f"optimization.accumulate={recipe.optimization.accumulate} is for denoisers: an encoder is trained on "
-            "whole batches, since losses compare their photos. Leave it out; a smaller optimization.batch saves memory."
+            "whole batches, since losses compare their images. Leave it out; a smaller optimization.batch saves memory."
         )
     _must_be_apart(split, validation_split)
-    data = _labelled(open_photos(source, split), recipe, folder, None, stage, on_note)
+    data = _labelled(open_dataset(source, split), recipe, folder, None, stage, on_note)
     validation = None
     if validation_split is not None:
-        validation = _labelled(open_photos(source, validation_split), recipe, folder, data.classes, stage, on_note)
+        validation = _labelled(open_dataset(source, validation_split), recipe, folder, data.classes, stage, on_note)
         if len(data.classes) > 1 and not (validation.labels >= 0).any():
             raise InputError(
-                f"No photo of --validation-split {validation_split} is of a class that is trained on "
+                f"No image of --validation-split {validation_split} is of a class that is trained on "
                 f"({', '.join(data.classes)}). Give another split, or leave it out."
             )
     return PretrainTrainer(recipe, method, data, device, workers, validation)
@@ -142,16 +142,16 @@ def prepare_denoiser(
     device: torch.device,
     *,
     validation_split: str | None = None,
-    start: Start | None = None,
+    start: WarmStart | None = None,
     share: Share | None = None,
     stage: Stage = silent,
     on_note: Note = lambda _: None,
 ) -> DenoiserTrainer:
-    """Crop the photos and compute their representations, or take both from ``folder``; then build what is trained.
+    """Crop the images and compute their representations, or take both from ``folder``; then build what is trained.
 
     The encoders are copied into the run, so that a bundle can be made of the run alone. Arguments and errors are those
-    of ``prepare_encoder``; photos of ``validation_split`` are for a loss of their own. Weights begin at those of
-    ``start``, and rows of the conditioner too where its encoder is the same; None is at random. Of several processes,
+    of ``prepare_encoder``; images of ``validation_split`` are for a loss of their own. Weights begin at those of
+    ``start``, and projections of the conditioning too where its encoder is the same; None is at random. Of several processes,
     each calls this with its ``share``.
     """
     share = share or Share()
@@ -159,39 +159,39 @@ def prepare_denoiser(
         raise InputError("The recipe names no encoders. Give --encoder, or encoders = [...] in the recipe.")
     if share.size > recipe.optimization.batch:
         raise InputError(
-            f"A batch of {recipe.optimization.batch} photos is too small for {share.size} processes. "
+            f"A batch of {recipe.optimization.batch} images is too small for {share.size} processes. "
             f"Give --set optimization.batch={share.size}, or a multiple of it."
         )
     _must_be_apart(split, validation_split)
-    photos = open_photos(source, split)
-    others = None if validation_split is None else open_photos(source, validation_split)
+    images = open_dataset(source, split)
+    others = None if validation_split is None else open_dataset(source, validation_split)
     encoders = _open_encoders(recipe)
     plan = recipe.augmentation if recipe.augmentation and recipe.augmentation.probability else None
     largest = max(recipe.denoiser.size, *(encoder.spec.preprocessing.size for encoder in encoders))
     if plan and plan.side(1) < largest:
         raise InputError(
             f"Random crops of {plan.side(1)} pixels would be enlarged, since a network sees {largest}. Give "
-            f"augmentation.photo_size={math.ceil(largest / plan.crop)}, or a larger augmentation.crop."
+            f"augmentation.image_size={math.ceil(largest / plan.crop)}, or a larger augmentation.crop."
         )
     with share.first_alone():
         for encoder in encoders:
             _keep(encoder, folder)
-        held = _hold(photos, recipe, encoders, folder, device, stage, on_note)
-        rows = held.representations.rows
-        names = ", ".join(f"{row.method} at {row.level}" for row in rows)
-        on_note(f"{len(held.photos)} photos, on {device}; conditioned on {names}.")
+        held = _hold(images, recipe, encoders, folder, device, stage, on_note)
+        projections = held.representations.projections
+        names = ", ".join(f"{projection.method} at {projection.level}" for projection in projections)
+        on_note(f"{len(held.images)} images, on {device}; conditioned on {names}.")
         validation = None if others is None else _hold(others, recipe, encoders, folder, device, stage, on_note)
-        large = _crop(photos, plan.photo_size, folder, stage, on_note).photos if plan else None
-    views = RandomViews(plan, large, encoders, rows, device) if plan and large is not None else None
+        large = _crop(images, plan.image_size, folder, stage, on_note).images if plan else None
+    views = RandomViews(plan, large, encoders, projections, device) if plan and large is not None else None
     known = [encoder.spec.method for encoder in encoders if start and start.was_trained_with(encoder)]
     if start and (strangers := [encoder.spec.method for encoder in encoders if encoder.spec.method not in known]):
         on_note(f"Beginning without what was learned of other encoders; new here: {', '.join(strangers)}.")
     return DenoiserTrainer(
         recipe,
-        held.photos,
+        held.images,
         held.representations,
         device,
-        photos.fingerprint(),
+        images.fingerprint(),
         start.model if start else None,
         known,
         views,
@@ -219,32 +219,32 @@ def _keep(encoder: Encoder, folder: Path) -> None:
 
 
 def _hold(
-    photos: PhotoSource,
+    images: ImageDataset,
     recipe: TrainRecipe,
     encoders: Sequence[Encoder],
     folder: Path,
     device: torch.device,
     stage: Stage,
     on_note: Note,
-) -> HeldPhotos:
-    """Photos at the denoiser's size, and their representations, both kept in ``folder``."""
-    cropped = _crop(photos, recipe.denoiser.size, folder, stage, on_note)
+) -> EvalSet:
+    """Images at the denoiser's size, and their representations, both kept in ``folder``."""
+    cropped = _crop(images, recipe.denoiser.size, folder, stage, on_note)
     sources = []
     for encoder in encoders:
         spec = encoder.spec
         size = spec.preprocessing.size
-        own = cropped if size == recipe.denoiser.size else _crop(photos, size, folder, stage, on_note)
+        own = cropped if size == recipe.denoiser.size else _crop(images, size, folder, stage, on_note)
         weights = sha256(folder / ENCODERS / f"{spec.method}.safetensors")[:12]
-        sources.append(EncoderPhotos(encoder, own.photos, f"{spec.method}-{weights}-{photos.fingerprint()[:12]}"))
-    rows = tuple(
+        sources.append(EncoderInputs(encoder, own.images, f"{spec.method}-{weights}-{images.fingerprint()[:12]}"))
+    projections = tuple(
         Representation(method=spec.method, level=level, width=spec.width_at(level))
         for spec in (encoder.spec for encoder in encoders)
         for level in LEVELS
         if level in spec.levels and level in recipe.levels
     )
     with stage("Representations") as show:
-        representations = CachedRepresentations(sources, rows, folder / "representations", device, show)
-    return HeldPhotos(cropped.photos, representations)
+        representations = CachedRepresentations(sources, projections, folder / "representations", device, show)
+    return EvalSet(cropped.images, representations)
 
 
 def train_denoiser(
@@ -278,41 +278,41 @@ def _train(
 
 
 def _say(progress: Progress) -> str:
-    return f"loss {progress.values['loss']:.4f}, {progress.photos_per_second:.0f} photos/s"
+    return f"loss {progress.values['loss']:.4f}, {progress.images_per_second:.0f} images/s"
 
 
 def _must_be_apart(split: str | None, validation_split: str | None) -> None:
     if validation_split is not None and split is None:
         raise InputError(
-            f"The validation photos of {validation_split} would be trained on too. Name the training photos: --split."
+            f"The validation images of {validation_split} would be trained on too. Name the training images: --split."
         )
     if validation_split is not None and validation_split == split:
         raise InputError(
-            f"--split and --validation-split are both {split}: validate on photos that are not trained on."
+            f"--split and --validation-split are both {split}: validate on images that are not trained on."
         )
 
 
-def _crop(source: PhotoSource, size: int, folder: Path, stage: Stage, on_note: Note) -> Cropped:
-    with stage("Photos") as show:
-        cropped = load_cropped(source, size, show, folder / "photos")
+def _crop(source: ImageDataset, size: int, folder: Path, stage: Stage, on_note: Note) -> Cropped:
+    with stage("Images") as show:
+        cropped = load_cropped(source, size, show, folder / "images")
     if cropped.skipped:
         key, reason = cropped.skipped[0]
-        on_note(f"{len(cropped.skipped)} photos could not be read and were left out; the first, {key}: {reason}")
+        on_note(f"{len(cropped.skipped)} images could not be read and were left out; the first, {key}: {reason}")
     return cropped
 
 
 def _labelled(
-    source: PhotoSource,
+    source: ImageDataset,
     recipe: PretrainRecipe,
     folder: Path,
     classes: tuple[str, ...] | None,
     stage: Stage,
     on_note: Note,
-) -> LabelledPhotos:
-    cropped = _crop(source, recipe.photo_size, folder, stage, on_note)
+) -> LabelledImages:
+    cropped = _crop(source, recipe.image_size, folder, stage, on_note)
     labels, names = class_indices(cropped.labels, recipe.ignore_classes, classes)
-    on_note(f"{len(cropped.photos)} photos, {int((labels >= 0).sum())} of them in {len(names)} classes.")
-    return LabelledPhotos(cropped.photos, labels, names, source.fingerprint())
+    on_note(f"{len(cropped.images)} images, {int((labels >= 0).sum())} of them in {len(names)} classes.")
+    return LabelledImages(cropped.images, labels, names, source.fingerprint())
 
 
 def _open_encoders(recipe: TrainRecipe) -> list[Encoder]:

@@ -1,4 +1,4 @@
-"""What a denoiser has learned by heart: its loss on photos that it is trained on, and on others."""
+"""What a denoiser has learned by heart: its loss on images that it is trained on, and on others."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from rcdm_cli.training.recipe import Precision
 from rcdm_cli.training.representations import Representations
 
 DRAWS = 2048
-"""Photos, each at one timestep and one representation; where there are fewer, some are drawn again."""
+"""Images, each at one timestep and one representation; where there are fewer, some are drawn again."""
 BATCH = 64
 
 
@@ -32,34 +32,39 @@ def denoising_loss(
 
 
 @dataclass(frozen=True)
-class HeldPhotos:
-    """Photos that a loss is taken on: uint8 (N, size, size, 3), and their representations."""
+class EvalSet:
+    """Images that a loss is taken on: uint8 (N, size, size, 3), and their representations."""
 
-    photos: np.ndarray
+    images: np.ndarray
     representations: Representations
 
     @torch.no_grad()
     def loss(self, model: Model, schedule: Schedule, precision: Precision, device: torch.device) -> float:
-        """The mean loss of ``DRAWS`` photos, spread over all of them, over timesteps and representations.
+        """The mean loss of ``DRAWS`` images, spread over all of them, over timesteps and representations.
 
         Timesteps and noise are the same each time, so that the losses of a run compare.
         """
-        rows = len(self.representations.rows)
+        projections = len(self.representations.projections)
         draw = generator(0, 6)
-        photos = (torch.arange(DRAWS) * len(self.photos) // DRAWS)[torch.randperm(DRAWS, generator=draw)]
+        images = (torch.arange(DRAWS) * len(self.images) // DRAWS)[torch.randperm(DRAWS, generator=draw)]
         total = 0.0
-        for index in photos.split(BATCH):
+        for index in images.split(BATCH):
             t = stratified_timesteps(BATCH, len(schedule), draw)
-            row = torch.arange(BATCH) * rows // BATCH
-            x0 = to_tensor(self.photos[index.numpy()])
+            projection = torch.arange(BATCH) * projections // BATCH
+            x0 = to_tensor(self.images[index.numpy()])
             noise = torch.randn(x0.shape, generator=draw)
             x0, noise, t = (value.to(device) for value in (x0, noise, t))
-            x_t = schedule.noise_to(x0, t, noise)
+            x_t = schedule.add_noise(x0, t, noise)
             groups = [
-                (r, self.representations.take(r, index[row == r], torch.zeros_like(index[row == r])).to(device))
-                for r in row.unique_consecutive().tolist()
+                (
+                    r,
+                    self.representations.take(r, index[projection == r], torch.zeros_like(index[projection == r])).to(
+                        device
+                    ),
+                )
+                for r in projection.unique_consecutive().tolist()
             ]
             with autocast(precision, device):
-                output = model.denoiser(x_t, t, model.conditioner.mixed(groups))
+                output = model.denoiser(x_t, t, model.conditioning.mixed(groups))
             total += float(denoising_loss(model, schedule, output, x0, x_t, t, noise).sum())
         return total / DRAWS

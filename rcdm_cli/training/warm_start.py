@@ -12,7 +12,7 @@ from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.encoders.encoder import Encoder
 
 
-class Start(NamedTuple):
+class WarmStart(NamedTuple):
     """What a training begins at: a model, and the encoders that it was trained with."""
 
     model: Model
@@ -31,16 +31,16 @@ def _same(first: Encoder, second: Encoder) -> bool:
 
 
 @torch.no_grad()
-def take_over(model: Model, start: Model, methods: Collection[str]) -> str:
-    """Copy the denoiser of ``start`` into ``model``, and the conditioner's rows of ``methods`` that both have.
+def init_from(model: Model, start: Model, methods: Collection[str]) -> str:
+    """Copy the denoiser of ``start`` into ``model``, and the conditioning's projections of ``methods`` that both have.
 
-    The picture size may differ, since no weight depends on it. Rows are the same where method, level and width are;
-    they bring the statistics that they standardise with. Other rows keep their random weights.
+    The image size may differ, since no weight depends on it. Rows are the same where method, level and width are;
+    they bring the statistics that they standardise with. Other projections keep their random weights.
 
     Args:
         model: is given the weights.
         start: has them.
-        methods: whose encoders are those that ``start`` was trained with: a row for another encoder would begin worse
+        methods: whose encoders are those that ``start`` was trained with: a projection for another encoder would begin worse
             than at random.
 
     Returns:
@@ -57,10 +57,13 @@ def take_over(model: Model, start: Model, methods: Collection[str]) -> str:
         )
     model.denoiser.load_state_dict(start.denoiser.state_dict())
     taken: list[torch.nn.Module] = [model.denoiser]
-    own, others = (dict(zip(one.conditioner.spec.rows, one.conditioner.rows, strict=True)) for one in (model, start))
-    for row, layer in own.items():
-        if row in others and row.method in methods:
-            layer.load_state_dict(others[row].state_dict())
+    own, others = (
+        dict(zip(one.conditioning.spec.projections, one.conditioning.projections, strict=True))
+        for one in (model, start)
+    )
+    for projection, layer in own.items():
+        if projection in others and projection.method in methods:
+            layer.load_state_dict(others[projection].state_dict())
             taken.append(layer)
     digest = hashlib.sha256()
     for module in taken:
@@ -70,6 +73,6 @@ def take_over(model: Model, start: Model, methods: Collection[str]) -> str:
 
 
 def _architecture(spec: DenoiserSpec) -> dict[str, object]:
-    """What weights depend on; attention is given by how often the picture is halved before it."""
+    """What weights depend on; attention is given by how often the image is halved before it."""
     values = spec.model_dump(exclude={"size", "dropout"})
     return {**values, "attention": sorted(spec.size // size for size in spec.attention)}

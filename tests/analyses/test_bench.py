@@ -29,12 +29,12 @@ def test_a_runner_of_small_batches_is_left_out_of_large_ones_or_fails_before_any
     folder = tiny_bundle(tmp_path / "tiny")
     small, free = (load_bundle(folder, on_note=notes.append) for _ in range(2))
     small.engine.max_batch = 1
-    small.choice = replace(small.choice, backend="trt")
-    few = {"rounds": 1, "picture_rounds": 1}
+    small.choice = replace(small.choice, backend="tensorrt")
+    few = {"rounds": 1, "sample_rounds": 1}
     found = bench([small, free], [1, 2], free.settings(steps=1), **few, leave_out=True)
-    for timed in (found.calls, found.pictures):
-        assert [(one.backend, one.batch) for one in timed] == [("trt", 1), ("torch", 1), ("torch", 2)]
-    assert [note.partition(": `")[0] for note in notes] == ["Left out at batch 2: trt at fp32 takes batches up to 1"]
+    for timed in (found.calls, found.samples):
+        assert [(one.backend, one.batch) for one in timed] == [("tensorrt", 1), ("torch", 1), ("torch", 2)]
+    assert [note.partition(": `")[0] for note in notes] == ["Left out at batch 2: tensorrt at fp32 takes batches up to 1"]
     for runners, leave_out, message in (([small, free], False, "up to 1"), ([small], True, "takes a batch of 2")):
         with pytest.raises(InputError, match=message):
             bench(runners, [1, 2], free.settings(), **few, leave_out=leave_out, on_progress=pytest.fail)
@@ -62,7 +62,12 @@ def test_operations_are_counted_as_the_textbook_counts_them():
 def test_operations_of_the_published_network():
     # 306.9 G without the two exact rewrites that take work out; upsampled convolutions are 4 / 9 of what they were.
     spec = DenoiserSpec(
-        size=128, channels=256, multipliers=(1, 1, 2, 3, 4), blocks=2, attention=(32, 16, 8), learned_variance=True
+        size=128,
+        channels=256,
+        channel_mult=(1, 1, 2, 3, 4),
+        num_res_blocks=2,
+        attention=(32, 16, 8),
+        learned_variance=True,
     )
     widths = {16: 1024, 32: 768, 64: 512, 128: 256}
     saved = sum(size**2 * 9 * width**2 * 5 / 9 for size, width in widths.items())

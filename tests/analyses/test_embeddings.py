@@ -11,17 +11,17 @@ from safetensors import safe_open
 
 from rcdm_cli.analyses import embed as module
 from rcdm_cli.analyses.embed import bundle_encoders, embed, lone_encoder
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.data.image_file import read_photo
-from rcdm_cli.data.source import open_photos
+from rcdm_cli.data.image_file import read_image
+from rcdm_cli.data.source import open_dataset
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity, read_embeddings, write_embeddings
 from rcdm_cli.encoders.pairs import Pair
 from tests.bundle.tiny import tiny_bundle
 
 CPU = torch.device("cpu")
-NOTHING_KEPT = Kept(None, {})
+NO_CACHE = StepCache(None, {})
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def data(tmp_path):
-    """Seven photos of several sizes in two classes, one of them damaged."""
+    """Seven images of several sizes in two classes, one of them damaged."""
     folder = tmp_path / "data"
     for number in range(7):
         file = folder / ("cats" if number % 2 else "dogs") / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         shape = (30 + 5 * number, 40, 3)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, shape, dtype=np.uint8)).save(file)
-    (folder / "cats" / "3.png").write_bytes(b"no photo")
+    (folder / "cats" / "3.png").write_bytes(b"no image")
     return folder
 
 
@@ -53,18 +53,18 @@ def test_representations_are_those_of_the_bundle(bundle, data, monkeypatch, chun
     found = embed(
         bundle_encoders(bundle, pairs),
         pairs,
-        open_photos(data),
+        open_dataset(data),
         CPU,
         batch=2,
-        kept=NOTHING_KEPT,
+        cache=NO_CACHE,
         on_progress=lambda done, total: seen.append((done, total)),
     )
     assert found.paths == ("cats/1.png", "cats/5.png", "dogs/0.png", "dogs/2.png", "dogs/4.png", "dogs/6.png")
     assert found.labels == ("cats", "cats", "dogs", "dogs", "dogs", "dogs")
     assert in_tf32 == {False}
-    photos = [read_photo(data / path) for path in found.paths]
+    images = [read_image(data / path) for path in found.paths]
     for pair in pairs:
-        expected = bundle.encode(photos, method=pair.method, level=pair.level)
+        expected = bundle.encode(images, method=pair.method, level=pair.level)
         torch.testing.assert_close(found.representations[pair], expected, atol=1e-5, rtol=1e-4)
     [(path, reason)] = found.skipped
     assert path == "cats/3.png"
@@ -76,8 +76,8 @@ def test_representations_are_those_of_the_bundle(bundle, data, monkeypatch, chun
 def test_an_interrupted_run_goes_on(bundle, data, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "CHUNK", 2)
     pairs = bundle.pairs(["dino"], "both")
-    encoders, source = bundle_encoders(bundle, pairs), open_photos(data)
-    kept = Kept(tmp_path / "parts", {})
+    encoders, source = bundle_encoders(bundle, pairs), open_dataset(data)
+    cache = StepCache(tmp_path / "parts", {})
     read = []
 
     class Stopped(Exception):
@@ -88,20 +88,20 @@ def test_an_interrupted_run_goes_on(bundle, data, monkeypatch, tmp_path):
             raise Stopped
 
     with pytest.raises(Stopped):
-        embed(encoders, pairs, source, CPU, kept=kept, on_progress=stop)
+        embed(encoders, pairs, source, CPU, cache=cache, on_progress=stop)
     monkeypatch.setattr(
-        module, "center_crop", lambda photo, size: read.append(1) or np.zeros((size, size, 3), np.uint8)
+        module, "center_crop", lambda image, size: read.append(1) or np.zeros((size, size, 3), np.uint8)
     )
-    again = embed(encoders, pairs, source, CPU, kept=kept)
+    again = embed(encoders, pairs, source, CPU, cache=cache)
     assert len(read) == 3
     assert again.skipped[0][0] == "cats/3.png"
 
 
-def test_no_photo_at_all(bundle, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no photo")
+def test_no_image_at_all(bundle, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
     pairs = bundle.pairs(["dino"], "both")
-    with pytest.raises(InputError, match=r"None of the 1 photos .* can be read; the first: .*bad.png"):
-        embed(bundle_encoders(bundle, pairs), pairs, open_photos(tmp_path), CPU, kept=NOTHING_KEPT)
+    with pytest.raises(InputError, match=r"None of the 1 images .* can be read; the first: .*bad.png"):
+        embed(bundle_encoders(bundle, pairs), pairs, open_dataset(tmp_path), CPU, cache=NO_CACHE)
 
 
 def test_a_lone_encoder_is_known_by_its_weights(bundle):
@@ -173,9 +173,9 @@ def test_a_split_is_that_of_the_data_set_where_a_class_has_its_name(embeddings, 
         else:
             (tmp_path / name).parent.mkdir(parents=True)
             (tmp_path / name).touch()
-    whole = replace(embeddings, paths=open_photos(tmp_path).keys)
+    whole = replace(embeddings, paths=open_dataset(tmp_path).keys)
     for split in ("train", "val"):
-        assert whole.split(split).paths == open_photos(tmp_path, split).keys
+        assert whole.split(split).paths == open_dataset(tmp_path, split).keys
 
 
 def test_what_is_no_file_of_representations(bundle, tmp_path):

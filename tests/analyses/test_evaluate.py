@@ -6,8 +6,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
 from rcdm_cli.analyses.evaluate.compute import evaluate
-from rcdm_cli.analyses.evaluate.results import Photos
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.evaluate.results import Images
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.crop import center_crop
@@ -45,41 +45,41 @@ def test_ranks_and_cosine_equal_scikit_learns():
 
 
 def test_diversity_is_the_deviation_and_the_mean_distance_of_pairs():
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 3, 2, 2, 3), dtype=np.uint8)
+    samples = np.random.default_rng(0).integers(0, 256, (4, 3, 2, 2, 3), dtype=np.uint8)
     features = vectors(4, 3, 5)
-    found = diversity(pictures, features)
-    deviation = [np.sqrt(np.var(own / 255, axis=0, ddof=1).mean()) for own in pictures]
+    found = diversity(samples, features)
+    deviation = [np.sqrt(np.var(own / 255, axis=0, ddof=1).mean()) for own in samples]
     np.testing.assert_allclose(found.pixels, deviation, atol=1e-12)
     similarity = cosine_similarity(features.flatten(0, 1))
     owner = np.arange(12) // 3
-    for photo in range(4):
-        mine = similarity[np.ix_(owner == photo, owner == photo)]
-        assert float(found.space[photo]) == pytest.approx(1 - mine[np.triu_indices(3, 1)].mean(), abs=1e-6)
+    for image in range(4):
+        mine = similarity[np.ix_(owner == image, owner == image)]
+        assert float(found.space[image]) == pytest.approx(1 - mine[np.triu_indices(3, 1)].mean(), abs=1e-6)
     assert found.between == pytest.approx(1 - similarity[owner[:, None] != owner].mean(), abs=1e-6)
 
 
-def test_nearest_training_photos_equal_scikit_learns():
-    bank, photos, features = vectors(40, 6), vectors(100, 6, seed=1), vectors(100, 3, 6, seed=2)
+def test_nearest_training_images_equal_scikit_learns():
+    bank, images, features = vectors(40, 6), vectors(100, 6, seed=1), vectors(100, 3, 6, seed=2)
     features[5, 1] = 2 * bank[17]  # a copy: its length does not count
-    found = memorised(features, photos, bank)
+    found = memorised(features, images, bank)
     search = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(bank)
     apart, index = search.kneighbors(features.flatten(0, 1))
     np.testing.assert_array_equal(found.index.flatten(), index[:, 0])
     np.testing.assert_allclose(found.similarity.flatten(), 1 - apart[:, 0], atol=1e-5)
-    assert found.bar == pytest.approx(np.quantile(1 - search.kneighbors(photos)[0][:, 0], 0.99), abs=1e-5)
+    assert found.bar == pytest.approx(np.quantile(1 - search.kneighbors(images)[0][:, 0], 0.99), abs=1e-5)
     assert found.most_similar(1) == [(5, 1)]
     above = (1 - apart > found.bar).reshape(100, 3).mean(axis=1)
     np.testing.assert_allclose(found.above, above)
     expected = np.quantile(found.similarity.numpy(), QUANTILES)
     np.testing.assert_allclose(quantiles(found.similarity), expected, atol=1e-6)
     values = found.as_json([str(k) for k in range(40)], Bootstrap(100))
-    assert values["photo"][5][1] == "17"
+    assert values["image"][5][1] == "17"
     assert values["above"]["value"] == pytest.approx(above.mean())
     assert 0 <= values["above"]["low"] < above.mean() < values["above"]["high"]
 
 
 @pytest.mark.parametrize("count", [2, 30, 400])
-def test_new_photos_beyond_the_bar_are_as_many_as_expected(count):
+def test_new_images_beyond_the_bar_are_as_many_as_expected(count):
     bars = np.quantile(np.random.default_rng(count).random((4000, count)), BELOW, axis=1)
     # Of numbers even in [0, 1], the share beyond the bar is 1 less the bar.
     assert expected_above(count) == pytest.approx((1 - bars).mean(), abs=4 * bars.std() / 4000**0.5)
@@ -90,74 +90,85 @@ def bundle(tmp_path_factory):
     return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
 
 
-def photos(count, seed, classes):
+def images(count, seed, classes):
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    return Photos(pixels, tuple(f"{seed}-{k}" for k in range(count)), torch.tensor(classes))
+    return Images(pixels, tuple(f"{seed}-{k}" for k in range(count)), torch.tensor(classes))
 
 
 @pytest.fixture(scope="module")
 def asked():
-    return photos(5, 1, [0, 1, 0, 1, -1])
+    return images(5, 1, [0, 1, 0, 1, -1])
 
 
 @pytest.fixture(scope="module")
 def bank():
-    return photos(6, 2, [0, 1, 0, -1, 1, 1])
+    return images(6, 2, [0, 1, 0, -1, 1, 1])
 
 
 @pytest.fixture(scope="module")
 def found(bundle, asked, bank):
     settings = bundle.settings(steps=2)
     return evaluate(
-        bundle, Kept(None, {}), asked, BOTH, space=SPACE, bank=bank, samples=2, settings=settings, seed=3, batch=4
+        bundle,
+        StepCache(None, {}),
+        asked,
+        BOTH,
+        space=SPACE,
+        bank=bank,
+        num_samples=2,
+        settings=settings,
+        seed=3,
+        batch=4,
     )
 
 
-def test_every_part_is_that_of_the_same_pictures(bundle, asked, bank, found):
+def test_every_part_is_that_of_the_same_samples(bundle, asked, bank, found):
     pair, one = BOTH[1], found.evaluated[1]
     h = bundle.encode(list(asked.pixels), method="dino", level="projector")
-    made = bundle.sample(h, method="dino", level="projector", samples=2, steps=2, seed=3)
+    made = bundle.sample(h, method="dino", level="projector", num_samples=2, steps=2, seed=3)
     own = bundle.encode(list(made.reshape(-1, 16, 16, 3)), method="dino", level="projector").reshape(5, 2, -1)
     expected = faithfulness(own, h, Bootstrap(5, 3))
     assert one.pair == pair
     assert one.faithfulness.similarity.value == pytest.approx(expected.similarity.value, abs=1e-3)
 
-    def in_space(pictures):
-        small = [center_crop(picture, 16) for picture in pictures]
+    def in_space(samples):
+        small = [center_crop(sample, 16) for sample in samples]
         return bundle.encode(small, method="supervised")
 
-    of_samples, of_photos = in_space(made[:, 0]), in_space(asked.pixels)
-    assert one.distances.frechet == pytest.approx(distances(of_samples, of_photos).frechet, rel=0.05)
+    of_samples, of_images = in_space(made[:, 0]), in_space(asked.pixels)
+    assert one.distances.frechet == pytest.approx(distances(of_samples, of_images).frechet, rel=0.05)
     some = in_space(bank.pixels)[np.linspace(0, 5, 5).round().astype(int)]
-    assert found.real == distances(some, of_photos)
+    assert found.real == distances(some, of_images)
     h_bank = bundle.encode(list(bank.pixels[bank.classes.numpy() >= 0]), method="dino", level="projector")
     right = knn_predict(h[:4], h_bank, bank.classes[bank.classes >= 0]) == asked.classes[:4]
     assert one.knn.value == pytest.approx(float(right.double().mean()))
     shown = one.shown[0]
     i, k = one.memorised.most_similar(1)[0]
-    np.testing.assert_array_equal(shown.photo, center_crop(asked.pixels[i], 16))
+    np.testing.assert_array_equal(shown.image, center_crop(asked.pixels[i], 16))
     assert np.abs(shown.sample.astype(int) - made[i, k]).max() <= 1
     np.testing.assert_array_equal(shown.nearest, center_crop(bank.pixels[one.memorised.index[i, k]], 16))
 
 
-def test_json_holds_the_paired_difference_and_what_photos_would_have(found):
+def test_json_holds_the_paired_difference_and_what_images_would_have(found):
     values = found.as_json()
     wider = found.evaluated[1].diversity.pixels - found.evaluated[0].diversity.pixels
     assert values["differences"][0]["pixels"]["value"] == pytest.approx(float(wider.mean()))
-    assert values["training_photos"]["distances"]["precision"] == found.real.precision
-    assert len(values["training_photos"]["quantiles_of_photos"]) == len(values["training_photos"]["levels"])
+    assert values["training_images"]["distances"]["precision"] == found.real.precision
+    assert len(values["training_images"]["quantiles_of_images"]) == len(values["training_images"]["levels"])
     assert values["results"][0]["inception"] is None
 
 
 def test_one_sample_and_no_bank_leave_out_what_needs_them(bundle, asked):
     settings = bundle.settings(steps=1)
-    alone = evaluate(bundle, Kept(None, {}), asked, BOTH[:1], space=SPACE, samples=1, settings=settings)
+    alone = evaluate(bundle, StepCache(None, {}), asked, BOTH[:1], space=SPACE, num_samples=1, settings=settings)
     values = alone.as_json()
-    assert values["training_photos"] is None
+    assert values["training_images"] is None
     assert [values["results"][0][key] for key in ("knn", "diversity", "nearest")] == [None] * 3
     assert values["differences"] == []
-    with pytest.raises(InputError, match="at least 2 photos on each side; DATA has 1"):
-        evaluate(bundle, Kept(None, {}), photos(1, 1, [0]), BOTH[:1], space=SPACE, samples=1, settings=settings)
+    with pytest.raises(InputError, match="at least 2 images on each side; DATA has 1"):
+        evaluate(
+            bundle, StepCache(None, {}), images(1, 1, [0]), BOTH[:1], space=SPACE, num_samples=1, settings=settings
+        )
 
 
 def test_an_interrupted_run_goes_on_where_it_was(bundle, asked, bank, found, tmp_path, monkeypatch):
@@ -168,12 +179,12 @@ def test_an_interrupted_run_goes_on_where_it_was(bundle, asked, bank, found, tmp
         if done > 12:
             raise Stop
 
-    options = {"space": SPACE, "bank": bank, "samples": 2, "settings": bundle.settings(steps=2), "seed": 3, "batch": 4}
+    options = {"space": SPACE, "bank": bank, "num_samples": 2, "settings": bundle.settings(steps=2), "seed": 3, "batch": 4}
     with pytest.raises(Stop):
-        evaluate(bundle, Kept(tmp_path, {}), asked, BOTH, **options, on_progress=stop)
+        evaluate(bundle, StepCache(tmp_path, {}), asked, BOTH, **options, on_progress=stop)
     made = []
-    sample = bundle.pictures
-    monkeypatch.setattr(bundle, "pictures", lambda *given: made.append(len(given[1])) or sample(*given))
-    again = evaluate(bundle, Kept(tmp_path, {}), asked, BOTH, **options)
+    sample = bundle.sample_cond
+    monkeypatch.setattr(bundle, "sample_cond", lambda *given: made.append(len(given[1])) or sample(*given))
+    again = evaluate(bundle, StepCache(tmp_path, {}), asked, BOTH, **options)
     assert sum(made) == 6
     assert again.as_json() == found.as_json()

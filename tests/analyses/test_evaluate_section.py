@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from rcdm_cli.analyses.evaluate.compute import evaluate
-from rcdm_cli.analyses.evaluate.results import Photos
+from rcdm_cli.analyses.evaluate.results import Images
 from rcdm_cli.analyses.evaluate.section import answers, chance, draw_nearest, section, write
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.report.elements import Table
 from tests.analyses.test_visualize_section import holds
@@ -18,7 +18,7 @@ def found(tmp_path_factory):
     bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
     draw = np.random.default_rng(0)
     asked, bank = (
-        Photos(
+        Images(
             draw.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8),
             tuple(f"<{name}{k}>" for k in range(4)),
             torch.arange(4),
@@ -27,12 +27,14 @@ def found(tmp_path_factory):
     )
     pairs = bundle.pairs(None, "both")
     settings = bundle.settings(steps=1)
-    return evaluate(bundle, Kept(None, {}), asked, pairs, space=pairs[-1], bank=bank, samples=2, settings=settings)
+    return evaluate(
+        bundle, StepCache(None, {}), asked, pairs, space=pairs[-1], bank=bank, num_samples=2, settings=settings
+    )
 
 
 @pytest.fixture
 def results(found):
-    return {"kind": "evaluate", **found.as_json(), "nearest_picture": "nearest.png"}
+    return {"kind": "evaluate", **found.as_json(), "nearest_sample": "nearest.png"}
 
 
 def test_the_page_holds_every_pair_and_calls_no_distance_fid(found, results, tmp_path):
@@ -46,7 +48,7 @@ def test_the_page_holds_every_pair_and_calls_no_distance_fid(found, results, tmp
         assert f"{one['distances']['frechet']:.4g}" in page.text
     assert "in the representation space of supervised at backbone level. These are no FID and no KID" in page.text
     assert page.text.count("FID") == 1
-    assert f"training photos {results['training_photos']['distances']['frechet']:.4g}" in page.text
+    assert f"training images {results['training_images']['distances']['frechet']:.4g}" in page.text
 
 
 def test_the_chart_of_directions_runs_over_the_variance_that_they_hold(results):
@@ -72,23 +74,23 @@ def test_inception_has_its_own_names_and_table(results):
     numbers["inception_score"] = {"mean": 2.5, "deviation": 0.1, "splits": 4}
     for one in results["results"]:
         one["inception"] = numbers
-    results["training_photos"]["inception"] = numbers
+    results["training_images"]["inception"] = numbers
     [table] = [element for element in section(results).elements if "FID" in getattr(element, "columns", ())]
     assert table.rows[0] == ("dino", "backbone", "12.35", "0.00123", "0.500", "0.250", "2.50 ± 0.10")
-    assert table.rows[-1][0] == "training photos"
+    assert table.rows[-1][0] == "training images"
 
 
 def test_sentences_follow_the_intervals(results):
     for low, high, verdict in ((0.01, 0.02, "vary more at"), (-0.02, -0.01, "vary less"), (-0.1, 0.1, "alike")):
         results["differences"][0]["pixels"] = {"value": (low + high) / 2, "low": low, "high": high}
         assert verdict in " ".join(answers(results))
-    results["training_photos"]["bar"] |= {"similarity": 0.9, "expected_above": 0.04}
+    results["training_images"]["bar"] |= {"similarity": 0.9, "expected_above": 0.04}
     for one, above in zip(results["results"], (0.0, 0.25, 0.125), strict=True):
         one["nearest"]["above"] = {"value": above, "low": above / 2, "high": above}
     assert answers(results)[-1] == (
-        "4.0 % of new photos are expected to be nearer to a training photo than the bar of 0.900. Of the samples, at"
+        "4.0 % of new images are expected to be nearer to a training image than the bar of 0.900. Of the samples, at"
         " most 25.0 [12.5, 25.0] % are (dino at projector level): more than that, so look for copies among the"
-        " pictures."
+        " samples."
     )
     for one in results["results"]:
         one["nearest"]["above"] = {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -96,18 +98,18 @@ def test_sentences_follow_the_intervals(results):
 
 
 def test_what_was_not_measured_is_not_on_the_page(results):
-    results |= {"samples": 1, "training_photos": None, "differences": []}
+    results |= {"samples": 1, "training_images": None, "differences": []}
     for one in results["results"]:
         one |= {"knn": None, "nearest": None, "diversity": None}
     tables = [element for element in section(results).elements if isinstance(element, Table)]
     assert [table.columns[2] for table in tables] == ["mean reciprocal rank", "Fréchet distance"]
 
 
-def test_samples_stand_beside_their_nearest_photo(found):
+def test_samples_stand_beside_their_nearest_image(found):
     canvas = draw_nearest(found.evaluated)
     for one in found.evaluated:
         for shown in one.shown:
-            assert holds(canvas, np.concatenate([shown.photo], axis=1))
+            assert holds(canvas, np.concatenate([shown.image], axis=1))
             assert holds(canvas, shown.sample)
             assert holds(canvas, shown.nearest)
 

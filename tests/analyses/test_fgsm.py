@@ -3,17 +3,17 @@ import pytest
 import torch
 
 from rcdm_cli.analyses.fgsm.compute import Case, Outcome, Plan, Subjects, attack, attacked, refuse_without_gradient
-from rcdm_cli.analyses.fgsm.results import REFERENCE, photo_values, summarise
+from rcdm_cli.analyses.fgsm.results import REFERENCE, image_values, summarise
 from rcdm_cli.analyses.fgsm.samples import show_attacked
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.linear_probe import LinearClassifier
 from tests.bundle.tiny import tiny_bundle
 
-NOTHING_KEPT = Kept(None, {})
+NO_CACHE = StepCache(None, {})
 DINO = Pair("dino", "projector")
 PLAN = Plan(("fgsm", "drift"), (0.0, 4 / 255), 3, 0)
 
@@ -25,23 +25,23 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def subjects(bundle):
-    photos = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     generator = torch.Generator().manual_seed(0)
     classifiers = {
         pair: LinearClassifier(torch.randn(2, width, generator=generator), torch.zeros(2))
         for pair, width in ((DINO, 12), (REFERENCE, 16))
     }
-    return Subjects({32: photos}, tuple("abcde"), torch.tensor([0, 1, 0, 1, 1]), ("cat", "dog"), classifiers)
+    return Subjects({32: images}, tuple("abcde"), torch.tensor([0, 1, 0, 1, 1]), ("cat", "dog"), classifiers)
 
 
 @pytest.fixture(scope="module")
 def outcomes(bundle, subjects):
-    return attack(bundle, subjects, [DINO, REFERENCE], PLAN, kept=NOTHING_KEPT, batch=2)
+    return attack(bundle, subjects, [DINO, REFERENCE], PLAN, cache=NO_CACHE, batch=2)
 
 
 def test_epsilon_0_changes_nothing(bundle, subjects, outcomes):
     for pair in (DINO, REFERENCE):
-        h = bundle.encode(list(subjects.photos[32]), method=pair.method, level=pair.level)
+        h = bundle.encode(list(subjects.images[32]), method=pair.method, level=pair.level)
         named = subjects.classifiers[pair].logits(h).argmax(dim=1)
         for name in PLAN.attacks:
             found = outcomes[Case(pair, name, 0.0)]
@@ -59,29 +59,29 @@ def test_no_pixel_goes_further_and_the_representation_moves(outcomes):
 
 
 def test_the_batch_does_not_matter(bundle, subjects, outcomes):
-    whole = attack(bundle, subjects, [DINO], PLAN, kept=NOTHING_KEPT, batch=64)
+    whole = attack(bundle, subjects, [DINO], PLAN, cache=NO_CACHE, batch=64)
     for case, found in whole.items():
         torch.testing.assert_close(found.similarity, outcomes[case].similarity, atol=1e-3, rtol=0)
 
 
 def test_an_interrupted_run_goes_on(bundle, subjects, tmp_path, monkeypatch):
-    kept = Kept(tmp_path, {})
-    first = attack(bundle, subjects, [DINO], PLAN, kept=kept)
+    cache = StepCache(tmp_path, {})
+    first = attack(bundle, subjects, [DINO], PLAN, cache=cache)
     monkeypatch.setattr("rcdm_cli.analyses.fgsm.compute._outcomes", None)
     seen = []
-    again = attack(bundle, subjects, [DINO], PLAN, kept=kept, on_progress=lambda *now: seen.append(now))
+    again = attack(bundle, subjects, [DINO], PLAN, cache=cache, on_progress=lambda *now: seen.append(now))
     assert all(torch.equal(again[case].similarity, first[case].similarity) for case in first)
     assert seen == [(20, 20)]
     with pytest.raises(TypeError):
-        attack(bundle, subjects, [REFERENCE], PLAN, kept=kept)
+        attack(bundle, subjects, [REFERENCE], PLAN, cache=cache)
 
 
 def outcome(right, similarity):
-    """Photos of class 0, rightly named where ``right`` is 1."""
+    """Images of class 0, rightly named where ``right`` is 1."""
     return Outcome(torch.tensor(similarity), torch.zeros(4), 1 - torch.tensor(right))
 
 
-def test_curves_and_comparisons_are_means_over_photos():
+def test_curves_and_comparisons_are_means_over_images():
     plan = Plan(("fgsm",), (0.0, 0.1, 0.2), 1, 0)
     subjects = Subjects(
         {8: np.zeros((4, 8, 8, 3), np.uint8)}, tuple("abcd"), torch.zeros(4, dtype=torch.int64), ("x", "y")
@@ -114,15 +114,15 @@ def test_curves_and_comparisons_are_means_over_photos():
     assert found.largest_drift == (1.0, supervised)
 
 
-def test_one_photo_is_compared_with_nothing(bundle, subjects):
+def test_one_image_is_compared_with_nothing(bundle, subjects):
     plan = Plan(("drift",), (0.0, 2 / 255), 1, 0)
-    alone = Subjects({32: subjects.photos[32][:1]}, ("a",))
-    found = summarise(attack(bundle, alone, [DINO, REFERENCE], plan, kept=NOTHING_KEPT), alone, [DINO, REFERENCE], plan)
+    alone = Subjects({32: subjects.images[32][:1]}, ("a",))
+    found = summarise(attack(bundle, alone, [DINO, REFERENCE], plan, cache=NO_CACHE), alone, [DINO, REFERENCE], plan)
     assert (len(found.curves), found.comparisons) == (2, [])
 
 
-def test_values_of_photos_name_the_class_before_and_after(outcomes, subjects):
-    values = photo_values(outcomes, [DINO, REFERENCE], PLAN, subjects)
+def test_values_of_images_name_the_class_before_and_after(outcomes, subjects):
+    values = image_values(outcomes, [DINO, REFERENCE], PLAN, subjects)
     assert [one["class"] for one in values] == ["cat", "dog", "cat", "dog", "dog"]
     found = values[2]["representations"][0]
     assert (found["method"], found["level"], found["attack"]) == ("dino", "projector", "fgsm")
@@ -132,33 +132,33 @@ def test_values_of_photos_name_the_class_before_and_after(outcomes, subjects):
 
 def test_without_classes_there_is_drift_alone(bundle, subjects):
     plan = Plan(("drift",), (0.0, 2 / 255), 2, 0)
-    nameless = Subjects(subjects.photos, subjects.paths)
-    outcomes = attack(bundle, nameless, [DINO, REFERENCE], plan, kept=NOTHING_KEPT)
+    nameless = Subjects(subjects.images, subjects.paths)
+    outcomes = attack(bundle, nameless, [DINO, REFERENCE], plan, cache=NO_CACHE)
     found = summarise(outcomes, nameless, [DINO, REFERENCE], plan)
     assert found.curves[0].accuracy == []
     assert found.curves[0].kept is None
     assert found.comparisons[0].kept is None
     assert found.curves[0].drift[1].value > 0
-    assert photo_values(outcomes, [DINO], plan, nameless)[0]["class"] is None
-    with pytest.raises(InputError, match="needs the photos' classes"):
-        attack(bundle, nameless, [DINO], PLAN, kept=NOTHING_KEPT)
+    assert image_values(outcomes, [DINO], plan, nameless)[0]["class"] is None
+    with pytest.raises(InputError, match="needs the images' classes"):
+        attack(bundle, nameless, [DINO], PLAN, cache=NO_CACHE)
 
 
-def test_pictures_are_of_the_attacked_representation_and_share_their_noise(bundle, subjects):
+def test_samples_are_of_the_attacked_representation_and_share_their_noise(bundle, subjects):
     settings = bundle.settings(steps=2)
     shown = show_attacked(
-        bundle, subjects, [1, 3], [DINO, REFERENCE], "fgsm", PLAN, samples=2, settings=settings, kept=NOTHING_KEPT
+        bundle, subjects, [1, 3], [DINO, REFERENCE], "fgsm", PLAN, num_samples=2, settings=settings, cache=NO_CACHE
     )
-    assert [one.photo for one in shown] == [1, 3]
-    seeds = [picture_seed(0, 3, k) for k in range(2)]
+    assert [one.image for one in shown] == [1, 3]
+    seeds = [sample_seed(0, 3, k) for k in range(2)]
     for row, pair in enumerate((DINO, REFERENCE)):
         for column, epsilon in enumerate(PLAN.epsilons):
-            photo, samples = shown[1].cells[row][column]
+            image, samples = shown[1].cells[row][column]
             _, after, h = attacked(bundle, Case(pair, "fgsm", epsilon), subjects, [3], PLAN)
-            assert np.abs(photo - after[0].permute(1, 2, 0).numpy() * 255).max() <= 0.5
+            assert np.abs(image - after[0].permute(1, 2, 0).numpy() * 255).max() <= 0.5
             cond = bundle.condition(h, method=pair.method, level=pair.level).repeat(2, 1)
-            assert np.abs(bundle.pictures(cond, seeds, settings).astype(int) - samples).max() <= 1
-    np.testing.assert_array_equal(shown[1].cells[0][0][0], subjects.photos[32][3])
+            assert np.abs(bundle.sample_cond(cond, seeds, settings).astype(int) - samples).max() <= 1
+    np.testing.assert_array_equal(shown[1].cells[0][0][0], subjects.images[32][3])
 
 
 def test_an_onnx_graph_cannot_be_attacked(bundle):

@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 
 from rcdm_cli.analyses.fgsm.compute import Plan, Subjects, attack
-from rcdm_cli.analyses.fgsm.results import photo_values, summarise
+from rcdm_cli.analyses.fgsm.results import image_values, summarise
 from rcdm_cli.analyses.fgsm.samples import Shown, show_attacked
 from rcdm_cli.analyses.fgsm.section import answers, draw, in_255ths, section, write
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.linear_probe import LinearClassifier
-from rcdm_cli.report.elements import LineChart, Picture, Table
+from rcdm_cli.report.elements import LineChart, Figure, Table
 from tests.bundle.tiny import tiny_bundle
 
 PAIRS = [Pair("dino", "projector"), Pair("supervised", "backbone")]
@@ -26,22 +26,22 @@ def run(tmp_path_factory):
     """A run's folder and what stands in its JSON."""
     folder = tmp_path_factory.mktemp("run")
     bundle = load_bundle(tiny_bundle(folder / "tiny"))
-    photos = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     classifiers = {
         pair: LinearClassifier(torch.eye(2, width), torch.zeros(2)) for pair, width in zip(PAIRS, (12, 16), strict=True)
     }
     labels = torch.tensor([0, 1, 0, 1])
-    subjects = Subjects({32: photos}, ("<b>.png", "b", "c", "d"), labels, ("cat", "dog"), classifiers)
-    kept = Kept(None, {})
-    outcomes = attack(bundle, subjects, PAIRS, PLAN, kept=kept)
+    subjects = Subjects({32: images}, ("<b>.png", "b", "c", "d"), labels, ("cat", "dog"), classifiers)
+    cache = StepCache(None, {})
+    outcomes = attack(bundle, subjects, PAIRS, PLAN, cache=cache)
     settings = bundle.settings(steps=2)
-    shown = show_attacked(bundle, subjects, [0, 2], PAIRS, "fgsm", PLAN, samples=2, settings=settings, kept=kept)
+    shown = show_attacked(bundle, subjects, [0, 2], PAIRS, "fgsm", PLAN, num_samples=2, settings=settings, cache=cache)
     values = {
         "kind": "fgsm",
         "settings": {"epsilons": list(PLAN.epsilons), "attacks": list(PLAN.attacks)},
-        "photos_attacked": 4,
+        "images_attacked": 4,
         **summarise(outcomes, subjects, PAIRS, PLAN).as_json(),
-        "photos": photo_values(outcomes, PAIRS, PLAN, subjects),
+        "images": image_values(outcomes, PAIRS, PLAN, subjects),
     }
     write(folder, values, shown)
     return folder, json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -50,18 +50,18 @@ def run(tmp_path_factory):
 def test_files_are_those_that_the_json_names(run):
     folder, results = run
     curves = {f"{attack}-{what}.png" for attack in PLAN.attacks for what in ("accuracy", "drift")}
-    drawn = {*curves, *(one["file"] for one in results["pictures"])}
+    drawn = {*curves, *(one["file"] for one in results["figures"])}
     assert drawn == set(results["files"]) == {path.name for path in folder.glob("*.png")}
-    assert [one["photo"] for one in results["pictures"]] == ["<b>.png", "c"]
-    with Image.open(folder / results["pictures"][0]["file"]) as picture:
-        assert picture.format == "PNG"
-        assert picture.width > 2 * 3 * 32
+    assert [one["image"] for one in results["figures"]] == ["<b>.png", "c"]
+    with Image.open(folder / results["figures"][0]["file"]) as sample:
+        assert sample.format == "PNG"
+        assert sample.width > 2 * 3 * 32
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;.png" in page
     assert "<b>.png" not in page
 
 
-def test_the_grid_shows_every_photo_and_sample_in_its_place():
+def test_the_grid_shows_every_image_and_sample_in_its_place():
     def cell(value):
         def square(red, size):
             return np.full((size, size, 3), (red, 0, 255), np.uint8)
@@ -80,7 +80,7 @@ def test_charts_and_table_hold_every_number(run):
     _, results = run
     elements = section(results).elements
     charts = [element for element in elements if isinstance(element, LineChart)]
-    assert [chart.y_label for chart in charts] == ["share of photos named rightly", "1 − cosine similarity"] * 2
+    assert [chart.y_label for chart in charts] == ["share of images named rightly", "1 − cosine similarity"] * 2
     for chart, attack_, key in zip(charts, ("fgsm", "fgsm", "drift", "drift"), ("accuracy", "drift") * 2, strict=True):
         mine = [one for one in results["results"] if one["attack"] == attack_]
         assert [line.y for line in chart.lines] == [tuple(point["value"] for point in one[key]) for one in mine]
@@ -89,7 +89,7 @@ def test_charts_and_table_hold_every_number(run):
     assert table.columns == ("method", "level", "attack", "0/255", "4/255")
     assert len(table.rows) == 4
     assert "largest change was 4/255" in table.caption
-    assert len([element for element in elements if isinstance(element, Picture)]) == 2
+    assert len([element for element in elements if isinstance(element, Figure)]) == 2
 
 
 def test_sentences_say_what_the_intervals_allow(run):
@@ -117,12 +117,12 @@ def test_sentences_say_what_the_intervals_allow(run):
         " share of its accuracy.",
         "FGSM: at epsilon 4/255 the representation moves by 0.250 [0.200, 0.300], as 1 − cosine similarity.",
     ]
-    assert "nothing is compared with the supervised" in answers({**alone, "photos_attacked": 1})[-1]
+    assert "nothing is compared with the supervised" in answers({**alone, "images_attacked": 1})[-1]
 
 
 def test_the_label_of_a_row_names_each_change_of_class(run, monkeypatch, tmp_path):
     values = copy.deepcopy(run[1])
-    values["photos"][0]["representations"][0]["named"] = ["cat", "cat", "dog", "cat"]
+    values["images"][0]["representations"][0]["named"] = ["cat", "cat", "dog", "cat"]
     labels = []
     monkeypatch.setattr(
         "rcdm_cli.analyses.fgsm.section.draw",

@@ -4,10 +4,10 @@ import torch
 from scipy.spatial import geometric_slerp
 
 from rcdm_cli.analyses.interpolate.compute import interpolate, linear, path_length, spherical
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.encoders.pairs import Pair
 from tests.bundle.tiny import tiny_bundle
 
@@ -65,54 +65,54 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photos():
+def images():
     pixels = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     return [(pixels[0], pixels[1]), (pixels[2], pixels[3])]
 
 
-def ends_of(bundle, photos):
+def ends_of(bundle, images):
     return {
-        pair: torch.stack([bundle.encode(both, method=pair.method, level=pair.level) for both in photos])
+        pair: torch.stack([bundle.encode(both, method=pair.method, level=pair.level) for both in images])
         for pair in PAIRS
     }
 
 
 @pytest.fixture(scope="module")
-def result(bundle, photos):
+def result(bundle, images):
     return interpolate(
         bundle,
-        Kept(None, {}),
+        StepCache(None, {}),
         [("a", "b"), ("c", "d")],
-        ends_of(bundle, photos),
+        ends_of(bundle, images),
         path="linear",
         positions=[0, 0.25, 1],
-        samples=2,
+        num_samples=2,
         settings=bundle.settings(steps=2),
         seed=5,
     )
 
 
-def target(bundle, photos, i, f):
-    h = bundle.encode(photos[i], method="dino", level="projector")
+def target(bundle, images, i, f):
+    h = bundle.encode(images[i], method="dino", level="projector")
     t = [0, 0.25, 1][f]
     return (1 - t) * h[0] + t * h[1]
 
 
-def test_each_picture_is_that_of_its_target_and_its_rows_noise(bundle, photos, result):
+def test_each_sample_is_that_of_its_target_and_its_rows_noise(bundle, images, result):
     for i, k, f in ((0, 0, 0), (0, 1, 1), (1, 1, 2), (1, 0, 1)):
-        cond = bundle.condition(target(bundle, photos, i, f)[None], method="dino", level="projector")
-        alone = bundle.pictures(cond, [picture_seed(5, i, k)], bundle.settings(steps=2))[0]
-        made = result.journeys[PAIRS[0]][i].pictures[k, f]
+        cond = bundle.condition(target(bundle, images, i, f)[None], method="dino", level="projector")
+        alone = bundle.sample_cond(cond, [sample_seed(5, i, k)], bundle.settings(steps=2))[0]
+        made = result.journeys[PAIRS[0]][i].samples[k, f]
         assert np.abs(made.astype(int) - alone.astype(int)).max() <= 1
 
 
-def test_numbers_follow_from_the_pictures(bundle, photos, result):
+def test_numbers_follow_from_the_samples(bundle, images, result):
     journey = result.journeys[PAIRS[0]][1]
-    h = bundle.encode(photos[1], method="dino", level="projector").double().numpy()
+    h = bundle.encode(images[1], method="dino", level="projector").double().numpy()
     assert journey.distance == pytest.approx(np.linalg.norm(h[1] - h[0]), rel=1e-5)
     assert journey.length == pytest.approx(journey.distance, rel=1e-5)
-    found = bundle.encode(list(journey.pictures[1]), method="dino", level="projector").double().numpy()
-    assert journey.picture_length[1] == pytest.approx(
+    found = bundle.encode(list(journey.samples[1]), method="dino", level="projector").double().numpy()
+    assert journey.sample_length[1] == pytest.approx(
         np.linalg.norm(found[1] - found[0]) + np.linalg.norm(found[2] - found[1]), rel=1e-4
     )
     for f, t in enumerate((0, 0.25, 1)):
@@ -121,11 +121,11 @@ def test_numbers_follow_from_the_pictures(bundle, photos, result):
             assert getattr(journey, name)[1][f] == pytest.approx(cosine, abs=1e-5)
 
 
-def test_the_summary_is_the_mean_over_photo_pairs_and_noises(result):
+def test_the_summary_is_the_mean_over_image_pairs_and_noises(result):
     values = result.as_json()
-    shown = [one["representations"][1] for one in values["photo_pairs"]]
+    shown = [one["representations"][1] for one in values["image_pairs"]]
     summary = values["summary"][1]
     assert (summary["method"], summary["level"]) == PAIRS[1]
     assert summary["mean_similarity"] == pytest.approx(np.mean([one["similarity"] for one in shown]))
     assert summary["to_b_by_position"][2] == pytest.approx(np.mean([np.array(one["to_b"])[:, 2] for one in shown]))
-    assert values["photo_pairs"][1]["seeds"] == [picture_seed(5, 1, 0), picture_seed(5, 1, 1)]
+    assert values["image_pairs"][1]["seeds"] == [sample_seed(5, 1, 0), sample_seed(5, 1, 1)]

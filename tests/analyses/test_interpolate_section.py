@@ -6,11 +6,11 @@ from PIL import Image
 
 from rcdm_cli.analyses.interpolate.compute import interpolate
 from rcdm_cli.analyses.interpolate.section import animate, draw, section, write
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.report.elements import LineChart, Picture, Sentence
+from rcdm_cli.report.elements import LineChart, Figure, Sentence
 from tests.analyses.test_visualize_section import holds
 from tests.bundle.tiny import tiny_bundle
 
@@ -18,50 +18,50 @@ PAIRS = [Pair("dino", "backbone"), Pair("dino", "projector")]
 
 
 @pytest.fixture(scope="module")
-def photos():
+def images():
     pixels = np.random.default_rng(2).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     return [(pixels[0], pixels[1])]
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory, photos):
+def result(tmp_path_factory, images):
     bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
     return interpolate(
         bundle,
-        Kept(None, {}),
+        StepCache(None, {}),
         [("<a>.png", "고양이.png")],
-        {pair: bundle.encode(photos[0], method=pair.method, level=pair.level)[None] for pair in PAIRS},
+        {pair: bundle.encode(images[0], method=pair.method, level=pair.level)[None] for pair in PAIRS},
         path="spherical",
         positions=[0, 0.5, 1],
-        samples=2,
+        num_samples=2,
         settings=bundle.settings(steps=2),
     )
 
 
-def test_the_grid_shows_every_picture_between_its_ends(result, photos):
-    canvas = draw(result, 0, photos[0])
+def test_the_grid_shows_every_sample_between_its_ends(result, images):
+    canvas = draw(result, 0, images[0])
     for pair in PAIRS:
-        for picture in result.journeys[pair][0].pictures.reshape(-1, 16, 16, 3):
-            assert holds(canvas, picture)
-    assert all(holds(canvas, center_crop(photo, 16)) for photo in photos[0])
+        for sample in result.journeys[pair][0].samples.reshape(-1, 16, 16, 3):
+            assert holds(canvas, sample)
+    assert all(holds(canvas, center_crop(image, 16)) for image in images[0])
 
 
-def test_ends_of_which_only_the_representation_is_known_stay_empty(result, photos):
-    canvas = draw(result, 0, (None, photos[0][1]))
-    assert canvas.shape == draw(result, 0, photos[0]).shape
-    assert not holds(canvas, center_crop(photos[0][0], 16))
-    assert holds(canvas, center_crop(photos[0][1], 16))
+def test_ends_of_which_only_the_representation_is_known_stay_empty(result, images):
+    canvas = draw(result, 0, (None, images[0][1]))
+    assert canvas.shape == draw(result, 0, images[0]).shape
+    assert not holds(canvas, center_crop(images[0][0], 16))
+    assert holds(canvas, center_crop(images[0][1], 16))
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
-def test_an_animation_goes_there_and_back(result, photos, tmp_path, kind):
-    values = write(result, photos, tmp_path, {}, kind)
+def test_an_animation_goes_there_and_back(result, images, tmp_path, kind):
+    values = write(result, images, tmp_path, {}, kind)
     frames = animate(result, 0)
     assert len(frames) == 4
-    for picture in result.journeys[PAIRS[1]][0].pictures[:, 1]:
-        assert holds(frames[1], picture)
-        assert holds(frames[3], picture)
-    with Image.open(tmp_path / values["photo_pairs"][0]["animation"]) as animation:
+    for sample in result.journeys[PAIRS[1]][0].samples[:, 1]:
+        assert holds(frames[1], sample)
+        assert holds(frames[3], sample)
+    with Image.open(tmp_path / values["image_pairs"][0]["animation"]) as animation:
         assert animation.format.lower() == kind
         assert animation.n_frames == 4
         assert animation.info["loop"] == 0
@@ -73,18 +73,18 @@ def test_an_animation_goes_there_and_back(result, photos, tmp_path, kind):
         assert shown.shape == frames[2].shape
 
 
-def test_the_section_says_what_the_numbers_say(result, photos, tmp_path):
-    write(result, photos, tmp_path, {"seed": 0}, None)
+def test_the_section_says_what_the_numbers_say(result, images, tmp_path):
+    write(result, images, tmp_path, {"seed": 0}, None)
     values = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert next(iter(values)) == "kind"
-    answer, picture, *_ = section(values).elements
+    answer, sample, *_ = section(values).elements
     assert isinstance(answer, Sentence)
     means = [np.mean(result.journeys[pair][0].similarity) for pair in PAIRS]
     assert f"targets is {means[0]:.3f} for dino backbone, {means[1]:.3f} for dino projector, over 1" in answer.text
-    assert "over 1 pair of photos, 3 positions and 2 noises" in answer.text
-    assert isinstance(picture, Picture)
-    assert (tmp_path / picture.file).is_file()
-    assert picture.caption == "A: <a>.png. B: 고양이.png."
+    assert "over 1 pair of images, 3 positions and 2 noises" in answer.text
+    assert isinstance(sample, Figure)
+    assert (tmp_path / sample.file).is_file()
+    assert sample.caption == "A: <a>.png. B: 고양이.png."
     chart = next(one for one in section(values).elements if isinstance(one, LineChart))
-    expected = np.mean(values["photo_pairs"][0]["representations"][1]["similarity"], axis=0)
+    expected = np.mean(values["image_pairs"][0]["representations"][1]["similarity"], axis=0)
     np.testing.assert_allclose(chart.lines[1].y, expected)

@@ -4,7 +4,7 @@ import torch
 
 from rcdm_cli.analyses.invariance.compute import changed, invariance, similarity_of_others
 from rcdm_cli.analyses.invariance.samples import before_and_after
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.augment import AUGMENTATIONS, Augmentation
@@ -12,9 +12,9 @@ from rcdm_cli.encoders.pairs import Pair
 from tests.bundle.tiny import tiny_bundle
 
 BOTH = [Pair("dino", "backbone"), Pair("dino", "projector")]
-SAME = Augmentation("same", "Nothing.", {"once": lambda photo, _: photo, "twice": lambda photo, _: photo})
+SAME = Augmentation("same", "Nothing.", {"once": lambda image, _: image, "twice": lambda image, _: image})
 NOISE = next(one for one in AUGMENTATIONS if one.name == "noise")
-NOTHING = Kept(None, {})
+NOTHING = StepCache(None, {})
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photos():
+def images():
     rng = np.random.default_rng(1)
     return [
         np.full((32, 32, 3), rng.integers(0, 256, 3), np.uint8) // 2 + rng.integers(0, 99, (32, 32, 3)).astype(np.uint8)
@@ -32,37 +32,37 @@ def photos():
 
 
 @pytest.fixture(scope="module")
-def result(bundle, photos):
-    return invariance(bundle, NOTHING, photos, BOTH, augmentations=(SAME, NOISE), seed=2)
+def result(bundle, images):
+    return invariance(bundle, NOTHING, images, BOTH, augmentations=(SAME, NOISE), seed=2)
 
 
 def cosine(a, b):
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
-def written_out(bundle, photos, pair):
-    """Mean similarity of others and, by strength of the noise, before and after: the formulas, photo by photo."""
+def written_out(bundle, images, pair):
+    """Mean similarity of others and, by strength of the noise, before and after: the formulas, image by image."""
     encode = lambda given: bundle.encode(given, method=pair.method, level=pair.level).double().numpy()  # noqa: E731
-    h = encode(photos)
+    h = encode(images)
     others = np.mean([cosine(h[i], h[j]) for i in range(6) for j in range(6) if i != j])
     after = {
-        strength: encode([change(photo, np.random.default_rng([2, i])) for i, photo in enumerate(photos)])
+        strength: encode([change(image, np.random.default_rng([2, i])) for i, image in enumerate(images)])
         for strength, change in NOISE.strengths.items()
     }
     return others, {strength: cosine(h, found).mean() for strength, found in after.items()}
 
 
 @pytest.mark.parametrize("pair", BOTH)
-def test_numbers_are_those_of_the_formulas(bundle, photos, result, pair):
-    others, kept = written_out(bundle, photos, pair)
+def test_numbers_are_those_of_the_formulas(bundle, images, result, pair):
+    others, cache = written_out(bundle, images, pair)
     assert result.others[pair].value == pytest.approx(others, abs=1e-6)
-    for strength, expected in kept.items():
+    for strength, expected in cache.items():
         found = result.by_strength[pair, "noise", strength]
         assert found.cosine.value == pytest.approx(expected, abs=1e-6)
         assert found.relative.value == pytest.approx((expected - others) / (1 - others), abs=1e-4)
         assert found.relative.low <= found.relative.value <= found.relative.high
     mean = result.by_augmentation[pair, "noise"].cosine.value
-    assert mean == pytest.approx(np.mean(list(kept.values())), abs=1e-6)
+    assert mean == pytest.approx(np.mean(list(cache.values())), abs=1e-6)
 
 
 def test_what_does_nothing_keeps_all(result):
@@ -79,7 +79,7 @@ def test_the_difference_is_projector_minus_backbone_and_is_paired(result):
     assert found.low <= found.value <= found.high
 
 
-def test_similarity_of_others_in_a_resample_compares_no_photo_with_itself():
+def test_similarity_of_others_in_a_resample_compares_no_image_with_itself():
     h = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     drawn = [0, 0, 3, 1]
     pairs = [(i, j) for a, i in enumerate(drawn) for b, j in enumerate(drawn) if a != b and i != j]
@@ -89,39 +89,39 @@ def test_similarity_of_others_in_a_resample_compares_no_photo_with_itself():
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_encoder_that_tells_nothing_apart_keeps_nothing_that_could_be_counted(bundle, photos):
-    found = invariance(bundle, NOTHING, [photos[0]] * 3, BOTH[:1], augmentations=(NOISE,))
+def test_an_encoder_that_tells_nothing_apart_keeps_nothing_that_could_be_counted(bundle, images):
+    found = invariance(bundle, NOTHING, [images[0]] * 3, BOTH[:1], augmentations=(NOISE,))
     assert found.by_augmentation[BOTH[0], "noise"].relative is None
     assert found.by_augmentation[BOTH[0], "noise"].cosine.value < 1
     assert found.as_json()["representations"][0]["augmentations"][0]["mean"]["relative"] is None
 
 
-def test_a_photo_that_is_there_twice_does_not_hide_that_others_are_told_apart(bundle, photos):
-    found = invariance(bundle, NOTHING, [*photos[:3], photos[0]], BOTH, augmentations=(NOISE,))
-    for kept in (found.by_augmentation[BOTH[1], "noise"].relative, found.differences["dino", "noise"]):
-        assert kept.low < kept.value < kept.high
+def test_an_image_that_is_there_twice_does_not_hide_that_others_are_told_apart(bundle, images):
+    found = invariance(bundle, NOTHING, [*images[:3], images[0]], BOTH, augmentations=(NOISE,))
+    for cache in (found.by_augmentation[BOTH[1], "noise"].relative, found.differences["dino", "noise"]):
+        assert cache.low < cache.value < cache.high
     remaining, others = found.by_augmentation[BOTH[1], "noise"], found.others[BOTH[1]].value
     assert remaining.relative.value == pytest.approx((remaining.cosine.value - others) / (1 - others))
 
 
-def test_two_photos_are_the_fewest(bundle, photos):
-    found = invariance(bundle, NOTHING, photos[:2], BOTH, augmentations=(NOISE,))
+def test_two_images_are_the_fewest(bundle, images):
+    found = invariance(bundle, NOTHING, images[:2], BOTH, augmentations=(NOISE,))
     assert np.isfinite(found.by_augmentation[BOTH[0], "noise"].relative.low)
-    # Every resample is the two photos, so that the interval of a difference would have no width.
+    # Every resample is the two images, so that the interval of a difference would have no width.
     assert found.differences == {}
-    assert invariance(bundle, NOTHING, photos[:3], BOTH, augmentations=(NOISE,)).differences
-    with pytest.raises(InputError, match="two photos or more"):
-        invariance(bundle, NOTHING, photos[:1], BOTH)
+    assert invariance(bundle, NOTHING, images[:3], BOTH, augmentations=(NOISE,)).differences
+    with pytest.raises(InputError, match="two images or more"):
+        invariance(bundle, NOTHING, images[:1], BOTH)
 
 
-def test_an_interrupted_run_goes_on(bundle, photos, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(bundle, images, tmp_path, monkeypatch):
     def stop(done, total):
         if done == 3:
             raise KeyboardInterrupt
 
-    kept = Kept(tmp_path, {})
+    cache = StepCache(tmp_path, {})
     with pytest.raises(KeyboardInterrupt):
-        invariance(bundle, kept, photos, BOTH, augmentations=(SAME, NOISE), seed=2, on_progress=stop)
+        invariance(bundle, cache, images, BOTH, augmentations=(SAME, NOISE), seed=2, on_progress=stop)
     encoded = []
     encode = type(bundle).encode
     monkeypatch.setattr(
@@ -129,31 +129,31 @@ def test_an_interrupted_run_goes_on(bundle, photos, tmp_path, monkeypatch):
         "encode",
         lambda *given, level, **more: encoded.append(level) or encode(*given, level=level, **more),
     )
-    found = invariance(bundle, kept, photos, BOTH, augmentations=(SAME, NOISE), seed=2)
+    found = invariance(bundle, cache, images, BOTH, augmentations=(SAME, NOISE), seed=2)
     # The two strengths that were left.
     assert encoded == ["backbone", "projector"] * 2
     assert found.by_strength[BOTH[0], "noise", "40"].cosine.value < 1
 
 
-def test_the_same_photo_has_the_same_noise_at_every_strength(photos):
-    grey = [np.full_like(photo, 128) for photo in photos]
+def test_the_same_image_has_the_same_noise_at_every_strength(images):
+    grey = [np.full_like(image, 128) for image in images]
     weak, strong = (np.stack(changed(grey, NOISE, strength, 0)).astype(float) - 128 for strength in ("5", "15"))
     assert np.corrcoef(weak.ravel(), strong.ravel())[0, 1] > 0.99
     assert abs(np.corrcoef(weak[0].ravel(), weak[1].ravel())[0, 1]) < 0.1
 
 
-def test_pictures_before_and_after_start_from_the_same_noise(bundle, photos):
+def test_samples_before_and_after_start_from_the_same_noise(bundle, images):
     settings = bundle.settings(steps=2)
     found = before_and_after(
-        bundle, NOTHING, photos[:2], BOTH, samples=2, settings=settings, augmentations=(SAME, NOISE), seed=4
+        bundle, NOTHING, images[:2], BOTH, num_samples=2, settings=settings, augmentations=(SAME, NOISE), seed=4
     )
     assert found.labels == ["as it is", "same\ntwice", "noise\n40"]
     for pair in BOTH:
-        pictures = found.pictures[pair].astype(int)
-        assert np.abs(pictures[1] - pictures[0]).max() <= 1
-        assert found.change(pair)[1] == pytest.approx(np.abs(pictures[2] - pictures[0]).mean() / 255, abs=1e-6)
+        samples = found.samples[pair].astype(int)
+        assert np.abs(samples[1] - samples[0]).max() <= 1
+        assert found.change(pair)[1] == pytest.approx(np.abs(samples[2] - samples[0]).mean() / 255, abs=1e-6)
         assert found.change(pair)[1] > 0
-        h = bundle.encode([found.photos[2, 1]], method=pair.method, level=pair.level)
+        h = bundle.encode([found.images[2, 1]], method=pair.method, level=pair.level)
         cond = bundle.condition(h, method=pair.method, level=pair.level)
-        alone = bundle.pictures(cond, [found.seeds[1][0]], settings)[0]
-        assert np.abs(pictures[2, 1, 0] - alone.astype(int)).max() <= 1
+        alone = bundle.sample_cond(cond, [found.seeds[1][0]], settings)[0]
+        assert np.abs(samples[2, 1, 0] - alone.astype(int)).max() <= 1

@@ -8,12 +8,12 @@ from PIL import Image
 from rcdm_cli.analyses.invariance.compute import invariance
 from rcdm_cli.analyses.invariance.samples import before_and_after
 from rcdm_cli.analyses.invariance.section import draw, heat_map, section, sentences, write
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.augment import AUGMENTATIONS
 from rcdm_cli.report.colour import colour_map
 from rcdm_cli.report.elements import HeatMap, Sentence
-from rcdm_cli.report.heat_picture import draw_heat_map
+from rcdm_cli.report.heat_figure import draw_heat_map
 from tests.analyses.test_visualize_section import holds
 from tests.bundle.tiny import tiny_bundle
 
@@ -21,7 +21,7 @@ BATTERY = tuple(one for one in AUGMENTATIONS if one.name in ("grey", "noise"))
 
 
 @pytest.fixture(scope="module")
-def photos():
+def images():
     return list(np.random.default_rng(2).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
 
 
@@ -31,37 +31,37 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures(bundle, photos):
+def samples(bundle, images):
     pairs = bundle.pairs(None, "both")
     return before_and_after(
         bundle,
-        Kept(None, {}),
-        photos[:2],
+        StepCache(None, {}),
+        images[:2],
         pairs,
-        samples=2,
+        num_samples=2,
         settings=bundle.settings(steps=2),
         augmentations=BATTERY,
     )
 
 
 @pytest.fixture
-def results(bundle, photos, pictures, tmp_path):
+def results(bundle, images, samples, tmp_path):
     pairs = bundle.pairs(None, "both")
-    found = invariance(bundle, Kept(None, {}), photos, pairs, augmentations=BATTERY)
-    write(found, pictures, tmp_path, {"seed": 0})
+    found = invariance(bundle, StepCache(None, {}), images, pairs, augmentations=BATTERY)
+    write(found, samples, tmp_path, {"seed": 0})
     return json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
 
 
 def test_files_are_those_that_the_json_names(results, tmp_path):
-    named = {*results["heat_maps"].values(), *(one["file"] for one in results["pictures"])}
+    named = {*results["heat_maps"].values(), *(one["file"] for one in results["figures"])}
     assert named == {path.name for path in tmp_path.glob("*.png")}
-    assert [one["method"] for one in results["pictures"]] == ["dino", "supervised"]
+    assert [one["method"] for one in results["figures"]] == ["dino", "supervised"]
 
 
-def test_the_grid_shows_pictures_before_and_after(pictures):
-    canvas = draw(pictures, "dino")
-    for pair, made in pictures.pictures.items():
-        shown = [holds(canvas, picture) for picture in made[:, 1, 1]]
+def test_the_grid_shows_samples_before_and_after(samples):
+    canvas = draw(samples, "dino")
+    for pair, made in samples.samples.items():
+        shown = [holds(canvas, sample) for sample in made[:, 1, 1]]
         assert all(shown) if pair.method == "dino" else not any(shown)
 
 
@@ -74,7 +74,7 @@ def test_the_heat_map_holds_the_numbers_of_the_json(results):
     assert found.low <= min(value for row in found.values for value in row)
 
 
-def test_the_picture_of_a_heat_map_has_the_colours_of_its_values():
+def test_the_sample_of_a_heat_map_has_the_colours_of_its_values():
     heat = HeatMap("kept", ("a", "b"), ("x", "long name"), ((0.5, 1.0), (None, -1.0)), -1.0, 1.0)
     canvas = draw_heat_map(heat)
     colours = {tuple(colour) for colour in canvas[:90].reshape(-1, 3)}
@@ -88,8 +88,8 @@ def interval(value, width=0.01):
 
 def test_the_sentence_says_what_the_intervals_support_and_no_more(results):
     given = copy.deepcopy(results)
-    for row, kept in zip(given["representations"][:2], ((0.71, 0.9), (0.98, 0.905)), strict=True):
-        for one, value in zip(row["augmentations"], kept, strict=True):
+    for row, cache in zip(given["representations"][:2], ((0.71, 0.9), (0.98, 0.905)), strict=True):
+        for one, value in zip(row["augmentations"], cache, strict=True):
             one["mean"]["relative"] = interval(value)
     given["projector_minus_backbone"] = [
         {"method": "dino", "augmentation": "grey", **interval(0.27)},
@@ -108,21 +108,21 @@ def test_the_sentence_says_what_the_intervals_support_and_no_more(results):
     assert "under 0 of 2 augmentations, less under 1 (grey); for the others" in sentences(given)[0]
     given["projector_minus_backbone"][1] |= interval(0.2)
     assert "under 1 of 2 augmentations (noise), less under 1 (grey). dino/projector" in sentences(given)[0]
-    assert "no interval has a width: levels are not compared" in sentences(given | {"photos": 2})[0]
+    assert "no interval has a width: levels are not compared" in sentences(given | {"images": 2})[0]
 
 
-def test_the_section_can_do_without_pictures_and_without_a_scale(results):
-    given = copy.deepcopy(results) | {"pictures": [], "projector_minus_backbone": []}
+def test_the_section_can_do_without_samples_and_without_a_scale(results):
+    given = copy.deepcopy(results) | {"figures": [], "projector_minus_backbone": []}
     for row in given["representations"]:
         for one in row["augmentations"]:
             for step in [one["mean"], *one["strengths"]]:
                 step["relative"] = None
     first = section(given).elements[0]
     assert isinstance(first, Sentence)
-    assert first.text.startswith("None of the representations tells the photos apart")
+    assert first.text.startswith("None of the representations tells the images apart")
     assert heat_map(given, "relative").values == ((None, None),) * 3
 
 
-def test_the_heat_maps_are_pictures(results, tmp_path):
+def test_the_heat_maps_are_samples(results, tmp_path):
     with Image.open(tmp_path / results["heat_maps"]["cosine"]) as image:
         assert image.width > 200

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from rcdm_cli.analyses.manipulate.compute import Bank, Rule, manipulate, shared_dimensions, threshold_for
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.encoders.pairs import Pair
 from tests.bundle.tiny import tiny_bundle
 
@@ -50,23 +50,32 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photos():
+def images():
     return list(np.random.default_rng(1).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
-def bank(bundle, photos):
-    return Bank({PAIR: bundle.encode(photos, method="dino")}, [f"{i}.png" for i in range(12)])
+def bank(bundle, images):
+    return Bank({PAIR: bundle.encode(images, method="dino")}, [f"{i}.png" for i in range(12)])
 
 
 RULE = Rule(nearest=4, threshold=1, share=0.5)
 
 
 @pytest.fixture(scope="module")
-def found(bundle, photos, bank):
+def found(bundle, images, bank):
     settings = bundle.settings(steps=2)
     result = manipulate(
-        bundle, Kept(None, {}), photos[0], photos[1], bank, [PAIR], rule=RULE, samples=2, settings=settings, seed=3
+        bundle,
+        StepCache(None, {}),
+        images[0],
+        images[1],
+        bank,
+        [PAIR],
+        rule=RULE,
+        num_samples=2,
+        settings=settings,
+        seed=3,
     )
     return result.found[PAIR]
 
@@ -95,15 +104,15 @@ def test_rows_share_their_noise_and_differ_in_these_dimensions_only(bundle, foun
     rows = torch.from_numpy(expected_rows(bank)[2]).float()
     cond = bundle.condition(rows, method="dino")
     for k in range(2):
-        alone = bundle.pictures(cond, [picture_seed(3, 0, k)] * 3, bundle.settings(steps=2))
-        assert np.abs(found.pictures[:, k].astype(int) - alone.astype(int)).max() <= 1
+        alone = bundle.sample_cond(cond, [sample_seed(3, 0, k)] * 3, bundle.settings(steps=2))
+        assert np.abs(found.samples[:, k].astype(int) - alone.astype(int)).max() <= 1
 
 
-def test_similarities_follow_from_the_pictures(bundle, found, bank):
+def test_similarities_follow_from_the_samples(bundle, found, bank):
     rows = expected_rows(bank)[2]
     target = bank.h[PAIR][1].double().numpy()
     for r in range(3):
-        made = bundle.encode(list(found.pictures[r]), method="dino").double().numpy()
+        made = bundle.encode(list(found.samples[r]), method="dino").double().numpy()
         for k in range(2):
             for name, other in (("similarity", rows[r]), ("to_source", rows[0]), ("to_target", target)):
                 cosine = made[k] @ other / np.linalg.norm(made[k]) / np.linalg.norm(other)
@@ -116,22 +125,22 @@ def test_similarities_follow_from_the_pictures(bundle, found, bank):
 @pytest.mark.parametrize(
     ("bank", "message"),
     [
-        (lambda h: h[:1], "no photo but the source"),
+        (lambda h: h[:1], "no image but the source"),
         (lambda h: h[:, :9], "9 dimensions and the source's 16"),
     ],
 )
-def test_a_bank_that_cannot_serve_is_refused(bundle, photos, bank, message):
-    h = bank(bundle.encode(photos, method="dino"))
+def test_a_bank_that_cannot_serve_is_refused(bundle, images, bank, message):
+    h = bank(bundle.encode(images, method="dino"))
     keys = [str(i) for i in range(len(h))]
     settings = bundle.settings(steps=1)
     with pytest.raises(InputError, match=message):
         manipulate(
             bundle,
-            Kept(None, {}),
-            *photos[:2],
+            StepCache(None, {}),
+            *images[:2],
             Bank({PAIR: h}, keys),
             [PAIR],
             rule=RULE,
-            samples=1,
+            num_samples=1,
             settings=settings,
         )

@@ -6,7 +6,7 @@ import pytest
 
 from rcdm_cli.analyses.manipulate.compute import Bank, Rule, manipulate
 from rcdm_cli.analyses.manipulate.section import draw, section, write
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.report.elements import Sentence, Table
@@ -18,36 +18,36 @@ ABOUT = {"source": "<a>.png", "target": "고양이.png"}
 
 
 @pytest.fixture(scope="module")
-def photos():
+def images():
     return np.random.default_rng(2).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory, photos):
+def result(tmp_path_factory, images):
     bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
     bank = Bank(
-        {pair: bundle.encode(list(photos), method=pair.method, level=pair.level) for pair in PAIRS},
+        {pair: bundle.encode(list(images), method=pair.method, level=pair.level) for pair in PAIRS},
         [str(i) for i in range(8)],
     )
     settings = bundle.settings(steps=2)
     rule = Rule(nearest=3, threshold=1, share=0.5)
     return manipulate(
-        bundle, Kept(None, {}), photos[0], photos[1], bank, PAIRS, rule=rule, samples=2, settings=settings
+        bundle, StepCache(None, {}), images[0], images[1], bank, PAIRS, rule=rule, num_samples=2, settings=settings
     )
 
 
-def test_the_grid_shows_every_row_both_photos_and_the_nearest_neighbours(result, photos):
+def test_the_grid_shows_every_row_both_images_and_the_nearest_neighbours(result, images):
     found = result.found[PAIRS[0]]
-    near = {one.key: photos[int(one.key)] for one in found.neighbours}
-    canvas = draw(found, photos[0], photos[1], near)
-    shown = [*found.pictures.reshape(-1, 16, 16, 3), photos[0], photos[1], *list(near.values())[:2]]
-    assert all(holds(canvas, picture) for picture in shown)
+    near = {one.key: images[int(one.key)] for one in found.neighbours}
+    canvas = draw(found, images[0], images[1], near)
+    shown = [*found.samples.reshape(-1, 16, 16, 3), images[0], images[1], *list(near.values())[:2]]
+    assert all(holds(canvas, sample) for sample in shown)
     assert not holds(canvas, near[found.neighbours[2].key])
-    assert draw(found, photos[0], photos[1], {}).shape[0] < canvas.shape[0]
+    assert draw(found, images[0], images[1], {}).shape[0] < canvas.shape[0]
 
 
-def test_the_section_lists_the_dimensions_and_says_where_the_swap_did_most(result, photos, tmp_path):
-    write(result, photos[0], photos[1], {}, tmp_path, ABOUT)
+def test_the_section_lists_the_dimensions_and_says_where_the_swap_did_most(result, images, tmp_path):
+    write(result, images[0], images[1], {}, tmp_path, ABOUT)
     values = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     tables = [one for one in section(values).elements if isinstance(one, Table)]
     rows = dict(zip(PAIRS, tables[1].rows, strict=True))
@@ -61,17 +61,17 @@ def test_the_section_lists_the_dimensions_and_says_where_the_swap_did_most(resul
         assert f"most at {most.method} {most.level}: their cosine similarity" in answer.text
         ends = zip(result.found[most].to_target[2], result.found[most].to_target[0], strict=True)
         nearer = sum(after > before for after, before in ends)
-        assert f"rises by {rise[most]:.3f} on average, and in {nearer} of 2 pictures" in answer.text
+        assert f"rises by {rise[most]:.3f} on average, and in {nearer} of 2 samples" in answer.text
 
 
-def test_the_section_tells_how_many_neighbours_were_found(result, photos, tmp_path):
-    values = copy.deepcopy(write(result, photos[0], photos[1], {}, tmp_path, ABOUT))
+def test_the_section_tells_how_many_neighbours_were_found(result, images, tmp_path):
+    values = copy.deepcopy(write(result, images[0], images[1], {}, tmp_path, ABOUT))
     values["rule"]["nearest"] = 20
-    assert "the 3 nearest neighbours of <a>.png among 8 photos" in section(values).elements[1].text
+    assert "the 3 nearest neighbours of <a>.png among 8 images" in section(values).elements[1].text
 
 
-def test_a_swap_that_did_nothing_is_said_to_have_done_nothing(result, photos, tmp_path):
-    values = copy.deepcopy(write(result, photos[0], photos[1], {}, tmp_path, ABOUT))
+def test_a_swap_that_did_nothing_is_said_to_have_done_nothing(result, images, tmp_path):
+    values = copy.deepcopy(write(result, images[0], images[1], {}, tmp_path, ABOUT))
     for one in values["representations"]:
         one["rows"][2]["to_target"] = one["rows"][0]["to_target"]
     assert "come no nearer" in section(values).elements[0].text

@@ -6,7 +6,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from rcdm_cli.analyses.probe.compute import probe
 from rcdm_cli.analyses.probe.probes import learn
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity
 from rcdm_cli.encoders.pairs import Pair
@@ -17,7 +17,7 @@ CLASSES = ("cat", "dog", "emu")
 SPEC = EncoderSpec(
     method="mine", trunk="resnet18", width=8, head=(HeadLayer(width=2),), preprocessing=Preprocessing(size=32)
 )
-NOTHING_KEPT = Kept(None, {})
+NO_CACHE = StepCache(None, {})
 
 
 def embeddings(count, seed, split):
@@ -47,7 +47,7 @@ def validation():
 
 @pytest.fixture(scope="module")
 def found(training, validation):
-    return probe(training, validation, [BACKBONE, PROJECTOR], ignore=["other"], seeds=4, kept=NOTHING_KEPT)
+    return probe(training, validation, [BACKBONE, PROJECTOR], ignore=["other"], seeds=4, cache=NO_CACHE)
 
 
 def test_the_backbone_is_read_better_than_what_it_was_made_of(found):
@@ -55,13 +55,13 @@ def test_the_backbone_is_read_better_than_what_it_was_made_of(found):
     assert found.counts == [30, 30, 30]
     assert found.training == 180
     backbone, projector = found.probed
-    assert backbone.linear.photos.value > 0.95
-    assert 0.4 < projector.linear.photos.value < 0.9
+    assert backbone.linear.images.value > 0.95
+    assert 0.4 < projector.linear.images.value < 0.9
     difference = found.differences[0].linear
-    assert difference.photos.low > 0
+    assert difference.images.low > 0
     assert difference.seeds.low > 0
-    assert difference.photos.value == pytest.approx(backbone.linear.photos.value - projector.linear.photos.value)
-    assert backbone.linear.photos.value == pytest.approx(np.mean(backbone.by_class))
+    assert difference.images.value == pytest.approx(backbone.linear.images.value - projector.linear.images.value)
+    assert backbone.linear.images.value == pytest.approx(np.mean(backbone.by_class))
 
 
 def test_intervals_over_seeds_are_those_of_the_draws(found):
@@ -91,12 +91,12 @@ def test_k_nn_is_that_of_scikit_learn(found, training, validation):
     other = KNeighborsClassifier(20, weights=votes, algorithm="brute")
     other.fit(unit["bank"], [training.labels[i] for i in bank])
     expected = other.score(unit["asked"], [validation.labels[i] for i in asked])
-    assert found.probed[1].knn.photos.value == pytest.approx(expected, abs=1e-9)
+    assert found.probed[1].knn.images.value == pytest.approx(expected, abs=1e-9)
 
 
 def test_classes_that_training_lacks_are_left_out(training, validation):
     few = training.rows([i for i, name in enumerate(training.labels) if name in ("cat", "dog")])
-    found = probe(few, validation, [BACKBONE], seeds=2, kept=NOTHING_KEPT)
+    found = probe(few, validation, [BACKBONE], seeds=2, cache=NO_CACHE)
     assert found.counts == [30, 30]
     assert found.differences == []
 
@@ -104,7 +104,7 @@ def test_classes_that_training_lacks_are_left_out(training, validation):
 def test_json_holds_numbers_only(found):
     values = found.as_json()
     assert values["majority"] == pytest.approx(1 / 3)
-    assert values["validation_photos"] == 90
+    assert values["validation_images"] == 90
     linear = values["results"][0]["linear"]
     assert linear["low"] <= linear["value"]
     assert linear["over_seeds"]["value"] == pytest.approx(np.mean(linear["over_seeds"]["values"]))
@@ -112,17 +112,17 @@ def test_json_holds_numbers_only(found):
 
 
 def test_classifiers_are_kept(training, tmp_path, monkeypatch):
-    kept = Kept(tmp_path, {})
-    first = learn(training, [BACKBONE], ignore=["other"], seed=0, kept=kept)
+    cache = StepCache(tmp_path, {})
+    first = learn(training, [BACKBONE], ignore=["other"], seed=0, cache=cache)
     monkeypatch.setattr("rcdm_cli.analyses.probe.probes.fit", None)
-    again = learn(training, [BACKBONE], ignore=["other"], seed=0, kept=kept)
+    again = learn(training, [BACKBONE], ignore=["other"], seed=0, cache=cache)
     assert torch.equal(again.classifiers[BACKBONE].weight, first.classifiers[BACKBONE].weight)
     assert again.strengths == first.strengths
     with pytest.raises(TypeError):
-        learn(training, [BACKBONE], seed=0, kept=kept)
+        learn(training, [BACKBONE], seed=0, cache=cache)
 
 
-def test_photos_without_classes(training, validation):
+def test_images_without_classes(training, validation):
     nameless = Embeddings(training.representations, training.paths, (None,) * 240, training.encoders)
-    with pytest.raises(InputError, match="None of the photos has a class"):
-        probe(nameless, validation, [BACKBONE], kept=NOTHING_KEPT)
+    with pytest.raises(InputError, match="None of the images has a class"):
+        probe(nameless, validation, [BACKBONE], cache=NO_CACHE)

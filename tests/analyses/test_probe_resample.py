@@ -5,8 +5,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler, normalize
 
-from rcdm_cli.analyses.probe.resample import Labelled, learn_again, redraw
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.probe.resample import Labelled, bootstrap_resample, refit
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.metrics.linear_probe import FITS, STRENGTHS
 
 CLASSES = 3
@@ -31,45 +31,45 @@ def validation():
 
 @pytest.fixture(scope="module")
 def found(training, validation):
-    return learn_again(training, validation, CLASSES, seeds=3, seed=4, kept=Kept(None, {}))
+    return refit(training, validation, CLASSES, seeds=3, seed=4, cache=StepCache(None, {}))
 
 
 def test_a_draw_is_as_large_as_what_it_is_from_and_never_learns_from_what_it_holds_out():
     shares = []
     for number in range(50):
-        learnt, held = redraw(400, 0, number)
+        learnt, held = bootstrap_resample(400, 0, number)
         assert len(learnt) == 400
         assert sorted({*learnt.tolist(), *held.tolist()}) == list(range(400))
         assert not {*learnt.tolist()} & {*held.tolist()}
         shares.append(len(held) / 400)
-    # (1 - 1 / n) ** n of the photos are never drawn.
+    # (1 - 1 / n) ** n of the images are never drawn.
     assert np.mean(shares) == pytest.approx((1 - 1 / 400) ** 400, abs=0.01)
     assert np.std(shares) > 0
 
 
 def test_draws_differ_and_come_again():
-    one = redraw(100, 0, 1)
-    assert torch.equal(one.learnt, redraw(100, 0, 1).learnt)
-    assert not torch.equal(one.learnt, redraw(100, 0, 2).learnt)
-    assert not torch.equal(one.learnt, redraw(100, 1, 1).learnt)
+    one = bootstrap_resample(100, 0, 1)
+    assert torch.equal(one.learnt, bootstrap_resample(100, 0, 1).learnt)
+    assert not torch.equal(one.learnt, bootstrap_resample(100, 0, 2).learnt)
+    assert not torch.equal(one.learnt, bootstrap_resample(100, 1, 1).learnt)
 
 
-def test_even_of_two_photos_one_is_held_out():
-    assert {len(redraw(2, 0, number).held) for number in range(20)} == {1}
+def test_even_of_two_images_one_is_held_out():
+    assert {len(bootstrap_resample(2, 0, number).held) for number in range(20)} == {1}
 
 
 def test_accuracies_are_those_of_scikit_learn(found, training, validation):
     h, labels = (part.numpy() for part in training)
     asked, truth = (part.numpy() for part in validation)
     for number, one in enumerate(found):
-        drawn, held = (part.numpy() for part in redraw(len(h), 4, number))
+        drawn, held = (part.numpy() for part in bootstrap_resample(len(h), 4, number))
         scaler = StandardScaler().fit(h[drawn])
         accuracies = {}
         for strength in STRENGTHS:
             other = LogisticRegression(C=1 / (len(drawn) * strength), tol=1e-8, max_iter=10_000)
             other.fit(scaler.transform(h[drawn]), labels[drawn])
             accuracies[strength] = other.score(scaler.transform(h[held]), labels[held]), other
-        # The optima are found to a tolerance, so a photo on the boundary may fall on either side.
+        # The optima are found to a tolerance, so an image on the boundary may fall on either side.
         assert accuracies[one.strength][0] >= max(value for value, _ in accuracies.values()) - 1 / len(held) - 1e-9
         expected = accuracies[one.strength][1].score(scaler.transform(asked), truth)
         assert one.linear == pytest.approx(expected, abs=1 / len(asked) + 1e-9)
@@ -86,7 +86,7 @@ def test_what_is_learnt_varies_with_the_draw(found):
 
 
 def test_an_interrupted_run_goes_on(found, training, validation, tmp_path):
-    kept, seen = Kept(tmp_path, {}), []
+    cache, seen = StepCache(tmp_path, {}), []
 
     def stop(done):
         seen.append(done)
@@ -94,9 +94,9 @@ def test_an_interrupted_run_goes_on(found, training, validation, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learn_again(training, validation, CLASSES, seeds=3, seed=4, kept=kept, on_progress=stop)
+        refit(training, validation, CLASSES, seeds=3, seed=4, cache=cache, on_progress=stop)
     assert seen[-1] == FITS
     again = []
-    assert learn_again(training, validation, CLASSES, seeds=3, seed=4, kept=kept, on_progress=again.append) == found
+    assert refit(training, validation, CLASSES, seeds=3, seed=4, cache=cache, on_progress=again.append) == found
     assert again[0] == len(STRENGTHS)
     assert again[-1] == 3 * len(STRENGTHS)

@@ -35,9 +35,9 @@ def results():
     return {
         "kind": "probe",
         "classes": ["<cat>", "gone", "dog"],
-        "validation_photos_by_class": [30, 0, 10],
-        "training_photos": 100,
-        "validation_photos": 40,
+        "validation_images_by_class": [30, 0, 10],
+        "training_images": 100,
+        "validation_images": 40,
         "majority": 0.75,
         "neighbours": 20,
         "seeds": 2,
@@ -48,14 +48,14 @@ def results():
 
 def test_sentences_say_what_both_intervals_allow(results):
     assert answers(results) == [
-        "Read by a linear classifier: the backbone beats the projector for a (+10.0 [+7.0, +13.0] over photos, +9.0"
-        " [+7.5, +10.5] over seeds); the projector beats the backbone for b (-10.0 [-13.0, -7.0] over photos, -11.0"
-        " [-12.5, -9.5] over seeds); neither is ahead beyond doubt for c (+2.0 [-1.0, +5.0] over photos, +1.0 [-0.5,"
-        " +2.5] over seeds) (difference in percentage points, with 95 % intervals over photos and over 2 seeds; ahead"
+        "Read by a linear classifier: the backbone beats the projector for a (+10.0 [+7.0, +13.0] over images, +9.0"
+        " [+7.5, +10.5] over seeds); the projector beats the backbone for b (-10.0 [-13.0, -7.0] over images, -11.0"
+        " [-12.5, -9.5] over seeds); neither is ahead beyond doubt for c (+2.0 [-1.0, +5.0] over images, +1.0 [-0.5,"
+        " +2.5] over seeds) (difference in percentage points, with 95 % intervals over images and over 2 seeds; ahead"
         " is what both intervals say).",
-        "Read by k-NN: neither is ahead beyond doubt for a (+1.0 [-2.0, +4.0] over photos, +0.0 [-1.5, +1.5] over"
-        " seeds), b (+5.0 [+2.0, +8.0] over photos, +1.0 [-0.5, +2.5] over seeds) and c (+0.0 [-3.0, +3.0] over photos,"
-        " -1.0 [-2.5, +0.5] over seeds) (difference in percentage points, with 95 % intervals over photos and over 2"
+        "Read by k-NN: neither is ahead beyond doubt for a (+1.0 [-2.0, +4.0] over images, +0.0 [-1.5, +1.5] over"
+        " seeds), b (+5.0 [+2.0, +8.0] over images, +1.0 [-0.5, +2.5] over seeds) and c (+0.0 [-3.0, +3.0] over images,"
+        " -1.0 [-2.5, +0.5] over seeds) (difference in percentage points, with 95 % intervals over images and over 2"
         " seeds; ahead is what both intervals say).",
     ]
 
@@ -63,7 +63,7 @@ def test_sentences_say_what_both_intervals_allow(results):
 def test_without_both_levels_the_best_is_named(results):
     results["differences"] = []
     assert answers(results) == [
-        "The highest accuracy of a linear classifier is that on b at backbone level: 70.0 [68.0, 72.0] % of the photos."
+        "The highest accuracy of a linear classifier is that on b at backbone level: 70.0 [68.0, 72.0] % of the images."
     ]
     assert len([element for element in section(results).elements if isinstance(element, Table)]) == 1
 
@@ -82,7 +82,7 @@ def test_tables_and_map_hold_every_number(results):
     assert by_class.rows == ("a backbone", "a projector", "b backbone")
 
 
-def test_charts_stand_on_the_page_and_as_pictures(results, tmp_path):
+def test_charts_stand_on_the_page_and_as_samples(results, tmp_path):
     accuracy, difference = (element for element in section(results).elements if isinstance(element, DotChart))
     assert accuracy.rows == ("a backbone", "a projector", "b backbone")
     assert accuracy.series[1].points[2] == pytest.approx((69, 68, 70))
@@ -92,8 +92,8 @@ def test_charts_stand_on_the_page_and_as_pictures(results, tmp_path):
     assert values == read_results(tmp_path, ["probe"])
     assert set(values["files"]) == {"accuracy.png", "backbone-less-projector.png"}
     for name in values["files"]:
-        with Image.open(tmp_path / name) as picture:
-            assert (picture.format, picture.mode) == ("PNG", "RGB")
+        with Image.open(tmp_path / name) as sample:
+            assert (sample.format, sample.mode) == ("PNG", "RGB")
     results["differences"] = []
     write(tmp_path, results)
     assert [path.name for path in tmp_path.glob("*.png")] == ["accuracy.png"]

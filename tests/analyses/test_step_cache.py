@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from rcdm_cli.analyses.step_cache import Kept, hash_of
+from rcdm_cli.analyses.step_cache import StepCache, hash_of
 
 
 class Maker:
@@ -19,8 +19,8 @@ class Maker:
 
 def test_a_part_is_made_once_and_comes_back_as_it_was(tmp_path):
     make = Maker()
-    first = Kept(tmp_path, {"seed": 0}).once({"level": "backbone"}, make)
-    again = Kept(tmp_path, {"seed": 0}).once({"level": "backbone"}, make)
+    first = StepCache(tmp_path, {"seed": 0}).get_or_compute({"level": "backbone"}, make)
+    again = StepCache(tmp_path, {"seed": 0}).get_or_compute({"level": "backbone"}, make)
     assert make.calls == 1
     assert torch.equal(first["h"], again["h"])
     assert torch.equal(again["h"], torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))
@@ -29,8 +29,8 @@ def test_a_part_is_made_once_and_comes_back_as_it_was(tmp_path):
 @pytest.mark.parametrize(("about", "key"), [({"seed": 1}, {"a": 1}), ({"seed": 0}, {"a": 2}), ({}, {"a": 1})])
 def test_another_key_is_another_part(tmp_path, about, key):
     make = Maker()
-    Kept(tmp_path, {"seed": 0}).once({"a": 1}, make)
-    Kept(tmp_path, about).once(key, make)
+    StepCache(tmp_path, {"seed": 0}).get_or_compute({"a": 1}, make)
+    StepCache(tmp_path, about).get_or_compute(key, make)
     assert make.calls == 2
 
 
@@ -38,41 +38,41 @@ def test_an_interrupted_part_leaves_nothing(tmp_path):
     def broken():
         raise KeyboardInterrupt
 
-    kept = Kept(tmp_path, {})
+    cache = StepCache(tmp_path, {})
     with pytest.raises(KeyboardInterrupt):
-        kept.once({}, broken)
+        cache.get_or_compute({}, broken)
     assert list(tmp_path.iterdir()) == []
     make = Maker()
-    kept.once({}, make)
+    cache.get_or_compute({}, make)
     assert make.calls == 1
 
 
 def test_without_a_folder_nothing_is_kept():
     make = Maker()
-    kept = Kept(None, {})
-    kept.once({}, make)
-    kept.once({}, make)
+    cache = StepCache(None, {})
+    cache.get_or_compute({}, make)
+    cache.get_or_compute({}, make)
     assert make.calls == 2
 
 
 def test_parts_are_discarded_and_nothing_else_is(tmp_path):
     folder = tmp_path / "parts"
-    kept = Kept(folder, {"seed": 0})
-    kept.once({"a": 1}, Maker())
-    Kept(folder, {"seed": 1}).once({"a": 1}, Maker())
+    cache = StepCache(folder, {"seed": 0})
+    cache.get_or_compute({"a": 1}, Maker())
+    StepCache(folder, {"seed": 1}).get_or_compute({"a": 1}, Maker())
     [part, _] = folder.iterdir()
     (folder / "mine.txt").write_text("mine")
     (folder / "mine.safetensors").write_text("no tensors")
     shutil.copy(part, folder / "copy.safetensors")
-    kept.discard()
+    cache.discard()
     assert sorted(path.name for path in folder.iterdir()) == ["copy.safetensors", "mine.safetensors", "mine.txt"]
     for path in folder.iterdir():
         path.unlink()
-    kept.once({"a": 1}, Maker())
-    kept.discard()
+    cache.get_or_compute({"a": 1}, Maker())
+    cache.discard()
     assert not folder.exists()
-    kept.discard()
-    Kept(None, {}).discard()
+    cache.discard()
+    StepCache(None, {}).discard()
 
 
 def test_hashes_tell_tensors_apart():

@@ -3,10 +3,10 @@ import pytest
 import torch.nn.functional as F
 
 from rcdm_cli import load_bundle
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.analyses.tune.compute import Measured, Tried, Tuning, shortfalls, tune
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.bootstrap import Interval
@@ -59,25 +59,32 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photos():
+def images():
     draw = np.random.default_rng(0)
     return [draw.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(6)]
 
 
-def test_each_way_is_measured_on_its_own_pictures(bundle, photos, tmp_path):
+def test_each_way_is_measured_on_its_own_samples(bundle, images, tmp_path):
     ways = [Settings("dpmpp", 2, 1.0), Settings("ddim", 3, 2.0)]
     shown = []
-    kept = Kept(tmp_path, {})
+    cache = StepCache(tmp_path, {})
     found = tune(
-        bundle, photos, [DINO, PROJECTOR], ways, margin=0, seed=3, kept=kept, on_progress=lambda *one: shown.append(one)
+        bundle,
+        images,
+        [DINO, PROJECTOR],
+        ways,
+        margin=0,
+        seed=3,
+        cache=cache,
+        on_progress=lambda *one: shown.append(one),
     )
-    seeds = [picture_seed(3, photo, 0) for photo in range(6)]
+    seeds = [sample_seed(3, image, 0) for image in range(6)]
     for one in found.tried:
         for measured in one.measured:
             method, level = measured.pair
-            h = bundle.encode(photos, method=method, level=level)
-            pictures = bundle.pictures(bundle.condition(h, method=method, level=level), seeds, one.settings)
-            again = F.normalize(bundle.encode(list(pictures), method=method, level=level))
+            h = bundle.encode(images, method=method, level=level)
+            samples = bundle.sample_cond(bundle.condition(h, method=method, level=level), seeds, one.settings)
+            again = F.normalize(bundle.encode(list(samples), method=method, level=level))
             similar = again @ F.normalize(h).T
             rank = (similar >= similar.diagonal()[:, None]).sum(1)
             assert measured.faithfulness.mean_reciprocal_rank.value == pytest.approx(float((1 / rank).mean()), abs=1e-6)
@@ -87,19 +94,19 @@ def test_each_way_is_measured_on_its_own_pictures(bundle, photos, tmp_path):
     assert shown[-1] == (24, 24, "ddim, 3 steps, guidance 2")
 
 
-def test_an_interrupted_tuning_goes_on(bundle, photos, tmp_path):
+def test_an_interrupted_tuning_goes_on(bundle, images, tmp_path):
     ways = [Settings("dpmpp", 1, 1.0), Settings("dpmpp", 2, 1.0)]
-    first = tune(bundle, photos, [DINO], ways, margin=0, kept=Kept(tmp_path, {}))
+    first = tune(bundle, images, [DINO], ways, margin=0, cache=StepCache(tmp_path, {}))
 
     class Broken:
         def __getattr__(self, name):
-            assert name != "pictures", "sampled again"
+            assert name != "samples", "sampled again"
             return getattr(bundle, name)
 
-    assert tune(Broken(), photos, [DINO], ways, margin=0, kept=Kept(tmp_path, {})) == first
+    assert tune(Broken(), images, [DINO], ways, margin=0, cache=StepCache(tmp_path, {})) == first
 
 
-def test_too_many_steps_are_told_before_anything_is_sampled(bundle, photos):
+def test_too_many_steps_are_told_before_anything_is_sampled(bundle, images):
     ways = [Settings("dpmpp", 1, 1.0), Settings("dpmpp", 2000, 1.0)]
     with pytest.raises(InputError, match=r"Steps must be within 1..1000"):
-        tune(bundle, photos, [DINO], ways, margin=0, on_progress=lambda *facts: pytest.fail("sampled"))
+        tune(bundle, images, [DINO], ways, margin=0, on_progress=lambda *facts: pytest.fail("sampled"))

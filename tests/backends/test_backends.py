@@ -1,4 +1,4 @@
-"""Every backend says the same: calls of the denoiser, and pictures. What it cannot run, it names."""
+"""Every backend says the same: calls of the denoiser, and samples. What it cannot run, it names."""
 
 import json
 import shutil
@@ -29,8 +29,8 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 ENGINES = [
     ("torch", "fp32"),
     ("torch", "bf16"),
-    ("onnx", "fp32"),
-    ("onnx", "fp16"),
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "fp16"),
     ("openvino", "fp32"),
     ("openvino", "bf16"),
 ]
@@ -119,20 +119,20 @@ signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_exported_encoders_say_what_torch_says_and_need_no_timm(folder, backend):
-    photos = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), dtype=np.uint8)
     plain = load_bundle(folder)
-    expected = {level: plain.encode(photos, method="dino", level=level) for level in ("backbone", "projector")}
+    expected = {level: plain.encode(images, method="dino", level=level) for level in ("backbone", "projector")}
     script = f"""
 import sys
 import numpy as np
 from rcdm_cli import load_bundle
 
 bundle = load_bundle({str(folder)!r}, backend={backend!r}, precision="fp32")
-photos = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), dtype=np.uint8)
+images = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), dtype=np.uint8)
 for level in ("backbone", "projector"):
-    h = bundle.encode(photos, method="dino", level=level, batch=2)
+    h = bundle.encode(images, method="dino", level=level, batch=2)
     np.save(sys.argv[1] + "/" + level, h.numpy())
 assert "timm" not in sys.modules
 """
@@ -152,30 +152,30 @@ def test_an_encoder_that_was_exported_of_other_weights_is_passed_over(folder, tm
             graph["source"] = "0" * 64
             (other / graph["file"]).unlink()
     (other / "manifest.json").write_text(json.dumps(manifest))
-    photos = [np.zeros((40, 40, 3), np.uint8)]
-    h = load_bundle(other, backend="onnx", precision="fp32").encode(photos, method="dino")
-    assert torch.equal(h, load_bundle(other).encode(photos, method="dino"))
+    images = [np.zeros((40, 40, 3), np.uint8)]
+    h = load_bundle(other, backend="onnxruntime", precision="fp32").encode(images, method="dino")
+    assert torch.equal(h, load_bundle(other).encode(images, method="dino"))
 
 
 @pytest.mark.slow
-def test_pictures_are_the_same_on_every_backend(folder):
+def test_samples_are_the_same_on_every_backend(folder):
     h = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
 
-    def pictures(backend, precision):
+    def samples(backend, precision):
         bundle = load_bundle(folder, backend=backend, precision=precision)
-        return bundle.sample(h, method="dino", samples=3, steps=8, guidance=1.5, seed=3).astype(int)
+        return bundle.sample(h, method="dino", num_samples=3, steps=8, guidance=1.5, seed=3).astype(int)
 
-    expected = pictures("torch", "fp32")
+    expected = samples("torch", "fp32")
     assert expected.std() > 20
-    for backend in ("onnx", "openvino"):
-        assert np.abs(pictures(backend, "fp32") - expected).max() <= 2
-    for backend, precision in (("torch", "bf16"), ("openvino", "bf16"), ("onnx", "fp16")):
-        error = np.square(pictures(backend, precision) - expected).mean()
+    for backend in ("onnxruntime", "openvino"):
+        assert np.abs(samples(backend, "fp32") - expected).max() <= 2
+    for backend, precision in (("torch", "bf16"), ("openvino", "bf16"), ("onnxruntime", "fp16")):
+        error = np.square(samples(backend, precision) - expected).mean()
         assert 10 * np.log10(255**2 / error) > PSNR[precision]
 
 
 PSNR = {"bf16": 30, "fp16": 45}
-"""Decibels by which pictures at reduced precision are like those at float32, at least."""
+"""Decibels by which samples at reduced precision are like those at float32, at least."""
 
 
 @pytest.mark.slow
@@ -265,14 +265,14 @@ def test_what_ends_an_export_leaves_the_bundle_as_it_was(folder, tmp_path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_a_swapped_graph_is_refused(folder, tmp_path, backend):
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
     shutil.copy(copy / "denoiser-full.fp32.onnx", copy / "denoiser-loop.fp32.onnx")
     bundle = load_bundle(copy, backend=backend, precision="fp32")
     with pytest.raises(InputError, match=r"denoiser-loop.fp32.onnx is not the file .*SHA-256"):
-        bundle.sample(torch.zeros(1, 16), method="dino", samples=1, steps=1)
+        bundle.sample(torch.zeros(1, 16), method="dino", num_samples=1, steps=1)
 
 
 @pytest.mark.slow
@@ -280,18 +280,18 @@ def test_auto_takes_the_fastest_and_says_why(folder, monkeypatch):
     choice = load_bundle(folder, backend="auto", precision="auto").choice
     assert (choice.backend, choice.precision) == ("openvino", "bf16")
     # OpenVINO would compute in float32.
-    assert load_bundle(folder, backend="auto", precision="fp16").choice.backend == "onnx"
+    assert load_bundle(folder, backend="auto", precision="fp16").choice.backend == "onnxruntime"
     with pytest.raises(InputError, match=r"openvino has no fp16 here, only bf16, fp32\.$"):
         load_bundle(folder, backend="openvino", precision="fp16")
-    with pytest.raises(InputError, match=r"only bf16, fp32\. `rcdm export .* --precision int8 --calibration PHOTOS`"):
+    with pytest.raises(InputError, match=r"only bf16, fp32\. `rcdm export .* --precision int8 --calibration IMAGES`"):
         load_bundle(folder, backend="openvino", precision="int8")
-    with pytest.raises(InputError, match=r"only fp32, fp16\. `rcdm export .* --precision fp8 --calibration PHOTOS`"):
-        load_bundle(folder, backend="onnx", precision="fp8")
+    with pytest.raises(InputError, match=r"only fp32, fp16\. `rcdm export .* --precision fp8 --calibration IMAGES`"):
+        load_bundle(folder, backend="onnxruntime", precision="fp8")
     with pytest.raises(InputError, match=r"openvino has no fp8 here, only bf16, fp32\.$"):
         load_bundle(folder, backend="openvino", precision="fp8")
     monkeypatch.setattr(graph_file, "find_spec", lambda name: None if name == "openvino" else True)
     choice = load_bundle(folder, backend="auto", precision="auto").choice
-    assert (choice.backend, choice.precision) == ("onnx", "fp32")
+    assert (choice.backend, choice.precision) == ("onnxruntime", "fp32")
     assert "onnx at fp32, the fastest that can run. Not openvino: OpenVINO is not installed" in choice.why
     with pytest.raises(RcdmError, match=r"pip install 'rcdm\[cpu\]'"):
         load_bundle(folder, backend="openvino")
@@ -301,7 +301,7 @@ def test_a_bundle_without_graphs_runs_on_torch_and_says_how_to_get_them(plain):
     choice = load_bundle(plain, backend="auto", precision="fp32").choice
     assert choice.backend == "torch"
     assert f"Not openvino or onnx: {plain} holds no ONNX graph that it runs: `rcdm export" in choice.why
-    for backend in ("onnx", "openvino"):
+    for backend in ("onnxruntime", "openvino"):
         with pytest.raises(InputError, match=r"`rcdm export .* writes them"):
             load_bundle(plain, backend=backend)
 
@@ -309,7 +309,7 @@ def test_a_bundle_without_graphs_runs_on_torch_and_says_how_to_get_them(plain):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"backend": "onxn"}, "Did you mean 'onnx'"),
+        ({"backend": "onxn"}, "Did you mean 'onnxruntime'"),
         ({"precision": "fp31"}, "Did you mean 'fp32'"),
         ({"precision": "int8"}, "torch has no int8 here, only bf16, fp32"),
         ({"precision": "fp8"}, "torch has no fp8 here, only bf16, fp32"),
@@ -352,11 +352,11 @@ def test_on_a_gpu_auto_passes_over_an_onnx_runtime_whose_libraries_do_not_load(p
     place = run_context(plain, manifest.model_copy(update={"graphs": graphs}), device)
     choice = choose.choose(place, "auto", "fp32")
     assert given == [[("CUDAExecutionProvider", {"device_id": device.index})]]
-    assert choice.backend == ("onnx" if takes_cuda else "torch")
+    assert choice.backend == ("onnxruntime" if takes_cuda else "torch")
     if not takes_cuda:
         assert "Not onnx: ONNX Runtime did not take CUDAExecutionProvider, mostly because its CUDA" in choice.why
         with pytest.raises(RcdmError, match="did not take CUDAExecutionProvider"):
-            choose.choose(place, "onnx", "fp32")
+            choose.choose(place, "onnxruntime", "fp32")
 
 
 def test_on_a_gpu_onnx_runtime_multiplies_in_tf32_at_reduced_precision_alone(monkeypatch, tmp_path):
@@ -371,8 +371,8 @@ def test_on_a_gpu_onnx_runtime_multiplies_in_tf32_at_reduced_precision_alone(mon
 @pytest.mark.parametrize("together", [1, 4])
 def test_requests_cover_the_batch(batch, together):
     requests = Streams(2, 2, together).requests(batch)
-    assert [row for start, pictures in requests for row in range(start, start + pictures)] == list(range(batch))
-    assert {pictures for _, pictures in requests} <= {1, together}
+    assert [row for start, samples in requests for row in range(start, start + samples)] == list(range(batch))
+    assert {samples for _, samples in requests} <= {1, together}
 
 
 @pytest.mark.slow
@@ -380,7 +380,7 @@ def test_requests_cover_the_batch(batch, together):
 @torch.no_grad()
 def test_the_compiled_network_says_what_torch_says(plain):
     """At one batch: compiling takes longer than all other backends together."""
-    bundle = load_bundle(plain, backend="compiled")
+    bundle = load_bundle(plain, backend="inductor")
     x, times, cond = inputs(500, 7)
     found = bundle.engine(x, bundle.outside.denoiser.modulations(times, cond))
     assert relative(found, bundle.model.denoiser(x, times, cond)) < BOUNDS["fp32"]
@@ -389,7 +389,7 @@ def test_the_compiled_network_says_what_torch_says(plain):
 def test_what_compiling_needs_is_named(plain, monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
     with pytest.raises(RcdmError, match=r"needs a C\+\+ compiler"):
-        load_bundle(plain, backend="compiled")
+        load_bundle(plain, backend="inductor")
 
 
 def test_a_compiler_that_fails_is_named(plain, monkeypatch):
@@ -398,6 +398,6 @@ def test_a_compiler_that_fails_is_named(plain, monkeypatch):
 
     monkeypatch.setattr("rcdm_cli.backends.torch.Compiled.precisions", lambda self, place: ("fp32",))
     monkeypatch.setattr("torch.compile", lambda network: fail)
-    engine = load_bundle(plain, backend="compiled").engine
+    engine = load_bundle(plain, backend="inductor").engine
     with pytest.raises(RcdmError, match=r"not there\); --backend torch runs it without"):
         engine(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1))

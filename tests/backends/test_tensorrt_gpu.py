@@ -21,7 +21,7 @@ def bundle(request, tmp_path_factory):
         pytest.skip("this GPU has no fp8")
     folder = put_graphs(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"), *{"fp32", request.param})
     build_loop_plan(folder, request.param, 8, torch.device("cuda"))
-    return load_bundle(folder, "cuda", backend="trt", precision=request.param)
+    return load_bundle(folder, "cuda", backend="tensorrt", precision=request.param)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 8])
@@ -46,10 +46,10 @@ def test_a_later_call_does_not_change_an_output(bundle):
     assert torch.equal(first, kept)
 
 
-def test_pictures_equal_those_of_pytorch(bundle):
+def test_samples_equal_those_of_pytorch(bundle):
     h = torch.randn(5, 16)
-    ours = bundle.sample(h, method="dino", samples=3, steps=4, guidance=2.0)
-    theirs = load_bundle(bundle.folder, "cuda").sample(h, method="dino", samples=3, steps=4, guidance=2.0)
+    ours = bundle.sample(h, method="dino", num_samples=3, steps=4, guidance=2.0)
+    theirs = load_bundle(bundle.folder, "cuda").sample(h, method="dino", num_samples=3, steps=4, guidance=2.0)
     mean_square = ((ours.astype(float) - theirs) ** 2).mean()
     assert mean_square < 255**2 / 10 ** (DECIBELS[bundle.choice.precision] / 10)
 

@@ -57,7 +57,7 @@ def test_a_plan_is_built_once_and_entered_into_the_manifest(folder, monkeypatch)
 
     manifest = read_manifest(folder)
     onnx, plan = manifest.graphs
-    assert (onnx.kind, plan.kind, plan.max_batch, plan.source) == ("onnx", "trt", 4, manifest.model.sha256)
+    assert (onnx.kind, plan.kind, plan.max_batch, plan.source) == ("onnx", "tensorrt", 4, manifest.model.sha256)
     assert plan.sha256 == sha256(built.path)
     assert plan.versions == {"onnx": "1.23", "tensorrt_rtx": tensorrt_rtx.__version__}
     assert plan.target == built.target.model_dump()
@@ -79,7 +79,7 @@ def test_a_plan_that_is_out_of_date_is_built_again(folder, monkeypatch, change):
         put_graph_entries(folder, onnx.model_copy(update={"source": "0" * 64}), plan)
     assert build_loop_plan(folder, "fp16", 5 if change == "batch" else 4, CPU, force=change == "force").fresh
     onnx, plan = read_manifest(folder).graphs
-    assert (onnx.kind, plan.kind, built.path.read_bytes()) == ("onnx", "trt", b"new")
+    assert (onnx.kind, plan.kind, built.path.read_bytes()) == ("onnx", "tensorrt", b"new")
     assert plan.sha256 == sha256(built.path)
 
 
@@ -100,7 +100,7 @@ def test_a_failed_build_leaves_plan_and_manifest(folder):
 def test_a_swapped_or_missing_graph_is_refused(folder):
     with pytest.raises(InputError, match=r"holds no fp32 ONNX graph .*: `rcdm export .* --precision fp32` writes it"):
         build_loop_plan(folder, "fp32", 4, CPU)
-    with pytest.raises(InputError, match=r"holds no fp8 ONNX graph .* --precision fp8 --calibration PHOTOS` writes it"):
+    with pytest.raises(InputError, match=r"holds no fp8 ONNX graph .* --precision fp8 --calibration IMAGES` writes it"):
         build_loop_plan(folder, "fp8", 4, CPU)
     graph(folder / "denoiser-loop.fp16.onnx", "Sigmoid", "Relu")
     with pytest.raises(InputError, match="is not the file that the bundle's manifest names"):

@@ -50,7 +50,7 @@ def on(monkeypatch):
 def with_plan(place, target):
     plan = place.folder / "loop-fp16.plan"
     graph = Graph(
-        kind="trt",
+        kind="tensorrt",
         network="loop",
         precision="fp16",
         file=plan.name,
@@ -63,13 +63,13 @@ def with_plan(place, target):
 
 
 def open_plan(place):
-    return trt.Trt().open(place, "fp16", lambda: pytest.fail("a plan needs no weights"))
+    return trt.TensorRTBackend().open(place, "fp16", lambda: pytest.fail("a plan needs no weights"))
 
 
 def test_a_plan_that_fits_is_loaded(place, on):
     on(RTX, ADA, lambda *arguments: arguments)
     place = with_plan(place, target_of(RTX, None, "fp16"))
-    assert trt.Trt().precisions(place) == ("fp16",)
+    assert trt.TensorRTBackend().precisions(place) == ("fp16",)
     assert open_plan(place) == (place.folder / "loop-fp16.plan", RTX, place.device)
 
 
@@ -91,7 +91,7 @@ def test_a_plan_that_fits_is_loaded(place, on):
 def test_a_plan_for_something_else_is_refused(place, on, built_by, built_on, runs_on, gpu, why):
     on(runs_on, gpu)
     place = with_plan(place, target_of(built_by, built_on, "fp16"))
-    for refuse in (trt.Trt().precisions, open_plan):
+    for refuse in (trt.TensorRTBackend().precisions, open_plan):
         with pytest.raises(InputError, match=rf"loop-fp16\.plan was .*{why}\. `rcdm export BUNDLE --trt`"):
             refuse(place)
 
@@ -106,7 +106,7 @@ def test_a_truncated_plan_is_refused(place, on):
 
 def test_a_plan_that_the_manifest_does_not_name_is_refused(place, on):
     on(RTX, ADA)
-    for refuse in (trt.Trt().precisions, open_plan):
+    for refuse in (trt.TensorRTBackend().precisions, open_plan):
         with pytest.raises(InputError, match=r"names no TensorRT plan \(loop-fp16.plan lies there, but"):
             refuse(place)
 
@@ -117,12 +117,12 @@ def test_a_plan_whose_target_is_not_known_is_refused(place, on):
     graph = place.graphs[0].model_copy(update={"target": {"gpu": "NVIDIA L4"}})
     place = replace(place, graphs=(graph,))
     with pytest.raises(InputError, match=r"target of loop-fp16.plan: flavour is missing"):
-        trt.Trt().precisions(place)
+        trt.TensorRTBackend().precisions(place)
 
 
 def test_it_is_for_gpus_only(place):
     with pytest.raises(RcdmError, match=r"runs on a CUDA device, not on cpu"):
-        trt.Trt().precisions(replace(place, device=torch.device("cpu")))
+        trt.TensorRTBackend().precisions(replace(place, device=torch.device("cpu")))
 
 
 def test_tensorrt_rtx_does_not_build_for_every_gpu():

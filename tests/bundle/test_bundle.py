@@ -8,7 +8,7 @@ import torch
 from rcdm_cli import load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_tensors, sha256
-from rcdm_cli.diffusion.noise import picture_noise, picture_seed
+from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.samplers import dpmpp
 from rcdm_cli.diffusion.schedule import spacing
 from rcdm_cli.encoders.encoder import load_encoder
@@ -28,7 +28,7 @@ def bundle(folder):
 
 
 @pytest.fixture(scope="module")
-def photos():
+def images():
     draw = np.random.default_rng(0)
     return [draw.integers(0, 256, (height, 40, 3), dtype=np.uint8) for height in (32, 50, 75)]
 
@@ -43,7 +43,7 @@ def test_manifest_names_every_file_with_its_hash(folder):
 def test_weights_are_stored_in_half_precision_but_for_what_standardises_h(folder):
     types = {name: tensor.dtype for name, tensor in read_tensors(folder / "denoiser.safetensors").items()}
     assert types["denoiser.out.2.weight"] == torch.float16
-    assert types["conditioner.rows.0.mean"] == torch.float32
+    assert types["conditioning.projections.0.mean"] == torch.float32
 
 
 def test_weights_are_read_and_not_drawn_before(folder):
@@ -68,32 +68,32 @@ def test_nothing_of_the_file_of_weights_stays_mapped(folder):
 def test_weights_that_do_not_fit_the_manifest_are_refused(tmp_path):
     folder = tiny_bundle(tmp_path / "other")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["denoiser"]["multipliers"] = [1, 2]
+    manifest["denoiser"]["channel_mult"] = [1, 2]
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"denoiser\.safetensors do not fit the bundle's manifest"):
         _ = load_bundle(folder).model
 
 
-def test_representations_do_not_depend_on_the_batch(bundle, photos):
-    together = bundle.encode(photos, method="dino", level="projector")
-    one_by_one = [bundle.encode([photo], method="dino", level="projector") for photo in photos]
+def test_representations_do_not_depend_on_the_batch(bundle, images):
+    together = bundle.encode(images, method="dino", level="projector")
+    one_by_one = [bundle.encode([image], method="dino", level="projector") for image in images]
     torch.testing.assert_close(together, torch.cat(one_by_one))
 
 
-def test_large_photos_are_encoded_a_few_at_a_time(folder, photos, monkeypatch):
+def test_large_images_are_encoded_a_few_at_a_time(folder, images, monkeypatch):
     monkeypatch.setattr("rcdm_cli.encoders.encoder.PIXELS", 2 * 32 * 32)
     bundle, given = load_bundle(folder), []
     bundle.encoder("dino").register_forward_pre_hook(lambda module, inputs: given.append(len(inputs[0])))
-    bundle.encode(photos, method="dino")
+    bundle.encode(images, method="dino")
     assert given == [2, 1]
 
 
-def test_sampling_equals_the_sampler_called_by_hand(bundle, photos):
-    h = bundle.encode(photos, method="dino", level="backbone")
-    made = bundle.sample(h, method="dino", level="backbone", samples=2, steps=3, seed=5)
+def test_sampling_equals_the_sampler_called_by_hand(bundle, images):
+    h = bundle.encode(images, method="dino", level="backbone")
+    made = bundle.sample(h, method="dino", level="backbone", num_samples=2, steps=3, seed=5)
 
-    cond = bundle.model.conditioner(h[1:2], 0)
-    noise = picture_noise([picture_seed(5, 1, 1)], (3, 16, 16))
+    cond = bundle.model.conditioning(h[1:2], 0)
+    noise = initial_noise([sample_seed(5, 1, 1)], (3, 16, 16))
     timesteps = spacing("logsnr", bundle.schedule, 3)
     x0 = dpmpp(lambda x, t: bundle.model.denoiser(x, torch.tensor([t]), cond), noise, bundle.schedule, timesteps)
     expected = ((x0 + 1) * 127.5).clamp(0, 255)[0].permute(1, 2, 0).numpy()
@@ -101,41 +101,43 @@ def test_sampling_equals_the_sampler_called_by_hand(bundle, photos):
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])
-def test_pictures_do_not_depend_on_the_batch(bundle, photos, sampler):
-    h = bundle.encode(photos, method="dino")
-    at = {batch: bundle.sample(h, method="dino", samples=2, steps=2, sampler=sampler, batch=batch) for batch in (1, 4)}
+def test_samples_do_not_depend_on_the_batch(bundle, images, sampler):
+    h = bundle.encode(images, method="dino")
+    at = {
+        batch: bundle.sample(h, method="dino", num_samples=2, steps=2, sampler=sampler, batch=batch) for batch in (1, 4)
+    }
     assert np.abs(at[1].astype(int) - at[4].astype(int)).max() <= 1
 
 
-def test_guidance_of_one_is_none_and_more_changes_pictures(bundle, photos):
-    h = bundle.encode(photos[:1], method="dino")
-    plain = bundle.sample(h, method="dino", samples=1, steps=2)
-    np.testing.assert_array_equal(plain, bundle.sample(h, method="dino", samples=1, steps=2, guidance=1.0))
-    assert (plain != bundle.sample(h, method="dino", samples=1, steps=2, guidance=4.0)).any()
+def test_guidance_of_one_is_none_and_more_changes_samples(bundle, images):
+    h = bundle.encode(images[:1], method="dino")
+    plain = bundle.sample(h, method="dino", num_samples=1, steps=2)
+    np.testing.assert_array_equal(plain, bundle.sample(h, method="dino", num_samples=1, steps=2, guidance=1.0))
+    assert (plain != bundle.sample(h, method="dino", num_samples=1, steps=2, guidance=4.0)).any()
 
 
-def test_several_methods_must_be_told_apart(bundle, photos):
+def test_several_methods_must_be_told_apart(bundle, images):
     with pytest.raises(InputError, match=r"several methods; name one of: dino, supervised"):
-        bundle.encode(photos)
+        bundle.encode(images)
     with pytest.raises(InputError, match=r"'supervised' has no projector level.*It has: backbone"):
-        bundle.encode(photos, method="supervised", level="projector")
+        bundle.encode(images, method="supervised", level="projector")
 
 
-def test_encoders_of_a_bundle_load_by_themselves(folder, bundle, photos):
+def test_encoders_of_a_bundle_load_by_themselves(folder, bundle, images):
     from rcdm_cli.data.crop import center_crop
     from rcdm_cli.data.tensor import to_tensor
 
     encoder = load_encoder(folder / "encoder-supervised.safetensors")
-    crop = to_tensor(np.stack([center_crop(photos[2], 32)]))
-    torch.testing.assert_close(encoder.encode(crop, "backbone"), bundle.encode(photos[2:], method="supervised"))
+    crop = to_tensor(np.stack([center_crop(images[2], 32)]))
+    torch.testing.assert_close(encoder.encode(crop, "backbone"), bundle.encode(images[2:], method="supervised"))
 
 
-def test_a_file_that_was_swapped_is_refused(tmp_path, photos):
+def test_a_file_that_was_swapped_is_refused(tmp_path, images):
     folder = tiny_bundle(tmp_path / "swapped")
     path = folder / "encoder-dino.safetensors"
     path.write_bytes((folder / "encoder-supervised.safetensors").read_bytes())
     with pytest.raises(InputError, match=r"encoder-dino.safetensors is not the file .*SHA-256"):
-        load_bundle(folder).encode(photos, method="dino")
+        load_bundle(folder).encode(images, method="dino")
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -7,18 +7,18 @@ import torch
 from rcdm_cli.backends.engine_file import EIGHT_BIT
 from rcdm_cli.bundle.write import write_bundle
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation, ScheduleSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
 from rcdm_cli.export.graphs import export_onnx
 from rcdm_cli.export.quantization.export import export_quantized
-from tests.training.tiny import random_photos
+from tests.training.tiny import random_images
 
 TRUNK = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
 
 def tiny_bundle(folder: Path) -> Path:
-    """Methods dino (both levels) and supervised (backbone); pictures of 16 pixels."""
+    """Methods dino (both levels) and supervised (backbone); samples of 16 pixels."""
     torch.manual_seed(0)
     preprocessing = Preprocessing(size=32)
     dino = EncoderSpec(
@@ -32,14 +32,14 @@ def tiny_bundle(folder: Path) -> Path:
     supervised = EncoderSpec(
         method="supervised", trunk="resnet18", trunk_options=TRUNK, width=16, preprocessing=preprocessing
     )
-    denoiser = DenoiserSpec(size=16, channels=32, multipliers=(1, 1), blocks=1, attention=())
-    rows = (
+    denoiser = DenoiserSpec(size=16, channels=32, channel_mult=(1, 1), num_res_blocks=1, attention=())
+    projections = (
         Representation(method="dino", level="backbone", width=16),
         Representation(method="dino", level="projector", width=12),
         Representation(method="supervised", level="backbone", width=16),
     )
-    model = Model(denoiser, ConditionerSpec(rows=rows, width=denoiser.cond_width))
-    # Zero-initialised layers would make every picture independent of h.
+    model = Model(denoiser, ConditioningSpec(projections=projections, width=denoiser.cond_width))
+    # Zero-initialised layers would make every sample independent of h.
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
@@ -54,6 +54,6 @@ def put_graphs(folder: Path, *precisions: str) -> Path:
     if wide := [one for one in precisions if one not in EIGHT_BIT]:
         export_onnx(folder, wide, check=False)
     if narrow:
-        photos = list(random_photos(1, 40))
-        export_quantized(folder, narrow, photos, lambda bundle, engines: {one: {} for one in engines})
+        images = list(random_images(1, 40))
+        export_quantized(folder, narrow, images, lambda bundle, engines: {one: {} for one in engines})
     return folder

@@ -29,7 +29,9 @@ def demo_bundle(workplace):
 @pytest.fixture
 def no_packaged_data(monkeypatch, workplace):
     """Only what lies in the current directory is there."""
-    monkeypatch.setattr("rcdm_cli.core.resources.__file__", str(workplace / "elsewhere" / "rcdm_cli" / "core" / "resources.py"))
+    monkeypatch.setattr(
+        "rcdm_cli.core.resources.__file__", str(workplace / "elsewhere" / "rcdm_cli" / "core" / "resources.py")
+    )
 
 
 def checks(result):
@@ -49,7 +51,7 @@ def test_doctor_finds_versions_device_and_bundle(invoke, demo_bundle):
 
 
 def test_doctor_fails_without_the_bundle_and_still_shows_what_it_found(invoke, no_packaged_data):
-    result = invoke("doctor", "--engines", "clothing46")
+    result = invoke("doctor", "--bundle", "clothing46")
     assert result.exit_code == 3
     assert result.stderr == "Error: Not in order: bundle.\n"
     assert "failed  bundle       There is no bundle 'clothing46'" in result.stdout
@@ -175,10 +177,10 @@ def test_info_shows_what_a_checkpoint_says_of_itself(invoke, workplace):
 
 
 def test_info_shows_a_recipe(invoke, workplace):
-    recipe = 'kind = "train"\nlevels = []\nfilm = true\n[data]\nlicence = "CC0-1.0"\norigin = ""\n[denoiser]'
+    recipe = 'kind = "train"\nlevels = []\nscale_shift_norm = true\n[data]\nlicence = "CC0-1.0"\norigin = ""\n[denoiser]'
     (workplace / "mine.toml").write_text(recipe)
     lines = invoke("info", "mine.toml").stdout.splitlines()
-    top = ["recipe: mine.toml", "  kind: train", "  levels: none", "  film: yes"]
+    top = ["recipe: mine.toml", "  kind: train", "  levels: none", "  scale_shift_norm: yes"]
     assert lines == [*top, "  data:", "    licence: CC0-1.0", "    origin: none", "  denoiser: none"]
 
 
@@ -195,7 +197,7 @@ def test_info_counts_a_bundle(invoke, workplace):
     bundle = load_bundle(folder)
     assert what == "bundle"
     assert found["parameters"] == {
-        "denoiser and conditioner": sum(each.numel() for each in bundle.model.parameters()),
+        "denoiser and conditioning": sum(each.numel() for each in bundle.model.parameters()),
         "dino encoder": sum(each.numel() for each in bundle.encoder("dino").parameters()),
         "supervised encoder": sum(each.numel() for each in bundle.encoder("supervised").parameters()),
     }
@@ -221,8 +223,8 @@ def test_info_knows_a_published_rcdm_by_its_tensors(invoke, workplace):
     what, found = facts(invoke, "b.pt")
     assert what == "RCDM checkpoint"
     assert found["representation"] == 48
-    assert found["architecture"]["multipliers"] == [1, 1]
-    assert "    multipliers: 1, 1" in invoke("info", "b.pt").stdout.splitlines()
+    assert found["architecture"]["channel_mult"] == [1, 1]
+    assert "    channel_mult: 1, 1" in invoke("info", "b.pt").stdout.splitlines()
     assert found["to import it"].endswith("Give --size and --heads.")
     assert found["parameters"] == sum(tensor.numel() for tensor in small.values())
 

@@ -15,7 +15,7 @@ from tests.bundle.tiny import tiny_bundle
 
 @pytest.fixture
 def data(workplace):
-    """``data/{train,val}/{dark,light,other}``: photos whose brightness is their class."""
+    """``data/{train,val}/{dark,light,other}``: images whose brightness is their class."""
     tiny_bundle(workplace / "engines" / "tiny")
     rng = np.random.default_rng(0)
     for split, count in (("train", 8), ("val", 3)):
@@ -33,11 +33,11 @@ def message(done):
 
 
 def probed(invoke, *options):
-    return invoke("probe", "data", "--engines", "tiny", "--ignore-class", "other", *options)
+    return invoke("probe", "data", "--bundle", "tiny", "--ignore-class", "other", *options)
 
 
 def attacked(invoke, *options):
-    fast = ("--engines", "tiny", "--steps", "2", "--attack-steps", "2", "--samples", "1", "--shown", "1")
+    fast = ("--bundle", "tiny", "--steps", "2", "--attack-steps", "2", "--samples", "1", "--shown", "1")
     return invoke("fgsm", "data", "--split", "val", *fast, *options)
 
 
@@ -57,23 +57,23 @@ LEARNT = (
 
 @pytest.mark.usefixtures("data")
 def test_embed_writes_what_the_encoders_say(invoke, workplace):
-    done = invoke("embed", "data", "--split", "val", "--engines", "tiny", "-o", "val.safetensors", "--json")
+    done = invoke("embed", "data", "--split", "val", "--bundle", "tiny", "-o", "val.safetensors", "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
-    assert (values["file"], values["photos"], values["unreadable"]) == ("val.safetensors", 9, [])
+    assert (values["file"], values["images"], values["unreadable"]) == ("val.safetensors", 9, [])
     found = read_embeddings(workplace / "val.safetensors")
     assert found.paths[0] == "val/dark/0.png"
     assert [one["method"] for one in values["representations"]] == ["dino", "dino", "supervised"]
-    photos = [np.asarray(Image.open(workplace / "data" / path)) for path in found.paths]
+    images = [np.asarray(Image.open(workplace / "data" / path)) for path in found.paths]
     for pair, h in found.representations.items():
-        expected = load_bundle(workplace / "engines" / "tiny").encode(photos, method=pair.method, level=pair.level)
+        expected = load_bundle(workplace / "engines" / "tiny").encode(images, method=pair.method, level=pair.level)
         np.testing.assert_allclose(h.numpy(), expected.numpy(), atol=1e-5)
     assert sorted(path.name for path in workplace.iterdir()) == ["data", "engines", "val.safetensors"]
 
 
 @pytest.mark.usefixtures("data")
-def test_embed_takes_photos_by_name_and_replaces_a_file_only_when_told(invoke, workplace):
-    once = ("embed", "data/val/dark/0.png", "data/val/light", "--engines", "tiny", "-o", "some.npz")
+def test_embed_takes_images_by_name_and_replaces_a_file_only_when_told(invoke, workplace):
+    once = ("embed", "data/val/dark/0.png", "data/val/light", "--bundle", "tiny", "-o", "some.npz")
     assert invoke(*once).exit_code == 0
     assert len(read_embeddings(workplace / "some.npz").paths) == 4
     again = invoke(*once)
@@ -82,12 +82,12 @@ def test_embed_takes_photos_by_name_and_replaces_a_file_only_when_told(invoke, w
     assert invoke(*once, "--force").exit_code == 0
 
 
-def test_embed_names_photos_that_it_skips(invoke, data, workplace):
-    (data / "val" / "dark" / "bad.png").write_text("no photo")
-    done = invoke("embed", "data", "--split", "val", "--engines", "tiny", "-o", "val.npz")
+def test_embed_names_images_that_it_skips(invoke, data, workplace):
+    (data / "val" / "dark" / "bad.png").write_text("no image")
+    done = invoke("embed", "data", "--split", "val", "--bundle", "tiny", "-o", "val.npz")
     assert done.exit_code == 2
     assert "bad.png" in done.stderr
-    assert "1 of 10 photos" in done.stderr
+    assert "1 of 10 images" in done.stderr
     assert len(read_embeddings(workplace / "val.npz").paths) == 9
 
 
@@ -103,7 +103,7 @@ def test_embed_names_photos_that_it_skips(invoke, data, workplace):
     ],
 )
 def test_wrong_use_of_embed_writes_nothing(invoke, workplace, options, said):
-    done = invoke("embed", *options, "--engines", "tiny")
+    done = invoke("embed", *options, "--bundle", "tiny")
     assert done.exit_code == 2
     assert said in message(done)
     assert sorted(path.name for path in workplace.iterdir()) == ["data", "engines"]
@@ -117,7 +117,7 @@ def test_probe_reads_the_class(invoke, workplace):
     assert json.loads((workplace / "probe" / "results.json").read_text(encoding="utf-8")) == values
     assert next(iter(values)) == "kind"
     assert values["classes"] == ["dark", "light"]
-    assert (values["training_photos"], values["validation_photos"]) == (16, 6)
+    assert (values["training_images"], values["validation_images"]) == (16, 6)
     assert all(one["linear"]["value"] == 1 for one in values["results"])
     assert values["seeds"] == 5
     assert all(len(one["knn"]["over_seeds"]["values"]) == 5 for one in (*values["results"], *values["differences"]))
@@ -139,16 +139,16 @@ def test_probe_finds_the_same_in_a_file_of_representations(invoke, workplace):
     spec = load_bundle(workplace / "engines" / "tiny").manifest.encoders["dino"].spec
     save_encoder(Encoder(spec).eval(), workplace / "other.safetensors")
     direct = json.loads(probed(invoke, "--json").stdout)
-    assert invoke("embed", "data", "--engines", "tiny", "-o", "all.safetensors").exit_code == 0
+    assert invoke("embed", "data", "--bundle", "tiny", "-o", "all.safetensors").exit_code == 0
     done = invoke("probe", "all.safetensors", "--ignore-class", "other", "--out", "again", "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
     assert values["manifest_sha256"] == direct["manifest_sha256"]
     assert values["results"] == direct["results"]
     # What it is told of an encoder must be true of the file.
-    same = ("probe", "all.safetensors", "--ignore-class", "other", "--engines", "tiny", "--out", "same", "--json")
+    same = ("probe", "all.safetensors", "--ignore-class", "other", "--bundle", "tiny", "--out", "same", "--json")
     assert json.loads(invoke(*same).stdout)["results"] == direct["results"]
-    for other in (("--engines", "clothing32"), ("--encoder", "other.safetensors")):
+    for other in (("--bundle", "clothing32"), ("--encoder", "other.safetensors")):
         done = invoke("probe", "all.safetensors", *other, "--method", "dino", "--level", "backbone", "--out", "other")
         assert done.exit_code == 2
         assert "all.safetensors was made with another dino encoder" in message(done)
@@ -172,23 +172,23 @@ def test_probe_and_embed_take_an_encoder_without_a_bundle(invoke, workplace):
 
 
 @pytest.mark.usefixtures("data")
-def test_probe_measures_on_no_photo_that_it_learned_from(invoke):
+def test_probe_measures_on_no_image_that_it_learned_from(invoke):
     done = probed(invoke, "--validation-split", "train")
     assert done.exit_code == 2
-    assert "measure on photos that are not learned from" in message(done)
+    assert "measure on images that are not learned from" in message(done)
     done = probed(invoke, "--validation-split", "train/light")
     assert done.exit_code == 2
-    assert "8 of the 8 photos of --validation-split train/light would be learned from too" in message(done)
+    assert "8 of the 8 images of --validation-split train/light would be learned from too" in message(done)
 
 
 def test_probe_says_what_it_lacks(invoke, data, workplace):
     done = probed(invoke, "--seeds", "1")
     assert done.exit_code == 2
     assert "--seeds" in message(done)
-    done = invoke("probe", "data/val/dark", "--engines", "tiny")
+    done = invoke("probe", "data/val/dark", "--bundle", "tiny")
     assert done.exit_code == 2
     assert "has no split 'train'" in message(done)
-    (data / "train" / "light" / "0.png").write_text("no photo")
+    (data / "train" / "light" / "0.png").write_text("no image")
     done = probed(invoke)
     assert done.exit_code == 0
     assert "Warning" in done.stderr
@@ -198,14 +198,14 @@ def test_probe_says_what_it_lacks(invoke, data, workplace):
 
 
 @pytest.mark.usefixtures("data")
-def test_fgsm_writes_curves_pictures_and_a_page(invoke, workplace):
+def test_fgsm_writes_curves_samples_and_a_page(invoke, workplace):
     done = attacked(invoke, *LEARNT, "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
     assert json.loads((workplace / "fgsm" / "results.json").read_text(encoding="utf-8")) == values
     assert values["settings"]["epsilons"] == [0.0, 1 / 255, 0.05]
     assert values["settings"]["attacks"] == ["fgsm", "pgd", "drift"]
-    assert values["photos_attacked"] == 9
+    assert values["images_attacked"] == 9
     for one in values["results"]:
         assert one["drift"][0]["value"] == pytest.approx(0, abs=1e-6)
         assert one["largest_change"][0] == 0
@@ -223,7 +223,7 @@ def test_fgsm_writes_curves_pictures_and_a_page(invoke, workplace):
 @pytest.mark.usefixtures("data")
 def test_fgsm_takes_its_classifier_from_a_file_of_the_same_encoder(invoke, workplace):
     direct = json.loads(attacked(invoke, *LEARNT, "--attack", "fgsm", "--json").stdout)
-    assert invoke("embed", "data", "--engines", "tiny", "-o", "all.npz").exit_code == 0
+    assert invoke("embed", "data", "--bundle", "tiny", "-o", "all.npz").exit_code == 0
     from_file = ("--probe", "all.npz", *LEARNT[2:], "--attack", "fgsm", "--out", "again")
     done = attacked(invoke, *from_file, "--json")
     assert done.exit_code == 0, done.stderr
@@ -238,17 +238,17 @@ def test_fgsm_takes_its_classifier_from_a_file_of_the_same_encoder(invoke, workp
 
 
 @pytest.mark.usefixtures("data")
-def test_fgsm_attacks_no_photo_that_a_classifier_learned_from(invoke):
-    options = ("--engines", "tiny", "--method", "dino", "--level", "backbone", "--attack", "fgsm", "--shown", "0")
+def test_fgsm_attacks_no_image_that_a_classifier_learned_from(invoke):
+    options = ("--bundle", "tiny", "--method", "dino", "--level", "backbone", "--attack", "fgsm", "--shown", "0")
     done = invoke("fgsm", "data", "--probe", "data", "--probe-split", "train", *options)
     assert done.exit_code == 2
-    assert "the very photos that are attacked, 24 of them" in message(done)
+    assert "the very images that are attacked, 24 of them" in message(done)
     for name, source in (("all.npz", "data"), ("train.npz", "data/train")):
-        assert invoke("embed", source, "--engines", "tiny", "-o", name).exit_code == 0
+        assert invoke("embed", source, "--bundle", "tiny", "-o", name).exit_code == 0
     done = invoke("fgsm", "data", "--split", "val", "--probe", "all.npz", *options)
     assert done.exit_code == 2
-    assert "the very photos that are attacked, 9 of them" in message(done)
-    # Other photos of the same names.
+    assert "the very images that are attacked, 9 of them" in message(done)
+    # Other images of the same names.
     assert invoke("fgsm", "data/val", "--probe", "train.npz", "--epsilon", "0.1", *options).exit_code == 0
 
 
@@ -259,9 +259,9 @@ def test_without_a_classifier_only_the_drift_is_measured_and_may_be_a_gate(invok
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
     assert values["settings"]["attacks"] == ["drift"]
-    assert values["photos_attacked"] == 4
+    assert values["images_attacked"] == 4
     assert values["results"][0]["accuracy"] == []
-    assert values["pictures"] == []
+    assert values["figures"] == []
     drift = max(one["drift"][1]["value"] for one in values["results"])
     gated = attacked(invoke, *options, "--force", "--max-drift", str(drift * 0.99))
     assert gated.exit_code == 3
@@ -276,15 +276,15 @@ def test_without_a_classifier_only_the_drift_is_measured_and_may_be_a_gate(invok
     [
         (("--attack", "fgsm"), "give --probe DATA"),
         (("--attack", "fsgm"), "Did you mean 'fgsm'"),
-        (("--probe", "data"), "on the very photos that are attacked"),
-        (("--probe", "data", "--probe-split", "val"), "on the very photos that are attacked"),
-        (("--probe", "data/val"), "on the very photos that are attacked, 9 of them"),
+        (("--probe", "data"), "on the very images that are attacked"),
+        (("--probe", "data", "--probe-split", "val"), "on the very images that are attacked"),
+        (("--probe", "data/val"), "on the very images that are attacked, 9 of them"),
         (("--epsilon", "2/0"), "is no number"),
         (("--epsilon", "two"), "is no number"),
         (("--epsilon", "nan"), "is not above 0"),
         (("--epsilon", "0"), "is not above 0"),
         (("--epsilon", "2"), "is not above 0 and at most 1"),
-        (("--probe", "data/train", "--probe-split", "dark"), "None of the photos has a class"),
+        (("--probe", "data/train", "--probe-split", "dark"), "None of the images has a class"),
     ],
 )
 def test_wrong_use_of_fgsm_writes_no_results(invoke, workplace, options, said):
@@ -295,12 +295,12 @@ def test_wrong_use_of_fgsm_writes_no_results(invoke, workplace, options, said):
 
 
 @pytest.mark.usefixtures("data")
-def test_fgsm_leaves_out_photos_of_classes_that_the_classifiers_do_not_know(invoke):
+def test_fgsm_leaves_out_images_of_classes_that_the_classifiers_do_not_know(invoke):
     learnt = ("--probe", "data/train", "--method", "supervised", "--epsilon", "0.1", "--attack", "fgsm")
     done = attacked(invoke, *learnt, "--ignore-class", "other", "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
-    assert (values["photos_attacked"], values["photos_without_known_class"]) == (6, 3)
-    done = invoke("fgsm", "data/val/dark", "--engines", "tiny", *learnt, "--out", "other")
+    assert (values["images_attacked"], values["images_without_known_class"]) == (6, 3)
+    done = invoke("fgsm", "data/val/dark", "--bundle", "tiny", *learnt, "--out", "other")
     assert done.exit_code == 2
     assert "classes: dark, light, other" in message(done)

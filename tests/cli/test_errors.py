@@ -19,7 +19,7 @@ class OutOfMemoryError(RuntimeError):
     ("error", "code", "message"),
     [
         (RcdmError("No CUDA here."), 1, "Error: No CUDA here.\n"),
-        (InputError("photo.jpg is a text file."), 2, "Error: photo.jpg is a text file.\n"),
+        (InputError("image.jpg is a text file."), 2, "Error: image.jpg is a text file.\n"),
         (CheckFailed("Parity does not hold."), 3, "Error: Parity does not hold.\n"),
         (Interrupted("Stopped at step 3."), 130, "Interrupted: Stopped at step 3.\n"),
         (KeyboardInterrupt(), 130, "Interrupted: stopped before the end.\n"),

@@ -10,7 +10,7 @@ from tests.report.pages import Page
 
 @pytest.fixture
 def data(workplace):
-    """A train and a val split with two classes, and one file that is no photo."""
+    """A train and a val split with two classes, and one file that is no image."""
     tiny_bundle(workplace / "engines" / "tiny")
     draw = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 3)):
@@ -19,16 +19,16 @@ def data(workplace):
             folder.mkdir(parents=True)
             for k in range(count):
                 Image.fromarray(draw.integers(0, 256, (40, 32, 3), dtype=np.uint8)).save(folder / f"{k}.png")
-    (workplace / "data" / "val" / "shirt" / "text.png").write_text("no photo")
+    (workplace / "data" / "val" / "shirt" / "text.png").write_text("no image")
     return workplace / "data"
 
 
 def measure(invoke, *options):
-    return invoke("evaluate", "data", "--split", "val", "--engines", "tiny", "--steps", "1", *options)
+    return invoke("evaluate", "data", "--split", "val", "--bundle", "tiny", "--steps", "1", *options)
 
 
 @pytest.mark.usefixtures("data")
-def test_writes_numbers_page_and_picture_and_prints_its_table(invoke, workplace):
+def test_writes_numbers_page_and_sample_and_prints_its_table(invoke, workplace):
     done = measure(invoke, "--bank-split", "train", "--out", "found")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
@@ -41,14 +41,14 @@ def test_writes_numbers_page_and_picture_and_prints_its_table(invoke, workplace)
     assert "text.png" in done.stderr
     values = json.loads((workplace / "found" / "results.json").read_text(encoding="utf-8"))
     assert values["kind"] == "evaluate"
-    assert (values["photos"], values["bank_photos"], values["samples"]) == (6, 8, 2)
+    assert (values["images"], values["bank_images"], values["samples"]) == (6, 8, 2)
     assert values["space"] == {"method": "supervised", "level": "backbone"}
     assert all(1 / 6 <= one["mean_reciprocal_rank"]["value"] <= 1 for one in values["results"])
     assert all(0 <= one["knn"]["value"] <= 1 for one in values["results"])
-    assert values["results"][0]["nearest"]["photo"][0][0].split("/")[:2][-1] in ("shirt", "고양이")
+    assert values["results"][0]["nearest"]["image"][0][0].split("/")[:2][-1] in ("shirt", "고양이")
     assert Page(workplace / "found" / "report.html").all("img")
     assert set(values["files"]) == {"faithfulness.png", "nearest.png"}
-    assert values["training_photos"]["compared"] == 6
+    assert values["training_images"]["compared"] == 6
     assert len(list((workplace / "found").iterdir())) == 4
     again = measure(invoke, "--out", "found")
     assert again.exit_code == 2
@@ -56,23 +56,23 @@ def test_writes_numbers_page_and_picture_and_prints_its_table(invoke, workplace)
 
 
 @pytest.mark.usefixtures("data")
-def test_a_few_photos_in_another_space_without_a_bank(invoke, workplace):
-    options = ("--photos", "2", "--space", "dino/projector", "--method", "dino", "--level", "projector")
+def test_a_few_images_in_another_space_without_a_bank(invoke, workplace):
+    options = ("--images", "2", "--space", "dino/projector", "--method", "dino", "--level", "projector")
     done = measure(invoke, *options, "--samples", "1", "--json")
     assert done.exit_code == 0
     values = json.loads(done.stdout)
-    assert values["photos"] == 2
+    assert values["images"] == 2
     assert values["space"] == {"method": "dino", "level": "projector"}
-    assert values["training_photos"] is None
+    assert values["training_images"] is None
     assert not (workplace / "evaluation" / "nearest.png").exists()
 
 
 @pytest.mark.usefixtures("data")
-def test_a_bank_may_hold_no_photo_that_is_asked_about(invoke):
-    done = invoke("evaluate", "data", "--bank-split", "train", "--engines", "tiny")
+def test_a_bank_may_hold_no_image_that_is_asked_about(invoke):
+    done = invoke("evaluate", "data", "--bank-split", "train", "--bundle", "tiny")
     assert done.exit_code == 2
-    # 2 classes of 4 in train, and 3 in val beside one that is no photo.
-    assert "8 of the 15 photos asked about are in --bank-split train too" in " ".join(done.stderr.split())
+    # 2 classes of 4 in train, and 3 in val beside one that is no image.
+    assert "8 of the 15 images asked about are in --bank-split train too" in " ".join(done.stderr.split())
 
 
 @pytest.mark.usefixtures("data")

@@ -16,18 +16,18 @@ from rcdm_cli.export.parity import BOUNDS
 from rcdm_cli.export.quantization.qdq import quantize
 from rcdm_cli.training.checkpoint import load_checkpoint
 from tests.bundle.tiny import tiny_bundle
-from tests.training.tiny import TRAIN, random_photos, tiny_encoder, write_photos
+from tests.training.tiny import TRAIN, random_images, tiny_encoder, write_images
 
 
 @pytest.fixture
 def run(workplace, invoke):
     """A run of two steps."""
-    write_photos(workplace / "photos", {"cat": 4, "dog": 3})
+    write_images(workplace / "images", {"cat": 4, "dog": 3})
     save_encoder(tiny_encoder(), workplace / "encoder.safetensors")
     (workplace / "tiny.toml").write_text(TRAIN)
     done = invoke(
         "train",
-        "photos",
+        "images",
         "--recipe",
         "tiny.toml",
         "--encoder",
@@ -51,14 +51,14 @@ def test_a_bundle_holds_the_averaged_weights_and_the_encoder(run, workplace, inv
     average = load_checkpoint(run / "checkpoint.safetensors").group("average")
     for name, tensor in bundle.model.state_dict().items():
         torch.testing.assert_close(tensor, average[name], atol=1e-7, rtol=1e-3)
-    assert bundle.manifest.trained["photos_seen"] == 2 * 6
+    assert bundle.manifest.trained["images_seen"] == 2 * 6
     assert bundle.manifest.description == "cats and dogs"
 
-    photos = list(random_photos(2, 32))
-    trained = load_encoder(run / "encoders" / "simclr.safetensors").encode(to_tensor(np.stack(photos)), "projector")
+    images = list(random_images(2, 32))
+    trained = load_encoder(run / "encoders" / "simclr.safetensors").encode(to_tensor(np.stack(images)), "projector")
     # Half precision is what is stored.
-    torch.testing.assert_close(bundle.encode(photos, level="projector"), trained, atol=1e-2, rtol=1e-2)
-    assert bundle.sample(bundle.encode(photos), samples=1, steps=2).shape == (2, 1, 32, 32, 3)
+    torch.testing.assert_close(bundle.encode(images, level="projector"), trained, atol=1e-2, rtol=1e-2)
+    assert bundle.sample(bundle.encode(images), num_samples=1, steps=2).shape == (2, 1, 32, 32, 3)
 
 
 @pytest.mark.usefixtures("run")
@@ -91,7 +91,7 @@ def test_a_run_needs_a_place_for_its_bundle(invoke):
         (("nowhere",), "no bundle 'nowhere'"),
         (("clothing32", "--precision", "fp61"), "Did you mean 'fp16'"),
         (("run", "--out", "new", "--calibration", "nowhere"), "--calibration is for graphs in 8 bits."),
-        (("clothing32", "--precision", "int8", "--split", "val"), "--split chooses among the photos of --calibration."),
+        (("clothing32", "--precision", "int8", "--split", "val"), "--split chooses among the images of --calibration."),
     ],
 )
 def test_wrong_use(invoke, arguments, message):
@@ -104,15 +104,15 @@ def test_wrong_use(invoke, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "An {} graph is calibrated on photos: give some, a folder or a tar, as --calibration."),
-        (("--calibration", "photos"), "photos has 7 photos to use; {} needs 82 or more: 32 to calibrate with, the"),
+        ((), "An {} graph is calibrated on images: give some, a folder or a tar, as --calibration."),
+        (("--calibration", "images"), "images has 7 images to use; {} needs 82 or more: 32 to calibrate with, the"),
         (("--calibration", "nowhere"), "nowhere does not exist"),
-        (("--calibration", "photos", "--split", "val"), "photos has no split 'val'"),
+        (("--calibration", "images", "--split", "val"), "images has no split 'val'"),
     ],
 )
-def test_8_bits_need_photos_before_any_work(workplace, invoke, precision, arguments, message):
+def test_8_bits_need_images_before_any_work(workplace, invoke, precision, arguments, message):
     folder = tiny_bundle(workplace / "tiny")
-    write_photos(workplace / "photos", {"cat": 4, "dog": 3})
+    write_images(workplace / "images", {"cat": 4, "dog": 3})
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     done = invoke("export", "tiny", "--precision", precision, *arguments)
     assert done.exit_code == 2
@@ -123,10 +123,10 @@ def test_8_bits_need_photos_before_any_work(workplace, invoke, precision, argume
 @pytest.mark.slow
 def test_graphs_in_8_bits_are_judged_and_those_that_are_broken_refused(workplace, invoke, monkeypatch):
     folder = tiny_bundle(workplace / "tiny")
-    write_photos(workplace / "photos", {"cat": 45, "dog": 45})
+    write_images(workplace / "images", {"cat": 45, "dog": 45})
     assert invoke("export", "tiny", "--precision", "fp32", "--no-check").exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    given = ("export", "tiny", "--precision", "fp8,int8", "--calibration", "photos")
+    given = ("export", "tiny", "--precision", "fp8,int8", "--calibration", "images")
 
     with monkeypatch.context() as broken:
         broken.setattr("rcdm_cli.export.quantization.export.quantize", quantize_wrongly)
@@ -139,7 +139,7 @@ def test_graphs_in_8_bits_are_judged_and_those_that_are_broken_refused(workplace
         strict.setattr("rcdm_cli.export.quantization.judge.MOST_FARTHER", 0.1)
         done = invoke(*given)
     assert done.exit_code == 3, done.stderr
-    assert "int8 is not accepted: Over 58 photos, pictures at int8 lose" in one_line(done.stderr)
+    assert "int8 is not accepted: Over 58 images, samples at int8 lose" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     # Those of random weights are at the mercy of chance.
@@ -150,11 +150,11 @@ def test_graphs_in_8_bits_are_judged_and_those_that_are_broken_refused(workplace
     assert values["built"] == ["denoiser-loop.int8.onnx", "denoiser-loop.fp8.onnx"]
     measured = json.loads((folder / "parity.json").read_text())["graphs"]
     for precision in ("int8", "fp8"):
-        assert values[precision]["photos"] == 58
+        assert values[precision]["images"] == 58
         assert values[precision]["frechet_ratio"] <= 1.1
         assert values[precision]["bounds"]["mean_reciprocal_rank_lost"] == 0.2
         entry = measured[f"denoiser-loop.{precision}.onnx"]
-        assert entry["pictures"]["representations"] == values[precision]["representations"]
+        assert entry["samples"]["representations"] == values[precision]["representations"]
         again = json.loads(invoke("export", "tiny", "--precision", precision, "--json").stdout)
         assert (again["built"], f"denoiser-loop.{precision}.onnx" in again["kept"]) == ([], True)
 
@@ -192,9 +192,9 @@ def test_what_writes_graphs_must_be_there(workplace, invoke, monkeypatch):
 @pytest.mark.slow
 def test_graphs_are_written_checked_and_run(workplace, invoke, monkeypatch):
     tiny_bundle(workplace / "engines" / "tiny")
-    for number, photo in enumerate(random_photos(2, 40)):
+    for number, image in enumerate(random_images(2, 40)):
         (workplace / "imgs").mkdir(exist_ok=True)
-        Image.fromarray(photo).save(workplace / "imgs" / f"{number}.png")
+        Image.fromarray(image).save(workplace / "imgs" / f"{number}.png")
 
     done = invoke("export", "tiny", "--precision", "fp32", "--json")
     assert done.exit_code == 0, done.stderr
@@ -205,7 +205,7 @@ def test_graphs_are_written_checked_and_run(workplace, invoke, monkeypatch):
 
     def samples(backend):
         given = ("--method", "dino", "--level", "backbone", "--samples", "2", "--steps", "3", "--precision", "fp32")
-        done = invoke("visualize", "imgs", "--engines", "tiny", "--backend", backend, "--out", backend, *given)
+        done = invoke("visualize", "imgs", "--bundle", "tiny", "--backend", backend, "--out", backend, *given)
         assert done.exit_code == 0, done.stderr
         assert f"{backend} at fp32" in one_line(done.stderr)
         assert json.loads((workplace / backend / "results.json").read_text())["backend"] == backend
@@ -214,7 +214,7 @@ def test_graphs_are_written_checked_and_run(workplace, invoke, monkeypatch):
 
     expected = samples("torch")
     assert len(expected) == 4
-    for backend in ("onnx", "openvino"):
+    for backend in ("onnxruntime", "openvino"):
         assert np.abs(samples(backend) - expected).max() <= 2
 
     again = json.loads(invoke("export", "tiny", "--precision", "fp32", "--json").stdout)

@@ -29,7 +29,7 @@ def test_tensorrt_rtx_builds_and_says_for_what(workplace, invoke):
     assert done.exit_code == 0, done.stderr
     assert "denoiser-loop.fp16.plan" in json.loads(done.stdout)["built"]
     assert "for compute capability 8.0, 8.6, 8.9, 12.0" in done.stderr
-    (plan,) = [graph for graph in read_manifest(folder).graphs if graph.kind == "trt"]
+    (plan,) = [graph for graph in read_manifest(folder).graphs if graph.kind == "tensorrt"]
     assert (plan.precision, plan.max_batch) == ("fp16", 4)
     assert (folder / plan.file).stat().st_size > 1_000_000
 

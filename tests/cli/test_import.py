@@ -40,19 +40,19 @@ def test_an_imported_bundle_predicts_what_the_published_model_does(invoke, encod
     cond = bundle.condition(golden["feat"], level="backbone", method="dino")
     eps = bundle.model.denoiser(golden["x"], golden["t"], cond)
     assert relative(eps, golden["eps"]) < 1e-3  # stored in half precision
-    assert bundle.sample(golden["feat"], samples=1, steps=2).shape == (len(golden["feat"]), 1, 16, 16, 3)
+    assert bundle.sample(golden["feat"], num_samples=1, steps=2).shape == (len(golden["feat"]), 1, 16, 16, 3)
 
 
 @torch.no_grad()
-def test_the_encoder_takes_photos_as_the_published_rcdm_gave_them(invoke, encoder, workplace):
+def test_the_encoder_takes_images_as_the_published_rcdm_gave_them(invoke, encoder, workplace):
     """In [-1, 1], whatever the encoder's own mean and standard deviation."""
     torch.save(rcdm_state(), workplace / "a.pt")
     assert invoke(*command("a.pt")).exit_code == 0
     bundle = load_bundle("engines/b")
-    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    as_published = torch.from_numpy(photo).permute(2, 0, 1)[None] / 127.5 - 1
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    as_published = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
     wanted = encoder.half().float().trunk(as_published)
-    torch.testing.assert_close(bundle.encode([photo], method="dino"), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(bundle.encode([image], method="dino"), wanted, rtol=1e-4, atol=1e-5)
     spec = bundle.encoder("dino").spec
     assert (spec.method, spec.preprocessing.size) == ("dino", 32)
     assert spec.preprocessing.mean == spec.preprocessing.std == (0.5, 0.5, 0.5)

@@ -12,14 +12,14 @@ from tests.cli.conftest import start
 
 def talk(out):
     out.note("using [bold]cpu[/bold]")
-    out.warn("photo.jpg is grey")
+    out.warn("image.jpg is grey")
     with out.progress("Sampling") as show:
         show(1, 2)
         show(2, 2, "done")
-    out.result({"picture": Path("a.png"), "note": "grün"}, [Path("[a].png"), "2 pictures"])
+    out.result({"sample": Path("a.png"), "note": "grün"}, [Path("[a].png"), "2 samples"])
 
 
-NOTE, WARNING, PROGRESS = "using [bold]cpu[/bold]\n", "Warning: photo.jpg is grey\n", "Sampling: 2/2, done\n"
+NOTE, WARNING, PROGRESS = "using [bold]cpu[/bold]\n", "Warning: image.jpg is grey\n", "Sampling: 2/2, done\n"
 
 
 @pytest.mark.parametrize(
@@ -36,10 +36,10 @@ def test_the_result_goes_to_stdout_and_the_rest_to_stderr(invoke_function, argum
     assert result.exit_code == 0
     assert result.stderr == stderr
     if "--json" in arguments:
-        assert json.loads(result.stdout) == {"picture": "a.png", "note": "grün"}
+        assert json.loads(result.stdout) == {"sample": "a.png", "note": "grün"}
         assert result.stdout.isascii()
     else:
-        assert result.stdout == "[a].png\n2 pictures\n"
+        assert result.stdout == "[a].png\n2 samples\n"
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}])
@@ -75,7 +75,7 @@ def on_a_terminal(**settings: str) -> str:
         shown += block
     os.close(ours)
     stdout, _ = process.communicate(timeout=20)
-    assert (process.returncode, stdout) == (0, "[a].png\n2 pictures\n")
+    assert (process.returncode, stdout) == (0, "[a].png\n2 samples\n")
     return shown.decode()
 
 

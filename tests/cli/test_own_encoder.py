@@ -1,4 +1,4 @@
-"""``rcdm train --encoder REF`` with encoders that rcdm did not write, up to a bundle that makes pictures."""
+"""``rcdm train --encoder REF`` with encoders that rcdm did not write, up to a bundle that makes samples."""
 
 import json
 
@@ -12,16 +12,16 @@ from rcdm_cli.encoders.open import open_encoder
 from tests.cli.conftest import rcdm
 from tests.encoders.test_onnx import graph
 from tests.servers import Site, serving
-from tests.training.tiny import TRAIN, random_photos, write_photos
+from tests.training.tiny import TRAIN, random_images, write_images
 
 RESNET = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Photos, a recipe of two steps, and an encoder of each kind."""
+    """Images, a recipe of two steps, and an encoder of each kind."""
     folder = tmp_path_factory.mktemp("own")
-    write_photos(folder / "photos", {"cat": 4, "dog": 3})
+    write_images(folder / "images", {"cat": 4, "dog": 3})
     (folder / "tiny.toml").write_text(TRAIN)
     torch.manual_seed(0)
     trunk, head = timm.create_model("resnet18", num_classes=0, **RESNET), torch.nn.Linear(16, 12)
@@ -35,7 +35,7 @@ def data(tmp_path_factory):
 def train(invoke, data, run, *references, recipe=None):
     encoders = [word for reference in references for word in ("--encoder", reference)]
     return invoke(
-        "train", str(data / "photos"), "--recipe", str(recipe or data / "tiny.toml"), *encoders,
+        "train", str(data / "images"), "--recipe", str(recipe or data / "tiny.toml"), *encoders,
         "--set", "steps=2", "--out", str(run), "--device", "cpu", "--json",
     )  # fmt: skip
 
@@ -49,16 +49,16 @@ def test_a_run_on_any_encoders_becomes_a_bundle(invoke, data, workplace):
     assert result.exit_code == 0, result.stderr
     bundle = load_bundle(workplace / "own")
     assert bundle.methods == ("mine", "graph", "test_vit")
-    photos = list(random_photos(2, 32))
+    images = list(random_images(2, 32))
     for reference, method, levels in zip(references, bundle.methods, (2, 2, 1), strict=True):
         spec = bundle.encoder(method).spec
         assert len(spec.levels) == levels
         for level in spec.levels:
-            h = bundle.encode(photos, method=method, level=level)
-            x = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2) / 127.5 - 1
+            h = bundle.encode(images, method=method, level=level)
+            x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
             own = open_encoder(reference).encode(x, level)
             torch.testing.assert_close(h, own, rtol=0.02, atol=0.02 * float(own.abs().max()))
-            assert bundle.sample(h[:1], method=method, level=level, samples=1, steps=1).shape == (1, 1, 32, 32, 3)
+            assert bundle.sample(h[:1], method=method, level=level, num_samples=1, steps=1).shape == (1, 1, 32, 32, 3)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_offline_holds_for_the_weights_of_timm_too(offline, code, words, data, t
     """In a process of its own, since huggingface_hub reads its settings once; it downloads from this hub here."""
     with serving(Site(status=404)) as hub:
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "RCDM_OFFLINE": offline}
-        arguments = ("embed", str(data / "photos"), "--encoder", "timm:test_resnet,pretrained", "-o", "x.npz", "-q")
+        arguments = ("embed", str(data / "images"), "--encoder", "timm:test_resnet,pretrained", "-o", "x.npz", "-q")
         process = rcdm(*arguments, cwd=tmp_path, env=settings)
         stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stdout) == (code, "")

@@ -59,9 +59,9 @@ def test_the_bar_shows_count_note_and_time_left():
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     with bar(console, "Encoding [x]") as show:
         show(1, 4)
-        show(4, 4, "39 photos/s")
+        show(4, 4, "39 images/s")
     shown = console.file.getvalue()
     assert "Encoding [x]" in shown
     assert "1/4" in shown
     assert "4/4" in shown.split("1/4")[-1]
-    assert "39 photos/s" in shown.split("1/4")[-1]
+    assert "39 images/s" in shown.split("1/4")[-1]

@@ -12,12 +12,12 @@ NAME = "<script>alert('1')<b> \"고양이\" 🐈.png"
 
 @pytest.fixture
 def run(workplace, invoke):
-    """A finished run of visualize on a photo whose name is not kind to HTML."""
+    """A finished run of visualize on an image whose name is not kind to HTML."""
     tiny_bundle(workplace / "engines" / "tiny")
     (workplace / "imgs").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(workplace / "imgs" / NAME)
-    look = ("visualize", "imgs", "--engines", "tiny", "--method", "dino", "--samples", "2", "--steps", "1")
+    look = ("visualize", "imgs", "--bundle", "tiny", "--method", "dino", "--samples", "2", "--steps", "1")
     assert invoke(*look, "--out", "seen").exit_code == 0
     return workplace / "seen"
 
@@ -49,7 +49,7 @@ def test_wrong_runs_end_with_2_and_one_sentence(invoke, run):
     missing = invoke("report", "imgs")
     assert (missing.exit_code, missing.stdout) == (2, "")
     assert "imgs holds no results.json" in missing.stderr
-    (run / "results.json").write_text('{"kind": "visualize", "photos": 3}')
+    (run / "results.json").write_text('{"kind": "visualize", "images": 3}')
     damaged = invoke("report", "seen")
     assert damaged.exit_code == 2
     assert "is not whole" in damaged.stderr

@@ -11,7 +11,7 @@ from tests.bundle.tiny import tiny_bundle
 
 @pytest.fixture
 def imgs(workplace):
-    """Folders ``imgs/a`` and ``imgs/b`` with three photos each."""
+    """Folders ``imgs/a`` and ``imgs/b`` with three images each."""
     tiny_bundle(workplace / "engines" / "tiny")
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -23,7 +23,7 @@ def imgs(workplace):
     return workplace / "imgs"
 
 
-FAST = ("--engines", "tiny", "--steps", "2", "--samples", "2", "--out", "found")
+FAST = ("--bundle", "tiny", "--steps", "2", "--samples", "2", "--out", "found")
 COMMANDS = {
     "interpolate": ("imgs/a/0.png", "imgs/b/1.png", "--frames", "3", "--method", "dino"),
     "manipulate": ("imgs/a/0.png", "imgs/b/0.png", "--neighbours", "imgs", "--method", "dino"),
@@ -41,7 +41,7 @@ def message(done):
 
 @pytest.mark.usefixtures("imgs")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_writes_pictures_numbers_and_a_page_and_replaces_them_only_when_told(invoke, workplace, name):
+def test_writes_samples_numbers_and_a_page_and_replaces_them_only_when_told(invoke, workplace, name):
     done = ask(invoke, name, "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
@@ -75,15 +75,15 @@ def test_folders_are_paired_in_order_and_animated(invoke, workplace):
     values = json.loads(done.stdout)
     assert values["positions"] == [-0.5, 1.5]
     assert values["paths"] == [[f"imgs/a/{i}.png", f"imgs/b/{i}.png"] for i in range(3)]
-    assert [(one["a"], one["b"]) for one in values["photo_pairs"]] == [(f"{i}.png", f"{i}.png") for i in range(3)]
+    assert [(one["a"], one["b"]) for one in values["image_pairs"]] == [(f"{i}.png", f"{i}.png") for i in range(3)]
     assert len(list((workplace / "found").glob("*.gif"))) == 3
 
 
-def test_a_pair_with_an_unreadable_photo_is_left_out(invoke, imgs, workplace):
-    (imgs / "b" / "1.png").write_text("no photo")
+def test_a_pair_with_an_unreadable_image_is_left_out(invoke, imgs, workplace):
+    (imgs / "b" / "1.png").write_text("no image")
     done = invoke("interpolate", "imgs/a", "imgs/b", "--frames", "2", "--method", "supervised", *FAST)
     assert done.exit_code == 2
-    assert "1 of 6 photos" in done.stderr
+    assert "1 of 6 images" in done.stderr
     values = json.loads((workplace / "found" / "results.json").read_text(encoding="utf-8"))
     assert values["paths"] == [[f"imgs/a/{i}.png", f"imgs/b/{i}.png"] for i in (0, 2)]
     assert values["unreadable"] == ["imgs/b/1.png"]
@@ -91,7 +91,7 @@ def test_a_pair_with_an_unreadable_photo_is_left_out(invoke, imgs, workplace):
 
 @pytest.mark.usefixtures("imgs")
 def test_neighbours_may_come_from_a_file(invoke, workplace):
-    assert invoke("embed", "imgs", "--engines", "tiny", "--out", "known.safetensors").exit_code == 0
+    assert invoke("embed", "imgs", "--bundle", "tiny", "--out", "known.safetensors").exit_code == 0
     found = []
     for neighbours in ("imgs", "known.safetensors"):
         options = ("--neighbours", neighbours, "--threshold", "0.5", "--nearest", "3", "--json", "--force")
@@ -109,25 +109,25 @@ def test_neighbours_may_come_from_a_file(invoke, workplace):
 @pytest.mark.usefixtures("imgs")
 def test_ends_may_come_from_files_of_representations(invoke, workplace):
     for name in ("a", "b"):
-        assert invoke("embed", f"imgs/{name}", "--engines", "tiny", "--out", f"{name}.safetensors").exit_code == 0
+        assert invoke("embed", f"imgs/{name}", "--bundle", "tiny", "--out", f"{name}.safetensors").exit_code == 0
     found = []
     for ends in (("imgs/a", "imgs/b"), ("a.safetensors", "imgs/b"), ("a.safetensors", "b.safetensors")):
         done = invoke("interpolate", *ends, "--frames", "2", "--method", "dino", "--json", "--force", *FAST)
         assert done.exit_code == 0, done.stderr
         found.append(json.loads(done.stdout))
     for other in found[1:]:
-        assert [(one["a"], one["b"]) for one in other["photo_pairs"]] == [(f"{i}.png", f"{i}.png") for i in range(3)]
+        assert [(one["a"], one["b"]) for one in other["image_pairs"]] == [(f"{i}.png", f"{i}.png") for i in range(3)]
         for one, two in zip(found[0]["summary"], other["summary"], strict=True):
             assert one["mean_distance"] == pytest.approx(two["mean_distance"], rel=1e-4)
     assert found[2]["paths"][0] == ["0.png", "0.png"]
     # Another encoder's representations are no ends.
     done = invoke("interpolate", "a.safetensors", "imgs/b/0.png", "--method", "supervised", *FAST, "--force")
     assert done.exit_code == 2
-    assert "a.safetensors has 3 photos and imgs/b/0.png has 1" in message(done)
+    assert "a.safetensors has 3 images and imgs/b/0.png has 1" in message(done)
 
 
 @pytest.mark.usefixtures("imgs")
-def test_a_run_that_is_replaced_leaves_no_picture_behind(invoke, workplace):
+def test_a_run_that_is_replaced_leaves_no_sample_behind(invoke, workplace):
     folder = workplace / "found"
     both = ("interpolate", "imgs/a", "imgs/b", "--frames", "2", "--animation", "gif", *FAST)
     assert invoke(*both, "--method", "supervised").exit_code == 0
@@ -146,10 +146,10 @@ def test_a_run_that_is_replaced_leaves_no_picture_behind(invoke, workplace):
 
 
 @pytest.mark.usefixtures("imgs")
-def test_pictures_of_invariance_can_be_left_out(invoke, workplace):
+def test_samples_of_invariance_can_be_left_out(invoke, workplace):
     done = ask(invoke, "invariance", "--shown", "0", "--json")
     assert done.exit_code == 0
-    assert json.loads(done.stdout)["pictures"] == []
+    assert json.loads(done.stdout)["figures"] == []
     assert {path.name for path in (workplace / "found").glob("*.png")} == {
         "heat-map-cosine.png",
         "heat-map-relative.png",
@@ -157,7 +157,7 @@ def test_pictures_of_invariance_can_be_left_out(invoke, workplace):
 
 
 def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
-    (imgs / "text.jpg").write_text("no photo")
+    (imgs / "text.jpg").write_text("no image")
     for name in ("manipulate", "invariance"):
         done = ask(invoke, name, "--force")
         assert done.exit_code == 2
@@ -171,14 +171,14 @@ def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("interpolate", "imgs/a", "imgs/b/0.png"), "imgs/a has 3 photos and imgs/b/0.png has 1"),
+        (("interpolate", "imgs/a", "imgs/b/0.png"), "imgs/a has 3 images and imgs/b/0.png has 1"),
         (("interpolate", "imgs/a", "nowhere"), "nowhere does not exist"),
         (("interpolate", "imgs/a", "imgs/b", "--path", "sferical"), "Did you mean 'spherical'"),
         (("interpolate", "imgs/a", "imgs/b", "--from", "nan"), "--from"),
         (("manipulate", "imgs/a/0.png", "nowhere.png", "--neighbours", "imgs"), "nowhere.png cannot be read"),
         (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "nowhere"), "nowhere"),
-        (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "imgs/a/0.png"), "no photo but the source"),
-        (("invariance", "imgs/a/0.png"), "two photos or more"),
+        (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "imgs/a/0.png"), "no image but the source"),
+        (("invariance", "imgs/a/0.png"), "two images or more"),
         (("invariance", "imgs", "--method", "supervised", "--level", "projector"), "It has: backbone"),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors
 from rcdm_cli.data.dataset import load_cropped
-from rcdm_cli.data.source import open_photos
+from rcdm_cli.data.source import open_dataset
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.encoders.encoder import holds_encoder, save_encoder
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint
@@ -20,11 +20,11 @@ from rcdm_cli.training.distributed import Share
 from rcdm_cli.training.finished import read_run
 from rcdm_cli.training.loop import CHECKPOINT
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
-from rcdm_cli.training.representations import ComputedRepresentations, EncoderPhotos
+from rcdm_cli.training.representations import ComputedRepresentations, EncoderInputs
 from rcdm_cli.training.runs import prepare_denoiser
-from rcdm_cli.training.validation import HeldPhotos
+from rcdm_cli.training.validation import EvalSet
 from tests.cli.conftest import rcdm, start
-from tests.training.tiny import AUGMENTATION, PRETRAIN, TRAIN, equal_tensors, tiny_encoder, write_photos
+from tests.training.tiny import AUGMENTATION, PRETRAIN, TRAIN, equal_tensors, tiny_encoder, write_images
 
 STEPS = 10
 GRID = f"samples/step-{STEPS:07d}.png"
@@ -32,16 +32,16 @@ GRID = f"samples/step-{STEPS:07d}.png"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Photos, an encoder and a recipe."""
+    """Images, an encoder and a recipe."""
     folder = tmp_path_factory.mktemp("data")
-    write_photos(folder / "photos", {"cat": 4, "dog": 3})
+    write_images(folder / "images", {"cat": 4, "dog": 3})
     save_encoder(tiny_encoder(), folder / "encoder.safetensors")
     (folder / "tiny.toml").write_text(TRAIN + AUGMENTATION)
     return folder
 
 
 def arguments(data, run, *more):
-    return ("train", str(data / "photos"), "--recipe", str(data / "tiny.toml"), "--encoder",
+    return ("train", str(data / "images"), "--recipe", str(data / "tiny.toml"), "--encoder",
             str(data / "encoder.safetensors"), "--out", str(run), "--device", "cpu", *more)  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def uninterrupted(data, tmp_path_factory):
 
 
 def goes_on_to_the_same(data, run, uninterrupted):
-    """The same command again ends in the checkpoint and the pictures of the run that was not interrupted."""
+    """The same command again ends in the checkpoint and the samples of the run that was not interrupted."""
     before: Checkpoint = load_checkpoint(run / CHECKPOINT)
     assert 0 < before.step < STEPS
     process = start_training(data, run)
@@ -141,14 +141,14 @@ def test_two_processes_stop_together_go_on_and_end_at_the_weights_of_one(data, u
     assert (ends[0] - ends[1]).norm() < 1e-3 * ends[1].norm()
 
 
-def test_more_processes_than_photos_in_a_batch_or_on_one_device_are_wrong_use(data, invoke, monkeypatch):
+def test_more_processes_than_images_in_a_batch_or_on_one_device_are_wrong_use(data, invoke, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = invoke(*arguments(data, "run", "--device", "cuda:0"))
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--device cuda:0 is one device, and torchrun has started 2 processes. Give cuda." in result.stderr
     recipe = read_recipe(data / "tiny.toml", TrainRecipe, (), {"encoders": [str(data / "encoder.safetensors")]})
-    with pytest.raises(InputError, match=r"A batch of 6 photos is too small for 7 processes.*optimization\.batch=7"):
-        prepare_denoiser(recipe, data / "photos", None, data / "run", torch.device("cpu"), share=Share(1, 7))
+    with pytest.raises(InputError, match=r"A batch of 6 images is too small for 7 processes.*optimization\.batch=7"):
+        prepare_denoiser(recipe, data / "images", None, data / "run", torch.device("cpu"), share=Share(1, 7))
 
 
 def test_a_run_of_another_recipe_is_wrong_use_and_names_the_key(data, uninterrupted, invoke):
@@ -179,7 +179,7 @@ def test_an_encoder_that_a_run_was_not_trained_on_is_refused_and_changes_nothing
 def test_an_encoder_is_copied_once_so_that_representations_are_computed_once(data, tmp_path):
     def prepare(encoder):
         recipe = read_recipe(data / "tiny.toml", TrainRecipe, (), {"encoders": [str(encoder)]})
-        prepare_denoiser(recipe, data / "photos", None, tmp_path / "run", torch.device("cpu"))
+        prepare_denoiser(recipe, data / "images", None, tmp_path / "run", torch.device("cpu"))
         # A file that is written anew is another one to the system.
         return copy.stat().st_ino, len(list((tmp_path / "run/representations").iterdir()))
 
@@ -219,7 +219,7 @@ def test_init_from_a_bundle_takes_no_row_for_another_encoder(data, uninterrupted
     assert same.exit_code == other.exit_code == 0
     assert "new here" not in same.stderr
     assert "learned of other encoders; new here: simclr." in other.stderr
-    bias = "conditioner.rows.0.bias"
+    bias = "conditioning.projections.0.bias"
     began = {run: load_checkpoint(workplace / run / CHECKPOINT).group("average") for run in ("same", "anew")}
     ended = load_checkpoint(uninterrupted / CHECKPOINT).group("average")
     torch.testing.assert_close(began["same"][bias], ended[bias], rtol=0, atol=1e-3)
@@ -228,20 +228,20 @@ def test_init_from_a_bundle_takes_no_row_for_another_encoder(data, uninterrupted
     torch.testing.assert_close(began["anew"][last], ended[last], rtol=0, atol=1e-3)
 
 
-def test_with_validation_photos_both_losses_are_logged_at_each_grid(data, invoke, workplace, monkeypatch):
+def test_with_validation_images_both_losses_are_logged_at_each_grid(data, invoke, workplace, monkeypatch):
     monkeypatch.setattr("rcdm_cli.training.validation.DRAWS", 64)
     more = ("--split", "cat", "--validation-split", "dog", "--set", "steps=3", "--set", "sample_every=2")
     assert invoke(*arguments(data, "run", *more)).exit_code == 0
     lines = [json.loads(line) for line in (workplace / "run" / "log.jsonl").read_text().splitlines()]
     losses = {line["step"]: line for line in lines if "validation_loss" in line}
     assert sorted(losses) == [2, 3]
-    # Of the averaged weights, and each on its own photos, with their own representations.
+    # Of the averaged weights, and each on its own images, with their own representations.
     run = read_run(workplace / "run")
     (encoder,), schedule, cpu = run.encoders, Schedule(run.recipe.schedule), torch.device("cpu")
     for split, name in (("cat", "training_loss"), ("dog", "validation_loss")):
-        photos = load_cropped(open_photos(data / "photos", split), 32).photos
-        rows = run.model.conditioner.spec.rows
-        held = HeldPhotos(photos, ComputedRepresentations([EncoderPhotos(encoder, photos, "a")], rows, cpu))
+        images = load_cropped(open_dataset(data / "images", split), 32).images
+        rows = run.model.conditioning.spec.projections
+        held = EvalSet(images, ComputedRepresentations([EncoderInputs(encoder, images, "a")], rows, cpu))
         assert losses[3][name] == pytest.approx(held.loss(run.model, schedule, "fp32", cpu), rel=1e-5)
     assert losses[3]["training_loss"] != losses[3]["validation_loss"]
 
@@ -251,17 +251,17 @@ def test_with_validation_photos_both_losses_are_logged_at_each_grid(data, invoke
     [
         (
             ("--validation-split", "dog"),
-            "The validation photos of dog would be trained on too. Name the training photos",
+            "The validation images of dog would be trained on too. Name the training images",
         ),
         (("--split", "dog", "--validation-split", "dog"), "--split and --validation-split are both dog"),
         (("--split", "dog", "--validation-split", "cow"), "cow"),
         (
-            ("--set", "augmentation.photo_size=47"),
-            "Random crops of 31 pixels would be enlarged, since a network sees 32. Give augmentation.photo_size=48,",
+            ("--set", "augmentation.image_size=47"),
+            "Random crops of 31 pixels would be enlarged, since a network sees 32. Give augmentation.image_size=48,",
         ),
     ],
 )
-def test_photos_that_do_not_do_are_refused_before_anything_is_written(
+def test_images_that_do_not_do_are_refused_before_anything_is_written(
     data, invoke, workplace, monkeypatch, more, words
 ):
     monkeypatch.setenv("COLUMNS", "200")
@@ -280,14 +280,14 @@ def test_augmentation_can_be_switched_off(data, invoke, workplace):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("train", "{data}/photos", "--recipe", "{data}/tiny.toml"), "names no encoders. Give --encoder"),
+        (("train", "{data}/images", "--recipe", "{data}/tiny.toml"), "names no encoders. Give --encoder"),
         (("train", "{data}/none", "--recipe", "{data}/tiny.toml", "--encoder", "x"), "none does not exist"),
-        (("train", "{data}/photos", "--recipe", "clothing46"), "Did you mean 'clothing"),
-        (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--set", "step=1"), "step is not a known key"),
-        (("train", "{data}/photos", "--recipe", "{data}/tiny.toml", "--encoder", "e.pt"), "e.pt is not a file"),
-        (("pretrain", "{data}/photos", "--recipe", "{data}/tiny.toml", "--method", "dino"), "needs kind = 'pretrain'"),
-        (("pretrain", "{data}/photos", "--recipe", "clothing32-encoders", "--method", "byol"), "--method byol cannot"),
-        (("pretrain", "{data}/photos", "--recipe", "clothing32-encoders"), "--method"),
+        (("train", "{data}/images", "--recipe", "clothing46"), "Did you mean 'clothing"),
+        (("train", "{data}/images", "--recipe", "{data}/tiny.toml", "--set", "step=1"), "step is not a known key"),
+        (("train", "{data}/images", "--recipe", "{data}/tiny.toml", "--encoder", "e.pt"), "e.pt is not a file"),
+        (("pretrain", "{data}/images", "--recipe", "{data}/tiny.toml", "--method", "dino"), "needs kind = 'pretrain'"),
+        (("pretrain", "{data}/images", "--recipe", "clothing32-encoders", "--method", "byol"), "--method byol cannot"),
+        (("pretrain", "{data}/images", "--recipe", "clothing32-encoders"), "--method"),
     ],
 )
 def test_wrong_use_is_answered_in_words(data, invoke, monkeypatch, arguments, words):
@@ -297,9 +297,9 @@ def test_wrong_use_is_answered_in_words(data, invoke, monkeypatch, arguments, wo
     assert words in result.stderr
 
 
-def test_pretraining_without_lightly_says_so_before_photos_are_read(data, invoke, workplace, monkeypatch):
+def test_pretraining_without_lightly_says_so_before_images_are_read(data, invoke, workplace, monkeypatch):
     monkeypatch.setitem(sys.modules, "lightly", None)
-    result = invoke("pretrain", str(data / "photos"), "--method", "dino", "--recipe", "clothing32-encoders")
+    result = invoke("pretrain", str(data / "images"), "--method", "dino", "--recipe", "clothing32-encoders")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "pip install 'rcdm[pretrain]'" in result.stderr
     assert not (workplace / "runs").exists()
@@ -307,8 +307,8 @@ def test_pretraining_without_lightly_says_so_before_photos_are_read(data, invoke
 
 def test_a_pretrained_encoder_is_what_train_takes(data, invoke, workplace):
     (workplace / "p.toml").write_text(PRETRAIN)
-    photos = str(data / "photos")
-    made = invoke("pretrain", photos, "--method", "vicreg", "--recipe", "p.toml", "--workers", "0", "--json")
+    images = str(data / "images")
+    made = invoke("pretrain", images, "--method", "vicreg", "--recipe", "p.toml", "--workers", "0", "--json")
     assert made.exit_code == 0, made.stderr
     assert json.loads(made.stdout) == {
         "encoder": "runs/pretrain/encoder.safetensors",
@@ -316,12 +316,12 @@ def test_a_pretrained_encoder_is_what_train_takes(data, invoke, workplace):
         "steps": 1,
         "began_at": 0,
     }
-    assert "7 photos, 7 of them in 2 classes." in made.stderr
+    assert "7 images, 7 of them in 2 classes." in made.stderr
     short = ("--set", "steps=1", "--encoder", "runs/pretrain")
-    trained = invoke("train", photos, "--recipe", str(data / "tiny.toml"), *short, "--json")
+    trained = invoke("train", images, "--recipe", str(data / "tiny.toml"), *short, "--json")
     assert trained.exit_code == 0, trained.stderr
     checkpoint = load_checkpoint(workplace / "runs/train" / CHECKPOINT)
-    assert [(row["method"], row["level"]) for row in checkpoint.recipe["rows"]] == [
+    assert [(row["method"], row["level"]) for row in checkpoint.recipe["projections"]] == [
         ("vicreg", "backbone"),
         ("vicreg", "projector"),
     ]

@@ -4,20 +4,20 @@ import pytest
 
 from rcdm_cli import load_bundle
 from tests.bundle.tiny import tiny_bundle
-from tests.training.tiny import write_photos
+from tests.training.tiny import write_images
 
 WAYS = ("--sampler", "dpmpp,ddim", "--steps", "1,2", "--method", "dino")
 
 
 @pytest.fixture
 def tiny(workplace):
-    write_photos(workplace / "photos", {"cat": 4, "dog": 3})
+    write_images(workplace / "images", {"cat": 4, "dog": 3})
     return tiny_bundle(workplace / "tiny")
 
 
 def test_the_choice_becomes_the_bundles_default(tiny, workplace, invoke):
     before = load_bundle(tiny).manifest
-    done = invoke("tune", str(tiny), "photos", *WAYS, "--margin", "100", "--photos", "5", "--json")
+    done = invoke("tune", str(tiny), "images", *WAYS, "--margin", "100", "--images", "5", "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
     assert [(one["sampler"], one["steps"]) for one in values["tried"]] == [
@@ -27,7 +27,7 @@ def test_the_choice_becomes_the_bundles_default(tiny, workplace, invoke):
         ("ddim", 2),
     ]
     assert values["chosen"]["steps"] == 1
-    assert values["photos"] == 5
+    assert values["images"] == 5
 
     after = load_bundle(tiny).manifest
     assert after.defaults.model_dump() == values["chosen"]
@@ -44,16 +44,16 @@ def test_a_finished_tuning_is_not_replaced_unless_told(workplace, invoke):
     (workplace / "tuning").mkdir()
     (workplace / "tuning" / "results.json").touch()
     manifest = (workplace / "tiny" / "manifest.json").read_bytes()
-    assert invoke("tune", "tiny", "photos", *WAYS).exit_code == 2
+    assert invoke("tune", "tiny", "images", *WAYS).exit_code == 2
     assert (workplace / "tiny" / "manifest.json").read_bytes() == manifest
 
 
 @pytest.mark.usefixtures("tiny")
-def test_one_photo_is_not_enough(workplace, invoke):
-    write_photos(workplace / "alone", {"cat": 1})
+def test_one_image_is_not_enough(workplace, invoke):
+    write_images(workplace / "alone", {"cat": 1})
     done = invoke("tune", "tiny", "alone", *WAYS)
     assert done.exit_code == 2
-    assert "alone has one photo to use" in done.stderr
+    assert "alone has one image to use" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,6 @@ def test_one_photo_is_not_enough(workplace, invoke):
     ],
 )
 def test_wrong_lists_are_told(invoke, options, message):
-    done = invoke("tune", "tiny", "photos", *options)
+    done = invoke("tune", "tiny", "images", *options)
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.replace("│", " ").split())

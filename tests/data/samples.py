@@ -1,4 +1,4 @@
-"""Small photos and archives that several tests of this room make."""
+"""Small images and archives that several tests of this room make."""
 
 import io
 import tarfile
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def photo(value: int, height: int = 12, width: int = 16) -> NDArray[np.uint8]:
-    """A photo of one colour, which a crop leaves alone."""
+def image(value: int, height: int = 12, width: int = 16) -> NDArray[np.uint8]:
+    """An image of one colour, which a crop leaves alone."""
     return np.full((height, width, 3), (value, 255 - value, 7), np.uint8)
 
 
 def png(value: int) -> bytes:
-    """The bytes of ``photo(value)`` as PNG."""
+    """The bytes of ``image(value)`` as PNG."""
     out = io.BytesIO()
-    Image.fromarray(photo(value)).save(out, "PNG")
+    Image.fromarray(image(value)).save(out, "PNG")
     return out.getvalue()
 
 

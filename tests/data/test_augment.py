@@ -13,7 +13,7 @@ BY_NAME = {one.name: one.strengths for one in AUGMENTATIONS}
 EVERY = [(one.name, strength) for one in AUGMENTATIONS for strength in one.strengths]
 
 
-def photo(size=48):
+def image(size=48):
     """Smooth colours on a plain light background: a blob with a gradient."""
     y, x = np.mgrid[:size, :size] / size
     inside = ((x - 0.45) ** 2 + (y - 0.5) ** 2 < 0.09)[..., None]
@@ -22,7 +22,7 @@ def photo(size=48):
 
 
 def change(name, strength, given=None, seed=0):
-    return BY_NAME[name][strength](photo() if given is None else given, np.random.default_rng(seed))
+    return BY_NAME[name][strength](image() if given is None else given, np.random.default_rng(seed))
 
 
 def tensor(given):
@@ -34,8 +34,8 @@ def pixels(given):
 
 
 @pytest.mark.parametrize(("name", "strength"), EVERY)
-def test_keeps_size_type_and_the_photo_given_and_is_the_same_again(name, strength):
-    given = photo()
+def test_keeps_size_type_and_the_image_given_and_is_the_same_again(name, strength):
+    given = image()
     before = given.copy()
     after = change(name, strength, given)
     assert after.shape == given.shape
@@ -47,13 +47,13 @@ def test_keeps_size_type_and_the_photo_given_and_is_the_same_again(name, strengt
 
 @pytest.mark.parametrize("name", ["crop", "shift", "rotation", "grey", "hue", "blur", "noise", "JPEG"])
 def test_a_later_strength_changes_more(name):
-    errors = [np.square(change(name, strength).astype(float) - photo()).mean() for strength in BY_NAME[name]]
+    errors = [np.square(change(name, strength).astype(float) - image()).mean() for strength in BY_NAME[name]]
     assert errors == sorted(errors)
     assert errors[0] < errors[-1]
 
 
 def test_crop_is_the_central_half_in_full_size():
-    expected = tv.resized_crop(tensor(photo()), 12, 12, 24, 24, [48, 48], tv.InterpolationMode.BICUBIC)
+    expected = tv.resized_crop(tensor(image()), 12, 12, 24, 24, [48, 48], tv.InterpolationMode.BICUBIC)
     # At the border of the box Pillow looks beyond it, and torchvision does not.
     difference = np.abs(change("crop", "50%").astype(int) - pixels(expected))[4:-4, 4:-4]
     assert difference.max() <= 2
@@ -61,19 +61,19 @@ def test_crop_is_the_central_half_in_full_size():
 
 def test_shift_moves_a_tenth_to_the_right_and_mirrors():
     after = change("shift", "10%")
-    np.testing.assert_array_equal(after[:, 5:], photo()[:, :-5])
-    np.testing.assert_array_equal(after[:, :5], photo()[:, 5:0:-1])
+    np.testing.assert_array_equal(after[:, 5:], image()[:, :-5])
+    np.testing.assert_array_equal(after[:, :5], image()[:, 5:0:-1])
 
 
 def test_rotation_is_counter_clockwise_and_leaves_no_black_corner():
-    np.testing.assert_array_equal(change("rotation", "90°"), np.rot90(photo()))
+    np.testing.assert_array_equal(change("rotation", "90°"), np.rot90(image()))
     bright = np.full((48, 48, 3), 250, np.uint8)
     assert change("rotation", "30°", bright).min() >= 249
 
 
 def test_flips():
-    np.testing.assert_array_equal(change("flip", "left-right"), photo()[:, ::-1])
-    np.testing.assert_array_equal(change("flip", "top-bottom"), photo()[::-1])
+    np.testing.assert_array_equal(change("flip", "left-right"), image()[:, ::-1])
+    np.testing.assert_array_equal(change("flip", "top-bottom"), image()[::-1])
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_flips():
     ],
 )
 def test_colours_as_torchvision_has_them(name, strength, reference, tolerance):
-    difference = np.abs(change(name, strength).astype(int) - pixels(reference(tensor(photo()))))
+    difference = np.abs(change(name, strength).astype(int) - pixels(reference(tensor(image()))))
     assert difference.max() <= tolerance
 
 
@@ -110,7 +110,7 @@ def test_noise_has_the_standard_deviation_stated():
 
 def test_jpeg_is_that_of_the_quality_stated():
     file = io.BytesIO()
-    Image.fromarray(photo()).save(file, "JPEG", quality=20)
+    Image.fromarray(image()).save(file, "JPEG", quality=20)
     np.testing.assert_array_equal(change("JPEG", "20"), np.asarray(Image.open(file)))
 
 

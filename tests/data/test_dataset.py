@@ -7,59 +7,60 @@ import pytest
 
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.dataset import Cropped, load_cropped, open_photos
-from rcdm_cli.data.source import PhotoSource
-from tests.data.samples import photo, png, write_folder
+from rcdm_cli.data.dataset import Cropped, load_cropped
+from rcdm_cli.data.source import ImageDataset, open_dataset
+from rcdm_cli.data.source import ImageDataset
+from tests.data.samples import image, png, write_folder
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> PhotoSource:
-    """600 photos, more than are read ahead at once, two of which cannot be read."""
-    photos = {f"{'hat' if n % 2 else 'shirt'}/{n:03}.png": png(n % 256) for n in range(600)}
-    photos |= {"hat/bad.jpg": b"text", "shirt/worse.png": png(1)[:30]}
-    return open_photos(write_folder(tmp_path / "set", photos))
+def source(tmp_path: Path) -> ImageDataset:
+    """600 images, more than are read ahead at once, two of which cannot be read."""
+    images = {f"{'hat' if n % 2 else 'shirt'}/{n:03}.png": png(n % 256) for n in range(600)}
+    images |= {"hat/bad.jpg": b"text", "shirt/worse.png": png(1)[:30]}
+    return open_dataset(write_folder(tmp_path / "set", images))
 
 
-def check(source: PhotoSource, cropped: Cropped) -> None:
-    assert cropped.photos.shape == (600, 8, 8, 3)
-    assert cropped.photos.dtype == np.uint8
+def check(source: ImageDataset, cropped: Cropped) -> None:
+    assert cropped.images.shape == (600, 8, 8, 3)
+    assert cropped.images.dtype == np.uint8
     assert [key for key, _ in cropped.skipped] == ["hat/bad.jpg", "shirt/worse.png"]
     assert "none of the formats" in cropped.skipped[0][1]
     assert cropped.keys == tuple(key for key in source.keys if key not in ("hat/bad.jpg", "shirt/worse.png"))
-    for key, label, crop in zip(cropped.keys, cropped.labels, cropped.photos, strict=True):
+    for key, label, crop in zip(cropped.keys, cropped.labels, cropped.images, strict=True):
         number = int(key[-7:-4])
         assert label == ("hat" if number % 2 else "shirt")
-        np.testing.assert_array_equal(crop, center_crop(photo(number % 256), 8))
+        np.testing.assert_array_equal(crop, center_crop(image(number % 256), 8))
 
 
-def test_in_memory(source: PhotoSource) -> None:
+def test_in_memory(source: ImageDataset) -> None:
     seen: list[tuple[int, int]] = []
     check(source, load_cropped(source, 8, lambda done, total: seen.append((done, total))))
     assert seen == [(n, 602) for n in range(1, 603)]
 
 
-def test_a_cache_gives_the_same_and_is_used_again(source: PhotoSource, tmp_path: Path) -> None:
+def test_a_cache_gives_the_same_and_is_used_again(source: ImageDataset, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = load_cropped(source, 8, cache=cache)
     check(source, first)
-    assert isinstance(first.photos, np.memmap)
-    assert not first.photos.flags.writeable
+    assert isinstance(first.images, np.memmap)
+    assert not first.images.flags.writeable
 
     def unexpected(done: int, total: int) -> None:
         raise AssertionError("the cache was not used")
 
     check(source, load_cropped(source, 8, unexpected, cache))
-    assert load_cropped(source, 4, cache=cache).photos.shape == (600, 4, 4, 3)
+    assert load_cropped(source, 4, cache=cache).images.shape == (600, 4, 4, 3)
 
 
-def test_a_cache_is_not_used_for_another_listing(source: PhotoSource, tmp_path: Path) -> None:
+def test_a_cache_is_not_used_for_another_listing(source: ImageDataset, tmp_path: Path) -> None:
     load_cropped(source, 8, cache=tmp_path / "cache")
     write_folder(source.root, {"hat/bad.jpg": png(9)})
-    again = load_cropped(open_photos(source.root), 8, cache=tmp_path / "cache")
-    assert len(again.photos) == 601
+    again = load_cropped(open_dataset(source.root), 8, cache=tmp_path / "cache")
+    assert len(again.images) == 601
 
 
-def test_an_interrupted_cache_leaves_nothing_and_is_made_anew(source: PhotoSource, tmp_path: Path) -> None:
+def test_an_interrupted_cache_leaves_nothing_and_is_made_anew(source: ImageDataset, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 300:
             raise KeyboardInterrupt
@@ -71,23 +72,23 @@ def test_an_interrupted_cache_leaves_nothing_and_is_made_anew(source: PhotoSourc
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_source_without_any_readable_photo_is_an_error(tmp_path: Path, cached: bool) -> None:
-    source = open_photos(write_folder(tmp_path / "set", {"a.jpg": b"text", "b.jpg": b"text"}))
-    with pytest.raises(InputError, match=r"None of the 2 photos in .*set can be read; the first: it is none"):
+def test_a_source_without_any_readable_image_is_an_error(tmp_path: Path, cached: bool) -> None:
+    source = open_dataset(write_folder(tmp_path / "set", {"a.jpg": b"text", "b.jpg": b"text"}))
+    with pytest.raises(InputError, match=r"None of the 2 images in .*set can be read; the first: it is none"):
         load_cropped(source, 8, cache=tmp_path / "cache" if cached else None)
 
 
 def test_a_strip_is_skipped_with_its_reason(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", {"a.png": png(1)})
     (root / "b.ppm").write_bytes(b"P6 500 1 255\n" + bytes(1500))
-    cropped = load_cropped(open_photos(root), 8)
-    assert len(cropped.photos) == 1
+    cropped = load_cropped(open_dataset(root), 8)
+    assert len(cropped.images) == 1
     assert cropped.skipped[0][0] == "b.ppm"
     assert "500 x 1 pixels are too narrow" in cropped.skipped[0][1]
 
 
 def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    source = open_photos(write_folder(tmp_path / "set", {"a.png": png(1)}))
+    source = open_dataset(write_folder(tmp_path / "set", {"a.png": png(1)}))
     (tmp_path / "cache" / f"{source.fingerprint()[:32]}-8.u8").mkdir(parents=True)
     with pytest.raises(RcdmError, match="Could not write"):
         load_cropped(source, 8, cache=tmp_path / "cache")

@@ -14,16 +14,16 @@ from PIL.PngImagePlugin import PngInfo
 from skimage import data
 from skimage.io import imread
 
-from rcdm_cli.data.image_file import UnreadablePhoto, read_photo
+from rcdm_cli.data.image_file import UnreadableImage, read_image
 
 Pixels = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
 def cat() -> Pixels:
-    """uint8 (75, 113, 3): a small photo, not square, so that a wrong turn shows."""
-    photo: Pixels = data.chelsea()[::4, ::4]
-    return np.ascontiguousarray(photo)
+    """uint8 (75, 113, 3): a small image, not square, so that a wrong turn shows."""
+    image: Pixels = data.chelsea()[::4, ::4]
+    return np.ascontiguousarray(image)
 
 
 def save(path: Path, image: Image.Image, **options: object) -> Path:
@@ -37,77 +37,77 @@ def stacked(grey: Pixels) -> Pixels:
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm"])
 def test_lossless_rgb_is_read_value_for_value(tmp_path: Path, cat: Pixels, suffix: str) -> None:
-    np.testing.assert_array_equal(read_photo(save(tmp_path / f"a.{suffix}", Image.fromarray(cat))), cat)
+    np.testing.assert_array_equal(read_image(save(tmp_path / f"a.{suffix}", Image.fromarray(cat))), cat)
 
 
 def test_lossless_webp_and_an_open_file(tmp_path: Path, cat: Pixels) -> None:
     path = save(tmp_path / "a.webp", Image.fromarray(cat), lossless=True)
     with path.open("rb") as file:
-        np.testing.assert_array_equal(read_photo(file), cat)
+        np.testing.assert_array_equal(read_image(file), cat)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "avif"])
 def test_lossy_formats_come_close(tmp_path: Path, cat: Pixels, suffix: str) -> None:
-    photo = read_photo(save(tmp_path / f"a.{suffix}", Image.fromarray(cat), quality=95))
-    assert photo.dtype == np.uint8
-    assert np.abs(photo.astype(float) - cat).mean() < 3
+    image = read_image(save(tmp_path / f"a.{suffix}", Image.fromarray(cat), quality=95))
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(float) - cat).mean() < 3
 
 
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket", "astronaut"])
 def test_jpeg_equals_another_reader(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "a.jpg", Image.fromarray(getattr(data, name)()))
-    np.testing.assert_array_equal(read_photo(path), imread(path))
+    np.testing.assert_array_equal(read_image(path), imread(path))
 
 
 def test_the_format_is_told_by_the_content_not_by_the_suffix(tmp_path: Path, cat: Pixels) -> None:
-    np.testing.assert_array_equal(read_photo(save(tmp_path / "a.jpg", Image.fromarray(cat), format="PNG")), cat)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.jpg", Image.fromarray(cat), format="PNG")), cat)
 
 
 def test_grey_is_repeated(tmp_path: Path, cat: Pixels) -> None:
     grey = cat[:, :, 0]
-    np.testing.assert_array_equal(read_photo(save(tmp_path / "a.png", Image.fromarray(grey))), stacked(grey))
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", Image.fromarray(grey))), stacked(grey))
 
 
 def test_black_and_white(tmp_path: Path, cat: Pixels) -> None:
     bits = cat[:, :, 0] > 128
     path = save(tmp_path / "a.png", Image.fromarray(bits))
-    np.testing.assert_array_equal(read_photo(path), stacked(np.where(bits, 255, 0).astype(np.uint8)))
+    np.testing.assert_array_equal(read_image(path), stacked(np.where(bits, 255, 0).astype(np.uint8)))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
 def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
     values = np.linspace(0, 65535, 64 * 32).astype(np.uint16).reshape(32, 64)
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(values))
-    photo = read_photo(path)
-    np.testing.assert_array_equal(photo, stacked(np.rint(values / 257).astype(np.uint8)))
-    assert photo.min() == 0
-    assert photo.max() == 255
+    image = read_image(path)
+    np.testing.assert_array_equal(image, stacked(np.rint(values / 257).astype(np.uint8)))
+    assert image.min() == 0
+    assert image.max() == 255
 
 
 def test_16_bit_grey_of_big_endian_tiff(tmp_path: Path) -> None:
     values = np.array([[0, 1, 257, 65535]], ">u2")
     path = save(tmp_path / "a.tiff", Image.frombytes("I;16B", (4, 1), values.tobytes()))
-    assert read_photo(path)[0, :, 0].tolist() == [0, 0, 1, 255]
+    assert read_image(path)[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
 def test_32_bit_grey_within_16_bits_is_scaled_and_beyond_is_refused(tmp_path: Path) -> None:
     within = save(tmp_path / "a.tiff", Image.fromarray(np.array([[0, 514, 65535]], np.int32)))
-    assert read_photo(within)[0, :, 1].tolist() == [0, 2, 255]
+    assert read_image(within)[0, :, 1].tolist() == [0, 2, 255]
     beyond = save(tmp_path / "b.tiff", Image.fromarray(np.array([[0, 70000]], np.int32)))
-    with pytest.raises(UnreadablePhoto, match=r"b\.tiff .* from 0 to 70000"):
-        read_photo(beyond)
+    with pytest.raises(UnreadableImage, match=r"b\.tiff .* from 0 to 70000"):
+        read_image(beyond)
 
 
 def test_float_grey_is_taken_as_0_to_1(tmp_path: Path) -> None:
     values = np.array([[0, 0.25, 0.5, 1]], np.float32)
-    assert read_photo(save(tmp_path / "a.tiff", Image.fromarray(values)))[0, :, 2].tolist() == [0, 64, 128, 255]
+    assert read_image(save(tmp_path / "a.tiff", Image.fromarray(values)))[0, :, 2].tolist() == [0, 64, 128, 255]
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 200, np.nan])
 def test_float_grey_of_another_range_is_refused(tmp_path: Path, wrong: float) -> None:
     path = save(tmp_path / "a.tiff", Image.fromarray(np.array([[0.5, wrong]], np.float32)))
-    with pytest.raises(UnreadablePhoto, match="its float values"):
-        read_photo(path)
+    with pytest.raises(UnreadableImage, match="its float values"):
+        read_image(path)
 
 
 def over_white(colour: Pixels, alpha: Pixels) -> NDArray[np.float64]:
@@ -120,32 +120,32 @@ def test_alpha_is_laid_over_white(tmp_path: Path, cat: Pixels, suffix: str) -> N
     alpha = np.tile(np.linspace(0, 255, cat.shape[1]).astype(np.uint8), (cat.shape[0], 1))
     image = Image.fromarray(np.dstack([cat, alpha]))
     options = {"lossless": True, "exact": True} if suffix == "webp" else {}
-    photo = read_photo(save(tmp_path / f"a.{suffix}", image, **options))
-    assert np.abs(photo - over_white(cat, alpha)).max() <= 1
-    assert (photo[:, 0] == 255).all()
+    image = read_image(save(tmp_path / f"a.{suffix}", image, **options))
+    assert np.abs(image - over_white(cat, alpha)).max() <= 1
+    assert (image[:, 0] == 255).all()
 
 
 def test_grey_with_alpha(tmp_path: Path, cat: Pixels) -> None:
     grey, alpha = cat[:, :, 0], cat[:, :, 1]
     image = Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
-    photo = read_photo(save(tmp_path / "a.png", image))
-    assert np.abs(photo - over_white(stacked(grey), alpha)).max() <= 1
+    image = read_image(save(tmp_path / "a.png", image))
+    assert np.abs(image - over_white(stacked(grey), alpha)).max() <= 1
 
 
 def test_a_colour_named_as_transparent_becomes_white(tmp_path: Path) -> None:
     colours = np.array([[[10, 20, 30], [40, 50, 60]]], np.uint8)
     path = save(tmp_path / "a.png", Image.fromarray(colours), transparency=(10, 20, 30))
-    assert read_photo(path)[0].tolist() == [[255, 255, 255], [40, 50, 60]]
+    assert read_image(path)[0].tolist() == [[255, 255, 255], [40, 50, 60]]
 
 
 def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     opaque = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
-    assert read_photo(save(tmp_path / "a.png", image))[0].tolist() == opaque
-    half = read_photo(save(tmp_path / "b.png", image, transparency=bytes([0, 128, 255])))[0]
+    assert read_image(save(tmp_path / "a.png", image))[0].tolist() == opaque
+    half = read_image(save(tmp_path / "b.png", image, transparency=bytes([0, 128, 255])))[0]
     assert np.abs(half - np.array([[255, 255, 255], [127, 255, 127], [0, 0, 255]])).max() <= 1
-    assert read_photo(save(tmp_path / "c.gif", image, transparency=1))[0].tolist() == [
+    assert read_image(save(tmp_path / "c.gif", image, transparency=1))[0].tolist() == [
         [255, 0, 0],
         [255, 255, 255],
         [0, 0, 255],
@@ -155,14 +155,14 @@ def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
 def test_cmyk_tiff(tmp_path: Path) -> None:
     inks = np.array([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 0, 255]]], np.uint8)
     path = save(tmp_path / "a.tiff", Image.frombytes("CMYK", (4, 1), inks.tobytes()))
-    assert read_photo(path)[0].tolist() == [[255, 255, 255], [0, 255, 255], [255, 0, 255], [0, 0, 0]]
+    assert read_image(path)[0].tolist() == [[255, 255, 255], [0, 255, 255], [255, 0, 255], [0, 0, 0]]
 
 
 def test_cmyk_jpeg_as_adobe_writes_it_is_not_inverted(tmp_path: Path) -> None:
     inks = np.full((16, 16, 4), (0, 200, 200, 0), np.uint8)
     path = save(tmp_path / "a.jpg", Image.frombytes("CMYK", (16, 16), inks.tobytes()), quality=100)
     assert b"Adobe" in path.read_bytes()
-    assert np.abs(read_photo(path).astype(int) - (255, 55, 55)).max() <= 3
+    assert np.abs(read_image(path).astype(int) - (255, 55, 55)).max() <= 3
 
 
 def test_lab_tiff(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_lab_tiff(tmp_path: Path) -> None:
     to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     lab = ImageCms.applyTransform(Image.fromarray(colours), to_lab)
     assert lab is not None
-    assert np.abs(read_photo(save(tmp_path / "a.tiff", lab)).astype(int) - colours).max() <= 3
+    assert np.abs(read_image(save(tmp_path / "a.tiff", lab)).astype(int) - colours).max() <= 3
 
 
 @pytest.mark.parametrize(
@@ -186,29 +186,29 @@ def test_lab_tiff(tmp_path: Path) -> None:
         (8, lambda a: np.rot90(a, -1)),
     ],
 )
-def test_a_photo_is_turned_upright(tmp_path: Path, cat: Pixels, orientation: int, stored: object) -> None:
+def test_an_image_is_turned_upright(tmp_path: Path, cat: Pixels, orientation: int, stored: object) -> None:
     assert callable(stored)
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = save(tmp_path / "a.png", Image.fromarray(np.ascontiguousarray(stored(cat))), exif=exif)
-    np.testing.assert_array_equal(read_photo(path), cat)
+    np.testing.assert_array_equal(read_image(path), cat)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
-def test_the_first_picture_of_several_is_read(tmp_path: Path, suffix: str) -> None:
+def test_the_first_image_of_several_is_read(tmp_path: Path, suffix: str) -> None:
     first, second = (Image.new("RGB", (8, 6), colour) for colour in ("red", "blue"))
     options = {"lossless": True} if suffix == "webp" else {}
     path = save(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second], **options)
     with Image.open(path) as image:
         assert getattr(image, "n_frames", 1) == 2
-    np.testing.assert_array_equal(read_photo(path), np.full((6, 8, 3), (255, 0, 0), np.uint8))
+    np.testing.assert_array_equal(read_image(path), np.full((6, 8, 3), (255, 0, 0), np.uint8))
 
 
-def test_text_named_as_a_photo_is_refused_with_the_readable_formats(tmp_path: Path) -> None:
+def test_text_named_as_an_image_is_refused_with_the_readable_formats(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
-    path.write_text("no photo")
-    with pytest.raises(UnreadablePhoto, match=r"a\.jpg cannot be read as a photo: .*JPEG, PNG, WEBP, GIF"):
-        read_photo(path)
+    path.write_text("no image")
+    with pytest.raises(UnreadableImage, match=r"a\.jpg cannot be read as an image: .*JPEG, PNG, WEBP, GIF"):
+        read_image(path)
 
 
 def test_formats_outside_the_list_are_refused(tmp_path: Path) -> None:
@@ -216,24 +216,24 @@ def test_formats_outside_the_list_are_refused(tmp_path: Path) -> None:
     heic.write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic")
     eps = save(tmp_path / "a.eps", Image.new("RGB", (4, 4)))
     for path in (heic, eps):
-        with pytest.raises(UnreadablePhoto, match="none of the formats"):
-            read_photo(path)
+        with pytest.raises(UnreadableImage, match="none of the formats"):
+            read_image(path)
 
 
 def test_an_empty_file_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     for path, reason in (("empty.jpg", "none of the formats"), (".", "directory"), ("no.jpg", "no such file")):
-        with pytest.raises(UnreadablePhoto, match=reason):
-            read_photo(tmp_path / path)
+        with pytest.raises(UnreadableImage, match=reason):
+            read_image(tmp_path / path)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff", "ppm", "avif"])
-def test_a_truncated_photo_is_refused(tmp_path: Path, cat: Pixels, suffix: str) -> None:
+def test_a_truncated_image_is_refused(tmp_path: Path, cat: Pixels, suffix: str) -> None:
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(cat))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(UnreadablePhoto, match=rf"a\.{suffix} cannot be read"):
-        read_photo(path)
+    with pytest.raises(UnreadableImage, match=rf"a\.{suffix} cannot be read"):
+        read_image(path)
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
@@ -243,13 +243,13 @@ def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    with pytest.raises(UnreadablePhoto, match=r"^bomb cannot .*too many pixels .*3600000000"):
-        read_photo(io.BytesIO(bomb), name="bomb")
+    with pytest.raises(UnreadableImage, match=r"^bomb cannot .*too many pixels .*3600000000"):
+        read_image(io.BytesIO(bomb), name="bomb")
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff"])
-def test_damaged_bytes_give_a_photo_or_one_kind_of_error(tmp_path: Path, cat: Pixels, suffix: str) -> None:
+def test_damaged_bytes_give_an_image_or_one_kind_of_error(tmp_path: Path, cat: Pixels, suffix: str) -> None:
     whole = save(tmp_path / f"a.{suffix}", Image.fromarray(cat[:24, :32])).read_bytes()
     random = np.random.default_rng(0)
     refused = 0
@@ -258,14 +258,14 @@ def test_damaged_bytes_give_a_photo_or_one_kind_of_error(tmp_path: Path, cat: Pi
         for place in random.integers(0, len(whole), 8):
             content[place] = random.integers(256)
         try:
-            assert read_photo(io.BytesIO(bytes(content))).dtype == np.uint8
-        except UnreadablePhoto:
+            assert read_image(io.BytesIO(bytes(content))).dtype == np.uint8
+        except UnreadableImage:
             refused += 1
     assert refused > 0
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_exif_does_not_cost_the_photo(tmp_path: Path, cat: Pixels) -> None:
+def test_damaged_exif_does_not_cost_the_image(tmp_path: Path, cat: Pixels) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "x" * 64
@@ -277,32 +277,32 @@ def test_damaged_exif_does_not_cost_the_photo(tmp_path: Path, cat: Pixels) -> No
         content = bytearray(whole)
         for place in random.integers(start, start + 60, 3):
             content[place] = random.integers(256)
-        assert read_photo(io.BytesIO(bytes(content))).size == 8 * 16 * 3
+        assert read_image(io.BytesIO(bytes(content))).size == 8 * 16 * 3
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
 def test_damaged_metadata_of_other_formats_does_not_either(tmp_path: Path, cat: Pixels, suffix: str) -> None:
     options = {"lossless": True} if suffix == "webp" else {}
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(cat), exif=b"Exif\0\0garbagegarbage", **options)
-    np.testing.assert_array_equal(read_photo(path), cat)
+    np.testing.assert_array_equal(read_image(path), cat)
 
 
 def test_a_long_text_does_not_either(tmp_path: Path, cat: Pixels) -> None:
     text = PngInfo()
     text.add_text("workflow", "x" * 3_000_000, zip=True)
-    np.testing.assert_array_equal(read_photo(save(tmp_path / "a.png", Image.fromarray(cat), pnginfo=text)), cat)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", Image.fromarray(cat), pnginfo=text)), cat)
 
 
-def test_a_photo_too_narrow_to_be_cropped_is_named(tmp_path: Path) -> None:
+def test_an_image_too_narrow_to_be_cropped_is_named(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.new("RGB", (2000, 10)))
-    with pytest.raises(UnreadablePhoto, match=r"a\.png cannot be read as a photo: 2000 x 10 pixels are too narrow"):
-        read_photo(path)
+    with pytest.raises(UnreadableImage, match=r"a\.png cannot be read as an image: 2000 x 10 pixels are too narrow"):
+        read_image(path)
 
 
 def test_the_error_survives_the_way_out_of_a_worker_process() -> None:
-    error = pickle.loads(pickle.dumps(UnreadablePhoto("a.jpg", "it is torn")))
+    error = pickle.loads(pickle.dumps(UnreadableImage("a.jpg", "it is torn")))
     assert (error.name, error.reason, str(error)) == (
         "a.jpg",
         "it is torn",
-        "a.jpg cannot be read as a photo: it is torn.",
+        "a.jpg cannot be read as an image: it is torn.",
     )

@@ -1,4 +1,4 @@
-"""Folders, tars and shards give the same photos, keys, labels and splits."""
+"""Folders, tars and shards give the same images, keys, labels and splits."""
 
 import hashlib
 import io
@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.data.image_file import UnreadablePhoto
-from rcdm_cli.data.source import Entry, PhotoSource, open_photos
-from tests.data.samples import photo, png, write_folder, write_tar
+from rcdm_cli.data.image_file import UnreadableImage
+from rcdm_cli.data.source import Entry, ImageDataset, open_dataset
+from tests.data.samples import image, png, write_folder, write_tar
 
 CLOTHES = {
     "train/hat/b.png": png(2),
@@ -28,7 +28,7 @@ WRAPPED = {f"clothes/{name}": content for name, content in CLOTHES.items()}
 def test_a_folder_with_splits_and_classes(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", CLOTHES)
 
-    everything, train = open_photos(root), open_photos(root, "train")
+    everything, train = open_dataset(root), open_dataset(root, "train")
 
     assert everything.keys == ("train/hat/a.png", "train/hat/b.png", "train/shirt/c.PNG", "val/hat/d.png")
     assert everything.labels == ("hat", "hat", "shirt", "hat")
@@ -36,19 +36,19 @@ def test_a_folder_with_splits_and_classes(tmp_path: Path) -> None:
     assert train.labels == ("hat", "hat", "shirt")
     assert len(train) == 3
     for index, value in enumerate((1, 2, 3)):
-        np.testing.assert_array_equal(train.read(index), photo(value))
+        np.testing.assert_array_equal(train.read(index), image(value))
 
 
 def test_a_tar_below_one_top_folder_gives_the_same(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "set.tar", WRAPPED)
 
-    train = open_photos(tar, split="train")
+    train = open_dataset(tar, split="train")
 
     assert train.keys == ("clothes/train/hat/a.png", "clothes/train/hat/b.png", "clothes/train/shirt/c.PNG")
     assert train.labels == ("hat", "hat", "shirt")
     for index, value in enumerate((1, 2, 3)):
-        np.testing.assert_array_equal(train.read(index), photo(value))
-    assert open_photos(tar).labels == ("hat", "hat", "shirt", "hat")
+        np.testing.assert_array_equal(train.read(index), image(value))
+    assert open_dataset(tar).labels == ("hat", "hat", "shirt", "hat")
 
 
 @pytest.mark.parametrize("members", [CLOTHES, WRAPPED])
@@ -59,32 +59,32 @@ def test_a_missing_split_is_answered_with_those_that_exist(
     write = write_folder if kind == "folder" else write_tar
     source = write(tmp_path / "set", members)
     with pytest.raises(InputError, match=r"no split 'test'; its splits are: train, val\."):
-        open_photos(source, "test")
+        open_dataset(source, "test")
 
 
 @pytest.mark.parametrize("split", ["tra", "hat", "../set/train", ""])
 def test_a_split_is_a_whole_name_at_the_right_level(tmp_path: Path, split: str) -> None:
     with pytest.raises(InputError, match="no split"):
-        open_photos(write_folder(tmp_path / "set", CLOTHES), split)
+        open_dataset(write_folder(tmp_path / "set", CLOTHES), split)
 
 
-def test_photos_directly_in_the_root_have_no_label(tmp_path: Path) -> None:
+def test_images_directly_in_the_root_have_no_label(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a.png": png(1), "train/b.png": png(2), "train/hat/c.png": png(3)})
-    assert open_photos(folder).labels == (None, "train", "hat")
-    assert open_photos(folder, "train").labels == (None, "hat")
+    assert open_dataset(folder).labels == (None, "train", "hat")
+    assert open_dataset(folder, "train").labels == (None, "hat")
     tar = write_tar(tmp_path / "set.tar", {"top/a.png": png(1), "top/b.png": png(2)})
-    assert open_photos(tar).labels == (None, None)
+    assert open_dataset(tar).labels == (None, None)
     one_class = write_folder(tmp_path / "one", {"hat/a.png": png(1)})
-    assert open_photos(one_class).labels == ("hat",)
+    assert open_dataset(one_class).labels == ("hat",)
 
 
-def test_shards_with_labels_beside_the_photos(tmp_path: Path) -> None:
+def test_shards_with_labels_beside_the_images(tmp_path: Path) -> None:
     root = tmp_path / "shards"
     write_tar(root / "train" / "0001.tar", {"x.cls": b"7", "x.png": png(1), "y.png": png(2), "y.cls": b"cat\n"})
     write_tar(root / "train" / "0000.tar", {"x.png": png(3)})
     write_tar(root / "val" / "0000.tar", {"hat/z.png": png(4)})
 
-    source = open_photos(root)
+    source = open_dataset(root)
 
     assert source.keys == (
         "train/0000.tar/x.png",
@@ -93,15 +93,15 @@ def test_shards_with_labels_beside_the_photos(tmp_path: Path) -> None:
         "val/0000.tar/hat/z.png",
     )
     assert source.labels == ("train", "7", "cat", "hat")
-    assert open_photos(root, "train").labels == (None, "7", "cat")
+    assert open_dataset(root, "train").labels == (None, "7", "cat")
     for index, value in enumerate((3, 1, 2, 4)):
-        np.testing.assert_array_equal(source.read(index), photo(value))
+        np.testing.assert_array_equal(source.read(index), image(value))
 
 
 def test_shards_without_folders_have_no_label_of_their_own(tmp_path: Path) -> None:
     write_tar(tmp_path / "0.tar", {"a.png": png(1)})
     write_tar(tmp_path / "1.tar", {"b.png": png(1)})
-    assert open_photos(tmp_path).labels == (None, None)
+    assert open_dataset(tmp_path).labels == (None, None)
 
 
 def test_links_devices_and_hidden_members_are_left_out_and_paths_are_cleaned(tmp_path: Path) -> None:
@@ -116,67 +116,67 @@ def test_links_devices_and_hidden_members_are_left_out_and_paths_are_cleaned(tmp
             info.type, info.linkname = kind, "b.png"
             archive.addfile(info)
 
-    source = open_photos(tar)
+    source = open_dataset(tar)
 
     assert source.keys == ("b.png", "c.png", "etc/a.png")
-    np.testing.assert_array_equal(source.read(2), photo(1))
+    np.testing.assert_array_equal(source.read(2), image(1))
 
 
 def test_long_and_foreign_names(tmp_path: Path) -> None:
     long = "사진/" + "x" * 300 + ".png"
     tar = write_tar(tmp_path / "set.tar", {long: png(1), "a.png": png(2)})
-    assert open_photos(tar).keys == ("a.png", long)
+    assert open_dataset(tar).keys == ("a.png", long)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX only")
 def test_a_name_that_is_no_unicode_gives_a_key_that_is(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(png(5))
-    source = open_photos(tmp_path)
+    source = open_dataset(tmp_path)
     source.keys[0].encode()
-    np.testing.assert_array_equal(source.read(0), photo(5))
+    np.testing.assert_array_equal(source.read(0), image(5))
 
 
 def test_the_fingerprint_is_that_of_keys_and_sizes(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"a.png": png(1), "b/c.png": png(2)})
     text = f"a.png\0{len(png(1))}\nb/c.png\0{len(png(2))}\n"
-    assert open_photos(root).fingerprint() == hashlib.sha256(text.encode()).hexdigest()
+    assert open_dataset(root).fingerprint() == hashlib.sha256(text.encode()).hexdigest()
     (root / "a.png").write_bytes(png(1) + b"\0")
-    assert open_photos(root).fingerprint() != hashlib.sha256(text.encode()).hexdigest()
+    assert open_dataset(root).fingerprint() != hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_source_goes_into_a_worker_process(tmp_path: Path) -> None:
-    source = open_photos(write_tar(tmp_path / "set.tar", CLOTHES))
+    source = open_dataset(write_tar(tmp_path / "set.tar", CLOTHES))
     copy = pickle.loads(pickle.dumps(source))
-    np.testing.assert_array_equal(copy.read(3), photo(4))
+    np.testing.assert_array_equal(copy.read(3), image(4))
 
 
-def test_a_bad_photo_is_named_by_source_and_key(tmp_path: Path) -> None:
+def test_a_bad_image_is_named_by_source_and_key(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "set.tar", {"a/bad.jpg": b"text"})
-    with pytest.raises(UnreadablePhoto, match=r"set\.tar \(a/bad\.jpg\) cannot be read"):
-        open_photos(tar).read(0)
+    with pytest.raises(UnreadableImage, match=r"set\.tar \(a/bad\.jpg\) cannot be read"):
+        open_dataset(tar).read(0)
 
 
 def test_files_that_change_after_listing_are_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"a.png": png(1), "b.png": png(1)})
-    source = open_photos(root)
+    source = open_dataset(root)
     (root / "a.png").write_bytes(png(1)[:20])
     (root / "b.png").unlink()
-    with pytest.raises(UnreadablePhoto, match="shorter since it was listed"):
+    with pytest.raises(UnreadableImage, match="shorter since it was listed"):
         source.read(0)
-    with pytest.raises(UnreadablePhoto, match="No such file"):
+    with pytest.raises(UnreadableImage, match="No such file"):
         source.read(1)
 
 
 def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere does not exist"):
-        open_photos(tmp_path / "nowhere")
+        open_dataset(tmp_path / "nowhere")
     empty = write_folder(tmp_path / "empty", {"a.txt": b"text"})
-    with pytest.raises(InputError, match="holds no photo"):
-        open_photos(empty)
+    with pytest.raises(InputError, match="holds no image"):
+        open_dataset(empty)
     mixed = write_folder(tmp_path / "mixed", {"a.png": png(1)})
     write_tar(mixed / "b.tar", {"b.png": png(1)})
-    with pytest.raises(InputError, match="both photos"):
-        open_photos(mixed)
+    with pytest.raises(InputError, match="both images"):
+        open_dataset(mixed)
 
 
 def test_what_is_no_whole_tar_is_refused(tmp_path: Path) -> None:
@@ -185,10 +185,10 @@ def test_what_is_no_whole_tar_is_refused(tmp_path: Path) -> None:
         archive.add(write_folder(tmp_path / "set", CLOTHES))
     for name in ("text.tar", "packed.tar"):
         with pytest.raises(InputError, match=rf"{name} is not a whole, uncompressed tar"):
-            open_photos(tmp_path / name)
+            open_dataset(tmp_path / name)
 
 
-@pytest.mark.parametrize("cut", ["in a photo", "between photos", "damaged header"])
+@pytest.mark.parametrize("cut", ["in an image", "between images", "damaged header"])
 def test_a_torn_tar_is_refused_rather_than_read_in_part(tmp_path: Path, cut: str) -> None:
     tar = write_tar(tmp_path / "set.tar", {"a.png": png(1), "b.png": png(2)})
     content = bytearray(tar.read_bytes())
@@ -196,26 +196,26 @@ def test_a_torn_tar_is_refused_rather_than_read_in_part(tmp_path: Path, cut: str
     if cut == "damaged header":
         content[second : second + 512] = b"x" * 512
     tar.write_bytes(
-        content[: second + 600] if cut == "in a photo" else content[:second] if cut == "between photos" else content
+        content[: second + 600] if cut == "in an image" else content[:second] if cut == "between images" else content
     )
     with pytest.raises(InputError, match=r"set\.tar is (damaged|not a whole)"):
-        open_photos(tar)
+        open_dataset(tar)
 
 
 def test_a_label_too_long_is_refused(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "set.tar", {"a.png": png(1), "a.cls": b"x" * 2000})
     with pytest.raises(InputError, match="2000 bytes; a label has at most"):
-        open_photos(tar)
+        open_dataset(tar)
 
 
-def listed(names: str) -> PhotoSource:
-    return PhotoSource(Path("set"), tuple(Entry(f"{name}.png", None, "set", 0, 1) for name in names))
+def listed(names: str) -> ImageDataset:
+    return ImageDataset(Path("set"), tuple(Entry(f"{name}.png", None, "set", 0, 1) for name in names))
 
 
 @pytest.mark.parametrize(
     ("count", "expected"), [(1, "a"), (2, "ae"), (3, "ace"), (4, "abde"), (5, "abcde"), (9, "abcde")]
 )
-def test_a_spread_of_photos_reaches_from_the_first_to_the_last(count: int, expected: str) -> None:
+def test_a_spread_of_images_reaches_from_the_first_to_the_last(count: int, expected: str) -> None:
     assert "".join(key[0] for key in listed("abcde").spread(count).keys) == expected
 
 

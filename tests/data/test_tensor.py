@@ -8,45 +8,45 @@ from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.data.tensor import to_tensor, to_uint8
 
 
-def test_photos_become_values_between_minus_1_and_1_with_channels_first() -> None:
-    photos = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3)).astype(np.uint8)
-    photos[0, 0, 0] = (0, 255, 51)
+def test_images_become_values_between_minus_1_and_1_with_channels_first() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3)).astype(np.uint8)
+    images[0, 0, 0] = (0, 255, 51)
 
-    tensor = to_tensor(photos)
+    tensor = to_tensor(images)
 
     assert tensor.dtype == torch.float32
     assert tensor.is_contiguous()
     assert tensor[0, :, 0, 0].tolist() == pytest.approx([-1, 1, -0.6])
-    expected = np.moveaxis(photos, 3, 1).astype(np.float64) / 127.5 - 1
+    expected = np.moveaxis(images, 3, 1).astype(np.float64) / 127.5 - 1
     np.testing.assert_allclose(tensor.numpy(), expected, atol=1e-7)
 
 
-def test_read_only_photos_of_a_cache_are_taken_and_left_alone() -> None:
-    photos = np.full((1, 2, 2, 3), 200, np.uint8)
-    photos.flags.writeable = False
-    to_tensor(photos).zero_()
-    assert (photos == 200).all()
+def test_read_only_images_of_a_cache_are_taken_and_left_alone() -> None:
+    images = np.full((1, 2, 2, 3), 200, np.uint8)
+    images.flags.writeable = False
+    to_tensor(images).zero_()
+    assert (images == 200).all()
 
 
-def test_pictures_are_cut_to_integers_and_clamped_as_published() -> None:
+def test_images_are_cut_to_integers_and_clamped_as_published() -> None:
     values = torch.tensor([-7.0, -1.0, -0.996, -0.5, 0.0, 0.5, 0.9999, 1.0, 7.0])
     expected = [0, 0, 0, 63, 127, 191, 254, 255, 255]
 
-    pictures = to_uint8(values.reshape(1, 1, 1, 9).expand(2, 3, 4, 9))
+    images = to_uint8(values.reshape(1, 1, 1, 9).expand(2, 3, 4, 9))
 
-    assert pictures.shape == (2, 4, 9, 3)
-    assert pictures.dtype == np.uint8
-    assert pictures[1, 3, :, 2].tolist() == expected
+    assert images.shape == (2, 4, 9, 3)
+    assert images.dtype == np.uint8
+    assert images[1, 3, :, 2].tolist() == expected
 
 
 def test_channels_and_places_survive_the_round_trip() -> None:
-    photos = np.random.default_rng(1).integers(0, 256, (3, 6, 8, 3)).astype(np.uint8)
-    assert np.abs(to_uint8(to_tensor(photos)).astype(int) - photos).max() <= 1
+    images = np.random.default_rng(1).integers(0, 256, (3, 6, 8, 3)).astype(np.uint8)
+    assert np.abs(to_uint8(to_tensor(images)).astype(int) - images).max() <= 1
 
 
 def test_bfloat16_with_gradients_is_taken() -> None:
-    pictures = torch.full((1, 3, 2, 2), 0.5, dtype=torch.bfloat16, requires_grad=True)
-    assert (to_uint8(pictures) == 191).all()
+    images = torch.full((1, 3, 2, 2), 0.5, dtype=torch.bfloat16, requires_grad=True)
+    assert (to_uint8(images) == 191).all()
 
 
 def test_nan_is_an_error_and_not_black() -> None:

@@ -1,4 +1,4 @@
-"""A denoiser in closed form: photos whose values are independent Gaussians.
+"""A denoiser in closed form: images whose values are independent Gaussians.
 
 With x0 ~ N(mean, std^2), x_t ~ N(a mean, v) where v = a^2 std^2 + s^2, for x_t = a x0 + s eps. The eps that a perfect
 denoiser predicts is E[eps | x_t] = s (x_t - a mean) / v, and the probability flow ODE keeps (x_t - a mean) / sqrt(v)
@@ -12,7 +12,7 @@ from torch import Tensor
 from rcdm_cli.diffusion.schedule import Schedule
 
 
-class GaussianPhotos:
+class GaussianImages:
     def __init__(self, schedule: Schedule, shape: tuple[int, int, int] = (3, 4, 4)) -> None:
         generator = torch.Generator().manual_seed(5)
         self.shape = shape

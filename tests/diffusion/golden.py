@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.diffusion.conditioning import Conditioner
+from rcdm_cli.diffusion.conditioning import ConditioningProjections
 from rcdm_cli.diffusion.published import denoiser_spec, split_state
-from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
+from rcdm_cli.diffusion.spec import ConditioningSpec, Representation
 from rcdm_cli.diffusion.unet import UNet
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -25,16 +25,19 @@ def tensors(name: str) -> dict[str, Tensor]:
     return {key: torch.from_numpy(value) for key, value in arrays(name).items() if value.dtype.kind in "fi"}
 
 
-def published_model(name: str) -> tuple[UNet, Conditioner]:
-    """The U-Net and the single conditioner row of ``unet_a`` or ``unet_b``, in evaluation mode."""
+def published_model(name: str) -> tuple[UNet, ConditioningProjections]:
+    """The U-Net and the single conditioning projection of ``unet_a`` or ``unet_b``, in evaluation mode."""
     spec = denoiser_spec(json.loads(str(arrays(name)["config"])))
     state = {key.removeprefix("state/"): value for key, value in tensors(name).items() if key.startswith("state/")}
-    unet_state, row_state = split_state(state)
-    row = Representation(method="dino", level="backbone", width=row_state["weight"].shape[1])
-    unet, conditioner = UNet(spec), Conditioner(ConditionerSpec(rows=(row,), width=spec.cond_width))
+    unet_state, projection_state = split_state(state)
+    projection = Representation(method="dino", level="backbone", width=projection_state["weight"].shape[1])
+    unet, conditioning = (
+        UNet(spec),
+        ConditioningProjections(ConditioningSpec(projections=(projection,), width=spec.cond_width)),
+    )
     unet.load_state_dict(unet_state)
-    conditioner.rows[0].load_state_dict(row_state)
-    return unet.eval(), conditioner.eval()
+    conditioning.projections[0].load_state_dict(projection_state)
+    return unet.eval(), conditioning.eval()
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

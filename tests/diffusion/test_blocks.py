@@ -27,7 +27,9 @@ def test_repeat_then_convolve_is_what_it_says():
 @pytest.mark.parametrize("size", [(4, 6), (9, 10)], ids=["few positions", "many"])
 def test_attention_equals_multi_head_attention(size):
     torch.manual_seed(0)
-    spec = DenoiserSpec(size=8, channels=64, multipliers=(1,), blocks=1, attention=(8,), heads=4, split_qkv_first=True)
+    spec = DenoiserSpec(
+        size=8, channels=64, channel_mult=(1,), num_res_blocks=1, attention=(8,), heads=4, split_qkv_first=True
+    )
     ours, theirs = Attention(spec, 64), nn.MultiheadAttention(64, 4, batch_first=True)
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.2)

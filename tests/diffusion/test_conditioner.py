@@ -3,70 +3,74 @@ import torch
 import torch.nn.functional as F
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.conditioning import Conditioner, drop
+from rcdm_cli.diffusion.conditioning import ConditioningProjections, drop_cond
 from rcdm_cli.diffusion.published import split_state
-from rcdm_cli.diffusion.spec import ConditionerSpec, Representation
+from rcdm_cli.diffusion.spec import ConditioningSpec, Representation
 
 
 @pytest.fixture
-def conditioner():
+def conditioning():
     torch.manual_seed(0)
-    rows = (
+    projections = (
         Representation(method="dino", level="backbone", width=6),
         Representation(method="dino", level="projector", width=4),
     )
-    return Conditioner(ConditionerSpec(rows=rows, width=8))
+    return ConditioningProjections(ConditioningSpec(projections=projections, width=8))
 
 
-def test_a_row_is_linear_in_standardised_h(conditioner):
+def test_a_row_is_linear_in_standardised_h(conditioning):
     h = torch.randn(5, 6)
-    row = conditioner.rows[0]
-    torch.testing.assert_close(conditioner(h, 0), F.linear(h, row.weight, row.bias), rtol=0, atol=0)
+    projection = conditioning.projections[0]
+    torch.testing.assert_close(conditioning(h, 0), F.linear(h, projection.weight, projection.bias), rtol=0, atol=0)
 
-    conditioner.standardise(0, h.mean(0), h.std(0))
-    expected = F.linear((h - h.mean(0)) / h.std(0), row.weight, row.bias)
-    torch.testing.assert_close(conditioner(h, 0), expected)
+    conditioning.standardise(0, h.mean(0), h.std(0))
+    expected = F.linear((h - h.mean(0)) / h.std(0), projection.weight, projection.bias)
+    torch.testing.assert_close(conditioning(h, 0), expected)
 
 
-def test_a_feature_that_never_varies_is_not_divided(conditioner):
-    conditioner.standardise(1, torch.ones(4), torch.zeros(4))
-    row = conditioner.rows[1]
+def test_a_feature_that_never_varies_is_not_divided(conditioning):
+    conditioning.standardise(1, torch.ones(4), torch.zeros(4))
+    projection = conditioning.projections[1]
     torch.testing.assert_close(
-        conditioner(3 * torch.ones(1, 4), 1), F.linear(2 * torch.ones(1, 4), row.weight, row.bias)
+        conditioning(3 * torch.ones(1, 4), 1), F.linear(2 * torch.ones(1, 4), projection.weight, projection.bias)
     )
 
 
-def test_statistics_travel_with_the_weights(conditioner):
-    conditioner.standardise(0, torch.arange(6.0), torch.arange(1.0, 7.0))
-    other = Conditioner(conditioner.spec)
-    other.load_state_dict(conditioner.state_dict())
+def test_statistics_travel_with_the_weights(conditioning):
+    conditioning.standardise(0, torch.arange(6.0), torch.arange(1.0, 7.0))
+    other = ConditioningProjections(conditioning.spec)
+    other.load_state_dict(conditioning.state_dict())
     h = torch.randn(2, 6)
-    torch.testing.assert_close(other(h, 0), conditioner(h, 0), rtol=0, atol=0)
-    assert {"rows.1.weight", "rows.1.bias", "rows.1.mean", "rows.1.scale"} <= set(conditioner.state_dict())
+    torch.testing.assert_close(other(h, 0), conditioning(h, 0), rtol=0, atol=0)
+    assert {"projections.1.weight", "projections.1.bias", "projections.1.mean", "projections.1.scale"} <= set(
+        conditioning.state_dict()
+    )
 
 
-def test_statistics_that_do_not_fit_are_refused(conditioner):
-    with pytest.raises(InputError, match=r"mean of row 0 must be 6 finite numbers; given shape \(4,\)"):
-        conditioner.standardise(0, torch.zeros(4), torch.ones(6))
-    with pytest.raises(InputError, match="std of row 0 must be 6 finite numbers"):
-        conditioner.standardise(0, torch.zeros(6), torch.full((6,), float("nan")))
+def test_statistics_that_do_not_fit_are_refused(conditioning):
+    with pytest.raises(InputError, match=r"mean of projection 0 must be 6 finite numbers; given shape \(4,\)"):
+        conditioning.standardise(0, torch.zeros(4), torch.ones(6))
+    with pytest.raises(InputError, match="std of projection 0 must be 6 finite numbers"):
+        conditioning.standardise(0, torch.zeros(6), torch.full((6,), float("nan")))
 
 
-def test_a_mixed_batch_equals_its_groups(conditioner):
+def test_a_mixed_batch_equals_its_groups(conditioning):
     groups = [(1, torch.randn(3, 4)), (0, torch.randn(2, 6))]
-    cond = conditioner.mixed(groups)
+    cond = conditioning.mixed(groups)
     assert cond.shape == (5, 8)
-    torch.testing.assert_close(cond[:3], conditioner(groups[0][1], 1))
-    torch.testing.assert_close(cond[3:], conditioner(groups[1][1], 0))
+    torch.testing.assert_close(cond[:3], conditioning(groups[0][1], 1))
+    torch.testing.assert_close(cond[3:], conditioning(groups[1][1], 0))
 
 
-def test_unconditional_is_zeros(conditioner):
-    assert torch.equal(conditioner.unconditional(3), torch.zeros(3, 8))
+def test_unconditional_is_zeros(conditioning):
+    assert torch.equal(conditioning.unconditional(3), torch.zeros(3, 8))
 
 
 def test_drop_zeroes_whole_rows_and_leaves_the_others():
     cond = torch.randn(3, 8)
-    assert torch.equal(drop(cond, torch.tensor([False, True, False])), torch.stack([cond[0], torch.zeros(8), cond[2]]))
+    assert torch.equal(
+        drop_cond(cond, torch.tensor([False, True, False])), torch.stack([cond[0], torch.zeros(8), cond[2]])
+    )
 
 
 def test_a_state_without_ssl_emb_is_refused():

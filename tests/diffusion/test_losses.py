@@ -17,9 +17,9 @@ def schedule():
 @torch.no_grad()
 def test_losses_equal_the_published(schedule):
     golden = tensors("training_losses")
-    unet, conditioner = published_model("unet_a")
-    x_t = schedule.noise_to(golden["x0"], golden["t"], golden["noise"])
-    output = unet(x_t, golden["t"], conditioner(golden["feat"], 0))
+    unet, conditioning = published_model("unet_a")
+    x_t = schedule.add_noise(golden["x0"], golden["t"], golden["noise"])
+    output = unet(x_t, golden["t"], conditioning(golden["feat"], 0))
     eps, values = output.chunk(2, dim=1)
     rest = (golden["x0"], x_t, golden["t"], schedule)
     close = {"rtol": 1e-5, "atol": 1e-6}
@@ -32,7 +32,7 @@ def noisy(schedule, t):
     generator = torch.Generator().manual_seed(3)
     x0 = torch.randint(256, (len(t), 3, 4, 4), generator=generator) / 127.5 - 1
     noise = torch.randn(x0.shape, generator=generator)
-    return x0, noise, schedule.noise_to(x0, t, noise)
+    return x0, noise, schedule.add_noise(x0, t, noise)
 
 
 def test_the_bound_is_a_divergence_between_gaussians(schedule):
@@ -40,8 +40,8 @@ def test_the_bound_is_a_divergence_between_gaussians(schedule):
     x0, noise, x_t = noisy(schedule, t)
     values = torch.rand(x0.shape)
     bound = variational_bound(noise + 0.1, values, x0, x_t, t, schedule)
-    for picture, timestep in enumerate(t.tolist()):
-        one = slice(picture, picture + 1)
+    for sample, timestep in enumerate(t.tolist()):
+        one = slice(sample, sample + 1)
         predicted = schedule.predict_x0(x_t[one], timestep, noise[one] + 0.1)
         ours = Normal(
             schedule.posterior_mean(predicted, x_t[one], timestep),
@@ -50,7 +50,7 @@ def test_the_bound_is_a_divergence_between_gaussians(schedule):
         true = Normal(
             schedule.posterior_mean(x0[one], x_t[one], timestep), float(np.sqrt(schedule.posterior_variance[timestep]))
         )
-        assert float(bound[picture]) == pytest.approx(float(kl_divergence(true, ours).mean()) / np.log(2), rel=1e-3)
+        assert float(bound[sample]) == pytest.approx(float(kl_divergence(true, ours).mean()) / np.log(2), rel=1e-3)
 
 
 def test_at_timestep_0_the_bound_is_the_likelihood_of_8_bit_values(schedule):

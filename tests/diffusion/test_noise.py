@@ -4,57 +4,57 @@ import torch
 from scipy.stats import kstest
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.noise import StepNoise, picture_noise, picture_seed
+from rcdm_cli.diffusion.noise import StepNoise, initial_noise, sample_seed
 
 SHAPE = (3, 8, 8)
 
 
 def test_seeds_and_noise_are_the_same_everywhere_and_for_ever():
-    first = picture_seed(0, 0, 0)
+    first = sample_seed(0, 0, 0)
     assert first == 2635072618980576772
-    assert picture_seed(1234, 5, 6) == 6909562076760305842
+    assert sample_seed(1234, 5, 6) == 6909562076760305842
     np.testing.assert_allclose(
-        picture_noise([first], SHAPE)[0, 0, 0, :4], [-1.5775753, 0.2572205, -0.3091969, -0.8729134], rtol=1e-6
+        initial_noise([first], SHAPE)[0, 0, 0, :4], [-1.5775753, 0.2572205, -0.3091969, -0.8729134], rtol=1e-6
     )
     np.testing.assert_allclose(
         StepNoise([first], SHAPE)(0)[0, 0, 0, :4], [-0.3216142, 0.2012672, 0.36311, 0.8824872], rtol=1e-6
     )
 
 
-def test_every_picture_has_its_own_seed():
-    seeds = {picture_seed(seed, photo, picture) for seed in range(5) for photo in range(20) for picture in range(20)}
+def test_every_sample_has_its_own_seed():
+    seeds = {sample_seed(seed, image, sample) for seed in range(5) for image in range(20) for sample in range(20)}
     assert len(seeds) == 2000
 
 
 def test_seeds_differ_beyond_their_lower_32_bits():
-    assert not torch.equal(picture_noise([1], SHAPE), picture_noise([1 + 2**32], SHAPE))
-    assert not torch.equal(picture_noise([0], SHAPE), picture_noise([2**32], SHAPE))
+    assert not torch.equal(initial_noise([1], SHAPE), initial_noise([1 + 2**32], SHAPE))
+    assert not torch.equal(initial_noise([0], SHAPE), initial_noise([2**32], SHAPE))
 
 
 def test_noise_does_not_depend_on_the_rest_of_the_batch():
-    seeds = [picture_seed(0, 0, picture) for picture in range(4)]
-    together, steps = picture_noise(seeds, SHAPE), StepNoise(seeds, SHAPE)(3)
+    seeds = [sample_seed(0, 0, sample) for sample in range(4)]
+    together, steps = initial_noise(seeds, SHAPE), StepNoise(seeds, SHAPE)(3)
     assert together.dtype == steps.dtype == torch.float32
-    for picture, seed in enumerate(seeds):
-        assert torch.equal(picture_noise([seed], SHAPE)[0], together[picture])
-        assert torch.equal(StepNoise([seed], SHAPE)(3)[0], steps[picture])
+    for sample, seed in enumerate(seeds):
+        assert torch.equal(initial_noise([seed], SHAPE)[0], together[sample])
+        assert torch.equal(StepNoise([seed], SHAPE)(3)[0], steps[sample])
 
 
 def test_steps_have_noise_of_their_own_in_any_order():
-    noise = StepNoise([picture_seed(0, 0, 0)], SHAPE)
+    noise = StepNoise([sample_seed(0, 0, 0)], SHAPE)
     last, first = noise(1), noise(0)
     assert torch.equal(noise(1), last)
-    start = picture_noise(noise.seeds, SHAPE)
+    start = initial_noise(noise.seeds, SHAPE)
     for one, other in [(first, last), (first, start), (last, start)]:
         correlation = float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
         assert abs(correlation) < 4 / np.sqrt(one.numel())
 
 
 def test_noise_is_standard_normal():
-    values = picture_noise([picture_seed(7, 0, picture) for picture in range(64)], (3, 32, 32)).numpy().ravel()
+    values = initial_noise([sample_seed(7, 0, sample) for sample in range(64)], (3, 32, 32)).numpy().ravel()
     assert kstest(values, "norm").pvalue > 1e-3
 
 
 def test_negative_numbers_are_refused():
     with pytest.raises(InputError, match="start at 0; given -1, 0 and 0"):
-        picture_seed(-1, 0, 0)
+        sample_seed(-1, 0, 0)

@@ -11,13 +11,13 @@ SCHEDULE = Schedule(ScheduleSpec())
 
 
 @pytest.fixture
-def pictures():
+def samples():
     draw = torch.Generator().manual_seed(0)
     return torch.randn(3, 3, 16, 16, generator=draw), torch.randn(3, 3, 16, 16, generator=draw)
 
 
-def test_v_is_the_formula_of_the_paper(pictures):
-    x0, noise = pictures
+def test_v_is_the_formula_of_the_paper(samples):
+    x0, noise = samples
     t = torch.tensor([0, 500, 999])
     # Betas from 1e-4 to 0.02, as everybody writes them.
     a = torch.from_numpy(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))[t].float().view(-1, 1, 1, 1)
@@ -26,20 +26,26 @@ def test_v_is_the_formula_of_the_paper(pictures):
 
 
 @pytest.mark.parametrize("t", [0, 500, 999])
-def test_a_network_that_is_right_about_v_gives_the_noise_back(pictures, t):
-    x0, noise = pictures
+def test_a_network_that_is_right_about_v_gives_the_noise_back(samples, t):
+    x0, noise = samples
 
     class Right(UNet):
         def forward(self, x, t, cond):
             return target("v", SCHEDULE, x0, t.long(), noise)
 
-    unet = Right(DenoiserSpec(size=16, channels=32, multipliers=(1,), blocks=1, attention=(), prediction="v"))
+    unet = Right(DenoiserSpec(size=16, channels=32, channel_mult=(1,), num_res_blocks=1, attention=(), prediction="v"))
     denoise = denoiser_of(unet, SCHEDULE, torch.zeros(3, 128))
-    torch.testing.assert_close(denoise(SCHEDULE.noise_to(x0, t, noise), t), noise, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(denoise(SCHEDULE.add_noise(x0, t, noise), t), noise, atol=1e-5, rtol=1e-5)
 
 
 def test_learned_variance_needs_eps():
     with pytest.raises(ValueError, match="learned_variance needs prediction = 'eps'"):
         DenoiserSpec(
-            size=16, channels=32, multipliers=(1,), blocks=1, attention=(), prediction="v", learned_variance=True
+            size=16,
+            channels=32,
+            channel_mult=(1,),
+            num_res_blocks=1,
+            attention=(),
+            prediction="v",
+            learned_variance=True,
         )

@@ -32,18 +32,24 @@ def test_the_published_128_pixel_architecture_needs_no_option():
 @pytest.mark.parametrize(
     "values",
     [
-        {"multipliers": (1,), "attention": ()},
-        {"multipliers": (1,), "attention": (64,), "blocks": 5},
-        {"multipliers": (2, 1, 1, 3), "attention": (32, 8), "blocks": 2, "heads": 8},
-        {"multipliers": (1, 2), "attention": (), "blocks": 3, "film": False},
-        {"multipliers": (1, 2), "attention": (64, 32), "blocks": 1, "residual_updown": False, "heads": 1},
-        {"multipliers": (1, 1, 1, 1, 1, 1), "attention": (64, 16, 2), "blocks": 2, "learned_variance": True},
-        {"multipliers": (1, 1, 1), "attention": (16,), "blocks": 5, "residual_updown": False, "head_channels": 16},
-        {"multipliers": (1, 3), "attention": (32,), "blocks": 1, "split_qkv_first": True, "channels": 64},
+        {"channel_mult": (1,), "attention": ()},
+        {"channel_mult": (1,), "attention": (64,), "num_res_blocks": 5},
+        {"channel_mult": (2, 1, 1, 3), "attention": (32, 8), "num_res_blocks": 2, "heads": 8},
+        {"channel_mult": (1, 2), "attention": (), "num_res_blocks": 3, "scale_shift_norm": False},
+        {"channel_mult": (1, 2), "attention": (64, 32), "num_res_blocks": 1, "resblock_updown": False, "heads": 1},
+        {"channel_mult": (1, 1, 1, 1, 1, 1), "attention": (64, 16, 2), "num_res_blocks": 2, "learned_variance": True},
+        {
+            "channel_mult": (1, 1, 1),
+            "attention": (16,),
+            "num_res_blocks": 5,
+            "resblock_updown": False,
+            "head_channels": 16,
+        },
+        {"channel_mult": (1, 3), "attention": (32,), "num_res_blocks": 1, "split_qkv_first": True, "channels": 64},
     ],
 )
 def test_every_architecture_is_read_off_its_tensors(values):
-    spec = DenoiserSpec(**({"size": 64, "channels": 32, "blocks": 1} | values))
+    spec = DenoiserSpec(**({"size": 64, "channels": 32, "num_res_blocks": 1} | values))
     given = Unseen(64, None if spec.head_channels else spec.heads, spec.head_channels, spec.split_qkv_first)
     assert spec_of(read_architecture(shapes_of(spec)), given) == spec
 
@@ -56,9 +62,9 @@ def test_an_imported_model_predicts_what_the_published_one_does(name, given):
     golden = tensors(name)
     model = published_model(golden_state(name), "dino", "projector", given)
     assert model.denoiser.spec == denoiser_spec(json.loads(str(arrays(name)["config"])))
-    [row] = model.conditioner.spec.rows
-    assert (row.method, row.level, row.width) == ("dino", "projector", golden["feat"].shape[1])
-    eps = model.denoiser(golden["x"], golden["t"], model.conditioner(golden["feat"], 0))
+    [projection] = model.conditioning.spec.projections
+    assert (projection.method, projection.level, projection.width) == ("dino", "projector", golden["feat"].shape[1])
+    eps = model.denoiser(golden["x"], golden["t"], model.conditioning(golden["feat"], 0))
     assert relative(eps, golden["eps"]) < 1e-5
 
 
@@ -114,7 +120,7 @@ def test_a_weight_that_half_precision_cannot_hold_is_named(value):
 
 def test_what_shapes_do_not_tell_is_asked_for():
     state = golden_state("unet_a")
-    assert "32 channels, multipliers 1,1, 1 blocks" in message(state, Unseen())
+    assert "32 channels, channel_mult 1,1, 1 blocks" in message(state, Unseen())
     assert message(state, Unseen()).endswith("its size and heads. Give --size and --heads.")
     assert message(state, Unseen(size=16)).endswith("its heads. Give --heads.")
     assert message(state, Unseen(heads=2)).endswith("its size. Give --size.")

@@ -10,7 +10,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.samplers import SAMPLERS, ddim, ddpm, dpmpp
 from rcdm_cli.diffusion.schedule import Schedule, respace, spacing
 from rcdm_cli.diffusion.spec import ScheduleSpec
-from tests.diffusion.gaussian import GaussianPhotos
+from tests.diffusion.gaussian import GaussianImages
 from tests.diffusion.golden import arrays, published_model, relative, tensors
 
 LINEAR = Schedule(ScheduleSpec())
@@ -24,14 +24,14 @@ def no_noise(step):
 
 @pytest.mark.parametrize("name", ["sampler_ddpm25", "sampler_ddim10", "sampler_ddim10_eta07"])
 @torch.no_grad()
-def test_pictures_equal_the_published(name):
+def test_samples_equal_the_published(name):
     golden, meta = tensors(name), json.loads(str(arrays(name)["meta"]))
-    unet, conditioner = published_model("unet_a")
-    cond = conditioner(golden["feat"], 0)
+    unet, conditioning = published_model("unet_a")
+    cond = conditioning(golden["feat"], 0)
     timesteps = respace(1000, meta["respacing"])[::-1]
     assert timesteps[::-1] == tuple(golden["timestep_map"].tolist())
     sampler = partial(ddim, eta=meta["eta"]) if meta["ddim"] else ddpm
-    pictures = sampler(
+    samples = sampler(
         lambda x, t: unet(x, torch.full((len(x),), t), cond),
         golden["x_T"],
         LINEAR,
@@ -39,19 +39,19 @@ def test_pictures_equal_the_published(name):
         step_noise=lambda step: golden["noise"][step],
         clip=meta["clip_denoised"],
     )
-    assert pictures.dtype == torch.float32
-    assert relative(pictures, golden["sample"]) < 1e-4
+    assert samples.dtype == torch.float32
+    assert relative(samples, golden["sample"]) < 1e-4
 
 
 # diffusers keeps its coefficients in float32 and we in float64: they agree to about 1e-5.
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def drive(scheduler, photos, timesteps, **options):
+def drive(scheduler, images, timesteps, **options):
     """Sample the closed form with a scheduler of diffusers."""
-    x = photos.start()
+    x = images.start()
     for timestep in timesteps:
-        x = scheduler.step(photos.denoise(x, timestep), timestep, x, **options).prev_sample
+        x = scheduler.step(images.denoise(x, timestep), timestep, x, **options).prev_sample
     return x
 
 
@@ -63,7 +63,7 @@ def drive(scheduler, photos, timesteps, **options):
 @pytest.mark.parametrize("steps", [1, 2, 7, 15, 40])
 @pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpmpp, 2)])
 def test_deterministic_samplers_equal_diffusers(sampler, order, steps, kind, schedule, clip):
-    photos = GaussianPhotos(schedule)
+    images = GaussianImages(schedule)
     timesteps = spacing(kind, schedule, steps)
     theirs = DPMSolverMultistepScheduler(
         trained_betas=schedule.betas,
@@ -77,49 +77,49 @@ def test_deterministic_samplers_equal_diffusers(sampler, order, steps, kind, sch
     theirs.set_timesteps(timesteps=list(timesteps))
     # The cosine's last noise-to-signal ratio is 20,000: in float32, as it stands there, it costs four digits.
     theirs.sigmas = torch.from_numpy(np.append((schedule.noise / schedule.signal)[list(timesteps)], 0.0))
-    ours = sampler(photos.denoise, photos.start(), schedule, timesteps, clip=clip)
-    torch.testing.assert_close(ours, drive(theirs, photos, timesteps), **CLOSE)
+    ours = sampler(images.denoise, images.start(), schedule, timesteps, clip=clip)
+    torch.testing.assert_close(ours, drive(theirs, images, timesteps), **CLOSE)
 
 
 @pytest.mark.parametrize("kind", ["leading", "trailing"])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 def test_ddim_equals_that_of_diffusers(kind, eta):
-    photos, timesteps = GaussianPhotos(LINEAR), spacing(kind, LINEAR, 20)
+    images, timesteps = GaussianImages(LINEAR), spacing(kind, LINEAR, 20)
     generator = torch.Generator().manual_seed(0)
-    draws = torch.randn(20, 2, *photos.shape, generator=generator, dtype=torch.float64)
+    draws = torch.randn(20, 2, *images.shape, generator=generator, dtype=torch.float64)
     theirs = DDIMScheduler(trained_betas=LINEAR.betas, timestep_spacing=kind, clip_sample=True)
     theirs.set_timesteps(20)
-    x = photos.start()
+    x = images.start()
     for step, timestep in enumerate(timesteps):
         options = {"eta": eta, "use_clipped_model_output": True, "variance_noise": draws[step]}
-        x = theirs.step(photos.denoise(x, timestep), timestep, x, **options).prev_sample
-    ours = ddim(photos.denoise, photos.start(), LINEAR, timesteps, eta=eta, step_noise=lambda step: draws[step])
+        x = theirs.step(images.denoise(x, timestep), timestep, x, **options).prev_sample
+    ours = ddim(images.denoise, images.start(), LINEAR, timesteps, eta=eta, step_noise=lambda step: draws[step])
     torch.testing.assert_close(ours, x, **CLOSE)
 
 
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed large", "learned range"])
 def test_ddpm_equals_that_of_diffusers(learned):
-    photos, timesteps = GaussianPhotos(COSINE), spacing("linspace", COSINE, 12)
+    images, timesteps = GaussianImages(COSINE), spacing("linspace", COSINE, 12)
     theirs = DDPMScheduler(
         trained_betas=COSINE.betas, variance_type="learned_range" if learned else "fixed_large", clip_sample=True
     )
     theirs.set_timesteps(timesteps=list(timesteps))
 
     def denoise(x, t):
-        eps = photos.denoise(x, t)
+        eps = images.denoise(x, t)
         return torch.cat([eps, torch.tanh(eps)], dim=1) if learned else eps
 
     draw = torch.Generator().manual_seed(0)
-    x = photos.start()
+    x = images.start()
     for timestep in timesteps:
         x = theirs.step(denoise(x, timestep), timestep, x, generator=draw).prev_sample
     draw.manual_seed(0)
     ours = ddpm(
         denoise,
-        photos.start(),
+        images.start(),
         COSINE,
         timesteps,
-        step_noise=lambda _: torch.randn(2, *photos.shape, generator=draw, dtype=torch.float64),
+        step_noise=lambda _: torch.randn(2, *images.shape, generator=draw, dtype=torch.float64),
     )
     torch.testing.assert_close(ours, x, **CLOSE)
 
@@ -128,14 +128,14 @@ def test_ddpm_equals_that_of_diffusers(learned):
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_the_error_falls_with_the_order_of_the_sampler(sampler, order, kind):
     schedule = Schedule(ScheduleSpec(kind=kind, timesteps=20_000))  # dense enough that timesteps need little rounding
-    photos = GaussianPhotos(schedule)
-    exact = photos.exact(photos.start(), 19_999, until=0)
+    images = GaussianImages(schedule)
+    exact = images.exact(images.start(), 19_999, until=0)
 
     def error(steps):
         visited = []
         sampler(
-            photos.denoise,
-            photos.start(),
+            images.denoise,
+            images.start(),
             schedule,
             spacing("logsnr", schedule, steps),
             clip=False,
@@ -152,22 +152,22 @@ def test_the_error_falls_with_the_order_of_the_sampler(sampler, order, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sampler", [ddim, dpmpp])
-def test_pictures_converge_to_the_exact_solution(sampler, kind):
-    photos = GaussianPhotos(LINEAR)
+def test_samples_converge_to_the_exact_solution(sampler, kind):
+    images = GaussianImages(LINEAR)
     timesteps = spacing(kind, LINEAR, 500)
-    pictures = sampler(photos.denoise, photos.start(), LINEAR, timesteps, clip=False)
-    exact = photos.exact(photos.start(), timesteps[0], until=None)
+    samples = sampler(images.denoise, images.start(), LINEAR, timesteps, clip=False)
+    exact = images.exact(images.start(), timesteps[0], until=None)
     # The last step jumps from timestep 0, where the noise is 0.01, to none: that alone costs 4e-4 here.
-    assert relative(pictures, exact) < (1e-2 if sampler is ddim else 1e-3)
+    assert relative(samples, exact) < (1e-2 if sampler is ddim else 1e-3)
 
 
-def test_ddpm_draws_from_the_photos_distribution():
+def test_ddpm_draws_from_the_images_distribution():
     schedule = Schedule(ScheduleSpec(kind="cosine", timesteps=200))
-    photos = GaussianPhotos(schedule, shape=(3, 1, 1))
+    images = GaussianImages(schedule, shape=(3, 1, 1))
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(4000, 3, 1, 1, generator=generator, dtype=torch.float64)
-    pictures = ddpm(
-        photos.denoise,
+    samples = ddpm(
+        images.denoise,
         start,
         schedule,
         spacing("linspace", schedule, 200),
@@ -175,19 +175,19 @@ def test_ddpm_draws_from_the_photos_distribution():
         step_noise=lambda _: torch.randn(start.shape, generator=generator, dtype=torch.float64),
     )
     # Four standard errors of the mean of 4000 draws; beta as variance leaves the spread a few per cent too large.
-    assert torch.all((pictures.mean(0) - photos.mean).abs() < 4 * photos.std / 4000**0.5)
-    torch.testing.assert_close(pictures.std(0), photos.std, rtol=0.08, atol=0)
+    assert torch.all((samples.mean(0) - images.mean).abs() < 4 * images.std / 4000**0.5)
+    torch.testing.assert_close(samples.std(0), images.std, rtol=0.08, atol=0)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_callback_sees_every_step_and_the_last_prediction_is_the_picture(name):
+def test_the_callback_sees_every_step_and_the_last_prediction_is_the_sample(name):
     sampler = SAMPLERS[name]
-    photos, timesteps = GaussianPhotos(LINEAR), spacing(sampler.spacing, LINEAR, 5)
+    images, timesteps = GaussianImages(LINEAR), spacing(sampler.spacing, LINEAR, 5)
     seen = []
-    options = {"step_noise": lambda _: torch.zeros(2, *photos.shape)} if sampler.needs_step_noise else {}
-    start = photos.start().float()
-    pictures = sampler.run(
-        lambda x, t: photos.denoise(x, t).bfloat16(),
+    options = {"step_noise": lambda _: torch.zeros(2, *images.shape)} if sampler.needs_step_noise else {}
+    start = images.start().float()
+    samples = sampler.run(
+        lambda x, t: images.denoise(x, t).bfloat16(),
         start,
         LINEAR,
         timesteps,
@@ -197,9 +197,9 @@ def test_the_callback_sees_every_step_and_the_last_prediction_is_the_picture(nam
     assert [step[:2] for step in seen] == list(enumerate(timesteps))
     assert torch.equal(seen[0][2], start)
     assert all(x.dtype == x0.dtype == torch.float32 for _, _, x, x0 in seen)
-    assert pictures.dtype == torch.float32
-    torch.testing.assert_close(pictures, seen[-1][3])
-    assert pictures.abs().max() <= 1
+    assert samples.dtype == torch.float32
+    torch.testing.assert_close(samples, seen[-1][3])
+    assert samples.abs().max() <= 1
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -208,8 +208,8 @@ def test_no_gradient_and_no_change_of_the_noise(name):
     weight, start = torch.ones(1, requires_grad=True), torch.randn(1, 3, 2, 2)
     before = start.clone()
     options = {"step_noise": torch.zeros_like(start).mul} if sampler.needs_step_noise else {}
-    pictures = sampler.run(lambda x, t: weight * x, start, LINEAR, (900, 500, 0), **options)
-    assert not pictures.requires_grad
+    samples = sampler.run(lambda x, t: weight * x, start, LINEAR, (900, 500, 0), **options)
+    assert not samples.requires_grad
     assert torch.equal(start, before)
 
 

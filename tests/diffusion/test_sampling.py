@@ -43,7 +43,7 @@ def test_modulations_are_computed_once_for_what_is_distinct(folder, limit, calls
 
 
 class Small:
-    """An engine that has memory for two pictures."""
+    """An engine that has memory for two images."""
 
     max_batch = None
 
@@ -64,13 +64,13 @@ class Small:
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
     ],
-    ids=["onnx", "cuda", "cpu"],
+    ids=["onnxruntime", "cuda", "cpu"],
 )
 def test_a_batch_that_does_not_fit_is_halved(folder, error):
     notes, progress = [], []
     bundle = load_bundle(folder, on_note=notes.append)
     h = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
-    given = {"method": "dino", "samples": 7, "steps": 2}
+    given = {"method": "dino", "num_samples": 7, "steps": 2}
     expected = bundle.sample(h, **given)
     small = bundle.engine = Small(bundle.engine, error)
     made = bundle.sample(h, **given, batch=7, on_progress=lambda done, total: progress.append((done, total)))
@@ -80,7 +80,7 @@ def test_a_batch_that_does_not_fit_is_halved(folder, error):
     assert progress == [(done, 7) for done in range(1, 8)]
 
 
-def test_memory_for_no_picture_is_an_error(folder):
+def test_memory_for_no_sample_is_an_error(folder):
     bundle = load_bundle(folder)
 
     def full(x, modulations):
@@ -88,22 +88,22 @@ def test_memory_for_no_picture_is_an_error(folder):
 
     bundle.engine = full
     full.max_batch = None
-    with pytest.raises(RcdmError, match="does not suffice for one picture"):
-        bundle.sample(torch.zeros(1, 16), method="dino", samples=2, steps=2)
+    with pytest.raises(RcdmError, match="does not suffice for one image"):
+        bundle.sample(torch.zeros(1, 16), method="dino", num_samples=2, steps=2)
 
 
 def test_other_failures_are_not_taken_for_memory(folder):
     bundle = load_bundle(folder)
     bundle.engine = Small(bundle.engine, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        bundle.sample(torch.zeros(1, 16), method="dino", samples=3, steps=2)
+        bundle.sample(torch.zeros(1, 16), method="dino", num_samples=3, steps=2)
 
 
 def test_no_batch_is_larger_than_the_engine_takes(folder):
     bundle = load_bundle(folder)
     small = bundle.engine = Small(bundle.engine, MemoryError())
     small.max_batch = 2
-    bundle.sample(torch.zeros(1, 16), method="dino", samples=5, steps=2)
+    bundle.sample(torch.zeros(1, 16), method="dino", num_samples=5, steps=2)
     assert small.batches == [2, 2, 2, 2, 1, 1]
 
 
@@ -112,21 +112,23 @@ def test_the_encoder_runs_once_for_both_levels(folder, monkeypatch):
     encoder = bundle.encoder("dino")
     calls = []
     encoder.register_forward_hook(lambda *about: calls.append(torch.backends.cudnn.allow_tf32))
-    photos = [np.full((40, 40, 3), value, np.uint8) for value in (0, 200)]
-    backbone = bundle.encode(photos, method="dino")
-    projector = bundle.encode(photos, method="dino", level="projector")
+    images = [np.full((40, 40, 3), value, np.uint8) for value in (0, 200)]
+    backbone = bundle.encode(images, method="dino")
+    projector = bundle.encode(images, method="dino", level="projector")
     # At full precision, also on a GPU.
     assert calls == [False]
     assert (backbone.shape, projector.shape) == ((2, 16), (2, 12))
     backbone.zero_()
-    assert bundle.encode(photos, method="dino").any()
-    bundle.encode(photos[::-1], method="dino")
+    assert bundle.encode(images, method="dino").any()
+    bundle.encode(images[::-1], method="dino")
     assert len(calls) == 2
 
 
 @pytest.mark.gpu
 def test_onnx_runtime_at_fp32_gives_what_the_network_gives(tmp_path):
-    bundle = load_bundle(put_graphs(tiny_bundle(tmp_path / "tiny"), "fp32"), "cuda", backend="onnx", precision="fp32")
+    bundle = load_bundle(
+        put_graphs(tiny_bundle(tmp_path / "tiny"), "fp32"), "cuda", backend="onnxruntime", precision="fp32"
+    )
     unet = bundle.model.denoiser
     x, modulations = (torch.randn(*shape, device="cuda") for shape in ((3, 3, 16, 16), (3, unet.modulation_width)))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):

@@ -34,19 +34,19 @@ def test_schedules_equal_the_published(published, kind, ours, theirs):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_respacings_equal_the_published(published, rule):
-    kept = respace(1000, rule)
-    assert kept == tuple(published[f"respacing/{rule}"])
-    respaced = Schedule(ScheduleSpec()).respaced(kept)
-    assert respaced.timestep_map == kept
+    use_timesteps = respace(1000, rule)
+    assert use_timesteps == tuple(published[f"respacing/{rule}"])
+    respaced = Schedule(ScheduleSpec()).respaced(use_timesteps)
+    assert respaced.timestep_map == use_timesteps
     np.testing.assert_allclose(respaced.betas, published[f"respaced_betas_linear/{rule}"], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_kept_timesteps_keep_their_noise(kind):
     schedule = Schedule(ScheduleSpec(kind=kind, timesteps=321))
-    kept = respace(321, "17")
-    respaced = schedule.respaced(kept)
-    np.testing.assert_allclose(respaced.alphas_cumprod, schedule.alphas_cumprod[list(kept)], rtol=1e-10)
+    use_timesteps = respace(321, "17")
+    respaced = schedule.respaced(use_timesteps)
+    np.testing.assert_allclose(respaced.alphas_cumprod, schedule.alphas_cumprod[list(use_timesteps)], rtol=1e-10)
     assert len(respaced) == 17
 
 
@@ -58,9 +58,9 @@ def test_a_rule_that_cannot_be_met_is_refused():
 
 def test_timesteps_out_of_order_or_range_are_refused():
     schedule = Schedule(ScheduleSpec())
-    for kept in [[], [3, 3], [4, 3], [-1, 2], [999, 1000]]:
+    for use_timesteps in [[], [3, 3], [4, 3], [-1, 2], [999, 1000]]:
         with pytest.raises(InputError, match=r"within 0\.\.999"):
-            schedule.respaced(kept)
+            schedule.respaced(use_timesteps)
 
 
 def test_linear_betas_of_any_length_end_in_about_the_same_noise():
@@ -79,13 +79,13 @@ def test_noise_is_added_and_taken_away_as_written_in_the_paper():
     t = torch.tensor([0, 400, 999])
     x0, noise = torch.rand(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     product = np.cumprod(1 - np.linspace(1e-4, 2e-2, 1000))
-    x_t = schedule.noise_to(x0, t, noise)
+    x_t = schedule.add_noise(x0, t, noise)
     assert x_t.dtype == torch.float32
-    for picture, timestep in enumerate(t.tolist()):
-        expected = np.sqrt(product[timestep]) * x0[picture] + np.sqrt(1 - product[timestep]) * noise[picture]
-        torch.testing.assert_close(x_t[picture], expected.float())
-        alone = schedule.noise_to(x0[picture : picture + 1], timestep, noise[picture : picture + 1])
-        torch.testing.assert_close(alone[0], x_t[picture], rtol=0, atol=0)
+    for sample, timestep in enumerate(t.tolist()):
+        expected = np.sqrt(product[timestep]) * x0[sample] + np.sqrt(1 - product[timestep]) * noise[sample]
+        torch.testing.assert_close(x_t[sample], expected.float())
+        alone = schedule.add_noise(x0[sample : sample + 1], timestep, noise[sample : sample + 1])
+        torch.testing.assert_close(alone[0], x_t[sample], rtol=0, atol=0)
     torch.testing.assert_close(
         schedule.predict_x0(x_t.double(), t, noise.double())[:2], x0[:2].double(), rtol=1e-5, atol=1e-5
     )

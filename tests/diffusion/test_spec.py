@@ -1,9 +1,9 @@
 import pytest
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation, ScheduleSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
 
-UNET = {"size": 64, "channels": 64, "multipliers": [1, 2, 3], "blocks": 1, "attention": [16]}
+UNET = {"size": 64, "channels": 64, "channel_mult": [1, 2, 3], "num_res_blocks": 1, "attention": [16]}
 
 
 def test_specs_survive_json():
@@ -26,7 +26,7 @@ def test_feature_sizes_halve_and_cond_is_four_times_as_wide():
         ({"heads": 5}, r"attention widths \[192\] cannot be divided by 5"),
         ({"head_channels": 80}, r"attention widths \[192\] cannot be divided by 80"),
         ({"dropout": 1.0}, "dropout: .*less than 1, given 1.0"),
-        ({"multipliers": []}, "multipliers"),
+        ({"channel_mult": []}, "channel_mult"),
         ({"width": 3}, "width is not a known key"),
     ],
 )
@@ -41,15 +41,15 @@ def test_a_linear_schedule_too_short_for_its_betas_is_refused():
     assert ScheduleSpec.parse({"kind": "cosine", "timesteps": 1}, "recipe").timesteps == 1
 
 
-def test_rows_are_found_by_method_and_level():
-    rows = tuple(Representation(method="dino", level=level, width=8) for level in ("backbone", "projector"))
-    spec = ConditionerSpec(rows=rows, width=128)
-    assert spec.row("dino", "projector") == 1
+def test_projections_are_found_by_method_and_level():
+    projections = tuple(Representation(method="dino", level=level, width=8) for level in ("backbone", "projector"))
+    spec = ConditioningSpec(projections=projections, width=128)
+    assert spec.projection("dino", "projector") == 1
     with pytest.raises(InputError, match="no simclr at backbone: choose among dino at backbone, dino at projector"):
-        spec.row("simclr", "backbone")
+        spec.projection("simclr", "backbone")
 
 
-def test_two_rows_of_one_representation_are_refused():
+def test_two_projections_of_one_representation_are_refused():
     row = {"method": "dino", "level": "backbone", "width": 8}
     with pytest.raises(InputError, match="may stand once"):
-        ConditionerSpec.parse({"rows": [row, row], "width": 128}, "recipe")
+        ConditioningSpec.parse({"projections": [row, row], "width": 128}, "recipe")

@@ -3,13 +3,15 @@ import json
 import pytest
 import torch
 
-from rcdm_cli.diffusion.conditioning import Conditioner
+from rcdm_cli.diffusion.conditioning import ConditioningProjections
 from rcdm_cli.diffusion.published import denoiser_spec
-from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation
 from rcdm_cli.diffusion.unet import UNet
 from tests.diffusion.golden import REFERENCE, published_model, relative, tensors
 
-TINY = DenoiserSpec(size=16, channels=32, multipliers=(1, 2), blocks=1, attention=(8,), heads=2, learned_variance=True)
+TINY = DenoiserSpec(
+    size=16, channels=32, channel_mult=(1, 2), num_res_blocks=1, attention=(8,), heads=2, learned_variance=True
+)
 
 
 @pytest.fixture
@@ -34,10 +36,10 @@ def batch():
 @pytest.mark.parametrize("name", ["unet_a", "unet_b"])
 @torch.no_grad()
 def test_output_equals_the_published(name, memory_format):
-    unet, conditioner = published_model(name)
+    unet, conditioning = published_model(name)
     golden = tensors(name)
     unet.to(memory_format=memory_format)
-    eps = unet(golden["x"].contiguous(memory_format=memory_format), golden["t"], conditioner(golden["feat"], 0))
+    eps = unet(golden["x"].contiguous(memory_format=memory_format), golden["t"], conditioning(golden["feat"], 0))
     assert eps.dtype == torch.float32
     assert relative(eps, golden["eps"]) < 1e-5
 
@@ -47,13 +49,16 @@ def test_parameters_equal_those_of_the_published_128_pixel_checkpoint():
     spec = denoiser_spec(layout["config"])
     row = Representation(method="dino", level="backbone", width=layout["ssl_dim"])
     with torch.device("meta"):
-        unet, conditioner = UNet(spec), Conditioner(ConditionerSpec(rows=(row,), width=spec.cond_width))
+        unet, conditioning = (
+            UNet(spec),
+            ConditioningProjections(ConditioningSpec(projections=(row,), width=spec.cond_width)),
+        )
     shapes = {name: list(tensor.shape) for name, tensor in unet.state_dict().items()}
     for name in ("weight", "bias"):
-        shapes[f"ssl_emb.{name}"] = list(conditioner.state_dict()[f"rows.0.{name}"].shape)
+        shapes[f"ssl_emb.{name}"] = list(conditioning.state_dict()[f"projections.0.{name}"].shape)
     assert shapes == layout["shapes"]
     assert len(shapes) == 494
-    parameters = [*unet.parameters(), *conditioner.parameters()]
+    parameters = [*unet.parameters(), *conditioning.parameters()]
     assert sum(parameter.numel() for parameter in parameters) == layout["parameters"]
 
 
@@ -72,7 +77,7 @@ def test_a_new_unet_predicts_no_noise_at_all(batch):
 
 
 @torch.no_grad()
-def test_timestep_and_cond_both_matter_and_pictures_do_not_mix(tiny, batch):
+def test_timestep_and_cond_both_matter_and_samples_do_not_mix(tiny, batch):
     x, t, cond = batch
     output = tiny(x, t, cond)
     assert output.shape == (2, 6, 16, 16)

@@ -18,7 +18,7 @@ PLAIN = "scaling=-1..1,size=32"
 
 
 @pytest.fixture
-def photos():
+def images():
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -63,14 +63,14 @@ RESNETS = {
 
 
 @pytest.mark.parametrize("kind", RESNETS)
-def test_resnets_of_every_shape_are_torchvisions(kind, photos, tmp_path):
+def test_resnets_of_every_shape_are_torchvisions(kind, images, tmp_path):
     block, layers, options = RESNETS[kind]
     trunk = small_resnet(block, layers, **options)
     encoder = opened(tmp_path, trunk.state_dict())
-    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
+    assert_same(encoder.encode(images, "backbone"), trunk(images))
     # What was told from shapes is in the spec: an rcdm file of it gives the same.
     save_encoder(encoder, tmp_path / "again.safetensors")
-    assert torch.equal(load_encoder(tmp_path / "again.safetensors")(photos)[0], encoder(photos)[0])
+    assert torch.equal(load_encoder(tmp_path / "again.safetensors")(images)[0], encoder(images)[0])
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
@@ -84,22 +84,22 @@ def test_known_depths_have_timms_name(depth, tmp_path):
 
 
 @pytest.mark.parametrize(("extra", "padding"), [({}, 1), ({"classifier.weight": torch.zeros(10, 16)}, 2)])
-def test_a_3x3_stem_is_the_one_for_small_photos_and_solo_learn_pads_it_by_two(extra, padding, photos, tmp_path):
+def test_a_3x3_stem_is_the_one_for_small_images_and_solo_learn_pads_it_by_two(extra, padding, images, tmp_path):
     trunk = tiny_resnet()
     trunk.conv1, trunk.maxpool = nn.Conv2d(3, 64, 3, 1, padding, bias=False), nn.Identity()
     filled(trunk)
     encoder = opened(tmp_path, {"state_dict": under("backbone.", trunk) | extra}, "scaling=-1..1")
     assert encoder.spec.preprocessing.size == 32
     assert encoder.spec.stem_padding == padding
-    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
+    assert_same(encoder.encode(images, "backbone"), trunk(images))
 
 
-def test_a_trunk_cut_into_a_sequence_is_read(photos, tmp_path):
+def test_a_trunk_cut_into_a_sequence_is_read(images, tmp_path):
     trunk = tiny_resnet()
     cut = nn.Sequential(*list(trunk.children())[:-1])
     assert "backbone.4.0.conv1.weight" in under("backbone.", cut)
     encoder = opened(tmp_path, under("backbone.", cut))
-    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
+    assert_same(encoder.encode(images, "backbone"), trunk(images))
 
 
 HEADS = {
@@ -130,7 +130,7 @@ class Numbered(nn.Module):
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("kind", HEADS)
-def test_heads_are_read_off_their_tensors(kind, suffix, photos, tmp_path):
+def test_heads_are_read_off_their_tensors(kind, suffix, images, tmp_path):
     make, name = HEADS[kind]
     trunk, head = tiny_resnet(), filled(make(), seed=1)
     predictor = linear("prediction_head.0", 12, 12) | linear("online_classifier", 10, 16)
@@ -138,15 +138,15 @@ def test_heads_are_read_off_their_tensors(kind, suffix, photos, tmp_path):
     path = tmp_path / f"own{suffix}"
     write_tensors(path, state, {}) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
     encoder = open_encoder(f"{path},{PLAIN}")
-    backbone, projector = encoder(photos)
-    assert_same(backbone, trunk(photos))
-    assert_same(projector, head(trunk(photos)))
+    backbone, projector = encoder(images)
+    assert_same(backbone, trunk(images))
+    assert_same(projector, head(trunk(images)))
 
 
 DINO = ("student", "teacher")
 
 
-def test_dinos_bottleneck_is_the_projector_and_its_activation_gelu(photos, tmp_path):
+def test_dinos_bottleneck_is_the_projector_and_its_activation_gelu(images, tmp_path):
     trunk, head = (
         tiny_resnet(),
         filled(nn.Sequential(nn.Linear(16, 24, bias=False), nn.BatchNorm1d(24), nn.GELU(), nn.Linear(24, 12))),
@@ -157,21 +157,21 @@ def test_dinos_bottleneck_is_the_projector_and_its_activation_gelu(photos, tmp_p
     state |= under("teacher_head.layers.", head)
     state |= {f"{one}_head.last_layer.weight_{part}": torch.zeros(40, 1) for one in DINO for part in ("g", "v")}
     encoder = opened(tmp_path, {"state_dict": state})
-    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
-    assert_same(encoder.encode(photos, "projector"), head(trunk(photos)))
+    assert_same(encoder.encode(images, "backbone"), trunk(images))
+    assert_same(encoder.encode(images, "projector"), head(trunk(images)))
 
 
-def test_mocos_head_is_inside_its_query_encoder(photos, tmp_path):
+def test_mocos_head_is_inside_its_query_encoder(images, tmp_path):
     query, key = tiny_resnet(), tiny_resnet((2, 1, 1, 1))
     for trunk, seed in ((query, 1), (key, 2)):
         trunk.fc = filled(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 12)), seed)
     state = under("module.encoder_k.", key) | under("module.encoder_q.", query) | {"module.queue": torch.zeros(12, 7)}
     encoder = opened(tmp_path, {"state_dict": state, "arch": "resnet"})
-    assert_same(encoder.encode(photos, "projector"), query(photos))
+    assert_same(encoder.encode(images, "projector"), query(images))
 
 
 @pytest.mark.parametrize("where", ["inside", "beside"])
-def test_a_head_of_another_name_or_file_is_named(where, photos, tmp_path):
+def test_a_head_of_another_name_or_file_is_named(where, images, tmp_path):
     trunk = tiny_resnet()
     head = filled(nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 12)), 1)
     if where == "inside":
@@ -181,15 +181,15 @@ def test_a_head_of_another_name_or_file_is_named(where, photos, tmp_path):
     else:
         torch.save(head.state_dict(), tmp_path / "head.pt")
         encoder = opened(tmp_path, trunk.state_dict(), f"{PLAIN},activation=gelu", head=tmp_path / "head.pt")
-    assert_same(encoder.encode(photos, "projector"), head(trunk(photos)))
+    assert_same(encoder.encode(images, "projector"), head(trunk(images)))
 
 
-def test_a_lone_linear_layer_is_a_classifier_unless_it_is_named(photos, tmp_path):
+def test_a_lone_linear_layer_is_a_classifier_unless_it_is_named(images, tmp_path):
     trunk = tiny_resnet()
     trunk.fc = filled(nn.Linear(16, 10), 1)
     assert opened(tmp_path, trunk.state_dict()).spec.levels == ("backbone",)
     named = opened(tmp_path, trunk.state_dict(), f"{PLAIN},head=fc")
-    assert_same(named.encode(photos, "projector"), trunk(photos))
+    assert_same(named.encode(images, "projector"), trunk(images))
 
 
 def test_augnets_linear_layer_and_tanh_are_known(tmp_path):
@@ -219,29 +219,29 @@ def vit(**options):
 @pytest.mark.parametrize(
     "options", [{}, {"init_values": 0.1}, {"reg_tokens": 2, "no_embed_class": True}, {"qkv_bias": False}]
 )
-def test_vits_give_their_class_token(options, photos, tmp_path):
+def test_vits_give_their_class_token(options, images, tmp_path):
     trunk = vit(**options)
     head = filled(nn.Sequential(nn.Linear(128, 24), nn.GELU(), nn.Linear(24, 12)), 1)
     state = under("backbone.", trunk) | under("head.mlp.", head) | {"head.last_layer.weight_v": torch.zeros(9, 12)}
     encoder = opened(tmp_path, {"teacher": state}, "scaling=-1..1")
     assert (encoder.spec.method, encoder.spec.preprocessing.size) == ("own", 32)
-    assert_same(encoder.encode(photos, "backbone"), trunk(photos))
-    assert_same(encoder.encode(photos, "projector"), head(trunk(photos)))
+    assert_same(encoder.encode(images, "backbone"), trunk(images))
+    assert_same(encoder.encode(images, "projector"), head(trunk(images)))
 
 
-def test_the_average_of_a_vits_places_is_taken_where_it_is_asked_for(photos, tmp_path):
+def test_the_average_of_a_vits_places_is_taken_where_it_is_asked_for(images, tmp_path):
     trunk = vit()
     encoder = opened(tmp_path, trunk.state_dict(), "scaling=-1..1,pool=avg")
-    assert_same(encoder.encode(photos, "backbone"), trunk.forward_features(photos)[:, 1:].mean(1))
+    assert_same(encoder.encode(images, "backbone"), trunk.forward_features(images)[:, 1:].mean(1))
 
 
-def test_a_vit_without_a_class_token_is_averaged(photos, tmp_path):
+def test_a_vit_without_a_class_token_is_averaged(images, tmp_path):
     trunk = vit(class_token=False, global_pool="avg")
     assert "fc_norm.weight" in trunk.state_dict()
-    assert_same(opened(tmp_path, trunk.state_dict(), "scaling=-1..1").encode(photos, "backbone"), trunk(photos))
+    assert_same(opened(tmp_path, trunk.state_dict(), "scaling=-1..1").encode(images, "backbone"), trunk(images))
 
 
-def test_dinov2s_own_names_with_registers_are_converted(photos, tmp_path):
+def test_dinov2s_own_names_with_registers_are_converted(images, tmp_path):
     trunk = vit(reg_tokens=2, no_embed_class=True, init_values=0.1)
     state = trunk.state_dict()
     position = torch.randn(1, 1, 128)
@@ -249,7 +249,7 @@ def test_dinov2s_own_names_with_registers_are_converted(photos, tmp_path):
     state["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
     state["cls_token"] = state["cls_token"] - position
     state["mask_token"] = torch.zeros(1, 128)
-    assert_same(opened(tmp_path, state, "scaling=-1..1").encode(photos, "backbone"), trunk(photos))
+    assert_same(opened(tmp_path, state, "scaling=-1..1").encode(images, "backbone"), trunk(images))
 
 
 # Others
@@ -321,10 +321,10 @@ def test_a_checkpoint_that_is_almost_right_names_what_differs(change, words, tmp
     assert len(str(caught.value)) < 400
 
 
-def test_a_checkpoint_without_a_head_names_its_levels(photos, tmp_path):
+def test_a_checkpoint_without_a_head_names_its_levels(images, tmp_path):
     encoder = opened(tmp_path, tiny_resnet().state_dict())
     with pytest.raises(InputError, match=r"'own' has no projector level.*It has: backbone"):
-        encoder.encode(photos, "projector")
+        encoder.encode(images, "projector")
     with pytest.raises(InputError, match=r"has no head called 'expander'"):
         opened(tmp_path, tiny_resnet().state_dict(), "head=expander")
 

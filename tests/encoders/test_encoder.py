@@ -19,43 +19,43 @@ def encoder():
 
 
 @pytest.fixture
-def photos():
+def images():
     return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def by_hand(encoder, photos):
+def by_hand(encoder, images):
     """Both levels: normalisation, timm's trunk and the head, each written out."""
     trunk = timm.create_model("resnet18", num_classes=0, **TRUNK_OPTIONS).eval()
     head = nn.Sequential(nn.Linear(WIDTH, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 12, bias=False)).eval()
     state = encoder.state_dict()
     trunk.load_state_dict({name[6:]: value for name, value in state.items() if name.startswith("trunk.")})
     head.load_state_dict({name[5:]: value for name, value in state.items() if name.startswith("head.")})
-    x = photos.clone()
+    x = images.clone()
     for channel, (mean, std) in enumerate(zip((0.4, 0.5, 0.6), (0.2, 0.3, 0.4), strict=True)):
-        x[:, channel] = (photos[:, channel] / 2 + 0.5 - mean) / std
+        x[:, channel] = (images[:, channel] / 2 + 0.5 - mean) / std
     with torch.no_grad():
         backbone = trunk(x)
         return backbone, head(backbone)
 
 
-def test_both_levels_are_those_of_timm_and_a_head_written_out(encoder, photos):
-    backbone, projector = by_hand(encoder, photos)
-    torch.testing.assert_close(encoder.encode(photos, "backbone"), backbone, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(encoder.encode(photos, "projector"), projector, rtol=1e-5, atol=1e-5)
+def test_both_levels_are_those_of_timm_and_a_head_written_out(encoder, images):
+    backbone, projector = by_hand(encoder, images)
+    torch.testing.assert_close(encoder.encode(images, "backbone"), backbone, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encoder.encode(images, "projector"), projector, rtol=1e-5, atol=1e-5)
     assert backbone.shape == (3, encoder.spec.width_at("backbone"))
     assert projector.shape == (3, encoder.spec.width_at("projector"))
 
 
-def test_photos_of_another_size_are_resized(encoder):
-    # A constant photo stays constant whatever the filter, so its representation cannot change with its size.
+def test_images_of_another_size_are_resized(encoder):
+    # A constant image stays constant whatever the filter, so its representation cannot change with its size.
     small, large = (torch.full((1, 3, size, size), 0.25) for size in (16, 48))
     torch.testing.assert_close(encoder(small)[0], encoder(large)[0], rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_reach_the_photo(encoder, photos):
-    photos.requires_grad_()
-    encoder.encode(photos, "projector").sum().backward()
-    assert photos.grad.abs().sum() > 0
+def test_gradients_reach_the_image(encoder, images):
+    images.requires_grad_()
+    encoder.encode(images, "projector").sum().backward()
+    assert images.grad.abs().sum() > 0
 
 
 def test_gelu_and_no_norm_are_built():
@@ -65,11 +65,11 @@ def test_gelu_and_no_norm_are_built():
     assert built.spec.width_at("projector") == 4
 
 
-def test_the_projector_that_is_not_there_is_an_error_that_names_the_levels(photos):
+def test_the_projector_that_is_not_there_is_an_error_that_names_the_levels(images):
     headless = tiny_encoder("supervised", head=False)
     assert headless.spec.levels == ("backbone",)
     with pytest.raises(InputError, match=r"'supervised' has no projector level.*It has: backbone\."):
-        headless.encode(photos, "projector")
+        headless.encode(images, "projector")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -78,22 +78,22 @@ def test_a_method_without_a_projector_says_so(method):
     assert ("projector" in METHODS[method].levels) is (method != "supervised")
 
 
-def test_a_saved_encoder_gives_the_same_representations(encoder, photos, tmp_path):
+def test_a_saved_encoder_gives_the_same_representations(encoder, images, tmp_path):
     save_encoder(encoder, tmp_path / "e.safetensors")
     loaded = load_encoder(tmp_path / "e.safetensors")
     assert loaded.spec == encoder.spec == read_encoder_spec(tmp_path / "e.safetensors")
     assert not loaded.training
-    for ours, theirs in zip(loaded(photos), encoder(photos), strict=True):
+    for ours, theirs in zip(loaded(images), encoder(images), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_half_precision_halves_the_file_and_is_read_as_float32(encoder, photos, tmp_path):
+def test_half_precision_halves_the_file_and_is_read_as_float32(encoder, images, tmp_path):
     save_encoder(encoder, tmp_path / "e.safetensors", torch.float16)
     stored = read_tensors(tmp_path / "e.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16, torch.int64}
     loaded = load_encoder(tmp_path / "e.safetensors")
     assert torch.equal(loaded.trunk.conv1.weight, encoder.trunk.conv1.weight.half().float())
-    h, exact = loaded.encode(photos, "projector"), encoder.encode(photos, "projector")
+    h, exact = loaded.encode(images, "projector"), encoder.encode(images, "projector")
     assert h.dtype == torch.float32
     assert 0 < (h - exact).norm() / exact.norm() < 0.01
 

@@ -37,54 +37,54 @@ def graph(path, *, outputs=2, batch="batch", side=32, element=TensorProto.FLOAT,
     return path
 
 
-def by_hand(photos):
-    """Both levels of photos in [-1, 1], for ImageNet's scaling."""
+def by_hand(images):
+    """Both levels of images in [-1, 1], for ImageNet's scaling."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    h = ((photos.mean(dim=(2, 3)) / 2 + 0.5 - mean) / std) @ torch.from_numpy(FIRST)
+    h = ((images.mean(dim=(2, 3)) / 2 + 0.5 - mean) / std) @ torch.from_numpy(FIRST)
     return h, h.tanh() @ torch.from_numpy(SECOND)
 
 
 @pytest.fixture
-def photos():
+def images():
     return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 @pytest.mark.parametrize("batch", ["batch", 1, 2])
-def test_two_outputs_are_both_levels_whatever_batch_the_graph_takes(batch, photos, tmp_path):
+def test_two_outputs_are_both_levels_whatever_batch_the_graph_takes(batch, images, tmp_path):
     encoder = open_encoder(f"{graph(tmp_path / 'own.onnx', batch=batch)},scaling=imagenet")
     assert (encoder.spec.method, encoder.spec.levels) == ("own", ("backbone", "projector"))
     assert [encoder.spec.width_at(level) for level in encoder.spec.levels] == [8, 5]
-    for ours, theirs in zip(encoder(photos), by_hand(photos), strict=True):
+    for ours, theirs in zip(encoder(images), by_hand(images), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_one_output_is_the_backbone(photos, tmp_path):
+def test_one_output_is_the_backbone(images, tmp_path):
     encoder = open_encoder(f"{graph(tmp_path / 'own.onnx', outputs=1)},scaling=imagenet", "mine")
     assert (encoder.spec.method, encoder.spec.levels) == ("mine", ("backbone",))
-    torch.testing.assert_close(encoder.encode(photos, "backbone"), by_hand(photos)[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encoder.encode(images, "backbone"), by_hand(images)[0], rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match=r"no projector level.*It has: backbone"):
-        encoder.encode(photos, "projector")
+        encoder.encode(images, "projector")
 
 
-def test_an_encoder_file_carries_the_graph(photos, tmp_path):
+def test_an_encoder_file_carries_the_graph(images, tmp_path):
     encoder = open_encoder(f"{graph(tmp_path / 'own.onnx')},scaling=0..1")
     save_encoder(encoder, tmp_path / "own.safetensors", torch.float16)
     (tmp_path / "own.onnx").unlink()
     loaded = load_encoder(tmp_path / "own.safetensors")
     assert loaded.spec == encoder.spec
-    for ours, theirs in zip(loaded(photos), encoder(photos), strict=True):
+    for ours, theirs in zip(loaded(images), encoder(images), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_a_gradient_is_refused(photos, tmp_path):
+def test_a_gradient_is_refused(images, tmp_path):
     encoder = open_encoder(f"{graph(tmp_path / 'own.onnx')},scaling=imagenet")
     with pytest.raises(InputError, match="gives no gradient"):
-        encoder(photos.requires_grad_())
+        encoder(images.requires_grad_())
 
 
-def test_the_size_is_asked_for_where_the_graph_takes_any(photos, tmp_path):
+def test_the_size_is_asked_for_where_the_graph_takes_any(images, tmp_path):
     path = graph(tmp_path / "own.onnx", side="side")
-    with pytest.raises(InputError, match=r"photos of any size\. Say which"):
+    with pytest.raises(InputError, match=r"images of any size\. Say which"):
         open_encoder(f"{path},scaling=imagenet")
     assert open_encoder(f"{path},scaling=imagenet,size=48").spec.preprocessing.size == 48
 
@@ -92,10 +92,10 @@ def test_the_size_is_asked_for_where_the_graph_takes_any(photos, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "options", "words"),
     [
-        ({}, "", r"does not say how its photos are scaled\. Give .*scaling=imagenet"),
-        ({}, ",scaling=imagenet,size=64", "takes photos of 32 x 32 pixels, not 64"),
+        ({}, "", r"does not say how its images are scaled\. Give .*scaling=imagenet"),
+        ({}, ",scaling=imagenet,size=64", "takes images of 32 x 32 pixels, not 64"),
         ({}, ",scaling=imagenet,pool=avg", "pool is not an option of an ONNX file"),
-        ({"outputs": 3}, ",scaling=imagenet", r"gives \[1, 8\], \[1, 5\], \[1, 5\] for one photo"),
+        ({"outputs": 3}, ",scaling=imagenet", r"gives \[1, 8\], \[1, 5\], \[1, 5\] for one image"),
         ({"element": TensorProto.DOUBLE}, ",scaling=imagenet", "own.onnx|cannot open"),
         ({"inputs": 2}, ",scaling=imagenet", r"takes x tensor\(float\).*more tensor\(float\).* and nothing else"),
     ],

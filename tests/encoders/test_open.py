@@ -17,7 +17,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 @pytest.fixture
-def photos():
+def images():
     return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -91,13 +91,13 @@ def test_options_go_before_the_encoders_own_preprocessing(options, expected):
 # rcdm's own
 
 
-def test_an_encoder_that_rcdm_wrote_is_read_as_it_is_by_file_and_by_run(photos, tmp_path):
+def test_an_encoder_that_rcdm_wrote_is_read_as_it_is_by_file_and_by_run(images, tmp_path):
     encoder = tiny_encoder()
     save_encoder(encoder, tmp_path / "run" / "encoder.safetensors")
     for reference in (str(tmp_path / "run"), str(tmp_path / "run" / "encoder.safetensors")):
         opened = open_encoder(reference)
         assert opened.spec == encoder.spec
-        assert torch.equal(opened(photos)[1], encoder(photos)[1])
+        assert torch.equal(opened(images)[1], encoder(images)[1])
         assert not opened.training
     assert open_encoder(f"{tmp_path / 'run'},method=mine").spec.method == "mine"
     assert open_encoder(f"{tmp_path / 'run'},method=mine", "yours").spec.method == "yours"
@@ -149,35 +149,35 @@ def _written(folder, metadata):
 # timm
 
 
-def test_a_timm_model_brings_its_input(photos):
+def test_a_timm_model_brings_its_input(images):
     encoder = open_encoder("timm:resnetv2_50x1_bit.goog_in21k,size=32")
     assert encoder.spec.preprocessing == Preprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     assert encoder.spec.levels == ("backbone",)
-    assert encoder.encode(photos, "backbone").shape == (2, encoder.spec.width) == (2, 2048)
+    assert encoder.encode(images, "backbone").shape == (2, encoder.spec.width) == (2, 2048)
 
 
-def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(photos):
+def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(images):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     first, second = (open_encoder("timm:test_resnet,size=32,method=again") for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert first.spec.method == "again"
-    assert torch.equal(first(photos)[0], second(photos)[0])
+    assert torch.equal(first(images)[0], second(images)[0])
 
 
 @pytest.mark.parametrize(
     ("pool", "by_hand"),
     [("token", lambda x: x[:, 0]), ("avg", lambda x: x[:, 1:].mean(1)), ("max", lambda x: x[:, 1:].amax(1))],
 )
-def test_a_vits_vector_is_made_as_asked_of_the_same_normalised_places(pool, by_hand, photos):
+def test_a_vits_vector_is_made_as_asked_of_the_same_normalised_places(pool, by_hand, images):
     encoder = open_encoder(f"timm:test_vit,pool={pool},size=32,scaling=-1..1")
     assert encoder.spec.trunk_options["img_size"] == 32
-    places = encoder.trunk.forward_features(photos)
+    places = encoder.trunk.forward_features(images)
     assert isinstance(encoder.trunk.norm, torch.nn.LayerNorm)
-    torch.testing.assert_close(encoder.encode(photos, "backbone"), by_hand(places))
+    torch.testing.assert_close(encoder.encode(images, "backbone"), by_hand(places))
 
 
-def test_weights_of_timm_are_asked_for(monkeypatch, photos):
+def test_weights_of_timm_are_asked_for(monkeypatch, images):
     """No network here: timm's own table is given weights that lie beside it."""
     torch.manual_seed(9)
     trained = timm.create_model("test_resnet", num_classes=0).eval()
@@ -192,7 +192,7 @@ def test_weights_of_timm_are_asked_for(monkeypatch, photos):
     monkeypatch.setattr(timm, "create_model", create)
     encoder = open_encoder("timm:test_resnet.r160_in1k,pretrained,size=32,scaling=-1..1")
     assert (encoder.spec.origin, encoder.spec.licence) == ("timm test_resnet.r160_in1k", "apache-2.0")
-    torch.testing.assert_close(encoder(photos)[0], trained(photos))
+    torch.testing.assert_close(encoder(images)[0], trained(images))
 
 
 def test_a_download_that_fails_is_one_sentence(monkeypatch):

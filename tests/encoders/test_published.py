@@ -22,7 +22,7 @@ WIDTHS = {"dino": 256, "vicreg": 8192, "barlow": 8192, "simclr": 128}
 
 
 @pytest.fixture
-def photos():
+def images():
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -40,24 +40,24 @@ def test_names_and_shapes_are_those_of_the_published_file(method):
 @pytest.mark.parametrize(
     "method", [*("dino", "simclr"), *(pytest.param(wide, marks=pytest.mark.slow) for wide in ("vicreg", "barlow"))]
 )
-def test_a_published_layout_gives_both_levels(method, photos, tmp_path):
+def test_a_published_layout_gives_both_levels(method, images, tmp_path):
     state = weights(PUBLISHED[method]())
     torch.save(checkpoint(method, state), tmp_path / "published.pth")
     encoder = open_encoder(f"{tmp_path / 'published.pth'},size=64")
     assert encoder.spec.method == method
     assert encoder.spec.licence == ("Apache-2.0" if method == "dino" else "MIT")
-    # The published RCDM's scaling: photos in [-1, 1] reach the trunk as they are.
+    # The published RCDM's scaling: images in [-1, 1] reach the trunk as they are.
     assert encoder.spec.preprocessing == Preprocessing(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    backbone, projector = encoder(photos)
-    assert_equal(backbone, trunk_by_hand(state, PREFIXES.get(method, "trunk/_feature_blocks."), photos))
+    backbone, projector = encoder(images)
+    assert_equal(backbone, trunk_by_hand(state, PREFIXES.get(method, "trunk/_feature_blocks."), images))
     assert_equal(projector, head_by_hand(method, state, backbone))
     assert (backbone.shape[1], projector.shape[1]) == (2048, WIDTHS[method])
 
 
-def test_the_supervised_resnet50_has_no_projector_and_the_scaling_it_is_given(photos, tmp_path):
+def test_the_supervised_resnet50_has_no_projector_and_the_scaling_it_is_given(images, tmp_path):
     state = weights({**resnet50_shapes(), "fc.weight": [1000, 2048], "fc.bias": [1000]})
     torch.save(state, tmp_path / "resnet50.pth")
     encoder = open_encoder(f"{tmp_path / 'resnet50.pth'},size=64,scaling=-1..1", "supervised")
     assert (encoder.spec.method, encoder.spec.levels) == ("supervised", ("backbone",))
     trunk = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    assert_equal(encoder.encode(photos, "backbone"), trunk_by_hand(trunk, "", photos))
+    assert_equal(encoder.encode(images, "backbone"), trunk_by_hand(trunk, "", images))

@@ -8,11 +8,11 @@ from rcdm_cli.diffusion.inference import FullForm, LoopForm, at_precision
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.diffusion.unet import UNet
 
-BASE = {"size": 16, "channels": 32, "multipliers": (1, 2), "blocks": 1, "attention": (16,), "heads": 2}
+BASE = {"size": 16, "channels": 32, "channel_mult": (1, 2), "num_res_blocks": 1, "attention": (16,), "heads": 2}
 VARIANTS = {
     "as published": {},
-    "strided convolutions": {"residual_updown": False},
-    "no film": {"film": False},
+    "strided convolutions": {"resblock_updown": False},
+    "no scale_shift_norm": {"scale_shift_norm": False},
     "variance": {"learned_variance": True},
 }
 
@@ -80,9 +80,9 @@ def test_norms_embeddings_and_the_first_convolution_stay_wide(unet):
 def test_the_first_timesteps_gain_from_a_first_convolution_at_float32(unet):
     """What is to be found there is noise far smaller than the rounding of bfloat16."""
     noise = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2))
-    first, photo = unet.input_blocks[0][0], torch.full_like(noise, 0.7)
-    exact = first(photo + 0.001 * noise) - first(photo)
+    first, image = unet.input_blocks[0][0], torch.full_like(noise, 0.7)
+    exact = first(image + 0.001 * noise) - first(image)
     mine = at_precision(unet, "bf16").input_blocks[0][0].convolution
-    assert relative(mine(photo + 0.001 * noise) - mine(photo), exact) < 1e-6
-    rounded = (photo + 0.001 * noise).bfloat16().float()
-    assert relative(first(rounded) - first(photo.bfloat16().float()), exact) > 0.5
+    assert relative(mine(image + 0.001 * noise) - mine(image), exact) < 1e-6
+    rounded = (image + 0.001 * noise).bfloat16().float()
+    assert relative(first(rounded) - first(image.bfloat16().float()), exact) > 0.5

@@ -1,4 +1,4 @@
-"""Reduced precision is judged by pictures: what is measured, and where it is refused."""
+"""Reduced precision is judged by samples: what is measured, and where it is refused."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def test_what_is_within_the_bounds_is_accepted(lost, farther):
 def test_what_is_beyond_a_bound_is_refused(lost, farther):
     with pytest.raises(
         CheckFailed,
-        match=f"^fp8 is not accepted: Over 60 photos, pictures at fp8 lose {lost:.3f} of .* "
+        match=f"^fp8 is not accepted: Over 60 images, samples at fp8 lose {lost:.3f} of .* "
         f"{farther:.2f} times as large, .* At most 0.03 .* 1.1",
     ):
         hold([comparison(lost, farther)])
@@ -51,7 +51,7 @@ def test_of_several_the_refused_are_named_and_how_to_get_the_others():
 
 
 def test_quality_of_vectors_whose_answer_is_known():
-    """Each picture's vector is the next photo's: of 4 photos on a circle, the own one is second, with another."""
+    """Each sample's vector is the next image's: of 4 images on a circle, the own one is second, with another."""
     h = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     found = quality(h.roll(-1, 0), h)
     assert found.mean_reciprocal_rank == pytest.approx(1 / 3)
@@ -66,33 +66,33 @@ def bundle(tmp_path):
 
 
 @pytest.fixture
-def photos():
+def images():
     """Of one colour each, so that even random encoders tell them apart."""
     colours = np.random.default_rng(0).integers(0, 256, (12, 1, 1, 3), dtype=np.uint8)
     return list(np.broadcast_to(colours, (12, 16, 16, 3)))
 
 
 class Painting:
-    """In the place of an engine: the pictures that come of it."""
+    """In the place of an engine: the samples that come of it."""
 
-    def __init__(self, pictures):
-        self.pictures = np.stack(pictures)
+    def __init__(self, samples):
+        self.samples = np.stack(samples)
 
 
-def test_pictures_of_other_photos_lose_and_the_same_do_not(bundle, photos, monkeypatch):
+def test_samples_of_other_images_lose_and_the_same_do_not(bundle, images, monkeypatch):
     def paint(loop, cond, seeds, batch, on_progress, on_note):
-        assert len(cond) == len(seeds) == 3 * len(photos)
-        return np.concatenate([loop.engine.pictures] * 3)
+        assert len(cond) == len(seeds) == 3 * len(images)
+        return np.concatenate([loop.engine.samples] * 3)
 
-    monkeypatch.setattr(quantized, "sample_pictures", paint)
+    monkeypatch.setattr(quantized, "sample_images", paint)
     noise = np.random.default_rng(1).integers(-4, 5, (12, 16, 16, 3))
-    near = [np.clip(photo + own, 0, 255).astype(np.uint8) for photo, own in zip(photos, noise, strict=True)]
+    near = [np.clip(image + own, 0, 255).astype(np.uint8) for image, own in zip(images, noise, strict=True)]
     bundle.engine = Painting(near)
-    swap, dull = near[1:] + near[:1], [photo // 4 + 96 for photo in near]
-    same = compare(bundle, {"int8": Painting(near)}, photos)["int8"]
+    swap, dull = near[1:] + near[:1], [image // 4 + 96 for image in near]
+    same = compare(bundle, {"int8": Painting(near)}, images)["int8"]
     assert (same.lost, same.farther, same.psnr) == (0, 1, None)
     assert same.accepted
-    both = compare(bundle, {"int8": Painting(swap), "fp8": Painting(dull)}, photos)
+    both = compare(bundle, {"int8": Painting(swap), "fp8": Painting(dull)}, images)
     swapped, grey = both["int8"], both["fp8"]
     assert (swapped.precision, grey.precision) == ("int8", "fp8")
     assert swapped.lost > 0.3
@@ -109,7 +109,7 @@ def test_pictures_of_other_photos_lose_and_the_same_do_not(bundle, photos, monke
 
 
 @torch.no_grad()
-def test_all_sample_from_the_same_noise(bundle, photos):
+def test_all_sample_from_the_same_noise(bundle, images):
     class Again:
         max_batch = None
 
@@ -120,7 +120,7 @@ def test_all_sample_from_the_same_noise(bundle, photos):
     found = compare(
         bundle,
         {"int8": Again(), "fp8": Again()},
-        photos[:3],
+        images[:3],
         batch=4,
         on_progress=lambda *progress: seen.append(progress),
     )
@@ -129,4 +129,4 @@ def test_all_sample_from_the_same_noise(bundle, photos):
         assert one.psnr is None or one.psnr > 50
     assert [done for done, _, _ in seen] == [4, 8, 9, 13, 17, 18, 22, 26, 27]
     assert {total for _, total, _ in seen} == {27}
-    assert [note for _, _, note in seen[::3]] == ["pictures at fp32", "pictures at int8", "pictures at fp8"]
+    assert [note for _, _, note in seen[::3]] == ["samples at fp32", "samples at int8", "samples at fp8"]

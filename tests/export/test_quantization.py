@@ -21,7 +21,7 @@ from rcdm_cli.bundle.manifest import run_context
 from rcdm_cli.core.errors import CheckFailed, InputError, RcdmError
 from rcdm_cli.diffusion.blocks import ResidualBlock
 from rcdm_cli.diffusion.inference import LoopForm, at_precision
-from rcdm_cli.diffusion.noise import picture_noise, picture_seed
+from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.schedule import spacing
 from rcdm_cli.export.graphs import _denoisers, finished
 from rcdm_cli.export.install import install
@@ -31,7 +31,7 @@ from rcdm_cli.export.quantization.export import export_quantized, quantized_is_c
 from rcdm_cli.export.quantization.qdq import quantize, to_fp8
 from rcdm_cli.export.tensorrt.builder import Order, serialized
 from tests.bundle.tiny import tiny_bundle
-from tests.training.tiny import random_photos
+from tests.training.tiny import random_images
 
 
 def with_guidance(folder, guidance):
@@ -47,44 +47,44 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photos():
-    return list(random_photos(5, 40))
+def images():
+    return list(random_images(5, 40))
 
 
 @torch.no_grad()
-def test_every_timestep_is_seen_with_every_representation_and_with_none(bundle, photos):
-    found = calibrate(bundle, photos, steps=6, batch=2)
+def test_every_timestep_is_seen_with_every_representation_and_with_none(bundle, images):
+    found = calibrate(bundle, images, steps=6, batch=2)
     timesteps = spacing("logsnr", bundle.schedule, 6)
     assert (timesteps[0], timesteps[-1], len(found)) == (999, 0, 5 * 6 * 2)
-    # Photo by photo, the bundle's three representations in turns.
+    # Image by image, the bundle's three representations in turns.
     rows = [("dino", "backbone"), ("dino", "projector"), ("supervised", "backbone")]
     conds = []
-    for index, photo in enumerate(photos):
+    for index, image in enumerate(images):
         method, level = rows[index % 3]
-        h = bundle.encode([photo], method=method, level=level)
+        h = bundle.encode([image], method=method, level=level)
         conds.append(bundle.condition(h, method=method, level=level))
     for t in timesteps:
         for cond, times in [*((cond, 1) for cond in conds), (torch.zeros_like(conds[0]), 5)]:
             expected = bundle.model.denoiser.modulations(torch.tensor([t]), cond)
             assert ((found.modulations - expected).abs().amax(dim=1) < 1e-5).sum() == times
-    noise = picture_noise([picture_seed(0, index, 0) for index in range(5)], (3, 16, 16))
+    noise = initial_noise([sample_seed(0, index, 0) for index in range(5)], (3, 16, 16))
     for one in noise:
         # With the representation and without it.
         assert ((found.x - one).abs().amax(dim=(1, 2, 3)) < 1e-6).sum() == 2
 
 
-def test_a_representation_is_not_left_out_for_want_of_photos(bundle, photos):
-    assert len(calibrate(bundle, photos[:1], steps=2)) == 3 * 2 * 2
+def test_a_representation_is_not_left_out_for_want_of_images(bundle, images):
+    assert len(calibrate(bundle, images[:1], steps=2)) == 3 * 2 * 2
 
 
 @pytest.fixture(scope="module")
-def graphs(bundle, photos, tmp_path_factory):
+def graphs(bundle, images, tmp_path_factory):
     """The loop form in 8 bits, by precision and with that at float32 beside it, and what it was calibrated with."""
     folder = tmp_path_factory.mktemp("graphs")
     unet = bundle.model.denoiser
     inputs = {"x": torch.zeros(2, 3, 16, 16), "modulations": torch.zeros(2, unet.modulation_width)}
     export_graph(LoopForm(at_precision(unet, "fp32")), inputs, ["output"], folder / "fp32.onnx")
-    calibration = calibrate(bundle, photos, steps=8)
+    calibration = calibrate(bundle, images, steps=8)
     paths = {precision: folder / f"{precision}.onnx" for precision in EIGHT_BIT}
     assert quantize(folder / "fp32.onnx", calibration, paths) == {"int8": None, "fp8": None}
     assert sorted(path.name for path in folder.iterdir()) == ["fp32.onnx", "fp8.onnx", "int8.onnx"]
@@ -260,7 +260,7 @@ def folder(bundle, graphs, tmp_path_factory):
     return root / "tiny"
 
 
-def test_what_is_accepted_runs_by_name_but_not_by_itself(folder, photos, tmp_path):
+def test_what_is_accepted_runs_by_name_but_not_by_itself(folder, images, tmp_path):
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
     seen, lost = {}, {"int8": 0.02, "fp8": 0.01}
@@ -270,50 +270,50 @@ def test_what_is_accepted_runs_by_name_but_not_by_itself(folder, photos, tmp_pat
         seen.update({one: engine(torch.zeros(3, 3, 16, 16), torch.zeros(3, width)) for one, engine in engines.items()})
         return {one: {"mean_reciprocal_rank_lost": lost[one]} for one in engines}
 
-    done = export_quantized(copy, EIGHT_BIT, photos, judge)
+    done = export_quantized(copy, EIGHT_BIT, images, judge)
     assert seen["int8"].shape == seen["fp8"].shape == (3, 3, 16, 16)
     assert done.built == ["denoiser-loop.int8.onnx", "denoiser-loop.fp8.onnx"]
     runners = {(case.runner, case.precision) for case in done.parity}
-    assert runners == {("onnx", "int8"), ("openvino", "int8"), ("onnx", "fp8")}
+    assert runners == {("onnxruntime", "int8"), ("openvino", "int8"), ("onnxruntime", "fp8")}
     assert 1e-3 < max(case.relative for case in done.parity) < 0.3
     for precision in EIGHT_BIT:
         entry = json.loads((copy / "parity.json").read_text())["graphs"][f"denoiser-loop.{precision}.onnx"]
         assert {case["precision"] for case in entry["cases"]} == {precision}
-        assert entry["pictures"]["mean_reciprocal_rank_lost"] == lost[precision]
+        assert entry["samples"]["mean_reciprocal_rank_lost"] == lost[precision]
         assert quantized_is_current(copy, precision)
         assert not quantized_is_current(folder, precision)
     h = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
-    expected = load_bundle(copy).sample(h, method="dino", samples=2, steps=4, guidance=1).astype(int)
-    for backend, precision in (("openvino", "int8"), ("onnx", "int8"), ("onnx", "fp8")):
+    expected = load_bundle(copy).sample(h, method="dino", num_samples=2, steps=4, guidance=1).astype(int)
+    for backend, precision in (("openvino", "int8"), ("onnxruntime", "int8"), ("onnxruntime", "fp8")):
         assert load_bundle(copy, backend=backend, precision="auto").choice.precision not in EIGHT_BIT
         bundle = load_bundle(copy, backend=backend, precision=precision)
-        found = bundle.sample(h, method="dino", samples=2, steps=4, guidance=1).astype(int)
-        # 20 decibels: the pictures of random weights are all contrast.
+        found = bundle.sample(h, method="dino", num_samples=2, steps=4, guidance=1).astype(int)
+        # 20 decibels: the samples of random weights are all contrast.
         assert 0 < np.square(found - expected).mean() < 255**2 / 10**2
     assert load_bundle(copy, backend="auto", precision="int8").choice.backend == "openvino"
-    assert load_bundle(copy, backend="auto", precision="fp8").choice.backend == "onnx"
+    assert load_bundle(copy, backend="auto", precision="fp8").choice.backend == "onnxruntime"
 
     # Not even where there is nothing else.
     bundle = load_bundle(copy)
     narrow = tuple(graph for graph in bundle.manifest.graphs if graph.precision in EIGHT_BIT)
     place = run_context(copy, bundle.manifest.model_copy(update={"graphs": narrow}), torch.device("cpu"))
     assert choose(place).backend == "torch"
-    with pytest.raises(InputError, match=r"onnx has only int8, fp8 here, .* not taken unasked: give --precision int8"):
-        choose(place, "onnx")
+    with pytest.raises(InputError, match=r"onnxruntime has only int8, fp8 here, .* not taken unasked: give --precision int8"):
+        choose(place, "onnxruntime")
 
 
-def test_what_is_refused_leaves_the_bundle_as_it_was(folder, photos):
+def test_what_is_refused_leaves_the_bundle_as_it_was(folder, images):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def refuse(bundle, engines):
         raise CheckFailed("not as good")
 
     with pytest.raises(CheckFailed, match="not as good"):
-        export_quantized(folder, EIGHT_BIT, photos, refuse)
+        export_quantized(folder, EIGHT_BIT, images, refuse)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_it_needs_the_graph_at_float32(tmp_path, photos):
+def test_it_needs_the_graph_at_float32(tmp_path, images):
     folder = tiny_bundle(tmp_path / "tiny")
     with pytest.raises(InputError, match="holds no fp32 graph"):
-        export_quantized(folder, ["fp8"], photos, lambda bundle, engines: {})
+        export_quantized(folder, ["fp8"], images, lambda bundle, engines: {})

@@ -9,7 +9,7 @@ from rcdm_cli.metrics.bootstrap import Bootstrap, of_draws
 
 
 def test_the_interval_of_a_share_is_the_normal_one():
-    """Of many photos, the bootstrap of a mean is normal with deviation √(p (1 − p) / n)."""
+    """Of many images, the bootstrap of a mean is normal with deviation √(p (1 − p) / n)."""
     right = torch.arange(2000) % 4 == 0
     found = Bootstrap(2000, seed=1).mean(right)
     half = norm.ppf(0.975) * np.sqrt(0.25 * 0.75 / 2000)
@@ -19,7 +19,7 @@ def test_the_interval_of_a_share_is_the_normal_one():
 
 
 def test_a_difference_is_paired():
-    """Both numbers are of the same resamples: their difference is known far better than that of other photos."""
+    """Both numbers are of the same resamples: their difference is known far better than that of other images."""
     draw = np.random.default_rng(0)
     one = torch.from_numpy(draw.normal(size=50))
     other = one - 0.1 + 0.01 * torch.from_numpy(draw.normal(size=50))

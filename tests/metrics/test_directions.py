@@ -38,7 +38,7 @@ def test_samples_that_are_h_follow_it_and_others_do_not():
 
 
 @pytest.mark.parametrize(("count", "width", "last"), [(2, 5, (1,)), (3, 5, (1, 2)), (9, 4, (1, 2, 4)), (40, 1, (1,))])
-def test_there_are_as_many_directions_as_photos_and_features_allow(count, width, last):
+def test_there_are_as_many_directions_as_images_and_features_allow(count, width, last):
     h, noise = h_and_noise(count, width)
     result = directions(noise, h)
     assert result.last == last
@@ -46,7 +46,7 @@ def test_there_are_as_many_directions_as_photos_and_features_allow(count, width,
     assert sum(result.variance) == pytest.approx(1)
 
 
-def test_photos_that_are_all_the_same_have_no_direction():
+def test_images_that_are_all_the_same_have_no_direction():
     result = directions(torch.randn(4, 2, 3), torch.ones(4, 3))
     assert result.last == (1,)
     assert result.variance == result.correlation == (0,)

@@ -14,24 +14,24 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from rcdm_cli.metrics.distances import distances
 from rcdm_cli.metrics.frechet import frechet_distance
 from rcdm_cli.metrics.inception import inception_score
-from rcdm_cli.metrics.mmd import kernel_distance
+from rcdm_cli.metrics.mmd import mmd
 from rcdm_cli.metrics.precision_recall import precision_recall
 
 
 @pytest.fixture(scope="module")
 def features():
-    """Pictures that cover a part of what the photos cover, and lie a little aside."""
+    """Samples that cover a part of what the images cover, and lie a little aside."""
     draw = torch.Generator().manual_seed(0)
     mix = torch.randn(12, 12, generator=draw, dtype=torch.float64)
-    photos = torch.randn(90, 12, generator=draw, dtype=torch.float64) @ mix
-    pictures = 0.7 * torch.randn(80, 12, generator=draw, dtype=torch.float64) @ mix + 0.3
-    return pictures, photos
+    images = torch.randn(90, 12, generator=draw, dtype=torch.float64) @ mix
+    samples = 0.7 * torch.randn(80, 12, generator=draw, dtype=torch.float64) @ mix + 0.3
+    return samples, images
 
 
 def test_frechet_distance_equals_the_formula_and_torch_fidelity(features):
-    pictures, photos = (each.numpy() for each in features)
-    covariances = np.cov(pictures, rowvar=False), np.cov(photos, rowvar=False)
-    apart = pictures.mean(axis=0) - photos.mean(axis=0)
+    samples, images = (each.numpy() for each in features)
+    covariances = np.cov(samples, rowvar=False), np.cov(images, rowvar=False)
+    apart = samples.mean(axis=0) - images.mean(axis=0)
     expected = apart @ apart + np.trace(sum(covariances) - 2 * sqrtm(covariances[0] @ covariances[1]).real)
     found = frechet_distance(*features)
     assert found == pytest.approx(expected, rel=1e-9)
@@ -41,14 +41,14 @@ def test_frechet_distance_equals_the_formula_and_torch_fidelity(features):
 
 
 def test_kernel_distance_equals_the_formula_and_torch_fidelity(features):
-    pictures, photos = features
+    samples, images = features
     own = [polynomial_kernel(each, degree=3, coef0=1) for each in features]
     within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in own]
-    expected = sum(within) - 2 * polynomial_kernel(pictures, photos, degree=3, coef0=1).mean()
-    assert kernel_distance(pictures, photos, chunk=7) == pytest.approx(expected, rel=1e-9)
+    expected = sum(within) - 2 * polynomial_kernel(samples, images, degree=3, coef0=1).mean()
+    assert mmd(samples, images, chunk=7) == pytest.approx(expected, rel=1e-9)
     # One subset of all vectors is theirs without the draw; it takes sets of one size.
-    theirs = kid_features_to_metric(pictures, photos[:80], kid_subsets=1, kid_subset_size=80)
-    assert kernel_distance(pictures, photos[:80]) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+    theirs = kid_features_to_metric(samples, images[:80], kid_subsets=1, kid_subset_size=80)
+    assert mmd(samples, images[:80]) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
 
 
 def covered(asked, by, neighbours):
@@ -60,29 +60,29 @@ def covered(asked, by, neighbours):
 
 @pytest.mark.parametrize("neighbours", [1, 3, 5])
 def test_precision_and_recall_equal_scikit_learn_and_torch_fidelity(features, neighbours):
-    pictures, photos = features
-    found = precision_recall(pictures, photos, neighbours=neighbours, chunk=7)
-    expected = [covered(a.numpy(), b.numpy(), neighbours) for a, b in ((pictures, photos), (photos, pictures))]
+    samples, images = features
+    found = precision_recall(samples, images, neighbours=neighbours, chunk=7)
+    expected = [covered(a.numpy(), b.numpy(), neighbours) for a, b in ((samples, images), (images, samples))]
     assert found == pytest.approx(expected, abs=1e-12)
     assert found[0] != found[1]
-    theirs = prc_features_to_metric(pictures, photos, prc_neighborhood=neighbours)
+    theirs = prc_features_to_metric(samples, images, prc_neighborhood=neighbours)
     # Theirs is float32 inside the mean.
     assert found == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
 
 
 def test_a_set_has_no_distance_to_itself(features):
-    pictures, _ = features
-    same = distances(pictures, pictures.clone())
+    samples, _ = features
+    same = distances(samples, samples.clone())
     assert same.frechet == pytest.approx(0, abs=1e-9)
     assert (same.precision, same.recall) == (1, 1)
     # The unbiased estimate leaves out the diagonal, so it is below 0 for a set and itself.
     assert same.kernel < 0
 
 
-def test_few_photos_have_fewer_neighbours(features):
-    pictures, photos = features
-    assert distances(pictures, photos).neighbours == 3
-    assert distances(pictures[:2], photos[:3]).neighbours == 1
+def test_few_images_have_fewer_neighbours(features):
+    samples, images = features
+    assert distances(samples, images).neighbours == 3
+    assert distances(samples[:2], images[:3]).neighbours == 1
 
 
 def test_inception_score_equals_torch_fidelity():

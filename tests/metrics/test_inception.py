@@ -21,23 +21,23 @@ def weights(tmp_path_factory):
     return path
 
 
-class Pictures(torch.utils.data.Dataset):
-    def __init__(self, pictures):
-        self.pictures = pictures
+class Samples(torch.utils.data.Dataset):
+    def __init__(self, samples):
+        self.samples = samples
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.samples)
 
     def __getitem__(self, index):
-        return torch.from_numpy(self.pictures[index]).permute(2, 0, 1)
+        return torch.from_numpy(self.samples[index]).permute(2, 0, 1)
 
 
 @pytest.mark.slow
 def test_fid_kid_and_inception_score_are_torch_fidelitys(weights):
     first, second = np.random.default_rng(0).integers(0, 256, (2, 6, 16, 16, 3), dtype=np.uint8)
     theirs = torch_fidelity.calculate_metrics(
-        input1=Pictures(first),
-        input2=Pictures(second // 2),
+        input1=Samples(first),
+        input2=Samples(second // 2),
         feature_extractor_weights_path=str(weights),
         **dict.fromkeys(("isc", "fid", "kid"), True),
         kid_subsets=1,
@@ -51,7 +51,7 @@ def test_fid_kid_and_inception_score_are_torch_fidelitys(weights):
         batch_size=6,
     )
     network = Inception(weights, torch.device("cpu"))
-    made, real = (network.features(pictures, batch=4) for pictures in (first, second // 2))
+    made, real = (network.features(samples, batch=4) for samples in (first, second // 2))
     found = distances(made["features"], real["features"])
     assert found.frechet == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3, abs=1e-6)
     assert found.kernel == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-2, abs=1e-6)

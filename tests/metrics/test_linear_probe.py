@@ -39,7 +39,7 @@ def test_the_last_of_several_strengths_is_the_one_found_alone(data):
     torch.testing.assert_close(after_others.logits(h), alone.logits(h), atol=1e-3, rtol=1e-3)
 
 
-def test_a_photo_that_stands_twice_weighs_twice(data):
+def test_an_image_that_stands_twice_weighs_twice(data):
     h, labels = data
     drawn = torch.cat([torch.arange(300), torch.arange(60)])
     [mine] = solve(h[drawn], labels[drawn], 4, [0.1])
@@ -51,7 +51,7 @@ def test_a_photo_that_stands_twice_weighs_twice(data):
     np.testing.assert_allclose(mine.logits(h).softmax(dim=1).numpy(), theirs, atol=2e-3)
 
 
-def test_the_strength_is_the_one_that_held_out_photos_prefer(data):
+def test_the_strength_is_the_one_that_held_out_images_prefer(data):
     h, labels = data
     found = fit(h, labels, 4, seed=2)
     order = np.random.default_rng(2).permutation(300)
@@ -68,7 +68,7 @@ def test_the_strength_is_the_one_that_held_out_photos_prefer(data):
 
 def test_too_little_to_learn_from(data):
     h, labels = data
-    with pytest.raises(InputError, match="two classes and 10 photos"):
+    with pytest.raises(InputError, match="two classes and 10 images"):
         fit(h[:9], labels[:9], 4)
     with pytest.raises(InputError, match="there are 1 and 300"):
         fit(h, labels * 0, 1)

@@ -54,7 +54,7 @@ def test_memory_does_not_grow_with_the_bank():
     assert sizes[0] == sizes[1] == 500 * 16
 
 
-def test_a_photo_is_not_its_own_neighbour():
+def test_an_image_is_not_its_own_neighbour():
     bank = vectors(50, 8)
     h = bank[17] * (1 + 1e-6)
     similarity, index = neighbours_of(h, bank, 5)
@@ -65,5 +65,5 @@ def test_a_photo_is_not_its_own_neighbour():
     # Nor are its copies, which cost no neighbour.
     copied = torch.cat([h.repeat(7, 1), bank])
     assert (neighbours_of(h, copied, 5)[1] - 7).tolist() == index.tolist()
-    # A photo that is not in the bank keeps all.
+    # An image that is not in the bank keeps all.
     assert neighbours_of(vectors(1, 8, 9)[0], bank, 5)[1].shape == (5,)

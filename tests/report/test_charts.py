@@ -10,7 +10,7 @@ from rcdm_cli.report.colour import colour_map
 from rcdm_cli.report.elements import HeatMap, Line, LineChart
 from rcdm_cli.report.heat_map import heat_map
 from rcdm_cli.report.line_chart import line_chart, line_layout
-from rcdm_cli.report.line_picture import draw_line_chart
+from rcdm_cli.report.line_figure import draw_line_chart
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_ink_can_be_read_on_every_colour():
         assert contrast >= 4.5
 
 
-def test_the_picture_of_a_chart_has_its_lines_where_the_page_has_them():
+def test_the_figure_of_a_chart_has_its_lines_where_the_page_has_them():
     lines = (
         Line("a", (0.0, 1.0, 4.0), (0.0, 1.0, 0.25), (0.0, 0.9, 0.2), (0.1, 1.0, 0.3)),
         Line("고양이", (0.0, 4.0), (1, 0)),

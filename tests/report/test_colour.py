@@ -45,9 +45,9 @@ def test_nan_has_no_colour() -> None:
 
 
 def test_the_legend_shows_the_map_from_top_to_bottom() -> None:
-    picture = legend(200, 0, 0.125, "std")
-    assert picture.shape[0] == 200
-    bar = picture[:, 8]
+    figure = legend(200, 0, 0.125, "std")
+    assert figure.shape[0] == 200
+    bar = figure[:, 8]
     rows = np.flatnonzero((bar != 255).any(axis=1))
     rows = rows[rows > 20]
     np.testing.assert_array_equal(bar[rows], colour_map(np.linspace(1, 0, len(rows))[:, None])[:, 0])

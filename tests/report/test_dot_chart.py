@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rcdm_cli.report.dot_chart import dot_chart, dot_mark
+from rcdm_cli.report.dot_figure import draw_dots
 from rcdm_cli.report.dot_layout import dot_layout
-from rcdm_cli.report.dot_picture import draw_dots
 from rcdm_cli.report.elements import DotChart, Dots
 from rcdm_cli.report.html import as_html
 
@@ -58,12 +58,12 @@ def test_no_two_series_look_alike():
     assert len({str(dot_mark(number)) for number in range(28)}) == 28
 
 
-def test_the_picture_shows_each_interval_in_its_series_colour():
+def test_the_figure_shows_each_interval_in_its_series_colour():
     canvas = draw_dots(CHART).astype(int)
     layout = dot_layout(CHART)
     for mark, colour in zip(layout.marks, ("#0072b2", "#0072b2", "#d55e00"), strict=True):
         wanted = np.array(list(bytes.fromhex(colour[1:])))
-        # The picture is the layout twice as large, below its title.
+        # The figure is the layout twice as large, below its title.
         rows, columns = np.nonzero((np.abs(canvas - wanted) <= 2).all(axis=2))
         near = np.abs(rows - rows.min() - 2 * (mark.y - min(m.y for m in layout.marks if m.series == mark.series))) < 24
         assert columns[near].min() == pytest.approx(2 * mark.low, abs=3)

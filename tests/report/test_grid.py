@@ -1,4 +1,4 @@
-"""Where pictures and labels stand in a grid."""
+"""Where images and labels stand in a grid."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def noise(seed: int, height: int = 6, width: int = 8) -> Pixels:
     return np.random.default_rng(seed).integers(0, 200, (height, width, 3)).astype(np.uint8)
 
 
-def test_pictures_stand_unchanged_at_their_places() -> None:
+def test_images_stand_unchanged_at_their_places() -> None:
     a, b, c, d = (noise(n) for n in range(4))
     figure = grid([Row([a, b]), Row([c, d])], margin=2)
     assert figure.shape == (2 + 6 + 2 + 6 + 2, 2 + 8 + 2 + 8 + 2, 3)
@@ -24,16 +24,16 @@ def test_pictures_stand_unchanged_at_their_places() -> None:
 
 
 def test_scale_repeats_pixels() -> None:
-    picture = noise(0)
-    figure = grid([Row([picture])], margin=1, scale=3)
-    np.testing.assert_array_equal(figure[1:-1, 1:-1], np.kron(picture, np.ones((3, 3, 1), np.uint8)))
+    image = noise(0)
+    figure = grid([Row([image])], margin=1, scale=3)
+    np.testing.assert_array_equal(figure[1:-1, 1:-1], np.kron(image, np.ones((3, 3, 1), np.uint8)))
 
 
 def test_empty_cells_and_short_rows_are_white() -> None:
-    picture = noise(0)
-    figure = grid([Row([picture, picture]), Row([None, picture]), Row([picture])], margin=0)
+    image = noise(0)
+    figure = grid([Row([image, image]), Row([None, image]), Row([image])], margin=0)
     assert (figure[6:12, :8] == 255).all()
-    np.testing.assert_array_equal(figure[6:12, 8:], picture)
+    np.testing.assert_array_equal(figure[6:12, 8:], image)
     assert (figure[12:, 8:] == 255).all()
 
 
@@ -42,12 +42,12 @@ def black(n: int) -> list[Pixels]:
 
 
 def without(figure: Pixels, value: int) -> Pixels:
-    """True (H, W) where neither paper nor a picture of ``value`` is: the text."""
+    """True (H, W) where neither paper nor an image of ``value`` is: the text."""
     mask: Pixels = ~((figure == 255).all(axis=2) | (figure == value).all(axis=2))
     return mask
 
 
-def test_labels_stand_left_of_their_rows_and_cover_no_picture() -> None:
+def test_labels_stand_left_of_their_rows_and_cover_no_image() -> None:
     figure = grid([Row(black(2), "first"), Row(black(2), "a long label " * 20)], widest_label=100)
     is_black = (figure == 0).all(axis=2)
     assert is_black.sum() == 4 * 64 * 64
@@ -65,7 +65,7 @@ def test_a_label_of_many_lines_makes_its_row_higher() -> None:
 
 
 def test_headers_stand_above_their_group_and_groups_are_apart() -> None:
-    figure = grid([Row(black(5))], [Group("photo", 1), Group("a header too long for two pictures", 2), Group("p", 2)])
+    figure = grid([Row(black(5))], [Group("image", 1), Group("a header too long for two images", 2), Group("p", 2)])
     is_black = (figure == 0).all(axis=2)
     assert is_black.sum() == 5 * 64 * 64
     first = np.argwhere(is_black)[:, 0].min()
@@ -93,7 +93,7 @@ def test_groups_must_cover_the_columns() -> None:
 
 
 @pytest.mark.parametrize("rows", [[], [Row([])], [Row([None])], [Row([noise(0), noise(0, 7)])]])
-def test_pictures_must_be_there_and_of_one_size(rows: list[Row]) -> None:
+def test_images_must_be_there_and_of_one_size(rows: list[Row]) -> None:
     with pytest.raises(InputError, match="one size"):
         grid(rows)
 

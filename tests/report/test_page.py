@@ -9,7 +9,7 @@ from PIL import Image
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.elements import HeatMap, Line, LineChart, Picture, Section, Sentence, Table
+from rcdm_cli.report.elements import Figure, HeatMap, Line, LineChart, Section, Sentence, Table
 from rcdm_cli.report.page import write_page
 from tests.report.pages import Page
 
@@ -29,7 +29,7 @@ def everything(name):
         name,
         (
             Sentence(name),
-            Picture("grid.png", name, name, pixelated=True),
+            Figure("grid.png", name, name, pixelated=True),
             Table((name, "a"), ((name, "1"),), name),
             LineChart(name, name, name, (Line(name, (0.0, 1.0), (0.5, 0.25), (0.4, 0.2), (0.6, 0.3)),), name),
             HeatMap(name, (name,), (name,), ((0.5,),), 0, 1, name),
@@ -72,7 +72,7 @@ def test_the_page_names_nothing_outside_itself(tmp_path, run):
     assert [given for _, given in page.tags if "style" in given] == []
 
 
-def test_pictures_are_embedded_byte_for_byte(tmp_path, run):
+def test_figures_are_embedded_byte_for_byte(tmp_path, run):
     page = written(tmp_path, (run, everything("a")))
     [image] = page.all("img")
     kind, _, data = image["src"].partition(";base64,")
@@ -87,7 +87,7 @@ def test_an_animation_is_embedded_as_what_it_is(tmp_path, run):
     file = io.BytesIO()
     frames[0].save(file, "webp", save_all=True, append_images=frames[1:])
     (run / "moves.webp").write_bytes(file.getvalue())
-    page = written(tmp_path, (run, Section("a", "b", (Picture("moves.webp", "moves"),))))
+    page = written(tmp_path, (run, Section("a", "b", (Figure("moves.webp", "moves"),))))
     assert page.all("img")[0]["src"].startswith("data:image/webp;base64,")
 
 
@@ -100,12 +100,12 @@ def test_an_animation_is_embedded_as_what_it_is(tmp_path, run):
         ("drawing.bmp", "is BMP"),
     ],
 )
-def test_a_picture_that_cannot_be_shown_is_named(tmp_path, run, file, message):
+def test_a_figure_that_cannot_be_shown_is_named(tmp_path, run, file, message):
     (run / "damaged.png").write_bytes((run / "grid.png").read_bytes()[:20])
     (tmp_path / "outside.png").write_bytes((run / "grid.png").read_bytes())
     Image.new("RGB", (2, 2)).save(run / "drawing.bmp")
     with pytest.raises(InputError, match=message):
-        written(tmp_path, (run, Section("a", "b", (Picture(file, "alt"),))))
+        written(tmp_path, (run, Section("a", "b", (Figure(file, "alt"),))))
     assert not (tmp_path / "page.html").exists()
 
 
@@ -138,9 +138,9 @@ def test_charts_hold_their_numbers_as_text_too(tmp_path, run):
     assert "r 0.1235" in page.text
 
 
-def test_a_picture_too_large_for_a_page_is_named(tmp_path, run, monkeypatch):
+def test_a_figure_too_large_for_a_page_is_named(tmp_path, run, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 40 - 1)  # larger: a warning; twice as large: an error
-    section = Section("a", "b", (Picture("grid.png", "alt", "The grid."),))
+    section = Section("a", "b", (Figure("grid.png", "alt", "The grid."),))
     assert len(written(tmp_path, (run, section)).all("img")) == 1
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20 * 40 // 2 - 1)
     page = written(tmp_path, (run, section))

@@ -13,7 +13,7 @@ def inked(canvas: np.ndarray) -> np.ndarray:
 
 def test_a_text_that_fits_stays_and_a_longer_one_keeps_both_ends() -> None:
     assert shorten("chelsea.jpg", 14, 200) == "chelsea.jpg"
-    name = "a_very_long_name_of_a_photo_from_a_camera_2021.jpg"
+    name = "a_very_long_name_of_a_image_from_a_camera_2021.jpg"
     short = shorten(name, 14, 120)
     head, tail = short.split("…")
     assert name.startswith(head)

@@ -9,7 +9,7 @@ import torch
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.published import Unseen, denoiser_spec, published_model
-from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation, ScheduleSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
 from tools.published_rcdm import PACKAGE, PublishedRcdm, published_options, published_state
 
 STAND_IN = """
@@ -54,21 +54,21 @@ def checkout(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    spec = DenoiserSpec(size=16, channels=32, multipliers=(1, 1), blocks=1, attention=(8,))
+    spec = DenoiserSpec(size=16, channels=32, channel_mult=(1, 1), num_res_blocks=1, attention=(8,))
     rows = (Representation(method="dino", level="backbone", width=16),)
-    model = Model(spec, ConditionerSpec(rows=rows, width=spec.cond_width)).eval().requires_grad_(False)
+    model = Model(spec, ConditioningSpec(projections=rows, width=spec.cond_width)).eval().requires_grad_(False)
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
     # Published RCDM does not standardise h.
-    model.conditioner.standardise(0, torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16))
+    model.conditioning.standardise(0, torch.linspace(-1, 1, 16), torch.linspace(0.5, 2, 16))
     return model
 
 
 def test_it_has_the_weights_of_the_bundle(checkout, model):
     published = PublishedRcdm(checkout, model, 0, ScheduleSpec(), torch.device("cpu"), 2)
     x, t, h = torch.randn(2, 3, 16, 16), torch.tensor([5, 900]), torch.randn(2, 16)
-    ours = model.denoiser(x, t, model.conditioner(h, 0))
+    ours = model.denoiser(x, t, model.conditioning(h, 0))
     torch.testing.assert_close(published.call(x, t, h), ours, atol=1e-5, rtol=1e-5)
     assert published.sample(h, x).shape == x.shape
     assert published.steps == 2
@@ -78,15 +78,17 @@ def test_it_has_the_weights_of_the_bundle(checkout, model):
 @pytest.mark.parametrize(
     "spec",
     [
-        DenoiserSpec(size=32, channels=32, multipliers=(1, 2), blocks=2, attention=(16, 32), head_channels=16),
-        DenoiserSpec(size=16, channels=64, multipliers=(1,), blocks=1, attention=(16,), heads=2, film=False),
+        DenoiserSpec(size=32, channels=32, channel_mult=(1, 2), num_res_blocks=2, attention=(16, 32), head_channels=16),
+        DenoiserSpec(
+            size=16, channels=64, channel_mult=(1,), num_res_blocks=1, attention=(16,), heads=2, scale_shift_norm=False
+        ),
         DenoiserSpec(
             size=64,
             channels=32,
-            multipliers=(1, 2),
-            blocks=1,
+            channel_mult=(1, 2),
+            num_res_blocks=1,
             attention=(32,),
-            residual_updown=False,
+            resblock_updown=False,
             learned_variance=True,
             split_qkv_first=True,
         ),
@@ -97,7 +99,7 @@ def test_options_describe_the_same_network(spec):
 
 
 def test_attention_at_no_size_is_attention_at_one_that_never_occurs():
-    spec = DenoiserSpec(size=16, channels=32, multipliers=(1, 1), blocks=1, attention=())
+    spec = DenoiserSpec(size=16, channels=32, channel_mult=(1, 1), num_res_blocks=1, attention=())
     assert published_options(spec, ScheduleSpec(), 7, 100)["attention_resolutions"] == "32"
 
 
@@ -105,8 +107,8 @@ def test_the_state_is_one_that_can_be_imported(model):
     state = published_state(model, 0)
     again = published_model(state, "dino", "backbone", Unseen(size=16, heads=4))
     x, t, h = torch.randn(1, 3, 16, 16), torch.tensor([5]), torch.randn(1, 16)
-    theirs = again.denoiser(x, t, again.conditioner(h, 0))
-    torch.testing.assert_close(theirs, model.denoiser(x, t, model.conditioner(h, 0)), atol=1e-5, rtol=1e-5)
+    theirs = again.denoiser(x, t, again.conditioning(h, 0))
+    torch.testing.assert_close(theirs, model.denoiser(x, t, model.conditioning(h, 0)), atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_no_checkout_is_refused(tmp_path, model):

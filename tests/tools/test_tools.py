@@ -30,7 +30,7 @@ def test_the_kind_of_an_operation(name, kind):
 
 
 @pytest.mark.parametrize(
-    ("timed", "code"), [(["torch", "compiled", "trt"], 1), (["torch", "compiled", "trt", "onnx"], 0)]
+    ("timed", "code"), [(["torch", "inductor", "tensorrt"], 1), (["torch", "inductor", "tensorrt", "onnxruntime"], 0)]
 )
 def test_a_backend_that_was_not_timed_is_a_failure(tmp_path, timed, code):
     """With a Python that runs nothing: it writes down what it was asked for."""
@@ -41,7 +41,7 @@ def test_a_backend_that_was_not_timed_is_a_failure(tmp_path, timed, code):
 echo "$@" >>{tmp_path}/asked
 case "$1 $3" in
     "- "*) exec {sys.executable} "$@" ;;
-    "-m bench") echo '{result}'; echo "onnx is left out: not installed" >&2 ;;
+    "-m bench") echo '{result}'; echo "onnxruntime is left out: not installed" >&2 ;;
 esac
 """
     )
@@ -56,5 +56,5 @@ esac
     assert done.returncode == code, done.stderr
     assert "--max-batch 64 --json" in (tmp_path / "asked").read_text()
     bench = json.loads((tmp_path / "out.json").read_text())["bench"]
-    assert bench["not_timed"] == ["onnx"] * code
-    assert ("onnx is left out: not installed" in bench.get("stderr", [])) == bool(code)
+    assert bench["not_timed"] == ["onnxruntime"] * code
+    assert ("onnxruntime is left out: not installed" in bench.get("stderr", [])) == bool(code)

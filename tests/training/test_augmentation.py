@@ -1,4 +1,4 @@
-"""Random changes to training photos: what is drawn, what is done, and what the denoiser is told of it."""
+"""Random changes to training images: what is drawn, what is done, and what the denoiser is told of it."""
 
 import colorsys
 
@@ -15,32 +15,32 @@ from rcdm_cli.training.batches import generator
 from rcdm_cli.training.checkpoint import Checkpoint
 from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.recipe import RandomChanges, TrainRecipe, read_recipe
-from rcdm_cli.training.representations import ComputedRepresentations, EncoderPhotos
-from tests.training.tiny import AUGMENTATION, TRAIN, random_photos, tiny_encoder
+from rcdm_cli.training.representations import ComputedRepresentations, EncoderInputs
+from tests.training.tiny import AUGMENTATION, TRAIN, random_images, tiny_encoder
 
 CPU = torch.device("cpu")
-ROWS = tuple(
+PROJECTIONS = tuple(
     Representation(method="simclr", level=level, width=width) for level, width in (("backbone", 16), ("projector", 12))
 )
-ALL = RandomChanges(photo_size=48, probability=1, crop=0.5, brightness=0.3, contrast=0.2, saturation=0.4, hue=0.5)
+ALL = RandomChanges(image_size=48, probability=1, crop=0.5, brightness=0.3, contrast=0.2, saturation=0.4, hue=0.5)
 ZOOM, RIGHT, DOWN, BRIGHTNESS, CONTRAST, SATURATION, HUE = range(7)
 
 
-def random_views(plan=ALL, photos=None):
-    photos = random_photos(5, 48) if photos is None else photos
-    return RandomViews(plan, photos, [tiny_encoder()], ROWS, CPU)
+def random_views(plan=ALL, images=None):
+    images = random_images(5, 48) if images is None else images
+    return RandomViews(plan, images, [tiny_encoder()], PROJECTIONS, CPU)
 
 
 def drawn(plan, count=4000, seed=0):
     return random_views(plan).draw(count, torch.Generator().manual_seed(seed))
 
 
-def view(photo, **amounts):
-    """One photo, changed by named amounts."""
-    row = torch.zeros(1, 7)
+def view(image, **amounts):
+    """One image, changed by named amounts."""
+    projection = torch.zeros(1, 7)
     for name, value in amounts.items():
-        row[0, globals()[name.upper()]] = value
-    return random_views(photos=photo[None]).views(torch.tensor([0]), torch.tensor([False]), row)[0]
+        projection[0, globals()[name.upper()]] = value
+    return random_views(images=image[None]).views(torch.tensor([0]), torch.tensor([False]), projection)[0]
 
 
 def test_each_change_happens_with_the_probability_and_is_uniform():
@@ -60,30 +60,30 @@ def test_each_change_happens_with_the_probability_and_is_uniform():
 
 
 def test_a_change_of_no_size_is_not_told():
-    amounts = drawn(RandomChanges(photo_size=48, probability=1, hue=0.1), 50)
+    amounts = drawn(RandomChanges(image_size=48, probability=1, hue=0.1), 50)
     assert amounts[:, HUE].all()
     assert not amounts[:, :HUE].any()
-    assert torch.equal(amounts, drawn(RandomChanges(photo_size=48, probability=1, hue=0.1), 50))
+    assert torch.equal(amounts, drawn(RandomChanges(image_size=48, probability=1, hue=0.1), 50))
 
 
-def test_no_change_gives_the_photo_and_a_flip_its_mirror_image():
+def test_no_change_gives_the_image_and_a_flip_its_mirror_image():
     changer = random_views()
     plain, turned = changer.views(torch.tensor([3, 3]), torch.tensor([False, True]), torch.zeros(2, 7))
-    assert np.array_equal(plain, changer.photos[3])
-    assert np.array_equal(turned, changer.photos[3][:, ::-1])
+    assert np.array_equal(plain, changer.images[3])
+    assert np.array_equal(turned, changer.images[3][:, ::-1])
 
 
 def test_crops_are_where_the_amounts_say():
-    photo = random_photos(1, 48)[0]
-    assert np.array_equal(view(photo, zoom=1, right=-1, down=1), photo[24:, :24])
-    assert np.array_equal(view(photo, zoom=0.5), photo[6:42, 6:42])
-    assert view(photo, zoom=0.5, right=0.5).shape == (36, 36, 3)
-    assert np.array_equal(view(photo, zoom=0.5, right=0.5), photo[6:42, 9:45])
-    # To the right as one sees it: photos are mirrored first.
+    image = random_images(1, 48)[0]
+    assert np.array_equal(view(image, zoom=1, right=-1, down=1), image[24:, :24])
+    assert np.array_equal(view(image, zoom=0.5), image[6:42, 6:42])
+    assert view(image, zoom=0.5, right=0.5).shape == (36, 36, 3)
+    assert np.array_equal(view(image, zoom=0.5, right=0.5), image[6:42, 9:45])
+    # To the right as one sees it: images are mirrored first.
     amounts = torch.zeros(1, 7)
     amounts[0, [ZOOM, RIGHT]] = 0.5
-    (turned,) = random_views(photos=photo[None]).views(torch.tensor([0]), torch.tensor([True]), amounts)
-    assert np.array_equal(turned, photo[:, ::-1][6:42, 9:45])
+    (turned,) = random_views(images=image[None]).views(torch.tensor([0]), torch.tensor([True]), amounts)
+    assert np.array_equal(turned, image[:, ::-1][6:42, 9:45])
 
 
 def test_hue_is_told_as_a_point_on_the_circle_and_the_rest_as_it_is():
@@ -100,18 +100,18 @@ def test_hue_is_told_as_a_point_on_the_circle_and_the_rest_as_it_is():
 @pytest.mark.parametrize(("name", "limit"), [("brightness", 0.3), ("contrast", 0.2), ("saturation", 0.4)])
 @pytest.mark.parametrize("amount", [-1.0, 0.6])
 def test_colours_change_as_torchvision_changes_them(name, limit, amount):
-    photo = random_photos(1, 48)[0]
+    image = random_images(1, 48)[0]
     change = getattr(reference, f"adjust_{name}")
-    expected = change(torch.from_numpy(photo).permute(2, 0, 1), 1 + limit * amount).permute(1, 2, 0).numpy()
-    changed = view(photo, **{name: amount}).astype(int)
+    expected = change(torch.from_numpy(image).permute(2, 0, 1), 1 + limit * amount).permute(1, 2, 0).numpy()
+    changed = view(image, **{name: amount}).astype(int)
     assert np.abs(changed - expected).max() <= 1
-    assert np.abs(changed - photo).max() > 10
+    assert np.abs(changed - image).max() > 10
 
 
 def test_hue_turns_along_the_circle():
-    photo = random_photos(1, 48)[0]
-    changed = view(photo, hue=-0.5)
-    for before, after in zip(photo.reshape(-1, 3)[:40] / 255, changed.reshape(-1, 3)[:40] / 255, strict=True):
+    image = random_images(1, 48)[0]
+    changed = view(image, hue=-0.5)
+    for before, after in zip(image.reshape(-1, 3)[:40] / 255, changed.reshape(-1, 3)[:40] / 255, strict=True):
         h, s, v = colorsys.rgb_to_hsv(*before)
         assert after == pytest.approx(colorsys.hsv_to_rgb((h - 0.25) % 1, s, v), abs=8 / 255)
 
@@ -122,33 +122,37 @@ def test_a_view_is_represented_as_an_encoder_sees_it():
     assert len({view.shape for view in views}) > 1
     encoder = tiny_encoder()
     crops = to_tensor(np.stack([center_crop(view, 32) for view in views]))
-    for row, level in enumerate(("backbone", "projector")):
-        torch.testing.assert_close(changer.representations(views, row), encoder.encode(crops, level))
+    for projection, level in enumerate(("backbone", "projector")):
+        torch.testing.assert_close(changer.representations(views, projection), encoder.encode(crops, level))
 
 
 @pytest.fixture
 def trainer(tmp_path):
-    large = random_photos(9, 48)
-    photos = np.stack([center_crop(photo, 32) for photo in large])
+    large = random_images(9, 48)
+    images = np.stack([center_crop(image, 32) for image in large])
     (tmp_path / "r.toml").write_text(TRAIN + AUGMENTATION)
-    representations = ComputedRepresentations([EncoderPhotos(tiny_encoder(), photos, "a")], ROWS, CPU)
+    representations = ComputedRepresentations([EncoderInputs(tiny_encoder(), images, "a")], PROJECTIONS, CPU)
 
     def make(*overrides):
         recipe = read_recipe(tmp_path / "r.toml", TrainRecipe, overrides)
-        changer = RandomViews(recipe.augmentation, large, [tiny_encoder()], ROWS, CPU)
-        return DenoiserTrainer(recipe, photos, representations, CPU, "photos", random_views=changer)
+        changer = RandomViews(recipe.augmentation, large, [tiny_encoder()], PROJECTIONS, CPU)
+        return DenoiserTrainer(recipe, images, representations, CPU, "images", random_views=changer)
 
     return make
 
 
-def test_changed_photos_come_with_their_own_representations_and_others_with_theirs(trainer):
+def test_changed_images_come_with_their_own_representations_and_others_with_theirs(trainer):
     made = trainer()
-    index, flip, row = torch.tensor([4, 0, 7, 2]), torch.tensor([True, False, True, False]), torch.tensor([1, 1, 0, 0])
+    index, flip, projection = (
+        torch.tensor([4, 0, 7, 2]),
+        torch.tensor([True, False, True, False]),
+        torch.tensor([1, 1, 0, 0]),
+    )
     amounts = torch.zeros(4, 7)
     amounts[1, BRIGHTNESS] = amounts[2, ZOOM] = 1.0
-    photos, groups = made._seen(index, flip, row, amounts)
+    images, groups = made._seen(index, flip, projection, amounts)
     assert [r for r, _ in groups] == [1, 0]
-    encoder, large = tiny_encoder(), made.random_views.photos
+    encoder, large = tiny_encoder(), made.random_views.images
     zoomed = large[7][:, ::-1][8:40, 8:40]  # 0.67 of 48 pixels, in the middle of the mirror image
     expected = {
         0: (1, 0, center_crop(large[4], 32)[:, ::-1]),
@@ -156,15 +160,15 @@ def test_changed_photos_come_with_their_own_representations_and_others_with_thei
         2: (0, 0, center_crop(zoomed, 32)),
         3: (0, 1, center_crop(large[2], 32)),
     }
-    for place, (r, within, photo) in expected.items():
-        assert np.array_equal(photos[place], photo)
-        h = encoder.encode(to_tensor(photo[None].copy()), ROWS[r].level)
-        torch.testing.assert_close(dict(groups)[r][within], h[0])
+    for place, (r, project_linf, image) in expected.items():
+        assert np.array_equal(images[place], image)
+        h = encoder.encode(to_tensor(image[None].copy()), PROJECTIONS[r].level)
+        torch.testing.assert_close(dict(groups)[r][project_linf], h[0])
 
 
-def test_the_denoiser_is_told_of_each_photo_what_was_changed(trainer, monkeypatch):
+def test_the_denoiser_is_told_of_each_image_what_was_changed(trainer, monkeypatch):
     """In parts too, and of dropped representations as well."""
-    made = trainer("optimization.accumulate=3", "drop=1.0")
+    made = trainer("optimization.accumulate=3", "uncond_prob=1.0")
     with torch.no_grad():
         made.tell.weight.normal_()
     conds = []
@@ -198,5 +202,7 @@ def test_what_is_told_is_learned_clipped_and_kept_in_checkpoints(trainer, extra)
 
 def test_encoders_are_moved_to_where_the_training_is():
     """Nothing else moves them where their representations are in the cache."""
-    moved = RandomViews(ALL, random_photos(5, 48), [tiny_encoder()], ROWS, torch.device("meta")).encoders["simclr"]
-    assert {tensor.device.type for tensor in (*moved.parameters(), *moved.buffers())} == {"meta"}
+    drift_objective = RandomViews(
+        ALL, random_images(5, 48), [tiny_encoder()], PROJECTIONS, torch.device("meta")
+    ).encoders["simclr"]
+    assert {tensor.device.type for tensor in (*drift_objective.parameters(), *drift_objective.buffers())} == {"meta"}

@@ -6,35 +6,36 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.training.batches import Batches, generator, photos_at, stratified_timesteps
+from rcdm_cli.training.batches import Batches, batch_indices, generator, stratified_timesteps
 from rcdm_cli.training.optim import learning_rate, set_rate
 from rcdm_cli.training.recipe import Optimization
 
 
-@pytest.mark.parametrize(("photos", "batch"), [(12, 4), (13, 4), (7, 7)])
-def test_an_epoch_sees_each_photo_at_most_once_and_epochs_differ(photos, batch):
-    whole = photos // batch
+@pytest.mark.parametrize(("images", "batch"), [(12, 4), (13, 4), (7, 7)])
+def test_an_epoch_sees_each_image_at_most_once_and_epochs_differ(images, batch):
+    whole = images // batch
     epochs = [
-        torch.cat([photos_at(epoch * whole + k, photos, batch, 3) for k in range(whole)]).tolist() for epoch in (0, 1)
+        torch.cat([batch_indices(epoch * whole + k, images, batch, 3) for k in range(whole)]).tolist()
+        for epoch in (0, 1)
     ]
     for epoch in epochs:
         assert len(epoch) == len(set(epoch)) == whole * batch
-        assert set(epoch) <= set(range(photos))
+        assert set(epoch) <= set(range(images))
     assert epochs[0] != epochs[1]
 
 
-def test_fewer_photos_than_a_batch_fill_it_evenly():
-    counts = np.bincount(photos_at(5, 3, 8, 0).numpy(), minlength=3)
+def test_fewer_images_than_a_batch_fill_it_evenly():
+    counts = np.bincount(batch_indices(5, 3, 8, 0).numpy(), minlength=3)
     assert sorted(counts) == [2, 3, 3]
 
 
 def test_order_depends_on_the_seed_and_on_nothing_drawn_before():
     torch.manual_seed(1)
-    first = photos_at(9, 50, 4, 0)
+    first = batch_indices(9, 50, 4, 0)
     torch.rand(100)
-    photos_at(70, 50, 4, 0)
-    assert torch.equal(photos_at(9, 50, 4, 0), first)
-    assert not torch.equal(photos_at(9, 50, 4, 1), first)
+    batch_indices(70, 50, 4, 0)
+    assert torch.equal(batch_indices(9, 50, 4, 0), first)
+    assert not torch.equal(batch_indices(9, 50, 4, 1), first)
 
 
 def test_batches_from_the_middle_are_the_tail_of_all_batches():

@@ -8,24 +8,24 @@ from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.distributed import Share
 from rcdm_cli.training.optim import autocast
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
-from rcdm_cli.training.representations import ComputedRepresentations, EncoderPhotos
-from tests.training.tiny import TRAIN, random_photos, tiny_encoder
+from rcdm_cli.training.representations import ComputedRepresentations, EncoderInputs
+from tests.training.tiny import TRAIN, random_images, tiny_encoder
 
 CPU = torch.device("cpu")
-ROWS = tuple(
+PROJECTIONS = tuple(
     Representation(method="simclr", level=level, width=width) for level, width in (("backbone", 16), ("projector", 12))
 )
 
 
 @pytest.fixture
 def trainer(tmp_path):
-    photos = random_photos(9, 32)
-    computed = ComputedRepresentations([EncoderPhotos(tiny_encoder(), photos, "a")], ROWS, CPU)
+    images = random_images(9, 32)
+    computed = ComputedRepresentations([EncoderInputs(tiny_encoder(), images, "a")], PROJECTIONS, CPU)
 
     def make(*overrides, share=None):
         (tmp_path / "r.toml").write_text(TRAIN)
         recipe = read_recipe(tmp_path / "r.toml", TrainRecipe, overrides)
-        made = DenoiserTrainer(recipe, photos, computed, CPU, "photos", share=share)
+        made = DenoiserTrainer(recipe, images, computed, CPU, "images", share=share)
         draw = torch.Generator().manual_seed(5)
         with torch.no_grad():
             # Away from the zero initialisation, which would let no gradient through.
@@ -73,11 +73,11 @@ def test_shares_of_several_processes_add_up_to_the_gradient_of_one(trainer, extr
 
 
 def test_representations_are_dropped_at_the_given_rate(trainer):
-    made = trainer("drop=0.25")
+    made = trainer("uncond_prob=0.25")
     dropped = torch.stack([made._draw(step).dropped for step in range(700)]).double()
     # Four standard deviations of a binomial of 4200 at 0.25.
     assert float(dropped.mean()) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4200) ** 0.5)
-    assert not trainer("drop=0.0")._draw(1).dropped.any()
+    assert not trainer("uncond_prob=0.0")._draw(1).dropped.any()
 
 
 def test_the_average_follows_its_formula(trainer):
@@ -85,8 +85,12 @@ def test_the_average_follows_its_formula(trainer):
     expected = [p.detach().clone() for p in made.average.parameters()]
     for step, decay in enumerate([0.1, 0.15, 0.15]):  # min(0.15, 1/10, 2/11, 3/12)
         made.train_step(step)
-        rows = [p for row in made.model.conditioner.rows for p in (row.weight @ row.whitener, row.bias)]
-        weights = [p.detach() for p in [*made.model.denoiser.parameters(), *rows]]
+        projections = [
+            p
+            for projection in made.model.conditioning.projections
+            for p in (projection.weight @ projection.whitener, projection.bias)
+        ]
+        weights = [p.detach() for p in [*made.model.denoiser.parameters(), *projections]]
         expected = [decay * e + (1 - decay) * p for e, p in zip(expected, weights, strict=True)]
         for ours, theirs in zip(made.average.parameters(), expected, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -103,7 +107,7 @@ def test_a_step_draws_the_same_whatever_was_drawn_before_it(trainer, extra):
 
 
 def test_a_sample_grid_takes_no_more_steps_than_there_are_timesteps(trainer, tmp_path):
-    trainer("schedule={kind='cosine', timesteps=10}").milestone(10, tmp_path)
+    trainer("schedule={kind='cosine', timesteps=10}").on_step_end(10, tmp_path)
     assert (tmp_path / "samples/step-0000010.png").exists()
 
 
@@ -111,11 +115,11 @@ def test_draws_cover_timesteps_and_representations_evenly(trainer):
     made = trainer("schedule.timesteps=120")
     counts, flips, times = torch.zeros(2, dtype=torch.int64), 0, []
     for step in range(100):
-        index, flip, row, t, *_ = made._draw(step)
-        assert index.shape == flip.shape == row.shape == t.shape == (6,)
+        index, flip, projection, t, *_ = made._draw(step)
+        assert index.shape == flip.shape == projection.shape == t.shape == (6,)
         # One timestep in each sixth of the schedule.
         assert sorted((t // 20).tolist()) == [0, 1, 2, 3, 4, 5]
-        counts += torch.bincount(row, minlength=2)
+        counts += torch.bincount(projection, minlength=2)
         flips += int(flip.sum())
         times += t.tolist()
     assert counts.tolist() == [300, 300]
@@ -124,30 +128,30 @@ def test_draws_cover_timesteps_and_representations_evenly(trainer):
     assert len(set(times)) > 110
 
 
-def test_the_conditioner_standardises_with_the_statistics(trainer):
+def test_the_conditioning_standardises_with_the_statistics(trainer):
     made = trainer()
-    for row in range(len(ROWS)):
-        mean, covariance = made.representations.statistics(row)
+    for projection in range(len(PROJECTIONS)):
+        mean, covariance = made.representations.statistics(projection)
         std = covariance.diagonal().sqrt().float()
-        for conditioner in (made.model.conditioner, made.average.conditioner):
-            assert torch.equal(conditioner.rows[row].mean, mean.float())
-            assert torch.equal(conditioner.rows[row].scale, torch.where(std > 0, std, 1.0))
+        for conditioning in (made.model.conditioning, made.average.conditioning):
+            assert torch.equal(conditioning.projections[projection].mean, mean.float())
+            assert torch.equal(conditioning.projections[projection].scale, torch.where(std > 0, std, 1.0))
 
 
 def test_a_fresh_row_begins_as_a_fresh_linear_layer_of_standardised_h(trainer):
     # Drawn evenly within 1 / sqrt(D), whatever the scale of h.
     made = trainer()
-    for row, spec in zip(made.average.conditioner.rows, ROWS, strict=True):
+    for projection, spec in zip(made.average.conditioning.projections, PROJECTIONS, strict=True):
         bound = spec.width**-0.5
-        assert 0.8 * bound < float(row.weight.abs().max()) <= bound
-        assert float(row.bias.abs().max()) <= bound
+        assert 0.8 * bound < float(projection.weight.abs().max()) <= bound
+        assert float(projection.bias.abs().max()) <= bound
 
 
 def test_what_may_change_between_two_parts_of_a_run_is_no_part_of_its_identity(trainer):
-    same = trainer().identity()
-    assert trainer("steps=20", "save_every=3", "sample_every=5", "description=x").identity() == same
-    assert trainer("drop=0.2").identity() != same
-    assert trainer("optimization.seed=1").identity() != same
+    same = trainer().resume_key()
+    assert trainer("steps=20", "save_every=3", "sample_every=5", "description=x").resume_key() == same
+    assert trainer("uncond_prob=0.2").resume_key() != same
+    assert trainer("optimization.seed=1").resume_key() != same
 
 
 def test_precision():

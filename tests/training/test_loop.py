@@ -13,12 +13,12 @@ from rcdm_cli.training.loop import CHECKPOINT, LOG, train
 class Counting:
     """Adds the step number at each step, so that a step left out or done twice is seen."""
 
-    photos_per_step, description = 4, "counts"
+    images_per_step, description = 4, "counts"
 
     def __init__(self, steps=10, **identity):
         self.steps, self.value, self.seen, self.known = steps, torch.zeros(()), [], identity
 
-    def begin(self, step):
+    def setup(self, step):
         self.began = step
 
     def train_step(self, step):
@@ -32,10 +32,10 @@ class Counting:
     def restore(self, checkpoint):
         self.value = checkpoint.group("state")["value"]
 
-    def identity(self):
+    def resume_key(self):
         return {"recipe": self.known}
 
-    def milestone(self, step, folder):
+    def on_step_end(self, step, folder):
         return {"accuracy": step / 10} if step % 5 == 0 else {}
 
 

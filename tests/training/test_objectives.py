@@ -72,7 +72,7 @@ def test_barlow_pulls_the_cross_correlation_to_the_identity():
     torch.testing.assert_close(made(batch, LABELS), expected)
 
 
-def test_supervised_is_cross_entropy_of_the_photos_that_have_a_class():
+def test_supervised_is_cross_entropy_of_the_images_that_have_a_class():
     made, batch = objective("supervised", loss={"label_smoothing": 0.1}), views(32)
     logs = F.log_softmax(made.classifier(made.encoder.trunk(batch[0])), dim=1)
     chosen = [0.9 * logs[i, label] + 0.1 * logs[i].mean() for i, label in enumerate(LABELS.tolist()) if label >= 0]

@@ -30,7 +30,7 @@ def test_values_arrive_and_overrides_go_before_them_in_order(train_file):
     overrides = ["steps=5", "optimization.lr=3e-4", "optimization.betas=[0.8, 0.9]", "steps = 7", "description=a word"]
     recipe = read_recipe(train_file, TrainRecipe, overrides, {"encoders": ["a", "b"]})
     assert (recipe.steps, recipe.optimization.lr, recipe.optimization.betas) == (7, 3e-4, (0.8, 0.9))
-    assert (recipe.description, recipe.encoders, recipe.drop) == ("a word", ("a", "b"), 0.3)
+    assert (recipe.description, recipe.encoders, recipe.uncond_prob) == ("a word", ("a", "b"), 0.3)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_values_arrive_and_overrides_go_before_them_in_order(train_file):
         ("levels=[]", r"levels.*at least 1 item.*given \[\]"),
         ("optimization.betas=[0.9, 1.0]", r"optimization\.betas\.1.*less than 1.*given 1\.0"),
         (f"optimization.seed={2**64}", rf"optimization\.seed.*less than {2**64}"),
-        ("drop=1.5", r"drop.*less than or equal to 1.*given 1\.5"),
+        ("uncond_prob=1.5", r"uncond_prob.*less than or equal to 1.*given 1\.5"),
         ("steps", r"--set steps: expected key=value, such as optimization\.lr=3e-4"),
         ("=5", "--set =5: expected key=value"),
         ("steps.x=5", r"--set steps\.x=5: steps is a value, not a section"),

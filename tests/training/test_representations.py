@@ -6,12 +6,12 @@ import torch
 
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.training import representations
-from rcdm_cli.training.representations import CachedRepresentations, ComputedRepresentations, EncoderPhotos
-from tests.training.tiny import random_photos, tiny_encoder
+from rcdm_cli.training.representations import CachedRepresentations, ComputedRepresentations, EncoderInputs
+from tests.training.tiny import random_images, tiny_encoder
 
 CPU = torch.device("cpu")
 COUNT = 9
-ROWS = (
+PROJECTIONS = (
     Representation(method="simclr", level="projector", width=12),
     Representation(method="supervised", level="backbone", width=16),
     Representation(method="simclr", level="backbone", width=16),
@@ -21,59 +21,59 @@ ROWS = (
 @pytest.fixture(scope="module")
 def sources():
     return [
-        EncoderPhotos(tiny_encoder("simclr"), random_photos(COUNT, 32), "a"),
-        EncoderPhotos(tiny_encoder("supervised", head=False, size=48, seed=1), random_photos(COUNT, 48), "b"),
+        EncoderInputs(tiny_encoder("simclr"), random_images(COUNT, 32), "a"),
+        EncoderInputs(tiny_encoder("supervised", head=False, size=48, seed=1), random_images(COUNT, 48), "b"),
     ]
 
 
 @pytest.fixture
 def cached(sources, tmp_path):
-    return CachedRepresentations(sources, ROWS, tmp_path, CPU)
+    return CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU)
 
 
-def by_hand(sources, row):
-    """Both views (N, 2, D) of every photo, straight from the encoder."""
-    source = sources[1] if ROWS[row].method == "supervised" else sources[0]
-    x = torch.from_numpy(source.photos).permute(0, 3, 1, 2) / 127.5 - 1
-    return torch.stack([source.encoder.encode(view, ROWS[row].level) for view in (x, x.flip(3))], dim=1)
+def by_hand(sources, projection):
+    """Both views (N, 2, D) of every image, straight from the encoder."""
+    source = sources[1] if PROJECTIONS[projection].method == "supervised" else sources[0]
+    x = torch.from_numpy(source.images).permute(0, 3, 1, 2) / 127.5 - 1
+    return torch.stack([source.encoder.encode(view, PROJECTIONS[projection].level) for view in (x, x.flip(3))], dim=1)
 
 
-@pytest.mark.parametrize("row", range(len(ROWS)))
-def test_cached_equals_computed_equals_the_encoder_with_the_flip(sources, cached, row):
+@pytest.mark.parametrize("projection", range(len(PROJECTIONS)))
+def test_cached_equals_computed_equals_the_encoder_with_the_flip(sources, cached, projection):
     index = torch.tensor([3, 0, 8, 3, 5])
     flip = torch.tensor([False, True, True, True, False])
-    expected = by_hand(sources, row)[index, flip.long()]
+    expected = by_hand(sources, projection)[index, flip.long()]
     assert not torch.allclose(expected[0], expected[3], atol=1e-3)
-    computed = ComputedRepresentations(sources, ROWS, CPU)
+    computed = ComputedRepresentations(sources, PROJECTIONS, CPU)
     for where in (cached, computed):
-        torch.testing.assert_close(where.take(row, index, flip), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(where.take(projection, index, flip), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("row", range(len(ROWS)))
-def test_statistics_are_those_of_numpy_over_both_views(sources, cached, row):
-    both = by_hand(sources, row).double().numpy().reshape(2 * COUNT, -1)
-    for where in (cached, ComputedRepresentations(sources, ROWS, CPU)):
-        mean, covariance = where.statistics(row)
+@pytest.mark.parametrize("projection", range(len(PROJECTIONS)))
+def test_statistics_are_those_of_numpy_over_both_views(sources, cached, projection):
+    both = by_hand(sources, projection).double().numpy().reshape(2 * COUNT, -1)
+    for where in (cached, ComputedRepresentations(sources, PROJECTIONS, CPU)):
+        mean, covariance = where.statistics(projection)
         assert mean.dtype == covariance.dtype == torch.float64
         np.testing.assert_allclose(mean, both.mean(0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(covariance, np.cov(both.T, bias=True), rtol=1e-3, atol=1e-5)
 
 
-def test_statistics_of_many_photos_are_those_of_some_that_are_spread_over_them():
+def test_statistics_of_many_images_are_those_of_some_that_are_spread_over_them():
     assert representations._spread(10, 4).tolist() == [0, 3, 6, 9]
     assert representations._spread(3, 4).tolist() == [0, 1, 2]
 
 
 def test_only_what_is_missing_is_computed_and_progress_counts_both_views(sources, tmp_path, monkeypatch):
     shown = []
-    CachedRepresentations(sources[:1], (ROWS[0],), tmp_path, CPU, lambda *at: shown.append(at))
+    CachedRepresentations(sources[:1], (PROJECTIONS[0],), tmp_path, CPU, lambda *at: shown.append(at))
     assert shown == [(0, 18), (9, 18), (18, 18)]
     shown.clear()
-    CachedRepresentations(sources, ROWS, tmp_path, CPU, lambda *at: shown.append(at))
+    CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, lambda *at: shown.append(at))
     assert shown == [(18, 36), (27, 36), (36, 36)]
     shown.clear()
     monkeypatch.delattr(representations, "represent")
-    CachedRepresentations(sources, ROWS, tmp_path, CPU, lambda *at: shown.append(at))
+    CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, lambda *at: shown.append(at))
     assert shown == [(36, 36)]
 
 
@@ -82,9 +82,9 @@ def test_an_encoder_is_given_so_many_pixels_at_a_time_and_no_more(sources, pixel
     monkeypatch.setattr("rcdm_cli.encoders.encoder.PIXELS", pixels)
     source, given = sources[0], []
     whole = source.encoder.forward
-    monkeypatch.setattr(source.encoder, "forward", lambda photos: (given.append(len(photos)), whole(photos))[1])
-    cached = CachedRepresentations([source], ROWS[:1], tmp_path, CPU)
-    computed = ComputedRepresentations([source], ROWS[:1], CPU)
+    monkeypatch.setattr(source.encoder, "forward", lambda images: (given.append(len(images)), whole(images))[1])
+    cached = CachedRepresentations([source], PROJECTIONS[:1], tmp_path, CPU)
+    computed = ComputedRepresentations([source], PROJECTIONS[:1], CPU)
     computed.statistics(0)
     assert set(given) == counts
     index, flip = torch.arange(COUNT), torch.arange(COUNT) % 2 == 0
@@ -99,5 +99,5 @@ def test_an_interrupted_computation_leaves_nothing_behind(sources, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        CachedRepresentations(sources, ROWS, tmp_path, CPU, interrupt)
+        CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, interrupt)
     assert list(tmp_path.iterdir()) == []

@@ -5,11 +5,11 @@ import torch
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ConditionerSpec, DenoiserSpec, Representation
-from rcdm_cli.training.warm_start import Start, take_over
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation
+from rcdm_cli.training.warm_start import WarmStart, init_from
 from tests.training.tiny import tiny_encoder
 
-ROWS = (
+PROJECTIONS = (
     Representation(method="dino", level="backbone", width=6),
     Representation(method="dino", level="projector", width=4),
 )
@@ -17,16 +17,18 @@ ROWS = (
 METHODS = ("dino", "vicreg")
 
 
-def model(seed, rows=ROWS, **changes):
+def model(seed, projections=PROJECTIONS, **changes):
     torch.manual_seed(seed)
     spec = DenoiserSpec(
-        **{"size": 32, "channels": 32, "multipliers": (1, 1), "blocks": 1, "attention": (16,), **changes}
+        **{"size": 32, "channels": 32, "channel_mult": (1, 1), "num_res_blocks": 1, "attention": (16,), **changes}
     )
-    made = Model(spec, ConditionerSpec(rows=rows, width=spec.cond_width))
+    made = Model(spec, ConditioningSpec(projections=projections, width=spec.cond_width))
     for parameter in made.parameters():
         parameter.data.normal_()
-    for row in range(len(rows)):
-        made.conditioner.standardise(row, torch.randn(rows[row].width), torch.rand(rows[row].width) + 0.5)
+    for projection in range(len(projections)):
+        made.conditioning.standardise(
+            projection, torch.randn(projections[projection].width), torch.rand(projections[projection].width) + 0.5
+        )
     return made
 
 
@@ -38,29 +40,33 @@ def same(first, second):
 
 def test_all_weights_and_statistics_are_taken():
     ours, start = model(0), model(1)
-    take_over(ours, start, METHODS)
+    init_from(ours, start, METHODS)
     assert same(ours, start)
 
 
-def test_the_picture_size_may_differ_where_attention_has_the_same_depth():
+def test_the_image_size_may_differ_where_attention_has_the_same_depth():
     ours, start = model(0, size=64, attention=(32,)), model(1)
-    take_over(ours, start, METHODS)
+    init_from(ours, start, METHODS)
     assert same(ours.denoiser, start.denoiser)
 
 
 def test_rows_that_the_start_lacks_stay_as_they_are():
     new = Representation(method="vicreg", level="backbone", width=6)
-    ours, untouched, start = model(0, rows=(new, ROWS[1])), model(0, rows=(new, ROWS[1])), model(1)
-    take_over(ours, start, METHODS)
-    assert same(ours.conditioner.rows[0], untouched.conditioner.rows[0])
-    assert same(ours.conditioner.rows[1], start.conditioner.rows[1])
+    ours, untouched, start = (
+        model(0, projections=(new, PROJECTIONS[1])),
+        model(0, projections=(new, PROJECTIONS[1])),
+        model(1),
+    )
+    init_from(ours, start, METHODS)
+    assert same(ours.conditioning.projections[0], untouched.conditioning.projections[0])
+    assert same(ours.conditioning.projections[1], start.conditioning.projections[1])
 
 
 def test_rows_for_other_encoders_stay_as_they_are():
     ours, untouched, start = model(0), model(0), model(1)
-    take_over(ours, start, ())
+    init_from(ours, start, ())
     assert same(ours.denoiser, start.denoiser)
-    assert same(ours.conditioner, untouched.conditioner)
+    assert same(ours.conditioning, untouched.conditioning)
 
 
 def test_an_encoder_is_the_same_when_its_weights_are_in_half_precision():
@@ -74,16 +80,16 @@ def test_an_encoder_is_the_same_when_its_weights_are_in_half_precision():
     )
     with torch.no_grad():
         next(other.parameters()).mul_(1.01)
-    start = Start(model(0), [stored])
+    start = WarmStart(model(0), [stored])
     assert start.was_trained_with(encoder)
     assert not start.was_trained_with(other)
-    assert not Start(model(0), []).was_trained_with(encoder)
+    assert not WarmStart(model(0), []).was_trained_with(encoder)
 
 
 def test_what_it_returns_tells_starts_apart():
-    digests = [take_over(model(own), model(start), METHODS) for own, start in ((0, 1), (2, 1), (0, 3))]
+    digests = [init_from(model(own), model(start), METHODS) for own, start in ((0, 1), (2, 1), (0, 3))]
     assert digests[0] == digests[1] != digests[2]
-    assert take_over(model(0), model(1), ()) != digests[0]
+    assert init_from(model(0), model(1), ()) != digests[0]
 
 
 @pytest.mark.parametrize(
@@ -97,5 +103,5 @@ def test_what_it_returns_tells_starts_apart():
 def test_another_architecture_is_refused_by_name(changes, named):
     ours, before = model(0, **changes), model(0, **changes)
     with pytest.raises(InputError, match=named):
-        take_over(ours, model(1), METHODS)
+        init_from(ours, model(1), METHODS)
     assert same(ours, before)

@@ -1,4 +1,4 @@
-"""The smallest of everything that training needs: photos, encoders and recipes that run in seconds."""
+"""The smallest of everything that training needs: images, encoders and recipes that run in seconds."""
 
 from pathlib import Path
 
@@ -17,15 +17,15 @@ TRAIN = """
 kind = "train"
 steps = 10
 ema = 0.9
-drop = 0.3
+uncond_prob = 0.3
 save_every = 1
 sample_every = 1000
 
 [denoiser]
 size = 32
 channels = 32
-multipliers = [1, 1]
-blocks = 1
+channel_mult = [1, 1]
+num_res_blocks = 1
 attention = []
 
 [schedule]
@@ -42,7 +42,7 @@ precision = "fp32"
 
 AUGMENTATION = """
 [augmentation]
-photo_size = 48
+image_size = 48
 probability = 0.5
 crop = 0.67
 brightness = 0.3
@@ -53,7 +53,7 @@ hue = 0.5
 
 PRETRAIN = """
 kind = "pretrain"
-photo_size = 40
+image_size = 40
 ignore_classes = ["other"]
 knn_every = 1
 
@@ -98,15 +98,15 @@ loss = { label_smoothing = 0.1 }
 """
 
 
-def random_photos(count: int, size: int, seed: int = 0) -> np.ndarray:
+def random_images(count: int, size: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-def write_photos(folder: Path, classes: dict[str, int], size: int = 40) -> Path:
+def write_images(folder: Path, classes: dict[str, int], size: int = 40) -> Path:
     for seed, (name, count) in enumerate(classes.items()):
         (folder / name).mkdir(parents=True)
-        for index, photo in enumerate(random_photos(count, size, seed)):
-            Image.fromarray(photo).save(folder / name / f"{index}.png")
+        for index, image in enumerate(random_images(count, size, seed)):
+            Image.fromarray(image).save(folder / name / f"{index}.png")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""How fast a bundle is: calls of the denoiser and whole pictures, against what the device can do."""
+"""How fast a bundle is: calls of the denoiser and whole samples, against what the device can do."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +11,8 @@ from rcdm_cli.analyses.bench.timing import Times, in_turns, macs, macs_of_call, 
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.precision import has_bf16
-from rcdm_cli.diffusion.conditioning import Row
-from rcdm_cli.diffusion.noise import picture_noise, picture_seed
+from rcdm_cli.diffusion.conditioning import ConditioningProjection
+from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from tools.published_rcdm import PublishedRcdm
 
@@ -30,8 +30,8 @@ class Timed:
     Attributes:
         backend: its name, or ``published``.
         precision: of its matrix products.
-        batch: pictures at a time.
-        times: of one call, or of one batch of whole pictures.
+        batch: samples at a time.
+        times: of one call, or of one batch of whole samples.
         calls: of the network in one run: 1, or the steps (twice with guidance).
         relative_error: of one call, against PyTorch at float32: L2 norm of the difference over that of the output.
         share_of_peak: multiply-accumulates a second over those of a matrix product in the same precision, measured in
@@ -53,7 +53,7 @@ class Timed:
         values = asdict(self)
         times = values.pop("times")
         values |= {f"{name}_seconds": times[name] for name in ("median", "p10", "p90")} | {"runs": times["runs"]}
-        values["pictures_per_second"] = self.batch / self.times.median
+        values["samples_per_second"] = self.batch / self.times.median
         return values
 
 
@@ -62,24 +62,24 @@ class Bench:
     """What was timed.
 
     Attributes:
-        macs: multiply-accumulates of one call for one picture, by implementation.
+        macs: multiply-accumulates of one call for one sample, by implementation.
         peaks: multiply-accumulates a second of a matrix product, by precision: the most of all rounds.
         calls: one call of the denoiser each.
-        pictures: whole pictures each.
+        samples: whole samples each.
     """
 
     macs: dict[str, int]
     peaks: dict[str, float]
     calls: list[Timed]
-    pictures: list[Timed]
+    samples: list[Timed]
 
     def as_json(self) -> dict[str, Any]:
         """Every number."""
         return {
-            "macs_per_call_and_picture": self.macs,
+            "macs_per_call_and_sample": self.macs,
             "peak_macs_per_second": self.peaks,
             "calls": [one.as_json() for one in self.calls],
-            "pictures": [one.as_json() for one in self.pictures],
+            "samples": [one.as_json() for one in self.samples],
         }
 
 
@@ -90,7 +90,7 @@ def bench(
     settings: Settings,
     *,
     rounds: int,
-    picture_rounds: int,
+    sample_rounds: int,
     published: PublishedRcdm | None = None,
     leave_out: bool = False,
     on_progress: OnProgress = lambda done, total, note: None,
@@ -98,16 +98,16 @@ def bench(
     """Time runners of one bundle in turns.
 
     A call of ours is the loop form: what depends on timestep and representation only is computed before a loop, once,
-    and counts in whole pictures. All run on the same weights, noise and representations, without TF32.
+    and counts in whole samples. All run on the same weights, noise and representations, without TF32.
 
     Args:
         bundles: the same bundle on the same device, opened with one backend and precision each.
-        batches: pictures at a time, one after another.
-        settings: of whole pictures of ours; the published sampler takes its own steps.
+        batches: samples at a time, one after another.
+        settings: of whole samples of ours; the published sampler takes its own steps.
         rounds: of single calls.
-        picture_rounds: of whole pictures.
-        published: the published implementation with the same weights, on conditioner row 0.
-        leave_out: of a batch, runners that do not take so many pictures; their ``on_note`` is told.
+        sample_rounds: of whole samples.
+        published: the published implementation with the same weights, on conditioning projection 0.
+        leave_out: of a batch, runners that do not take so many samples; their ``on_note`` is told.
         on_progress: called with (rounds done, rounds, what is timed).
 
     Raises:
@@ -121,19 +121,19 @@ def bench(
         x, h = torch.zeros(1, 3, spec.size, spec.size, device=device), _representations(bundles[0], 1)
         counted[PUBLISHED] = macs(lambda: published.call(x, torch.zeros(1, device=device), h))
     found = Bench(counted, {}, [], [])
-    total = len(batches) * (rounds + picture_rounds)
+    total = len(batches) * (rounds + sample_rounds)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
         for index, (batch, runners) in enumerate(zip(batches, fitting, strict=True)):
-            before = index * (rounds + picture_rounds)
+            before = index * (rounds + sample_rounds)
             show = _part(on_progress, before, total, f"calls, batch {batch}")
             _time_calls(found, runners, batch, rounds, published, show)
-            show = _part(on_progress, before + rounds, total, f"pictures, batch {batch}")
-            _time_pictures(found, runners, batch, picture_rounds, settings, published, show)
+            show = _part(on_progress, before + rounds, total, f"samples, batch {batch}")
+            _time_samples(found, runners, batch, sample_rounds, settings, published, show)
     return found
 
 
 def _fitting(bundles: Sequence[Bundle], batch: int, leave_out: bool) -> list[Bundle]:
-    """Those that take ``batch`` pictures at a time."""
+    """Those that take ``batch`` samples at a time."""
     fitting = []
     for bundle in bundles:
         most = bundle.engine.max_batch
@@ -159,7 +159,7 @@ def _time_calls(
 ) -> None:
     first, device = bundles[0], bundles[0].device
     x, h = _noise(first, batch), _representations(first, batch)
-    cond = first.model.conditioner(h, 0)
+    cond = first.model.conditioning(h, 0)
     t = torch.full((batch,), first.manifest.schedule.timesteps // 2, device=device)
     exact = first.model.denoiser(x, t, cond)
     modulations = first.model.denoiser.modulations(t, cond)
@@ -188,7 +188,7 @@ def _time_calls(
         found.calls.append(Timed(backend, precision, batch, times[name], 1, errors[name], share, speedup))
 
 
-def _time_pictures(
+def _time_samples(
     found: Bench,
     bundles: Sequence[Bundle],
     batch: int,
@@ -199,8 +199,8 @@ def _time_pictures(
 ) -> None:
     first = bundles[0]
     h = _representations(first, batch)
-    cond = first.model.conditioner(h, 0).cpu()
-    seeds = [picture_seed(0, photo, 0) for photo in range(batch)]
+    cond = first.model.conditioning(h, 0).cpu()
+    seeds = [sample_seed(0, image, 0) for image in range(batch)]
     contenders: dict[str, Callable[[], object]] = {}
     for bundle in bundles:
         contenders[_name(bundle)] = _sampling(bundle, cond, seeds, settings, batch)
@@ -212,7 +212,7 @@ def _time_pictures(
     for name, backend, precision in _runners(bundles, published):
         calls = published.steps if published is not None and name == PUBLISHED else ours
         speedup = times[PUBLISHED].median / times[name].median if published is not None else None
-        found.pictures.append(Timed(backend, precision, batch, times[name], calls, None, None, speedup))
+        found.samples.append(Timed(backend, precision, batch, times[name], calls, None, None, speedup))
 
 
 def _part(on_progress: OnProgress, before: int, total: int, note: str) -> Callable[[int, int], None]:
@@ -237,16 +237,16 @@ def _call(bundle: Bundle, x: Tensor, modulations: Tensor) -> Callable[[], Tensor
 def _sampling(
     bundle: Bundle, cond: Tensor, seeds: Sequence[int], settings: Settings, batch: int
 ) -> Callable[[], object]:
-    return lambda: bundle.pictures(cond, seeds, settings, batch)
+    return lambda: bundle.sample_cond(cond, seeds, settings, batch)
 
 
 def _noise(bundle: Bundle, batch: int) -> Tensor:
-    seeds = [picture_seed(0, photo, 0) for photo in range(batch)]
-    return picture_noise(seeds, (3, bundle.size, bundle.size)).to(bundle.device)
+    seeds = [sample_seed(0, image, 0) for image in range(batch)]
+    return initial_noise(seeds, (3, bundle.size, bundle.size)).to(bundle.device)
 
 
 def _representations(bundle: Bundle, batch: int) -> Tensor:
-    """Random h (batch, D) for conditioner row 0, as wide-spread as those it was trained on."""
-    row = cast(Row, bundle.model.conditioner.rows[0])
-    drawn = torch.randn(batch, row.in_features, generator=torch.Generator().manual_seed(0))
-    return drawn.to(bundle.device) * row.scale + row.mean
+    """Random h (batch, D) for conditioning projection 0, as wide-spread as those it was trained on."""
+    projection = cast(ConditioningProjection, bundle.model.conditioning.projections[0])
+    drawn = torch.randn(batch, projection.in_features, generator=torch.Generator().manual_seed(0))
+    return drawn.to(bundle.device) * projection.scale + projection.mean

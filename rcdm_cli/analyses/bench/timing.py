@@ -72,7 +72,7 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[
 
 
 def macs_of_call(spec: DenoiserSpec) -> int:
-    """Multiply-accumulate operations of convolutions and matrix products in one call for one picture."""
+    """Multiply-accumulate operations of convolutions and matrix products in one call for one sample."""
     with torch.device("meta"):
         unet = UNet(spec).eval()
         inputs = torch.zeros(1, 3, spec.size, spec.size), torch.zeros(1), torch.zeros(1, spec.cond_width)

@@ -1,4 +1,4 @@
-"""What is found about a bundle's pictures, and how it stands in the JSON."""
+"""What is found about a bundle's samples, and how it stands in the JSON."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Photos:
-    """Photos of one size: uint8 (N, S, S, 3), their names, and their class indices (N,), -1 for none."""
+class Images:
+    """Images of one size: uint8 (N, S, S, 3), their names, and their class indices (N,), -1 for none."""
 
     pixels: Pixels
     names: tuple[str, ...]
@@ -31,9 +31,9 @@ class Photos:
 
 @dataclass(frozen=True)
 class Shown:
-    """A sample beside its photo and the training photo nearest to it, all uint8 (S, S, 3)."""
+    """A sample beside its image and the training image nearest to it, all uint8 (S, S, 3)."""
 
-    photo: Pixels
+    image: Pixels
     sample: Pixels
     nearest: Pixels
     similarity: float
@@ -47,12 +47,12 @@ class Evaluated:
         pair: which.
         faithfulness: in its own space.
         directions: along which samples follow ``h``, in its own space too.
-        knn: k-NN accuracy of the encoder, where photos and bank have classes.
-        diversity: at fixed ``h``, where there are two samples or more of each photo.
-        distances: of the first sample of each photo to the photos, in the named encoder's space.
+        knn: k-NN accuracy of the encoder, where images and bank have classes.
+        diversity: at fixed ``h``, where there are two samples or more of each image.
+        distances: of the first sample of each image to the images, in the named encoder's space.
         inception: the same in the Inception space, where its weights were given.
-        memorised: training photos nearest to the samples, where there is a bank.
-        shown: the samples nearest to a training photo.
+        memorised: training images nearest to the samples, where there is a bank.
+        shown: the samples nearest to a training image.
     """
 
     pair: Pair
@@ -71,21 +71,21 @@ class Evaluation:
     """What was found.
 
     Attributes:
-        photos: names of those asked about.
-        bank: names of the training photos.
-        samples: of each photo.
+        images: names of those asked about.
+        bank: names of the training images.
+        samples: of each image.
         space: whose representations distances are measured in.
         evaluated: one for each pair.
-        real: training photos against the photos: what distances would be were the pictures photos.
-        compared: how many training photos that is: as many as photos, or all where they are fewer.
+        real: training images against the images: what distances would be were the samples images.
+        compared: how many training images that is: as many as images, or all where they are fewer.
         real_inception: the same in the Inception space.
-        new: similarity of the photos asked about to their nearest training photos, at ``QUANTILES``.
-        bootstrap: over the photos.
+        new: similarity of the images asked about to their nearest training images, at ``QUANTILES``.
+        bootstrap: over the images.
     """
 
-    photos: tuple[str, ...]
+    images: tuple[str, ...]
     bank: tuple[str, ...]
-    samples: int
+    num_samples: int
     space: Pair
     evaluated: tuple[Evaluated, ...]
     real: Distances | None
@@ -97,14 +97,14 @@ class Evaluation:
     def as_json(self) -> dict[str, Any]:
         """Every number."""
         return {
-            "photos": len(self.photos),
-            "bank_photos": len(self.bank),
-            "samples": self.samples,
+            "images": len(self.images),
+            "bank_images": len(self.bank),
+            "samples": self.num_samples,
             "space": {"method": self.space.method, "level": self.space.level},
-            "interval": {"level": LEVEL, "draws": DRAWS, "over": "photos"},
+            "interval": {"level": LEVEL, "draws": DRAWS, "over": "images"},
             "results": [self._one(one) for one in self.evaluated],
             "differences": [one.as_json() for one in self._differences()],
-            "training_photos": None
+            "training_images": None
             if self.real is None
             else {
                 "compared": self.compared,
@@ -112,13 +112,13 @@ class Evaluation:
                 "inception": self.real_inception and self.real_inception.as_json(),
                 "bar": {
                     "below": BELOW,
-                    "expected_above": expected_above(len(self.photos)),
+                    "expected_above": expected_above(len(self.images)),
                     "similarity": next(one.memorised.bar for one in self.evaluated if one.memorised),
                 },
                 "levels": list(QUANTILES),
-                "quantiles_of_photos": self.new,
+                "quantiles_of_images": self.new,
             },
-            "names": list(self.photos),
+            "names": list(self.images),
         }
 
     def _one(self, one: Evaluated) -> dict[str, Any]:

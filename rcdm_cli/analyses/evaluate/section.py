@@ -1,4 +1,4 @@
-"""The section on how good the pictures are, and the picture of those nearest to a training photo."""
+"""The section on how good the samples are, and the sample of those nearest to a training image."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.dot_picture import draw_dots
-from rcdm_cli.report.elements import DotChart, Dots, Element, Line, LineChart, Picture, Section, Sentence, Table
+from rcdm_cli.report.dot_figure import draw_dots
+from rcdm_cli.report.elements import DotChart, Dots, Element, Figure, Line, LineChart, Section, Sentence, Table
 from rcdm_cli.report.grid import Group, Row, grid
 from rcdm_cli.report.numbers import percent
 from rcdm_cli.report.run import write_run
@@ -23,20 +23,20 @@ _CELL = 96
 
 
 def draw_nearest(evaluated: Sequence["Evaluated"]) -> NDArray[np.uint8]:
-    """A row for each (method, level): photo, sample and nearest training photo of the samples nearest to one."""
+    """A row for each (method, level): image, sample and nearest training image of the samples nearest to one."""
     rows = [
         Row(
-            [picture for shown in one.shown for picture in (shown.photo, shown.sample, shown.nearest)],
+            [sample for shown in one.shown for sample in (shown.image, shown.sample, shown.nearest)],
             f"{one.pair.method}\n{one.pair.level}\n" + "  ".join(f"{shown.similarity:.3f}" for shown in one.shown),
         )
         for one in evaluated
     ]
-    groups = [Group(f"{place}: photo, sample, training photo", 3) for place in range(1, len(evaluated[0].shown) + 1)]
-    return grid(rows, groups, scale=max(1, -(-_CELL // evaluated[0].shown[0].photo.shape[0])))
+    groups = [Group(f"{place}: image, sample, training image", 3) for place in range(1, len(evaluated[0].shown) + 1)]
+    return grid(rows, groups, scale=max(1, -(-_CELL // evaluated[0].shown[0].image.shape[0])))
 
 
 def write(folder: Path, found: "Evaluation", about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write pictures, ``results.json`` and ``report.html``; returns what stands in the JSON.
+    """Write samples, ``results.json`` and ``report.html``; returns what stands in the JSON.
 
     Args:
         folder: of the run; made where it is missing.
@@ -47,7 +47,7 @@ def write(folder: Path, found: "Evaluation", about: Mapping[str, Any]) -> dict[s
     write_png(folder / FAITHFUL, draw_dots(_faithful(values)))
     files = [FAITHFUL]
     if found.bank:
-        values["nearest_picture"] = NEAREST
+        values["nearest_sample"] = NEAREST
         write_png(folder / NEAREST, draw_nearest(found.evaluated))
         files.append(NEAREST)
     return write_run(folder, values, section, files)
@@ -55,7 +55,7 @@ def write(folder: Path, found: "Evaluation", about: Mapping[str, Any]) -> dict[s
 
 def section(results: Mapping[str, Any]) -> Section:
     """Build it from what ``rcdm evaluate`` wrote."""
-    found, training = results["results"], results["training_photos"]
+    found, training = results["results"], results["training_images"]
     elements: list[Element] = [
         *(Sentence(text) for text in answers(results)),
         _faithful(results),
@@ -72,8 +72,8 @@ def section(results: Mapping[str, Any]) -> Section:
     if training:
         elements += _nearest(results)
     return Section(
-        "How good the pictures are",
-        "Are they faithful to h, diverse at fixed h, like photos, and no copies of training photos?",
+        "How good the samples are",
+        "Are they faithful to h, diverse at fixed h, like images, and no copies of training images?",
         tuple(elements),
     )
 
@@ -84,9 +84,9 @@ def answers(results: Mapping[str, Any]) -> list[str]:
     best = max(found, key=lambda one: float(one["mean_reciprocal_rank"]["value"]))
     said = [
         f"The highest mean reciprocal rank, each in its own space, is that of {_name(best)}:"
-        f" {_interval(best['mean_reciprocal_rank'])} among {results['photos']} photos, with a mean rank of"
-        f" {best['mean_rank']['value']:.1f}; pictures that have nothing to do with h would have"
-        f" {chance(results['photos']):.3f} and {(results['photos'] + 1) / 2:.1f}."
+        f" {_interval(best['mean_reciprocal_rank'])} among {results['images']} images, with a mean rank of"
+        f" {best['mean_rank']['value']:.1f}; samples that have nothing to do with h would have"
+        f" {chance(results['images']):.3f} and {(results['images'] + 1) / 2:.1f}."
     ]
     for one in results["differences"]:
         low, high = one["pixels"]["low"], one["pixels"]["high"]
@@ -95,30 +95,30 @@ def answers(results: Mapping[str, Any]) -> list[str]:
             if low > 0
             else "vary less at projector than at backbone level"
             if high < 0
-            else "vary at both levels alike, as far as these photos tell"
+            else "vary at both levels alike, as far as these images tell"
         )
         said.append(
             f"{one['method']}: samples of one h {verdict} (difference of the pixels' deviation, in percentage points"
             f" of the range: {100 * one['pixels']['value']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}])."
         )
-    if training := results["training_photos"]:
+    if training := results["training_images"]:
         most = max(found, key=lambda one: float(one["nearest"]["above"]["value"]))
         above, new = most["nearest"]["above"], training["bar"]["expected_above"]
         # Never "fewer": where no sample is beyond the bar, none is in any resample, and the interval has no width.
         verdict = (
-            "more than that, so look for copies among the pictures" if above["low"] > new else "not more beyond doubt"
+            "more than that, so look for copies among the samples" if above["low"] > new else "not more beyond doubt"
         )
         said.append(
-            f"{100 * new:.1f} % of new photos are expected to be nearer to a training photo than the bar of"
+            f"{100 * new:.1f} % of new images are expected to be nearer to a training image than the bar of"
             f" {training['bar']['similarity']:.3f}. Of the samples, at most {percent(above)} % are ({_name(most)}):"
             f" {verdict}."
         )
     return said
 
 
-def chance(photos: int) -> float:
-    """Mean reciprocal rank of ranks drawn evenly from 1 to ``photos``."""
-    return sum(1 / rank for rank in range(1, photos + 1)) / photos
+def chance(images: int) -> float:
+    """Mean reciprocal rank of ranks drawn evenly from 1 to ``images``."""
+    return sum(1 / rank for rank in range(1, images + 1)) / images
 
 
 def _name(one: Mapping[str, Any]) -> str:
@@ -139,7 +139,7 @@ def _faithful(results: Mapping[str, Any]) -> DotChart:
         "Faithfulness",
         "mean reciprocal rank; 1 is perfect",
         tuple(f"{one['method']} {one['level']}" for one in results["results"]),
-        (Dots("mean and interval over photos", tuple((one["value"], one["low"], one["high"]) for one in points)),),
+        (Dots("mean and interval over images", tuple((one["value"], one["low"], one["high"]) for one in points)),),
         "Each in its own space.",
     )
 
@@ -158,9 +158,9 @@ def _faithfulness(results: Mapping[str, Any]) -> Table:
             )
             for one in results["results"]
         ),
-        f"Faithfulness, each in its own space: the rank of the photo's own h among those of {results['photos']} photos,"
+        f"Faithfulness, each in its own space: the rank of the image's own h among those of {results['images']} images,"
         f" by nearness to the representation of each of {results['samples']} samples; 1 is perfect. In brackets, 95 %"
-        " intervals of the bootstrap over the photos.",
+        " intervals of the bootstrap over the images.",
     )
 
 
@@ -181,7 +181,7 @@ def _directions(results: Mapping[str, Any]) -> LineChart:
 
 def _diversity(results: Mapping[str, Any]) -> Table:
     return Table(
-        ("method", "level", "pixels in %", "space", "different photos", "share"),
+        ("method", "level", "pixels in %", "space", "different images", "share"),
         tuple(
             (
                 one["method"],
@@ -197,15 +197,15 @@ def _diversity(results: Mapping[str, Any]) -> Table:
         ),
         f"Diversity of {results['samples']} samples at fixed h. Pixels: deviation among samples, in % of the pixel"
         f" range. Space: mean of 1 - cosine similarity between samples of one h in {_space(results)}, and between"
-        " samples of different photos; at a share of 100 %, h tells nothing that this space sees.",
+        " samples of different images; at a share of 100 %, h tells nothing that this space sees.",
     )
 
 
 def _distances(results: Mapping[str, Any]) -> Table:
-    training = results["training_photos"]
+    training = results["training_images"]
     rows = [(one["method"], one["level"], one["distances"]) for one in results["results"]]
     if training:
-        rows.append(("training photos", "", training["distances"]))
+        rows.append(("training images", "", training["distances"]))
     return Table(
         ("method", "level", "Fréchet distance", "kernel distance", "precision", "recall"),
         tuple(
@@ -219,17 +219,17 @@ def _distances(results: Mapping[str, Any]) -> Table:
             )
             for method, level, one in rows
         ),
-        f"One sample of each photo against the {results['photos']} photos at the pictures' size, in {_space(results)}."
+        f"One sample of each image against the {results['images']} images at the samples' size, in {_space(results)}."
         " These are no FID and no KID: they compare only within this space and for sets of this size."
-        + (f" The last row is what {training['compared']} training photos have." if training else ""),
+        + (f" The last row is what {training['compared']} training images have." if training else ""),
     )
 
 
 def _inception(results: Mapping[str, Any]) -> Table:
-    training = results["training_photos"]
+    training = results["training_images"]
     rows = [(one["method"], one["level"], one["inception"]) for one in results["results"]]
     if training:
-        rows.append(("training photos", "", training["inception"]))
+        rows.append(("training images", "", training["inception"]))
     return Table(
         ("method", "level", "FID", "KID", "precision", "recall", "inception score"),
         tuple(
@@ -244,38 +244,38 @@ def _inception(results: Mapping[str, Any]) -> Table:
             )
             for method, level, one in rows
         ),
-        f"The same in the Inception space. A FID of {results['photos']} pictures is larger than one of many thousands.",
+        f"The same in the Inception space. A FID of {results['images']} samples is larger than one of many thousands.",
     )
 
 
 def _nearest(results: Mapping[str, Any]) -> list[Element]:
-    training = results["training_photos"]
+    training = results["training_images"]
     levels = tuple(100 * level for level in training["levels"])
-    lines = [Line("photos", levels, tuple(training["quantiles_of_photos"]))]
+    lines = [Line("images", levels, tuple(training["quantiles_of_images"]))]
     lines += [
         Line(f"{one['method']} {one['level']}", levels, tuple(one["nearest"]["quantiles"]))
         for one in results["results"]
     ]
-    shown = Picture(
-        results["nearest_picture"],
-        "For each method and level, the samples nearest to a training photo: the photo that was sampled for, the"
-        " sample, and the training photo.",
-        "The samples that are nearest to a training photo: photo, sample, nearest training photo; the similarities"
-        " stand on the left in the same order. A copy would show as two equal pictures on the right of each three.",
+    shown = Figure(
+        results["nearest_sample"],
+        "For each method and level, the samples nearest to a training image: the image that was sampled for, the"
+        " sample, and the training image.",
+        "The samples that are nearest to a training image: image, sample, nearest training image; the similarities"
+        " stand on the left in the same order. A copy would show as two equal samples on the right of each three.",
     )
     chart = LineChart(
-        "Similarity to the nearest training photo",
+        "Similarity to the nearest training image",
         "share of samples in %",
         "cosine similarity",
         tuple(lines),
-        f"Sorted; in {_space(results)}. A line above that of the photos means samples nearer to training photos than"
-        " new photos are.",
+        f"Sorted; in {_space(results)}. A line above that of the images means samples nearer to training images than"
+        " new images are.",
     )
     above = Table(
         ("method", "level", "samples above the bar in %"),
         tuple((one["method"], one["level"], percent(one["nearest"]["above"])) for one in results["results"]),
-        f"The bar is a similarity of {training['bar']['similarity']:.3f} to the nearest training photo, beyond which"
-        f" {100 * training['bar']['expected_above']:.1f} % of new photos are expected. In brackets, 95 % intervals of"
-        " the bootstrap over the photos, for this bar.",
+        f"The bar is a similarity of {training['bar']['similarity']:.3f} to the nearest training image, beyond which"
+        f" {100 * training['bar']['expected_above']:.1f} % of new images are expected. In brackets, 95 % intervals of"
+        " the bootstrap over the images, for this bar.",
     )
     return [shown, chart, above]

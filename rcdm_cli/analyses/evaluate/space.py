@@ -1,4 +1,4 @@
-"""The spaces that pictures are compared with photos in: that of a named encoder, and Inception's where it is given."""
+"""The spaces that samples are compared with images in: that of a named encoder, and Inception's where it is given."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.analyses.step_cache import Kept, kept_representations, photos_hash
+from rcdm_cli.analyses.step_cache import StepCache, cached_representations, images_hash
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.distances import Distances, distances
@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class InInception:
-    """A set of pictures against the photos in the Inception space: FID, KID and the rest, and the inception score."""
+    """A set of samples against the images in the Inception space: FID, KID and the rest, and the inception score."""
 
     distances: Distances
     score: InceptionScore
@@ -31,17 +31,17 @@ class InInception:
 
 @dataclass(frozen=True)
 class Features:
-    """Of pictures, in the named encoder's space (N, D), and in the Inception space of those that count there."""
+    """Of samples, in the named encoder's space (N, D), and in the Inception space of those that count there."""
 
     own: Tensor
     inception: Tensor | None
     logits: Tensor | None
 
-    def against(self, photos: "Features") -> InInception | None:
-        """FID and the rest against ``photos``; None without Inception."""
-        if self.inception is None or self.logits is None or photos.inception is None:
+    def against(self, images: "Features") -> InInception | None:
+        """FID and the rest against ``images``; None without Inception."""
+        if self.inception is None or self.logits is None or images.inception is None:
             return None
-        return InInception(distances(self.inception, photos.inception), inception_score(self.logits))
+        return InInception(distances(self.inception, images.inception), inception_score(self.logits))
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,16 @@ class Space:
     """Where distances are measured."""
 
     bundle: Bundle
-    kept: Kept
+    cache: StepCache
     pair: Pair
     inception: Inception | None
 
-    def of(self, pictures: Pixels, every: int = 1) -> Features:
-        """Features of pictures uint8 (N, S, S, 3); Inception sees every ``every``-th of them."""
-        own = kept_representations(self.bundle, self.kept, list(pictures), [self.pair])[self.pair]
+    def of(self, samples: Pixels, every: int = 1) -> Features:
+        """Features of samples uint8 (N, S, S, 3); Inception sees every ``every``-th of them."""
+        own = cached_representations(self.bundle, self.cache, list(samples), [self.pair])[self.pair]
         if self.inception is None:
             return Features(own, None, None)
-        network, counted = self.inception, pictures[::every]
-        key = {"step": "inception", "pictures": photos_hash(list(counted)), "weights": network.sha256}
-        found = self.kept.once(key, lambda: network.features(counted))
+        network, counted = self.inception, samples[::every]
+        key = {"step": "inception", "samples": images_hash(list(counted)), "weights": network.sha256}
+        found = self.cache.get_or_compute(key, lambda: network.features(counted))
         return Features(own, found["features"], found["logits"])

@@ -1,7 +1,7 @@
-"""What a representation withstands: photos are changed a little, so that its classifier errs or it moves away.
+"""What a representation withstands: images are changed a little, so that its classifier errs or it moves away.
 
 After the paper's robustness experiment (arXiv:2112.09164, section 5): an attack on a linear classifier over the frozen
-representation, and pictures of what the representation then holds.
+representation, and samples of what the representation then holds.
 """
 
 import hashlib
@@ -13,31 +13,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.analyses.fgsm.attacks import Objective, fgsm, mistaken, moved, pgd, representation
-from rcdm_cli.analyses.probe.probes import Readers
-from rcdm_cli.analyses.step_cache import Kept, hash_of
+from rcdm_cli.analyses.fgsm.attacks import (
+    Objective,
+    cross_entropy_objective,
+    drift_objective,
+    fgsm,
+    pgd,
+    representation,
+)
+from rcdm_cli.analyses.probe.probes import LinearProbes
+from rcdm_cli.analyses.step_cache import StepCache, hash_of
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.dataset import load_cropped
-from rcdm_cli.data.source import PhotoSource
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.data.source import ImageDataset
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.linear_probe import LinearClassifier
 from rcdm_cli.training.pretraining import class_indices
 
 ATTACKS = ("fgsm", "pgd", "drift")
-"""``fgsm`` and ``pgd`` raise the cross-entropy at the photo's class. ``drift`` is PGD on 1 − cosine: no classes."""
+"""``fgsm`` and ``pgd`` raise the cross-entropy at the image's class. ``drift`` is PGD on 1 − cosine: no classes."""
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done to every photo.
+    """What is done to every image.
 
     Attributes:
         attacks: of ``ATTACKS``.
-        epsilons: largest changes of a pixel, in [0, 1], rising from 0, which leaves the photos as they are.
+        epsilons: largest changes of a pixel, in [0, 1], rising from 0, which leaves the images as they are.
         steps: of ``pgd`` and ``drift``.
         seed: of where those two start.
     """
@@ -50,19 +57,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Subjects:
-    """The photos that are attacked.
+    """The images that are attacked.
 
     Attributes:
-        photos: uint8 (N, S, S, 3) by encoder size S, the same N photos in each.
-        paths: of the photos, N.
+        images: uint8 (N, S, S, 3) by encoder size S, the same N images in each.
+        paths: of the images, N.
         labels: (N,) class indices; None where no classifier is asked.
         classes: their names.
         classifiers: by pair; empty where no classifier is asked.
-        without_class: how many photos were left out because no classifier knows their class.
+        without_class: how many images were left out because no classifier knows their class.
         skipped: why others were left out.
     """
 
-    photos: Mapping[int, np.ndarray]
+    images: Mapping[int, np.ndarray]
     paths: tuple[str, ...]
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
@@ -84,7 +91,7 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of N photos in one case.
+    """What became of N images in one case.
 
     Attributes:
         similarity: (N,) cosine of the representation after to the one before.
@@ -118,14 +125,14 @@ def cases(pairs: Sequence[Pair], plan: Plan) -> list[Case]:
 def attacked(
     bundle: Bundle, case: Case, subjects: Subjects, index: Sequence[int], plan: Plan
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The photos ``index`` before and after one attack, and the representations after.
+    """The images ``index`` before and after one attack, and the representations after.
 
     Returns:
         float32 (B, 3, S, S) in [0, 1] twice, and (B, D), all on the bundle's device.
     """
     encoder = bundle.encoder(case.pair.method)
     encode = representation(encoder, case.pair.level)
-    pixels = subjects.photos[encoder.spec.preprocessing.size][list(index)]
+    pixels = subjects.images[encoder.spec.preprocessing.size][list(index)]
     before = torch.from_numpy(pixels).to(bundle.device).permute(0, 3, 1, 2).contiguous().float() / 255
     if case.attack == "fgsm":
         after = fgsm(_objective(case, encode, subjects, index, before), before, case.epsilon)
@@ -142,24 +149,24 @@ def attack(
     pairs: Sequence[Pair],
     plan: Plan,
     *,
-    kept: Kept,
+    cache: StepCache,
     batch: int = 64,
     on_progress: Progress = lambda done, total: None,
 ) -> dict[Case, Outcome]:
-    """Attack all photos in every case.
+    """Attack all images in every case.
 
     Args:
         bundle: its encoders are attacked; gradients go through their preprocessing.
-        subjects: photos, classes and classifiers.
+        subjects: images, classes and classifiers.
         pairs: whose representations.
         plan: attacks and bounds.
-        kept: where outcomes stay until the work is done.
-        batch: photos attacked at a time.
-        on_progress: called with (photos attacked, over all cases).
+        cache: where outcomes stay until the work is done.
+        batch: images attacked at a time.
+        on_progress: called with (images attacked, over all cases).
     """
     asked = cases(pairs, plan)
     total = len(asked) * len(subjects)
-    photos = {size: hashlib.sha256(crops.tobytes()).hexdigest() for size, crops in subjects.photos.items()}
+    images = {size: hashlib.sha256(crops.tobytes()).hexdigest() for size, crops in subjects.images.items()}
     found = {}
     for number, case in enumerate(asked):
 
@@ -176,11 +183,11 @@ def attack(
             "steps": plan.steps,
             "seed": plan.seed,
             "encoder": bundle.manifest.encoders[case.pair.method].sha256,
-            "photos": photos[bundle.encoder(case.pair.method).spec.preprocessing.size],
+            "images": images[bundle.encoder(case.pair.method).spec.preprocessing.size],
             "labels": subjects.labels.tolist() if subjects.labels is not None else None,
             "classifier": hash_of(*subjects.classifiers.get(case.pair, ())),
         }
-        part = kept.once(key, make)
+        part = cache.get_or_compute(key, make)
         found[case] = Outcome(part["similarity"], part["largest"], part.get("predicted"))
     on_progress(total, total)
     return found
@@ -201,46 +208,46 @@ def _outcomes(bundle: Bundle, case: Case, subjects: Subjects, index: Sequence[in
 
 
 def _objective(
-    case: Case, encode: Callable[[Tensor], Tensor], subjects: Subjects, index: Sequence[int], photos: Tensor
+    case: Case, encode: Callable[[Tensor], Tensor], subjects: Subjects, index: Sequence[int], images: Tensor
 ) -> Objective:
     if case.attack == "drift":
         with torch.no_grad():
-            return moved(encode, encode(photos))
+            return drift_objective(encode, encode(images))
     if subjects.labels is None:
-        raise InputError(f"The attack {case.attack} needs the photos' classes and a classifier; drift needs neither.")
-    classifier = subjects.classifiers[case.pair].to(photos.device)
-    return mistaken(encode, classifier, subjects.labels[list(index)].to(photos.device))
+        raise InputError(f"The attack {case.attack} needs the images' classes and a classifier; drift needs neither.")
+    classifier = subjects.classifiers[case.pair].to(images.device)
+    return cross_entropy_objective(encode, classifier, subjects.labels[list(index)].to(images.device))
 
 
 def _starts(seed: int, index: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Uniform in [-1, 1], (B, 3, S, S): each photo has its own, whatever the batch, the pair and epsilon."""
-    draws = [np.random.default_rng(picture_seed(seed, photo, 0)).uniform(-1, 1, tuple(shape)) for photo in index]
+    """Uniform in [-1, 1], (B, 3, S, S): each image has its own, whatever the batch, the pair and epsilon."""
+    draws = [np.random.default_rng(sample_seed(seed, image, 0)).uniform(-1, 1, tuple(shape)) for image in index]
     return torch.from_numpy(np.stack(draws))
 
 
 def choose_subjects(
-    bundle: Bundle, pairs: Sequence[Pair], source: PhotoSource, readers: Readers | None, limit: int | None
+    bundle: Bundle, pairs: Sequence[Pair], source: ImageDataset, probes: LinearProbes | None, limit: int | None
 ) -> Subjects:
-    """Read photos at the size of every encoder that ``pairs`` need.
+    """Read images at the size of every encoder that ``pairs`` need.
 
     Args:
         bundle: the encoders.
         pairs: what is attacked.
-        source: the photos.
-        readers: the classifiers that are attacked; None attacks none, and takes photos without classes too.
-        limit: at most so many photos, spread evenly over those that qualify; None takes all.
+        source: the images.
+        readers: the classifiers that are attacked; None attacks none, and takes images without classes too.
+        limit: at most so many images, spread evenly over those that qualify; None takes all.
 
     Raises:
-        InputError: no photo can be read, or none has a known class.
+        InputError: no image can be read, or none has a known class.
     """
     count = len(source)
-    if readers is not None:
-        labels, _ = class_indices(source.labels, (), readers.classes)
-        source = PhotoSource(source.root, tuple(source.entries[i] for i in torch.nonzero(labels >= 0).flatten()))
+    if probes is not None:
+        labels, _ = class_indices(source.labels, (), probes.classes)
+        source = ImageDataset(source.root, tuple(source.entries[i] for i in torch.nonzero(labels >= 0).flatten()))
         if not len(source):
             raise InputError(
-                f"None of the photos in {source.root} lies in a folder of one of the classifiers' classes:"
-                f" {', '.join(readers.classes)}."
+                f"None of the images in {source.root} lies in a folder of one of the classifiers' classes:"
+                f" {', '.join(probes.classes)}."
             )
     without_class = count - len(source)
     if limit is not None:
@@ -249,11 +256,11 @@ def choose_subjects(
     cropped = {size: load_cropped(source, size) for size in sizes}
     first = cropped[sizes[0]]
     return Subjects(
-        photos={size: one.photos for size, one in cropped.items()},
+        images={size: one.images for size, one in cropped.items()},
         paths=first.keys,
-        labels=None if readers is None else class_indices(first.labels, (), readers.classes)[0],
-        classes=() if readers is None else readers.classes,
-        classifiers={} if readers is None else readers.classifiers,
+        labels=None if probes is None else class_indices(first.labels, (), probes.classes)[0],
+        classes=() if probes is None else probes.classes,
+        classifiers={} if probes is None else probes.classifiers,
         without_class=without_class,
-        skipped=[f"{source.root} ({key}) cannot be read as a photo: {reason}." for key, reason in first.skipped],
+        skipped=[f"{source.root} ({key}) cannot be read as an image: {reason}." for key, reason in first.skipped],
     )

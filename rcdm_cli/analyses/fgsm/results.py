@@ -24,7 +24,7 @@ class Curve:
         attack: which attack.
         accuracy: of the classifier; empty where none was asked.
         drift: mean of 1 − cosine similarity of the representation to the one before.
-        largest: largest change of any pixel of any photo.
+        largest: largest change of any pixel of any image.
         robust: mean accuracy over the epsilons above 0; None without a classifier.
         kept: ``robust`` as a share of the accuracy at epsilon 0.
     """
@@ -53,7 +53,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A representation less ``REFERENCE`` on the same photos under the same attack.
+    """A representation less ``REFERENCE`` on the same images under the same attack.
 
     Attributes:
         pair: which one.
@@ -83,7 +83,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Robustness:
-    """Every curve and comparison; intervals are over the photos, with encoders and classifiers as they are."""
+    """Every curve and comparison; intervals are over the images, with encoders and classifiers as they are."""
 
     curves: list[Curve]
     comparisons: list[Comparison]
@@ -96,14 +96,14 @@ class Robustness:
     def as_json(self) -> dict[str, Any]:
         """Every number."""
         return {
-            "interval": {"level": LEVEL, "draws": DRAWS, "over": "photos"},
+            "interval": {"level": LEVEL, "draws": DRAWS, "over": "images"},
             "results": [one.as_json() for one in self.curves],
             "against_supervised": [one.as_json() for one in self.comparisons],
         }
 
 
 def summarise(outcomes: Mapping[Case, Outcome], subjects: Subjects, pairs: Sequence[Pair], plan: Plan) -> Robustness:
-    """Curves of every pair and attack, and, from two photos up, what sets each pair apart from ``REFERENCE``.
+    """Curves of every pair and attack, and, from two images up, what sets each pair apart from ``REFERENCE``.
 
     Args:
         outcomes: of ``attack``.
@@ -117,16 +117,16 @@ def summarise(outcomes: Mapping[Case, Outcome], subjects: Subjects, pairs: Seque
         measured = {pair: _measure(outcomes, subjects, pair, name, plan) for pair in pairs}
         for pair, (right, drift, largest) in measured.items():
             curves.append(_curve(bootstrap, pair, name, right, drift, largest))
-            # All resamples of one photo are that photo: no interval would leave a doubt.
+            # All resamples of one image are that image: no interval would leave a doubt.
             if REFERENCE in measured and pair != REFERENCE and len(subjects) > 1:
                 comparisons.append(_compare(bootstrap, pair, name, measured[pair][:2], measured[REFERENCE][:2]))
     return Robustness(curves, comparisons)
 
 
-def photo_values(
+def image_values(
     outcomes: Mapping[Case, Outcome], pairs: Sequence[Pair], plan: Plan, subjects: Subjects
 ) -> list[dict[str, Any]]:
-    """For each photo its class, and at each epsilon the class named and the drift, JSON-able."""
+    """For each image its class, and at each epsilon the class named and the drift, JSON-able."""
     values = []
     for i, path in enumerate(subjects.paths):
         found = []
@@ -143,7 +143,7 @@ def photo_values(
                     }
                 )
         known = None if subjects.labels is None else subjects.classes[subjects.labels[i]]
-        values.append({"photo": path, "class": known, "representations": found})
+        values.append({"image": path, "class": known, "representations": found})
     return values
 
 
@@ -190,5 +190,5 @@ def _compare(
 
 
 def _over_epsilons(values: Tensor) -> Tensor:
-    """Mean over the epsilons above 0, a photo each: (E, N) → (N,)."""
+    """Mean over the epsilons above 0, an image each: (E, N) → (N,)."""
     return values[1:].mean(dim=0)

@@ -1,4 +1,4 @@
-"""What the representation of an attacked photo looks like: samples beside those of the photo as it was."""
+"""What the representation of an attacked image looks like: samples beside those of the image as it was."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from rcdm_cli.analyses.fgsm.compute import Case, Plan, Subjects, attacked
-from rcdm_cli.analyses.step_cache import Kept, kept_pictures
+from rcdm_cli.analyses.step_cache import StepCache, cached_samples
 from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 
@@ -19,14 +19,14 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Shown:
-    """One photo at every pair and epsilon.
+    """One image at every pair and epsilon.
 
     Attributes:
-        photo: its number among the subjects.
-        cells: by pair and epsilon, the attacked photo uint8 (S, S, 3) and its samples uint8 (K, T, T, 3).
+        image: its number among the subjects.
+        cells: by pair and epsilon, the attacked image uint8 (S, S, 3) and its samples uint8 (K, T, T, 3).
     """
 
-    photo: int
+    image: int
     cells: list[list[tuple[Pixels, Pixels]]]
 
 
@@ -38,54 +38,54 @@ def show_attacked(
     name: str,
     plan: Plan,
     *,
-    samples: int,
+    num_samples: int,
     settings: Settings,
-    kept: Kept,
+    cache: StepCache,
     batch: int = 32,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Shown]:
-    """Sample the representations of photos that were attacked, and of the same photos at epsilon 0.
+    """Sample the representations of images that were attacked, and of the same images at epsilon 0.
 
-    Sample k of a photo has one noise at every pair and epsilon.
+    Sample k of an image has one noise at every pair and epsilon.
 
     Args:
         bundle: encoders and denoiser.
         subjects: what was attacked.
-        index: which photos are shown.
+        index: which images are shown.
         pairs: whose representations.
         name: of the attack.
         plan: as given to ``attack``.
         samples: K.
         settings: sampler, steps, guidance.
-        kept: where pictures stay until the work is done.
-        batch: pictures made at a time.
-        on_progress: called with (pictures done, pictures).
+        cache: where samples stay until the work is done.
+        batch: samples made at a time.
+        on_progress: called with (samples done, samples).
     """
-    photos, cond = [], []
+    images, cond = [], []
     for pair in pairs:
         for epsilon in plan.epsilons:
             _, after, h = attacked(bundle, Case(pair, name, epsilon), subjects, index, plan)
-            # Rounded to the nearest of 256 levels for the eye; the representation is of the exact photo.
-            photos.append((after * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
+            # Rounded to the nearest of 256 levels for the eye; the representation is of the exact image.
+            images.append((after * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
             cond.append(bundle.condition(h, method=pair.method, level=pair.level))
-    seeds = [picture_seed(plan.seed, photo, k) for photo in index for k in range(samples)]
-    flat = kept_pictures(
+    seeds = [sample_seed(plan.seed, image, k) for image in index for k in range(num_samples)]
+    flat = cached_samples(
         bundle,
-        kept,
-        torch.cat(cond).repeat_interleave(samples, dim=0),
+        cache,
+        torch.cat(cond).repeat_interleave(num_samples, dim=0),
         seeds * len(cond),
         settings,
         batch=batch,
         on_progress=on_progress,
     )
-    made = flat.reshape(len(pairs), len(plan.epsilons), len(index), samples, *flat.shape[1:])
+    made = flat.reshape(len(pairs), len(plan.epsilons), len(index), num_samples, *flat.shape[1:])
     return [
         Shown(
-            photo,
+            image,
             [
-                [(photos[p * len(plan.epsilons) + e][i], made[p, e, i]) for e in range(len(plan.epsilons))]
+                [(images[p * len(plan.epsilons) + e][i], made[p, e, i]) for e in range(len(plan.epsilons))]
                 for p in range(len(pairs))
             ],
         )
-        for i, photo in enumerate(index)
+        for i, image in enumerate(index)
     ]

@@ -1,4 +1,4 @@
-"""The section on what a representation withstands, and the grids of attacked photos and their samples."""
+"""The section on what a representation withstands, and the grids of attacked images and their samples."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ from PIL import Image
 
 from rcdm_cli.analyses.fgsm.samples import Shown
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.elements import Element, Line, LineChart, Picture, Section, Sentence, Table
+from rcdm_cli.report.elements import Element, Figure, Line, LineChart, Section, Sentence, Table
 from rcdm_cli.report.grid import Group, Row, grid
-from rcdm_cli.report.line_picture import draw_line_chart
+from rcdm_cli.report.line_figure import draw_line_chart
 from rcdm_cli.report.numbers import percent, points
 from rcdm_cli.report.run import write_run
 
@@ -24,63 +24,63 @@ TITLES = {
     "drift": "PGD on the representation, without classes",
 }
 
-SCALES = " Different photos are more alike at some levels than at others, so equal drifts need not mean equal changes."
+SCALES = " Different images are more alike at some levels than at others, so equal drifts need not mean equal changes."
 
 
 def in_255ths(epsilon: float) -> str:
-    """``0.00784`` → ``2/255``: steps of an 8-bit pixel are what a person can picture."""
+    """``0.00784`` → ``2/255``: steps of an 8-bit pixel are what a person can sample."""
     return f"{255 * epsilon:.3g}/255"
 
 
 def draw(
     before_and_after: Sequence[Sequence[tuple[Pixels, Pixels]]], labels: Sequence[str], epsilons: Sequence[float]
 ) -> Pixels:
-    """One photo: a row a representation, and for each epsilon the attacked photo and samples of what is then held.
+    """One image: a row a representation, and for each epsilon the attacked image and samples of what is then held.
 
     Args:
-        before_and_after: by row and epsilon, the photo uint8 (S, S, 3) and its samples uint8 (K, T, T, 3). Samples of
+        before_and_after: by row and epsilon, the image uint8 (S, S, 3) and its samples uint8 (K, T, T, 3). Samples of
             one place in the row share their noise over the whole grid.
         labels: of the rows.
-        epsilons: of the columns; the first is 0, the photo itself.
+        epsilons: of the columns; the first is 0, the image itself.
     """
-    first_photo, first_samples = before_and_after[0][0]
-    size = max(first_photo.shape[0], first_samples.shape[1])
+    first_image, first_samples = before_and_after[0][0]
+    size = max(first_image.shape[0], first_samples.shape[1])
     rows = []
     for cells, label in zip(before_and_after, labels, strict=True):
-        pictures = [_enlarged(picture, size) for photo, samples in cells for picture in (photo, *samples)]
-        rows.append(Row(pictures, label))
+        figures = [_enlarged(figure, size) for image, samples in cells for figure in (image, *samples)]
+        rows.append(Row(figures, label))
     groups = [Group(f"epsilon {in_255ths(epsilon)}", 1 + len(first_samples)) for epsilon in epsilons]
     return grid(rows, groups)
 
 
-def _enlarged(picture: Pixels, size: int) -> Pixels:
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.NEAREST))
+def _enlarged(figure: Pixels, size: int) -> Pixels:
+    return np.asarray(Image.fromarray(figure).resize((size, size), Image.Resampling.NEAREST))
 
 
 def write(folder: Path, values: Mapping[str, Any], shown: Sequence[Shown]) -> dict[str, Any]:
-    """Write curves, a grid for each photo shown, ``results.json`` and ``report.html``; returns what stands in the JSON.
+    """Write curves, a grid for each image shown, ``results.json`` and ``report.html``; returns what stands in the JSON.
 
     Args:
         folder: of the run.
-        values: the results, without their pictures.
+        values: the results, without their samples.
         shown: what the grids show, of the first attack.
     """
     epsilons, attack = values["settings"]["epsilons"], values["settings"]["attacks"][0]
-    pictures = []
+    figures = []
     for one in shown:
-        photo = values["photos"][one.photo]
+        image = values["images"][one.image]
         labels = [
             "\n".join([_name(found), *_changes(found["named"])])
-            for found in photo["representations"]
+            for found in image["representations"]
             if found["attack"] == attack
         ]
-        file = f"attacked-{one.photo:03d}.png"
+        file = f"attacked-{one.image:03d}.png"
         write_png(folder / file, draw(one.cells, labels, epsilons))
-        pictures.append({"file": file, "photo": photo["photo"], "attack": attack})
+        figures.append({"file": file, "image": image["image"], "attack": attack})
     charts = _charts(values)
     for file, chart in charts.items():
         write_png(folder / file, draw_line_chart(chart))
-    return write_run(folder, {**values, "pictures": pictures}, section, [*charts, *(one["file"] for one in pictures)])
+    return write_run(folder, {**values, "figures": figures}, section, [*charts, *(one["file"] for one in figures)])
 
 
 def _changes(named: Sequence[str]) -> list[str]:
@@ -94,19 +94,19 @@ def section(results: Mapping[str, Any]) -> Section:
     elements: list[Element] = [*(Sentence(text) for text in answers(results)), *_charts(results).values()]
     elements += [_table(results), *_compared(results)]
     elements += [
-        Picture(
+        Figure(
             one["file"],
-            f"A grid for {one['photo']}: a row for each method and level, and for each epsilon the photo attacked with"
+            f"A grid for {one['image']}: a row for each method and level, and for each epsilon the image attacked with"
             f" {TITLES[one['attack']]} and samples of its representation.",
-            f"{one['photo']}, attacked with {TITLES[one['attack']]}. The samples at one place of each group share their"
+            f"{one['image']}, attacked with {TITLES[one['attack']]}. The samples at one place of each group share their"
             " noise, so what differs along a row is the representation. Beside each row: the class that its"
             " classifier names at each epsilon.",
         )
-        for one in results["pictures"]
+        for one in results["figures"]
     ]
     return Section(
         title="What the representation withstands",
-        question="How far does a change of the photo that is too small to see move its representation and the class"
+        question="How far does a change of the image that is too small to see move its representation and the class"
         " that is read from it?",
         elements=tuple(elements),
     )
@@ -139,8 +139,8 @@ def answers(results: Mapping[str, Any]) -> list[str]:
         against = [one for one in results["against_supervised"] if one["attack"] == attack and one["kept_accuracy"]]
         if against:
             sentences.append(f"{TITLES[attack]}: {_against(against)}")
-    if results["photos_attacked"] == 1:
-        sentences.append("Of one photo, no interval has a width, and nothing is compared with the supervised encoder.")
+    if results["images_attacked"] == 1:
+        sentences.append("Of one image, no interval has a width, and nothing is compared with the supervised encoder.")
     return sentences
 
 
@@ -165,13 +165,13 @@ def _drift(interval: Mapping[str, float]) -> str:
 
 
 def _charts(results: Mapping[str, Any]) -> dict[str, LineChart]:
-    """Accuracy and drift over epsilon under each attack, by the name of their picture's file."""
+    """Accuracy and drift over epsilon under each attack, by the name of their sample's file."""
     charts, epsilons = {}, results["settings"]["epsilons"]
     for attack in dict.fromkeys(one["attack"] for one in results["results"]):
         mine = [one for one in results["results"] if one["attack"] == attack]
         title = TITLES[attack]
         if mine[0]["accuracy"]:
-            accuracy = _chart(f"{title}: accuracy", "share of photos named rightly", epsilons, mine, "accuracy")
+            accuracy = _chart(f"{title}: accuracy", "share of images named rightly", epsilons, mine, "accuracy")
             charts[f"{attack}-accuracy.png"] = accuracy
         drift = _chart(f"{title}: drift of h", "1 − cosine similarity", epsilons, mine, "drift", SCALES)
         charts[f"{attack}-drift.png"] = drift
@@ -186,7 +186,7 @@ def _chart(
         Line(_name(one), x, *(tuple(point[bound] for point in one[key]) for bound in ("value", "low", "high")))
         for one in curves
     ]
-    return LineChart(title, "epsilon (of 255)", y_label, tuple(lines), f"Bands: 95 % intervals over the photos.{more}")
+    return LineChart(title, "epsilon (of 255)", y_label, tuple(lines), f"Bands: 95 % intervals over the images.{more}")
 
 
 def _table(results: Mapping[str, Any]) -> Table:
@@ -200,7 +200,7 @@ def _table(results: Mapping[str, Any]) -> Table:
     return Table(
         ("method", "level", "attack", *(in_255ths(epsilon) for epsilon in epsilons)),
         tuple(rows),
-        f"{what} on {results['photos_attacked']} photos at each epsilon, with 95 % intervals. No pixel of any photo"
+        f"{what} on {results['images_attacked']} images at each epsilon, with 95 % intervals. No pixel of any image"
         f" changed by more than epsilon; the largest change was {in_255ths(_largest(results))}.",
     )
 
@@ -218,7 +218,7 @@ def _compared(results: Mapping[str, Any]) -> list[Table]:
         for one in results["against_supervised"]
     ]
     caption = (
-        "Each representation less the supervised backbone on the same photos, as means over the epsilons above 0:"
+        "Each representation less the supervised backbone on the same images, as means over the epsilons above 0:"
         " accuracy in percentage points, share of the accuracy at epsilon 0 that is kept in percentage points, and"
         " drift as 1 − cosine. Above 0, the accuracy is higher, or the drift larger, than the supervised one's."
     )

@@ -1,4 +1,4 @@
-"""What lies between two photos in a representation: pictures along the path from one to the other."""
+"""What lies between two images in a representation: samples along the path from one to the other."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.analyses.step_cache import Kept, kept_pictures
+from rcdm_cli.analyses.step_cache import StepCache, cached_samples
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 
@@ -59,42 +59,42 @@ def path_length(points: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Journey:
-    """From one photo to another at one (method, level).
+    """From one image to another at one (method, level).
 
     Attributes:
-        pictures: uint8 (K, F, S, S, 3): K noises, F frames.
-        distance: Euclidean, between the two photos' representations.
+        samples: uint8 (K, F, S, S, 3): K noises, F frames.
+        distance: Euclidean, between the two images' representations.
         length: of the path through all frames' targets.
-        similarity: (K, F) cosine similarity of each picture's representation to its target on the path.
-        to_a: (K, F) the same to the first photo's representation.
-        to_b: (K, F) the same to the second photo's.
-        picture_length: K lengths of the path through the pictures' own representations.
+        similarity: (K, F) cosine similarity of each sample's representation to its target on the path.
+        to_a: (K, F) the same to the first image's representation.
+        to_b: (K, F) the same to the second image's.
+        sample_length: K lengths of the path through the samples' own representations.
     """
 
-    pictures: Pixels
+    samples: Pixels
     distance: float
     length: float
     similarity: list[list[float]]
     to_a: list[list[float]]
     to_b: list[list[float]]
-    picture_length: list[float]
+    sample_length: list[float]
 
     def as_json(self) -> dict[str, Any]:
         """Every number, without the pixels."""
-        names = ("distance", "length", "similarity", "to_a", "to_b", "picture_length")
+        names = ("distance", "length", "similarity", "to_a", "to_b", "sample_length")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Pictures between every pair of photos at every (method, level); the same row has the same noise throughout.
+    """Samples between every pair of images at every (method, level); the same row has the same noise throughout.
 
     Attributes:
-        names: of the first and the second photo of each pair of photos.
-        positions: of the F frames; 0 is the first photo, 1 the second.
+        names: of the first and the second image of each pair of images.
+        positions: of the F frames; 0 is the first image, 1 the second.
         path: ``linear`` or ``spherical``.
-        seeds: (photo pairs, K).
-        journeys: by (method, level), one a photo pair.
+        seeds: (image pairs, K).
+        journeys: by (method, level), one an image pair.
     """
 
     names: list[tuple[str, str]]
@@ -114,7 +114,7 @@ class Interpolation:
                     "level": pair.level,
                     **{
                         f"mean_{name}": float(np.mean([getattr(one, name) for one in journeys]))
-                        for name in ("distance", "length", "picture_length", "similarity")
+                        for name in ("distance", "length", "sample_length", "similarity")
                     },
                     **{
                         f"{name}_by_position": np.mean([getattr(one, name) for one in journeys], axis=(0, 1)).tolist()
@@ -123,7 +123,7 @@ class Interpolation:
                 }
                 for pair, journeys in self.journeys.items()
             ],
-            "photo_pairs": [
+            "image_pairs": [
                 {
                     "a": a,
                     "b": b,
@@ -140,50 +140,50 @@ class Interpolation:
 
 def interpolate(
     bundle: Bundle,
-    kept: Kept,
+    cache: StepCache,
     names: Sequence[tuple[str, str]],
     ends: Mapping[Pair, Tensor],
     *,
     path: str,
     positions: Sequence[float],
-    samples: int,
+    num_samples: int,
     settings: Settings,
     seed: int = 0,
     batch: int = 32,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Interpolation:
-    """Sample pictures along the path between the representations of two photos (arXiv:2112.09164, figure 7).
+    """Sample samples along the path between the representations of two images (arXiv:2112.09164, figure 7).
 
     Args:
         bundle: encoders and denoiser.
-        kept: where expensive parts lie.
-        names: of each of P pairs of photos.
-        ends: by (method, level) to look at, float32 (P, 2, D): the representations of the two photos of each pair.
+        cache: where expensive parts lie.
+        names: of each of P pairs of images.
+        ends: by (method, level) to look at, float32 (P, 2, D): the representations of the two images of each pair.
         path: ``linear`` or ``spherical``.
         positions: of the frames; two or more.
         samples: noises, K; each is a row.
         settings: sampler, steps, guidance.
         seed: start of all randomness.
-        batch: pictures made at a time.
-        on_progress: called with (pictures done, pictures).
+        batch: samples made at a time.
+        on_progress: called with (samples done, samples).
 
     Raises:
-        InputError: the spherical path does not exist between two photos.
+        InputError: the spherical path does not exist between two images.
     """
     count, frames, pairs = len(names), len(positions), list(ends)
     where = torch.tensor(positions, dtype=torch.float32)
     targets = {pair: torch.stack([PATHS[path](a, b, where) for a, b in h]) for pair, h in ends.items()}
 
-    seeds = [[picture_seed(seed, i, k) for k in range(samples)] for i in range(count)]
-    # Order of pictures: pair, photo pair, noise, frame.
+    seeds = [[sample_seed(seed, i, k) for k in range(num_samples)] for i in range(count)]
+    # Order of samples: pair, image pair, noise, frame.
     cond = [
         bundle.condition(h.flatten(0, 1), method=pair.method, level=pair.level).reshape(count, 1, frames, -1)
         for pair, h in targets.items()
     ]
-    rows = torch.stack(cond).expand(-1, -1, samples, -1, -1).flatten(0, 3)
+    rows = torch.stack(cond).expand(-1, -1, num_samples, -1, -1).flatten(0, 3)
     flat = [one for own in seeds for one in own for _ in range(frames)] * len(pairs)
-    made = kept_pictures(bundle, kept, rows, flat, settings, batch=batch, on_progress=on_progress)
-    by_pair = made.reshape(len(pairs), count, samples, frames, *made.shape[1:])
+    made = cached_samples(bundle, cache, rows, flat, settings, batch=batch, on_progress=on_progress)
+    by_pair = made.reshape(len(pairs), count, num_samples, frames, *made.shape[1:])
     journeys = {
         pair: [_measure(bundle, pair, ends[pair][i], targets[pair][i], own[i]) for i in range(count)]
         for pair, own in zip(pairs, by_pair, strict=True)
@@ -191,12 +191,12 @@ def interpolate(
     return Interpolation(list(names), list(positions), path, seeds, journeys)
 
 
-def _measure(bundle: Bundle, pair: Pair, ends: Tensor, target: Tensor, pictures: Pixels) -> Journey:
-    samples, frames = pictures.shape[:2]
-    flat = list(pictures.reshape(-1, *pictures.shape[2:]))
-    found = bundle.encode(flat, method=pair.method, level=pair.level).reshape(samples, frames, -1)
+def _measure(bundle: Bundle, pair: Pair, ends: Tensor, target: Tensor, samples: Pixels) -> Journey:
+    num_samples, frames = samples.shape[:2]
+    flat = list(samples.reshape(-1, *samples.shape[2:]))
+    found = bundle.encode(flat, method=pair.method, level=pair.level).reshape(num_samples, frames, -1)
     return Journey(
-        pictures,
+        samples,
         float((ends[1] - ends[0]).norm()),
         path_length(target),
         F.cosine_similarity(found, target, dim=-1).tolist(),

@@ -1,4 +1,4 @@
-"""An interpolation as files: a grid for each pair of photos, an animation where asked for, the numbers."""
+"""An interpolation as files: a grid for each pair of images, an animation where asked for, the numbers."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from rcdm_cli.analyses.visualize.section import CELL
 from rcdm_cli.core.files import replacing
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.elements import Line, LineChart, Picture, Section, Sentence, Table
+from rcdm_cli.report.elements import Figure, Line, LineChart, Section, Sentence, Table
 from rcdm_cli.report.grid import Group, Row, grid
 from rcdm_cli.report.run import write_run
 
@@ -26,39 +26,39 @@ FRAME_MS = 150
 """How long a frame of an animation is shown, in milliseconds."""
 
 
-Photo = Pixels | None
+OptionalImage = Pixels | None
 """uint8 (H, W, 3); None where only its representation is known."""
 
 
-def draw(result: "Interpolation", number: int, photos: tuple[Photo, Photo]) -> Pixels:
-    """The grid of one pair of photos: a row for each (method, level) and noise, from the first photo to the second.
+def draw(result: "Interpolation", number: int, images: tuple[OptionalImage, OptionalImage]) -> Pixels:
+    """The grid of one pair of images: a row for each (method, level) and noise, from the first image to the second.
 
     Args:
         result: what to draw.
-        number: of the pair of photos.
-        photos: the two.
+        number: of the pair of images.
+        images: the two.
     """
-    size = next(iter(result.journeys.values()))[number].pictures.shape[2]
-    ends = [None if photo is None else center_crop(photo, size) for photo in photos]
+    size = next(iter(result.journeys.values()))[number].samples.shape[2]
+    ends = [None if image is None else center_crop(image, size) for image in images]
     rows = [
-        Row([ends[0], *pictures, ends[1]], f"{pair.method}\n{pair.level}\nnoise {k + 1}")
+        Row([ends[0], *samples, ends[1]], f"{pair.method}\n{pair.level}\nnoise {k + 1}")
         for pair, journeys in result.journeys.items()
-        for k, pictures in enumerate(journeys[number].pictures)
+        for k, samples in enumerate(journeys[number].samples)
     ]
     frames = [Group(f"{position:.2g}", 1) for position in result.positions]
     return grid(rows, [Group("A", 1), *frames, Group("B", 1)], scale=max(1, -(-CELL // size)))
 
 
 def animate(result: "Interpolation", number: int) -> list[Pixels]:
-    """The pictures of one pair of photos as frames there and back; noises side by side, a row a (method, level)."""
+    """The samples of one pair of images as frames there and back; noises side by side, a row a (method, level)."""
     frames = []
     for position, _ in enumerate(result.positions):
         rows = [
-            Row(list(journeys[number].pictures[:, position]), f"{pair.method}\n{pair.level}")
+            Row(list(journeys[number].samples[:, position]), f"{pair.method}\n{pair.level}")
             for pair, journeys in result.journeys.items()
         ]
-        size = rows[0].pictures[0].shape[0]  # type: ignore[union-attr]
-        columns = len(rows[0].pictures)
+        size = rows[0].images[0].shape[0]  # type: ignore[union-attr]
+        columns = len(rows[0].images)
         header = [Group(f"{result.positions[position]:.2f}", columns)]
         frames.append(grid(rows, header, scale=max(1, -(-CELL // size))))
     return [*frames, *frames[-2:0:-1]]
@@ -76,25 +76,25 @@ def write_animation(path: Path, frames: Sequence[Pixels]) -> None:
 
 def write(
     result: "Interpolation",
-    photos: Sequence[tuple[Photo, Photo]],
+    images: Sequence[tuple[OptionalImage, OptionalImage]],
     folder: Path,
     about: Mapping[str, Any],
     animation: str | None,
 ) -> dict[str, Any]:
-    """Write pictures, results and page into ``folder``; returns what stands in the JSON.
+    """Write samples, results and page into ``folder``; returns what stands in the JSON.
 
     Args:
         result: what to write.
-        photos: the pairs, in the order of ``result.names``.
+        images: the pairs, in the order of ``result.names``.
         folder: made where it is missing.
         about: what else the JSON holds: the bundle, versions, hashes.
         animation: ``webp`` or ``gif``; None writes none.
     """
     values, files = {"kind": "interpolate", **about, **result.as_json()}, []
-    for i, entry in enumerate(values["photo_pairs"]):
-        entry["picture"] = f"interpolation-{i:03d}.png"
-        write_png(folder / entry["picture"], draw(result, i, photos[i]))
-        files.append(entry["picture"])
+    for i, entry in enumerate(values["image_pairs"]):
+        entry["figure"] = f"interpolation-{i:03d}.png"
+        write_png(folder / entry["figure"], draw(result, i, images[i]))
+        files.append(entry["figure"])
         if animation:
             entry["animation"] = f"interpolation-{i:03d}.{animation}"
             write_animation(folder / entry["animation"], animate(result, i))
@@ -103,21 +103,21 @@ def write(
 
 
 def section(results: Mapping[str, Any]) -> Section:
-    """The grids, and how well pictures follow the path."""
+    """The grids, and how well samples follow the path."""
     summary, positions = results["summary"], results["positions"]
     means = ", ".join(f"{one['mean_similarity']:.3f} for {one['method']} {one['level']}" for one in summary)
-    pairs = results["photo_pairs"]
+    pairs = results["image_pairs"]
     noises = len(pairs[0]["seeds"])
-    pictures = [
-        Picture(
-            entry["picture"],
-            f"Pictures from {entry['a']} to {entry['b']} at {len(positions)} positions, a row for each method, level"
+    samples = [
+        Figure(
+            entry["figure"],
+            f"Samples from {entry['a']} to {entry['b']} at {len(positions)} positions, a row for each method, level"
             " and noise.",
             f"A: {entry['a']}. B: {entry['b']}.",
         )
         for entry in pairs
     ] + [
-        Picture(entry["animation"], f"The pictures from {entry['a']} to {entry['b']} and back, one after the other.")
+        Figure(entry["animation"], f"The samples from {entry['a']} to {entry['b']} and back, one after the other.")
         for entry in pairs
         if "animation" in entry
     ]
@@ -133,36 +133,36 @@ def section(results: Mapping[str, Any]) -> Section:
             caption,
         )
         for key, title, caption in (
-            ("similarity", "Similarity to the target", "Of each picture's representation to its point on the path."),
-            ("to_b", "Similarity to B", "Of each picture's representation to that of the second photo."),
+            ("similarity", "Similarity to the target", "Of each sample's representation to its point on the path."),
+            ("to_b", "Similarity to B", "Of each sample's representation to that of the second image."),
         )
     ]
     return Section(
-        "What lies between two photos",
-        f"What do pictures show along the {results['path']} path from one representation to another?",
+        "What lies between two images",
+        f"What do samples show along the {results['path']} path from one representation to another?",
         (
             Sentence(
-                f"Along the {results['path']} path, the mean cosine similarity of pictures to their targets is {means},"
-                f" over {len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'} of photos, {len(positions)} positions and"
+                f"Along the {results['path']} path, the mean cosine similarity of samples to their targets is {means},"
+                f" over {len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'} of images, {len(positions)} positions and"
                 f" {noises} {'noise' if noises == 1 else 'noises'}."
             ),
-            *pictures,
+            *samples,
             Table(
-                ("method", "level", "distance A to B", "path length", "path length of pictures", "similarity"),
+                ("method", "level", "distance A to B", "path length", "path length of samples", "similarity"),
                 tuple(
                     (
                         one["method"],
                         one["level"],
                         f"{one['mean_distance']:.3f}",
                         f"{one['mean_length']:.3f}",
-                        f"{one['mean_picture_length']:.3f}",
+                        f"{one['mean_sample_length']:.3f}",
                         f"{one['mean_similarity']:.3f}",
                     )
                     for one in summary
                 ),
                 "Lengths are Euclidean, in the units of each representation, and not comparable between them; nor is"
-                " the cosine similarity, since photos are more alike at some levels than at others. The path length of"
-                " pictures runs through the pictures' own representations.",
+                " the cosine similarity, since images are more alike at some levels than at others. The path length of"
+                " samples runs through the samples' own representations.",
             ),
             *charts,
         ),

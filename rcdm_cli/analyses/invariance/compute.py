@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.analyses.step_cache import Kept, kept_representations, photos_hash, representations
+from rcdm_cli.analyses.step_cache import StepCache, cached_representations, images_hash, representations
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.augment import AUGMENTATIONS, Augmentation, background
@@ -21,20 +21,20 @@ from rcdm_cli.metrics.bootstrap import Bootstrap, Interval, of_draws
 Pixels = NDArray[np.uint8]
 
 COLLAPSED = 1e-6
-"""If different photos are as similar as 1 minus this, an encoder tells nothing apart: what it keeps is undefined."""
+"""If different images are as similar as 1 minus this, an encoder tells nothing apart: what it keeps is undefined."""
 
 COMPARABLE = 3
-"""Photos that a difference needs at least: all resamples of two different ones are these two."""
+"""Images that a difference needs at least: all resamples of two different ones are these two."""
 
 
 @dataclass(frozen=True)
 class Remaining:
-    """How much similarity remains, with 95 % intervals over photos.
+    """How much similarity remains, with 95 % intervals over images.
 
     Attributes:
         cosine: mean cosine similarity of ``h`` before and after.
-        relative: the same on the scale where 1 is the same ``h`` and 0 is what two different photos have in common on
-            average; None where the encoder tells no photos apart.
+        relative: the same on the scale where 1 is the same ``h`` and 0 is what two different images have in common on
+            average; None where the encoder tells no images apart.
     """
 
     cosine: Interval
@@ -50,15 +50,15 @@ class Invariance:
     """Similarity before and after each augmentation.
 
     Attributes:
-        count: of photos.
-        size: pixels along each side of the photos as augmented.
+        count: of images.
+        size: pixels along each side of the images as augmented.
         augmentations: the battery.
-        others: by pair, mean cosine similarity between different photos.
+        others: by pair, mean cosine similarity between different images.
         by_strength: by pair, augmentation's name and strength.
         by_augmentation: by pair and augmentation's name, the mean over its strengths.
         differences: by method with both levels and augmentation's name: projector minus backbone of ``relative``,
-            paired by photo; none below ``COMPARABLE`` photos.
-        background: mean share of a photo that was found to be its background.
+            paired by image; none below ``COMPARABLE`` images.
+        background: mean share of an image that was found to be its background.
     """
 
     count: int
@@ -73,7 +73,7 @@ class Invariance:
     def as_json(self) -> dict[str, Any]:
         """Every number."""
         return {
-            "photos": self.count,
+            "images": self.count,
             "size": self.size,
             "background_share": self.background,
             "augmentations": [
@@ -105,21 +105,21 @@ class Invariance:
         }
 
 
-def photo_size(bundle: Bundle, pairs: Sequence[Pair]) -> int:
-    """Pixels along each side at which photos are augmented: what the encoder with the largest photos sees."""
+def image_size(bundle: Bundle, pairs: Sequence[Pair]) -> int:
+    """Pixels along each side at which images are augmented: what the encoder with the largest images sees."""
     return max(bundle.encoder(pair.method).spec.preprocessing.size for pair in pairs)
 
 
-def changed(photos: Sequence[Pixels], augmentation: Augmentation, strength: str, seed: int) -> list[Pixels]:
-    """The photos after one augmentation; photo ``i`` has the same noise at every strength."""
+def changed(images: Sequence[Pixels], augmentation: Augmentation, strength: str, seed: int) -> list[Pixels]:
+    """The images after one augmentation; image ``i`` has the same noise at every strength."""
     change = augmentation.strengths[strength]
-    return [change(photo, np.random.default_rng([seed, i])) for i, photo in enumerate(photos)]
+    return [change(image, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
 
 
 def invariance(
     bundle: Bundle,
-    kept: Kept,
-    photos: Sequence[Pixels],
+    cache: StepCache,
+    images: Sequence[Pixels],
     pairs: Sequence[Pair],
     *,
     augmentations: Sequence[Augmentation] = AUGMENTATIONS,
@@ -127,27 +127,27 @@ def invariance(
     batch: int = 256,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Invariance:
-    """Compare the representations of photos before and after each augmentation.
+    """Compare the representations of images before and after each augmentation.
 
     Args:
         bundle: encoders.
-        kept: where expensive parts lie.
-        photos: uint8 (H, W, 3) each, two or more; they are centre-cropped and then augmented.
+        cache: where expensive parts lie.
+        images: uint8 (H, W, 3) each, two or more; they are centre-cropped and then augmented.
         pairs: (method, level) to look at.
         augmentations: the battery.
         seed: of the noise and of the bootstrap.
-        batch: photos encoded at a time.
+        batch: images encoded at a time.
         on_progress: called with (steps done, steps), one step a strength.
 
     Raises:
-        InputError: fewer than two photos, which leave nothing to compare with.
+        InputError: fewer than two images, which leave nothing to compare with.
     """
-    if len(photos) < 2:
-        raise InputError("Invariance is measured against how alike different photos are: give two photos or more.")
-    size = photo_size(bundle, pairs)
-    crops = [center_crop(photo, size) for photo in photos]
-    before = kept_representations(bundle, kept, crops, pairs, batch)
-    crops_are = photos_hash(crops)
+    if len(images) < 2:
+        raise InputError("Invariance is measured against how alike different images are: give two images or more.")
+    size = image_size(bundle, pairs)
+    crops = [center_crop(image, size) for image in images]
+    before = cached_representations(bundle, cache, crops, pairs, batch)
+    crops_are = images_hash(crops)
 
     steps = [(one, strength) for one in augmentations for strength in one.strengths]
     cosine: dict[tuple[Pair, str, str], Tensor] = {}
@@ -157,19 +157,19 @@ def invariance(
         def compare(one: Augmentation = one, strength: str = strength) -> dict[str, Tensor]:
             return _similarities(bundle, changed(crops, one, strength, seed), before, batch)
 
-        key = {"step": "invariance", "photos": crops_are, "pairs": pairs, "augmentation": one.name, "seed": seed}
-        found = kept.once({**key, "strength": strength}, compare)
+        key = {"step": "invariance", "images": crops_are, "pairs": pairs, "augmentation": one.name, "seed": seed}
+        found = cache.get_or_compute({**key, "strength": strength}, compare)
         for pair in pairs:
             cosine[pair, one.name, strength] = found[f"{pair.method}/{pair.level}"]
     on_progress(len(steps), len(steps))
     covered = float(np.mean([background(crop).mean() for crop in crops]))
-    return _summarised(cosine, before, tuple(augmentations), Bootstrap(len(photos), seed), size, covered)
+    return _summarised(cosine, before, tuple(augmentations), Bootstrap(len(images), seed), size, covered)
 
 
 def _similarities(
-    bundle: Bundle, photos: Sequence[Pixels], before: Mapping[Pair, Tensor], batch: int
+    bundle: Bundle, images: Sequence[Pixels], before: Mapping[Pair, Tensor], batch: int
 ) -> dict[str, Tensor]:
-    after = representations(bundle, photos, list(before), batch)
+    after = representations(bundle, images, list(before), batch)
     return {
         f"{pair.method}/{pair.level}": F.cosine_similarity(after[pair].double(), h.double(), dim=1)
         for pair, h in before.items()
@@ -177,14 +177,14 @@ def _similarities(
 
 
 def similarity_of_others(h: Tensor, counts: Tensor) -> Tensor:
-    """Mean cosine similarity between different photos, in each resample.
+    """Mean cosine similarity between different images, in each resample.
 
     Args:
         h: (N, D).
-        counts: (R, N), how often each photo is in each resample; two or more different ones.
+        counts: (R, N), how often each image is in each resample; two or more different ones.
 
     Returns:
-        float64 (R,). A photo that was drawn twice is not compared with itself.
+        float64 (R,). An image that was drawn twice is not compared with itself.
     """
     # All pairs together are the squared length of the sum: no N × N matrix is needed.
     together = (counts @ F.normalize(h.double(), dim=1)).square().sum(dim=1)
@@ -201,7 +201,7 @@ def _summarised(
     covered: float,
 ) -> Invariance:
     count = bootstrap.counts.shape[1]
-    # A resample of one photo alone has no two different photos.
+    # A resample of one image alone has no two different images.
     usable = bootstrap.counts[bootstrap.counts.amax(dim=1) < count]
     counts = torch.cat([torch.ones(1, count, dtype=torch.float64), usable])
     others = {pair: similarity_of_others(h, counts) for pair, h in before.items()}
@@ -236,9 +236,9 @@ def _summarised(
 
 
 def _relative(cosine: Tensor, others: Tensor) -> Tensor | None:
-    """On the scale from 0, like another photo, to 1, identical; both (1 + draws,).
+    """On the scale from 0, like another image, to 1, identical; both (1 + draws,).
 
-    None where the photos themselves are not told apart, and NaN in a resample that holds copies of one alone.
+    None where the images themselves are not told apart, and NaN in a resample that holds copies of one alone.
     """
     collapsed = others > 1 - COLLAPSED
     return None if collapsed[0] else ((cosine - others) / (1 - others)).masked_fill(collapsed, torch.nan)

@@ -1,4 +1,4 @@
-"""Invariance as files: heat maps, pictures before and after, the numbers."""
+"""Invariance as files: heat maps, samples before and after, the numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rcdm_cli.analyses.visualize.section import CELL
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.elements import Element, HeatMap, Picture, Section, Sentence, Table
+from rcdm_cli.report.elements import Element, Figure, HeatMap, Section, Sentence, Table
 from rcdm_cli.report.grid import Group, Row, grid
-from rcdm_cli.report.heat_picture import draw_heat_map
+from rcdm_cli.report.heat_figure import draw_heat_map
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ Pixels = NDArray[np.uint8]
 MEASURES = {
     "relative": (
         "similarity kept",
-        "1: the representation is the same as before; 0: as different as that of another photo. Mean over photos and"
+        "1: the representation is the same as before; 0: as different as that of another image. Mean over images and"
         " strengths.",
     ),
-    "cosine": ("cosine similarity", "Of the representations before and after. Mean over photos and strengths."),
+    "cosine": ("cosine similarity", "Of the representations before and after. Mean over images and strengths."),
 }
 
 
@@ -54,51 +54,51 @@ def heat_map(results: Mapping[str, Any], measure: str) -> HeatMap:
 
 
 def draw(result: "BeforeAndAfter", method: str) -> Pixels:
-    """Pictures of one method: a row as it is and one an augmentation; for each photo the photo, then each level."""
-    levels = {pair.level: pictures for pair, pictures in result.pictures.items() if pair.method == method}
-    samples, size = next(iter(levels.values())).shape[2:4]
+    """Samples of one method: a row as it is and one an augmentation; for each image the image, then each level."""
+    levels = {pair.level: samples for pair, samples in result.samples.items() if pair.method == method}
+    num_samples, size = next(iter(levels.values())).shape[2:4]
     rows = []
     for r, label in enumerate(result.labels):
         cells: list[Pixels | None] = []
-        for p, photo in enumerate(result.photos[r]):
-            cells.append(center_crop(photo, size))
-            for pictures in levels.values():
-                cells += list(pictures[r, p])
+        for p, image in enumerate(result.images[r]):
+            cells.append(center_crop(image, size))
+            for samples in levels.values():
+                cells += list(samples[r, p])
         rows.append(Row(cells, label))
-    groups = [Group("photo", 1), *(Group(level, samples) for level in levels)] * result.photos.shape[1]
+    groups = [Group("image", 1), *(Group(level, num_samples) for level in levels)] * result.images.shape[1]
     return grid(rows, groups, scale=max(1, -(-CELL // size)))
 
 
 def write(
-    result: "Invariance", pictures: "BeforeAndAfter | None", folder: Path, about: Mapping[str, Any]
+    result: "Invariance", samples: "BeforeAndAfter | None", folder: Path, about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Write heat maps, pictures, results and page into ``folder``; returns what stands in the JSON.
+    """Write heat maps, samples, results and page into ``folder``; returns what stands in the JSON.
 
     Args:
         result: what to write.
-        pictures: before and after; None where none were sampled.
+        samples: before and after; None where none were sampled.
         folder: made where it is missing.
         about: what else the JSON holds: the bundle, versions, hashes.
     """
-    values: dict[str, Any] = {"kind": "invariance", **about, **result.as_json(), "pictures": []}
+    values: dict[str, Any] = {"kind": "invariance", **about, **result.as_json(), "figures": []}
     values["heat_maps"] = {measure: f"heat-map-{measure}.png" for measure in MEASURES}
     for measure, file in values["heat_maps"].items():
         write_png(folder / file, draw_heat_map(heat_map(values, measure)))
-    if pictures is not None:
-        values["samples"] = pictures.as_json()
-        for method in dict.fromkeys(pair.method for pair in pictures.pictures):
+    if samples is not None:
+        values["samples"] = samples.as_json()
+        for method in dict.fromkeys(pair.method for pair in samples.samples):
             file = f"before-and-after-{method}.png"
-            write_png(folder / file, draw(pictures, method))
-            values["pictures"].append({"method": method, "file": file})
+            write_png(folder / file, draw(samples, method))
+            values["figures"].append({"method": method, "file": file})
     return write_run(
-        folder, values, section, (*values["heat_maps"].values(), *(one["file"] for one in values["pictures"]))
+        folder, values, section, (*values["heat_maps"].values(), *(one["file"] for one in values["figures"]))
     )
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
     """What the intervals support, one sentence a method that has both levels."""
-    if results["photos"] == 2:
-        return ["All resamples of two photos are alike, so that no interval has a width: levels are not compared."]
+    if results["images"] == 2:
+        return ["All resamples of two images are alike, so that no interval has a width: levels are not compared."]
     by_method: dict[str, list[Mapping[str, Any]]] = {}
     for one in results["projector_minus_backbone"]:
         by_method.setdefault(one["method"], []).append(one)
@@ -148,16 +148,16 @@ def _most_and_least(results: Mapping[str, Any]) -> str:
         if one["mean"]["relative"]
     ]
     if not kept:
-        return "None of the representations tells the photos apart, so nothing can be said of what they keep."
+        return "None of the representations tells the images apart, so nothing can be said of what they keep."
     (low, least, worst), (high, most, best) = min(kept), max(kept)
     return (
-        f"Over {results['photos']} photos, {most} keeps most of its similarity, {high:.2f} under {best}, and {least}"
-        f" least, {low:.2f} under {worst}: 1 is the same as before, 0 as different as another photo."
+        f"Over {results['images']} images, {most} keeps most of its similarity, {high:.2f} under {best}, and {least}"
+        f" least, {low:.2f} under {worst}: 1 is the same as before, 0 as different as another image."
     )
 
 
 def section(results: Mapping[str, Any]) -> Section:
-    """The findings, the heat maps, pictures before and after, and every number."""
+    """The findings, the heat maps, samples before and after, and every number."""
     elements: list[Element] = [Sentence(_most_and_least(results)), *map(Sentence, sentences(results))]
     elements += [heat_map(results, measure) for measure in MEASURES]
     if results["projector_minus_backbone"]:
@@ -165,15 +165,15 @@ def section(results: Mapping[str, Any]) -> Section:
             Table(
                 ("method", "augmentation", "projector − backbone"),
                 tuple((one["method"], one["augmentation"], _shown(one)) for one in results["projector_minus_backbone"]),
-                "Difference in similarity kept, paired by photo; mean over strengths. In brackets, 95 % intervals, each"
+                "Difference in similarity kept, paired by image; mean over strengths. In brackets, 95 % intervals, each"
                 " for itself: of twenty such, one is expected to miss.",
             )
         )
-    for one in results["pictures"]:
+    for one in results["figures"]:
         elements.append(
-            Picture(
+            Figure(
                 one["file"],
-                f"{one['method']}: a photo as it is and after each augmentation, and pictures of both at each level.",
+                f"{one['method']}: an image as it is and after each augmentation, and samples of both at each level.",
                 f"{one['method']}: each augmentation at the last strength of the table below. In a column, the noise is"
                 " the same in all rows: what differs comes from the representation.",
             )
@@ -182,7 +182,7 @@ def section(results: Mapping[str, Any]) -> Section:
         Table(
             ("augmentation", "strengths", "what is done"),
             tuple((one["name"], ", ".join(one["strengths"]), one["what"]) for one in results["augmentations"]),
-            f"Photos are augmented at {results['size']} × {results['size']} pixels. Of a photo,"
+            f"Images are augmented at {results['size']} × {results['size']} pixels. Of an image,"
             f" {results['background_share']:.0%} was found to be background on average.",
         )
     )
@@ -195,7 +195,7 @@ def section(results: Mapping[str, Any]) -> Section:
                 for one in row["augmentations"]
                 for step in one["strengths"]
             ),
-            "Means over photos; in brackets, 95 % intervals of the bootstrap over photos.",
+            "Means over images; in brackets, 95 % intervals of the bootstrap over images.",
         )
     )
     elements.append(
@@ -204,12 +204,12 @@ def section(results: Mapping[str, Any]) -> Section:
             tuple(
                 (row["method"], row["level"], _shown(row["similarity_of_others"])) for row in results["representations"]
             ),
-            "Mean cosine similarity between different photos: where the scale of what is kept has its 0.",
+            "Mean cosine similarity between different images: where the scale of what is kept has its 0.",
         )
     )
     return Section(
         "What the representation does not notice",
-        "How much of its similarity does a representation keep when a photo is augmented?",
+        "How much of its similarity does a representation keep when an image is augmented?",
         tuple(elements),
     )
 

@@ -1,4 +1,4 @@
-"""Attributes as dimensions: take out of a representation what its neighbours share, or put another photo's there."""
+"""Attributes as dimensions: take out of a representation what its neighbours share, or put another image's there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.analyses.step_cache import Kept, kept_pictures, kept_representations
+from rcdm_cli.analyses.step_cache import StepCache, cached_representations, cached_samples
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.nearest import neighbours_of
@@ -96,19 +96,19 @@ class Manipulated:
     """The manipulation at one (method, level).
 
     Attributes:
-        pictures: uint8 (3, K, S, S, 3): source, without the shared dimensions, with the target's values there.
+        samples: uint8 (3, K, S, S, 3): source, without the shared dimensions, with the target's values there.
         neighbours: nearest first.
         threshold: of the rule, for this representation.
         dimensions: the shared ones, ascending.
         active: in how many neighbours each of them is active.
         width: D, the number of all dimensions.
         energy: the shared dimensions' part of the source's squared length, 0 to 1.
-        similarity: (3, K) cosine similarity of each picture's representation to what its row was sampled for.
+        similarity: (3, K) cosine similarity of each sample's representation to what its row was sampled for.
         to_source: (3, K) the same to the source's representation.
         to_target: (3, K) the same to the target's.
     """
 
-    pictures: Pixels
+    samples: Pixels
     neighbours: list[Neighbour]
     threshold: float
     dimensions: list[int]
@@ -166,14 +166,14 @@ class Manipulation:
 
 def manipulate(
     bundle: Bundle,
-    kept: Kept,
+    cache: StepCache,
     source: Pixels,
     target: Pixels,
     bank: Bank,
     pairs: Sequence[Pair],
     *,
     rule: Rule,
-    samples: int,
+    num_samples: int,
     settings: Settings,
     seed: int = 0,
     batch: int = 32,
@@ -183,39 +183,39 @@ def manipulate(
 
     Args:
         bundle: encoders and denoiser.
-        kept: where expensive parts lie.
+        cache: where expensive parts lie.
         source: uint8 (H, W, 3), whose attributes are taken away.
         target: uint8 (H, W, 3), whose values are put in their place.
         bank: where the source's neighbours are looked for.
         pairs: (method, level) to look at; each is in the bank.
         rule: which dimensions count.
-        samples: pictures of each row, K.
+        samples: samples of each row, K.
         settings: sampler, steps, guidance.
         seed: start of all randomness.
-        batch: pictures made at a time.
-        on_progress: called with (pictures done, pictures).
+        batch: samples made at a time.
+        on_progress: called with (samples done, samples).
 
     Raises:
-        InputError: the bank holds no photo but the source, or is of another width.
+        InputError: the bank holds no image but the source, or is of another width.
     """
-    known = kept_representations(bundle, kept, [source, target], pairs)
+    known = cached_representations(bundle, cache, [source, target], pairs)
     chosen = {pair: _choose(h, bank.h[pair], bank.keys, rule) for pair, h in known.items()}
     rows = {pair: _rows(h, chosen[pair].dimensions) for pair, h in known.items()}
-    seeds = [picture_seed(seed, 0, k) for k in range(samples)]
+    seeds = [sample_seed(seed, 0, k) for k in range(num_samples)]
     cond = [bundle.condition(h, method=pair.method, level=pair.level) for pair, h in rows.items()]
-    made = kept_pictures(
+    made = cached_samples(
         bundle,
-        kept,
-        torch.cat(cond).repeat_interleave(samples, dim=0),
+        cache,
+        torch.cat(cond).repeat_interleave(num_samples, dim=0),
         seeds * (len(ROWS) * len(pairs)),
         settings,
         batch=batch,
         on_progress=on_progress,
     )
-    by_pair = made.reshape(len(pairs), len(ROWS), samples, *made.shape[1:])
+    by_pair = made.reshape(len(pairs), len(ROWS), num_samples, *made.shape[1:])
     found = {
-        pair: _measure(bundle, pair, known[pair], rows[pair], chosen[pair], pictures)
-        for pair, pictures in zip(pairs, by_pair, strict=True)
+        pair: _measure(bundle, pair, known[pair], rows[pair], chosen[pair], samples)
+        for pair, samples in zip(pairs, by_pair, strict=True)
     }
     return Manipulation(seeds, rule, len(bank.keys), found)
 
@@ -236,7 +236,7 @@ def _choose(h: Tensor, bank: Tensor, keys: Sequence[str], rule: Rule) -> _Chosen
         )
     similarity, index = neighbours_of(h[0], bank, rule.nearest)
     if not len(index):
-        raise InputError("Among the neighbours is no photo but the source itself; give more photos.")
+        raise InputError("Among the neighbours is no image but the source itself; give more images.")
     # As a norm, so that a bank of a million vectors is not squared into a second one.
     rms = torch.linalg.vector_norm(bank, dim=0, dtype=torch.float32) / len(bank) ** 0.5
     threshold = threshold_for(bank, rule)
@@ -253,14 +253,14 @@ def _rows(h: Tensor, dimensions: Tensor) -> Tensor:
     )
 
 
-def _measure(bundle: Bundle, pair: Pair, ends: Tensor, rows: Tensor, chosen: _Chosen, pictures: Pixels) -> Manipulated:
-    flat = list(pictures.reshape(-1, *pictures.shape[2:]))
-    found = bundle.encode(flat, method=pair.method, level=pair.level).reshape(*pictures.shape[:2], -1)
+def _measure(bundle: Bundle, pair: Pair, ends: Tensor, rows: Tensor, chosen: _Chosen, samples: Pixels) -> Manipulated:
+    flat = list(samples.reshape(-1, *samples.shape[2:]))
+    found = bundle.encode(flat, method=pair.method, level=pair.level).reshape(*samples.shape[:2], -1)
     source, target = ends
     # A representation of zeros has no length to take a part of.
     length = source.square().sum().clamp(min=torch.finfo(source.dtype).tiny)
     return Manipulated(
-        pictures,
+        samples,
         chosen.neighbours,
         chosen.threshold,
         chosen.dimensions.tolist(),

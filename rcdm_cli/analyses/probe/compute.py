@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.analyses.probe.probes import labelled, learn
-from rcdm_cli.analyses.probe.resample import NEIGHBOURS, Labelled, knn_right, learn_again
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.probe.resample import NEIGHBOURS, Labelled, knn_correct, refit
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.bootstrap import DRAWS, LEVEL, Bootstrap, Interval
@@ -22,19 +22,19 @@ class Measured:
     """An accuracy, or a difference of two, and how sure it is in two ways.
 
     Attributes:
-        photos: learnt from all training photos; the interval is over the validation photos.
-        seeds: mean over draws of the training photos, on the same validation photos; the interval is over the draws.
-            Each draw holds about 63 % of the photos, so accuracies are as a rule a little lower than ``photos``.
+        images: learnt from all training images; the interval is over the validation images.
+        seeds: mean over draws of the training images, on the same validation images; the interval is over the draws.
+            Each draw holds about 63 % of the images, so accuracies are as a rule a little lower than ``images``.
         by_seed: the value of each draw.
     """
 
-    photos: Interval
+    images: Interval
     seeds: Interval
     by_seed: list[float]
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON-able values."""
-        return {**self.photos.as_json(), "over_seeds": {**self.seeds.as_json(), "values": self.by_seed}}
+        return {**self.images.as_json(), "over_seeds": {**self.seeds.as_json(), "values": self.by_seed}}
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Probed:
     Attributes:
         pair: of the representation.
         width: D.
-        linear: accuracy of the linear classifier on the validation photos.
-        knn: accuracy of the weighted vote of the nearest training photos.
-        strength: L2 strength of the linear classifier that learnt from all training photos.
+        linear: accuracy of the linear classifier on the validation images.
+        knn: accuracy of the weighted vote of the nearest training images.
+        strength: L2 strength of the linear classifier that learnt from all training images.
         strength_by_seed: the same of each draw.
-        by_class: accuracy of the linear classifier on each class's validation photos; None where there is none.
+        by_class: accuracy of the linear classifier on each class's validation images; None where there is none.
     """
 
     pair: Pair
@@ -75,7 +75,7 @@ class Probed:
 
 @dataclass(frozen=True)
 class Difference:
-    """Backbone less projector of one method: on the same validation photos, and after the same draws."""
+    """Backbone less projector of one method: on the same validation images, and after the same draws."""
 
     method: str
     linear: Measured
@@ -92,9 +92,9 @@ class Probes:
 
     Attributes:
         classes: names, in the order of class indices.
-        counts: validation photos of each class.
-        training: number of training photos.
-        seeds: number of draws of the training photos.
+        counts: validation images of each class.
+        training: number of training images.
+        seeds: number of draws of the training images.
         probed: by pair, in the order asked.
         differences: of each method that has both levels.
     """
@@ -110,17 +110,17 @@ class Probes:
         """Every number."""
         return {
             "classes": list(self.classes),
-            "validation_photos_by_class": self.counts,
-            "training_photos": self.training,
-            "validation_photos": sum(self.counts),
+            "validation_images_by_class": self.counts,
+            "training_images": self.training,
+            "validation_images": sum(self.counts),
             "majority": max(self.counts) / sum(self.counts),
             "neighbours": NEIGHBOURS,
             "seeds": self.seeds,
             "interval": {
                 "level": LEVEL,
-                "over_photos": f"percentile bootstrap over the validation photos, {DRAWS} draws",
-                "over_seeds": f"Student's t of the mean over {self.seeds} bootstrap draws of the training photos; the"
-                " photos that a draw leaves out choose its L2 strength",
+                "over_images": f"percentile bootstrap over the validation images, {DRAWS} draws",
+                "over_seeds": f"Student's t of the mean over {self.seeds} bootstrap draws of the training images; the"
+                " images that a draw leaves out choose its L2 strength",
             },
             "results": [one.as_json() for one in self.probed],
             "differences": [one.as_json() for one in self.differences],
@@ -135,28 +135,28 @@ def probe(
     ignore: Sequence[str] = (),
     seeds: int = 5,
     seed: int = 0,
-    kept: Kept,
+    cache: StepCache,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Probes:
-    """Accuracy of both classifiers on the validation photos, for each pair.
+    """Accuracy of both classifiers on the validation images, for each pair.
 
     Args:
         training: representations that are learnt from.
-        validation: representations that are asked about; photos of classes that training lacks are left out.
+        validation: representations that are asked about; images of classes that training lacks are left out.
         pairs: what is compared.
         ignore: classes that count as none.
-        seeds: draws of the training photos (see ``redrawn``), 2 or more.
+        seeds: draws of the training images (see ``redrawn``), 2 or more.
         seed: of the draws, of the held-out part that chooses the L2 strength, and of the bootstrap.
-        kept: where classifiers stay until the work is done.
+        cache: where classifiers stay until the work is done.
         on_progress: called with (fits done, fits), over all pairs.
 
     Raises:
-        InputError: no labelled photo on either side, or fewer than two classes.
+        InputError: no labelled image on either side, or fewer than two classes.
     """
     first, each = len(pairs) * FITS, seeds * len(STRENGTHS)
     total = first + len(pairs) * each
-    readers = learn(
-        training, pairs, ignore=ignore, seed=seed, kept=kept, on_progress=lambda done, _: on_progress(done, total)
+    probes = learn(
+        training, pairs, ignore=ignore, seed=seed, cache=cache, on_progress=lambda done, _: on_progress(done, total)
     )
     training, known, classes = labelled(training, ignore)
     validation, truth, _ = labelled(validation, (), classes)
@@ -172,17 +172,17 @@ def probe(
         bank = Labelled(training.representations[pair], known)
         asked = Labelled(validation.representations[pair], truth)
         # Every pair has the same draws, so that differences between pairs are paired by draw.
-        after = learn_again(bank, asked, len(classes), seeds=seeds, seed=seed, kept=kept, on_progress=show)
-        right = readers.classifiers[pair].right(*asked)
+        after = refit(bank, asked, len(classes), seeds=seeds, seed=seed, cache=cache, on_progress=show)
+        right = probes.classifiers[pair].right(*asked)
         linear[pair] = _Values(right, [one.linear for one in after])
-        knn[pair] = _Values(knn_right(bank, asked), [one.knn for one in after])
+        knn[pair] = _Values(knn_correct(bank, asked), [one.knn for one in after])
         probed.append(
             Probed(
                 pair,
                 asked.h.shape[1],
                 linear[pair].measured(bootstrap),
                 knn[pair].measured(bootstrap),
-                readers.strengths[pair],
+                probes.strengths[pair],
                 [one.strength for one in after],
                 [_mean(right[truth == index]) for index in range(len(classes))],
             )
@@ -198,18 +198,18 @@ def probe(
 
 
 class _Values(NamedTuple):
-    """For each validation photo whether its class was named rightly, (N,), and for each draw the share of them."""
+    """For each validation image whether its class was named rightly, (N,), and for each draw the share of them."""
 
-    photos: Tensor
+    images: Tensor
     by_seed: list[float]
 
     def less(self, other: "_Values") -> "_Values":
-        """The differences, paired by photo and by draw."""
+        """The differences, paired by image and by draw."""
         by_seed = [mine - theirs for mine, theirs in zip(self.by_seed, other.by_seed, strict=True)]
-        return _Values(self.photos - other.photos, by_seed)
+        return _Values(self.images - other.images, by_seed)
 
     def measured(self, bootstrap: Bootstrap) -> Measured:
-        return Measured(bootstrap.mean(self.photos), over_seeds(self.by_seed), self.by_seed)
+        return Measured(bootstrap.mean(self.images), over_seeds(self.by_seed), self.by_seed)
 
 
 def _mean(values: Tensor) -> float | None:

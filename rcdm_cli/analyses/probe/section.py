@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.dot_picture import draw_dots
+from rcdm_cli.report.dot_figure import draw_dots
 from rcdm_cli.report.elements import DotChart, Dots, Element, HeatMap, Section, Sentence, Table
 from rcdm_cli.report.numbers import percent, points
 from rcdm_cli.report.run import write_run
 
 ACCURACY, DIFFERENCE = "accuracy.png", "backbone-less-projector.png"
-READERS = (("linear", "linear"), ("knn", "k-NN"))
+PROBES = (("linear", "linear"), ("knn", "k-NN"))
 
 
 def write(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the charts as pictures, ``results.json`` and ``report.html``; returns what stands in the JSON.
+    """Write the charts as samples, ``results.json`` and ``report.html``; returns what stands in the JSON.
 
     Args:
         folder: of the run; made where it is missing.
@@ -30,7 +30,7 @@ def write(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 def section(results: Mapping[str, Any]) -> Section:
     """Build it from what ``rcdm probe`` wrote."""
     found = results["results"]
-    counts = results["validation_photos_by_class"]
+    counts = results["validation_images_by_class"]
     classes = [index for index, count in enumerate(counts) if count]
     accuracies = Table(
         ("method", "level", "D", "linear", "linear over seeds", "k-NN", "k-NN over seeds", "L2 strength"),
@@ -39,28 +39,28 @@ def section(results: Mapping[str, Any]) -> Section:
                 one["method"],
                 one["level"],
                 str(one["width"]),
-                *(text for key, _ in READERS for text in (percent(one[key]), percent(one[key]["over_seeds"]))),
+                *(text for key, _ in PROBES for text in (percent(one[key]), percent(one[key]["over_seeds"]))),
                 f"{one['strength']:g}",
             )
             for one in found
         ),
-        f"Accuracy in % on {results['validation_photos']} validation photos; always naming the most frequent class of"
+        f"Accuracy in % on {results['validation_images']} validation images; always naming the most frequent class of"
         f" these gives {100 * results['majority']:.1f}. Columns linear and k-NN: learnt from all"
-        f" {results['training_photos']} training photos, in brackets 95 % intervals of the bootstrap over the"
-        f" validation photos. Over seeds: means over {results['seeds']} bootstrap draws of the training photos, in"
-        " brackets 95 % intervals of Student's t over the draws; a draw holds about 63 % of the photos, and the rest"
-        f" choose its L2 strength. k-NN: weighted vote of the {results['neighbours']} nearest training photos.",
+        f" {results['training_images']} training images, in brackets 95 % intervals of the bootstrap over the"
+        f" validation images. Over seeds: means over {results['seeds']} bootstrap draws of the training images, in"
+        " brackets 95 % intervals of Student's t over the draws; a draw holds about 63 % of the images, and the rest"
+        f" choose its L2 strength. k-NN: weighted vote of the {results['neighbours']} nearest training images.",
     )
     compared = Table(
-        ("method", *(f"{name}{over}" for _, name in READERS for over in ("", " over seeds"))),
+        ("method", *(f"{name}{over}" for _, name in PROBES for over in ("", " over seeds"))),
         tuple(
             (
                 one["method"],
-                *(text for key, _ in READERS for text in (points(one[key]), points(one[key]["over_seeds"]))),
+                *(text for key, _ in PROBES for text in (points(one[key]), points(one[key]["over_seeds"]))),
             )
             for one in results["differences"]
         ),
-        "Backbone less projector in percentage points, paired by validation photo and by draw: above 0, the backbone is"
+        "Backbone less projector in percentage points, paired by validation image and by draw: above 0, the backbone is"
         " ahead. Intervals as above.",
     )
     by_class = HeatMap(
@@ -70,7 +70,7 @@ def section(results: Mapping[str, Any]) -> Section:
         tuple(tuple(one["by_class"][index] for index in classes) for one in found),
         0,
         1,
-        "Share of each class's validation photos that the linear classifier names rightly; in brackets, how many there"
+        "Share of each class's validation images that the linear classifier names rightly; in brackets, how many there"
         " are.",
     )
     elements: list[Element] = [*(Sentence(text) for text in answers(results)), *_charts(results), accuracies]
@@ -78,7 +78,7 @@ def section(results: Mapping[str, Any]) -> Section:
         elements.append(compared)
     return Section(
         "What can be read from the representation",
-        "How well do a linear classifier and a vote of the nearest photos read the class from h, and is it the backbone"
+        "How well do a linear classifier and a vote of the nearest images read the class from h, and is it the backbone"
         " or the projector that they read better?",
         (*elements, by_class),
     )
@@ -98,8 +98,8 @@ def _chart(
     title: str, x_label: str, named: Sequence[tuple[str, Mapping[str, Any]]], caption: str, zero: bool = False
 ) -> DotChart:
     series = []
-    for key, name in READERS:
-        series.append(Dots(f"{name}, interval over photos", tuple(_point(one[key]) for _, one in named)))
+    for key, name in PROBES:
+        series.append(Dots(f"{name}, interval over images", tuple(_point(one[key]) for _, one in named)))
         over = tuple(_point(one[key]["over_seeds"]) for _, one in named)
         series.append(Dots(f"{name}, mean and interval over seeds", over))
     return DotChart(title, x_label, tuple(name for name, _ in named), tuple(series), caption, zero)
@@ -119,7 +119,7 @@ def answers(results: Mapping[str, Any]) -> list[str]:
         best = max(results["results"], key=lambda one: float(one["linear"]["value"]))
         return [
             f"The highest accuracy of a linear classifier is that on {best['method']} at {best['level']} level:"
-            f" {percent(best['linear'])} % of the photos."
+            f" {percent(best['linear'])} % of the images."
         ]
     sentences = []
     for kind, name in (("linear", "a linear classifier"), ("knn", "k-NN")):
@@ -130,7 +130,7 @@ def answers(results: Mapping[str, Any]) -> list[str]:
             *([f"neither is ahead beyond doubt for {_list(open_)}"] if open_ else []),
         ]
         sentences.append(
-            f"Read by {name}: {'; '.join(clauses)} (difference in percentage points, with 95 % intervals over photos"
+            f"Read by {name}: {'; '.join(clauses)} (difference in percentage points, with 95 % intervals over images"
             f" and over {results['seeds']} seeds; ahead is what both intervals say)."
         )
     return sentences
@@ -141,7 +141,7 @@ def _by_sign(differences: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list
     ahead, behind, open_ = [], [], []
     for method, one in differences:
         both = one, one["over_seeds"]
-        name = f"{method} ({points(one)} over photos, {points(one['over_seeds'])} over seeds)"
+        name = f"{method} ({points(one)} over images, {points(one['over_seeds'])} over seeds)"
         if all(interval["low"] > 0 for interval in both):
             ahead.append(name)
         elif all(interval["high"] < 0 for interval in both):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rcdm_cli.analyses.step_cache import Kept
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.diffusion.schedule import spacing
@@ -24,11 +24,11 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Measured:
-    """One way of sampling, for one (method, level): one picture for each photo, from the same noise for all ways.
+    """One way of sampling, for one (method, level): one sample for each image, from the same noise for all ways.
 
     Attributes:
-        faithfulness: whether the pictures are recognised as those of their photos.
-        frechet: distance between the representations of the pictures and those of the photos, in the encoder's own
+        faithfulness: whether the samples are recognised as those of their images.
+        frechet: distance between the representations of the samples and those of the images, in the encoder's own
             space at this level.
     """
 
@@ -55,7 +55,7 @@ class Tried:
 
     @property
     def calls(self) -> int:
-        """Of the network for one picture: guidance calls it twice a step."""
+        """Of the network for one sample: guidance calls it twice a step."""
         return self.settings.steps * (1 if self.settings.guidance == 1 else 2)
 
 
@@ -64,13 +64,13 @@ class Tuning:
     """What was tried, and what is chosen.
 
     Attributes:
-        photos: how many.
+        images: how many.
         margin: the shortfall that is traded for fewer calls.
         tried: in the order asked.
         shortfalls: of each way tried, as ``shortfall`` says.
     """
 
-    photos: int
+    images: int
     margin: float
     tried: tuple[Tried, ...]
     shortfalls: tuple[float, ...]
@@ -90,7 +90,7 @@ class Tuning:
     def as_json(self) -> dict[str, Any]:
         """Every number."""
         return {
-            "photos": self.photos,
+            "images": self.images,
             "margin": self.margin,
             "chosen": _settings(self.chosen),
             "best": _settings(self.best),
@@ -108,38 +108,38 @@ class Tuning:
 
 def tune(
     bundle: Bundle,
-    photos: Sequence[Pixels],
+    images: Sequence[Pixels],
     pairs: Sequence[Pair],
     ways: Sequence[Settings],
     *,
     margin: float,
     seed: int = 0,
     batch: int = 64,
-    kept: Kept | None = None,
+    cache: StepCache | None = None,
     on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> Tuning:
-    """Sample a picture of every photo at every pair in every way, and measure what comes out.
+    """Sample a sample of every image at every pair in every way, and measure what comes out.
 
     Args:
         bundle: encoders and denoiser.
-        photos: uint8 (H, W, 3) each, at least 2.
+        images: uint8 (H, W, 3) each, at least 2.
         pairs: the (method, level) to measure; the mean over them counts.
         ways: sampler, steps and guidance of each.
         margin: see ``Tuning``.
         seed: start of all randomness.
-        batch: pictures made at a time.
-        kept: keeps the representations of pictures, so that the work goes on after an interruption.
-        on_progress: called with (pictures done, pictures, the way in words).
+        batch: samples made at a time.
+        cache: keeps the representations of samples, so that the work goes on after an interruption.
+        on_progress: called with (samples done, samples, the way in words).
 
     Raises:
         InputError: a way has more steps than the model has timesteps.
     """
     for way in ways:
         spacing(SAMPLERS[way.sampler].spacing, bundle.schedule, way.steps)
-    kept, bootstrap = kept or Kept(None, {}), Bootstrap(len(photos), seed)
-    known = {pair: bundle.encode(photos, method=pair.method, level=pair.level) for pair in pairs}
+    cache, bootstrap = cache or StepCache(None, {}), Bootstrap(len(images), seed)
+    known = {pair: bundle.encode(images, method=pair.method, level=pair.level) for pair in pairs}
     cond = torch.cat([bundle.condition(known[pair], method=pair.method, level=pair.level) for pair in pairs])
-    seeds = [picture_seed(seed, photo, 0) for photo in range(len(photos))] * len(pairs)
+    seeds = [sample_seed(seed, image, 0) for image in range(len(images))] * len(pairs)
     total = len(ways) * len(seeds)
     tried = []
     for number, way in enumerate(ways):
@@ -148,18 +148,18 @@ def tune(
         on_progress(before, total, note)
 
         def sampled(way: Settings = way, before: int = before, note: str = note) -> dict[str, torch.Tensor]:
-            pictures = bundle.pictures(
+            samples = bundle.sample_cond(
                 cond, seeds, way, batch, lambda done, _: on_progress(before + done, total, note)
-            ).reshape(len(pairs), len(photos), bundle.size, bundle.size, 3)
+            ).reshape(len(pairs), len(images), bundle.size, bundle.size, 3)
             return {
                 _name(pair): bundle.encode(list(made), method=pair.method, level=pair.level)
-                for pair, made in zip(pairs, pictures, strict=True)
+                for pair, made in zip(pairs, samples, strict=True)
             }
 
         key = {"way": [way.sampler, way.steps, way.guidance], "pairs": [list(pair) for pair in pairs]}
-        found = kept.once(key, sampled)
+        found = cache.get_or_compute(key, sampled)
         tried.append(Tried(way, tuple(_measure(pair, found[_name(pair)], known[pair], bootstrap) for pair in pairs)))
-    return Tuning(len(photos), margin, tuple(tried), tuple(shortfalls(tried)))
+    return Tuning(len(images), margin, tuple(tried), tuple(shortfalls(tried)))
 
 
 def shortfalls(tried: Sequence[Tried]) -> list[float]:

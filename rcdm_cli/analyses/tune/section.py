@@ -10,23 +10,23 @@ def section(results: Mapping[str, Any]) -> Section:
     """Build it from what ``rcdm tune`` wrote."""
     tried = results["tried"]
     return Section(
-        title="How pictures are best sampled",
+        title="How samples are best sampled",
         question="How many steps, which sampler and how much guidance does this bundle need?",
         elements=(
             Sentence(answer(results)),
             LineChart(
                 "Faithfulness",
-                "calls of the network for one picture",
+                "calls of the network for one sample",
                 "mean reciprocal rank",
                 _lines(tried, "mean_reciprocal_rank"),
-                "Mean over the representations; 1 when every picture is nearest to its own photo.",
+                "Mean over the representations; 1 when every sample is nearest to its own image.",
             ),
             LineChart(
                 "Fréchet distance",
-                "calls of the network for one picture",
+                "calls of the network for one sample",
                 "Fréchet distance",
                 _lines(tried, "frechet"),
-                "Between representations of pictures and of photos, in the encoder's own space; mean over the"
+                "Between representations of samples and of images, in the encoder's own space; mean over the"
                 " representations. Less is better.",
             ),
             Table(
@@ -55,7 +55,7 @@ def answer(results: Mapping[str, Any]) -> str:
     chosen, best = results["chosen"], results["best"]
     return (
         f"{_words(chosen)}: the fewest calls of the network within {100 * results['margin']:g} % of the best way tried"
-        f" ({_words(best)}), on {results['photos']} photos."
+        f" ({_words(best)}), on {results['images']} images."
     )
 
 

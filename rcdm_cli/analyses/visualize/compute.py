@@ -1,4 +1,4 @@
-"""What does a representation know? Many pictures of it: what they share, it holds."""
+"""What does a representation know? Many samples of it: what they share, it holds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.analyses.step_cache import Kept, kept_pictures
+from rcdm_cli.analyses.step_cache import StepCache, cached_samples
 from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.ranks import mean_reciprocal_rank, own_similarity, ranks
@@ -20,18 +20,18 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One photo at one (method, level).
+class ImageResult:
+    """One image at one (method, level).
 
     Attributes:
-        pictures: uint8 (K, S, S, 3), one a seed.
-        spread: float32 (S, S): standard deviation over the pictures, as a share of the pixel range, averaged over RGB.
-        similarity: cosine similarity of each picture's representation to ``h``.
-        rank: of the photo's own representation among those of all photos given, by nearness to each picture's; 1 is
+        samples: uint8 (K, S, S, 3), one a seed.
+        spread: float32 (S, S): standard deviation over the samples, as a share of the pixel range, averaged over RGB.
+        similarity: cosine similarity of each sample's representation to ``h``.
+        rank: of the image's own representation among those of all images given, by nearness to each sample's; 1 is
             nearest.
     """
 
-    pictures: Pixels
+    samples: Pixels
     spread: NDArray[np.float32]
     similarity: list[float]
     rank: list[int]
@@ -39,19 +39,19 @@ class Seen:
 
 @dataclass(frozen=True)
 class Visualization:
-    """Pictures of every photo at every (method, level); the same photo has the same noise at all of them.
+    """Samples of every image at every (method, level); the same image has the same noise at all of them.
 
     Attributes:
-        names: of the photos.
-        seeds: (photos, K).
+        names: of the images.
+        seeds: (images, K).
         pairs: what was asked.
-        seen: by pair, one a photo.
+        seen: by pair, one an image.
     """
 
     names: list[str]
     seeds: list[list[int]]
     pairs: list[Pair]
-    seen: dict[Pair, list[Seen]]
+    seen: dict[Pair, list[ImageResult]]
 
     def as_json(self) -> dict[str, Any]:
         """Every number, without the pixels."""
@@ -66,9 +66,9 @@ class Visualization:
                 }
                 for pair, seen in self.seen.items()
             ],
-            "photos": [
+            "images": [
                 {
-                    "photo": name,
+                    "image": name,
                     "seeds": self.seeds[i],
                     "representations": [
                         {
@@ -88,66 +88,66 @@ class Visualization:
 
 def visualize(
     bundle: Bundle,
-    kept: Kept,
+    cache: StepCache,
     names: Sequence[str],
     known: Mapping[Pair, Tensor],
     *,
-    samples: int,
+    num_samples: int,
     settings: Settings,
     seed: int = 0,
     batch: int = 32,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_picture: Callable[[int, Pair, int, Pixels], None] = lambda photo, pair, k, picture: None,
+    on_sample: Callable[[int, Pair, int, Pixels], None] = lambda image, pair, k, sample: None,
 ) -> Visualization:
-    """Sample ``samples`` pictures of every representation of every photo, and measure what they share.
+    """Sample ``samples`` samples of every representation of every image, and measure what they share.
 
     Args:
         bundle: encoders and denoiser.
-        kept: where pictures lie until all are made.
-        names: of the photos, for the results.
-        known: by pair to look at, ``h`` of every photo, float32 (len(names), D).
-        samples: pictures of each representation, K.
+        cache: where samples lie until all are made.
+        names: of the images, for the results.
+        known: by pair to look at, ``h`` of every image, float32 (len(names), D).
+        samples: samples of each representation, K.
         settings: sampler, steps, guidance.
         seed: start of all randomness.
-        batch: pictures made at a time.
-        on_progress: called with (pictures done, pictures).
-        on_picture: called with each picture as it is there: number of the photo, pair, k, uint8 (S, S, 3).
+        batch: samples made at a time.
+        on_progress: called with (samples done, samples).
+        on_sample: called with each sample as it is there: number of the image, pair, k, uint8 (S, S, 3).
     """
     count, pairs = len(names), list(known)
-    seeds = [[picture_seed(seed, photo, k) for k in range(samples)] for photo in range(count)]
+    seeds = [[sample_seed(seed, image, k) for k in range(num_samples)] for image in range(count)]
     flat = [one for row in seeds for one in row]
     cond = [bundle.condition(known[pair], method=pair.method, level=pair.level) for pair in pairs]
 
     def hand_on(start: int, made: Pixels) -> None:
-        for index, picture in enumerate(made, start):
-            pair, photo, k = map(int, np.unravel_index(index, (len(pairs), count, samples)))
-            on_picture(photo, pairs[pair], k, picture)
+        for index, sample in enumerate(made, start):
+            pair, image, k = map(int, np.unravel_index(index, (len(pairs), count, num_samples)))
+            on_sample(image, pairs[pair], k, sample)
 
-    pictures = kept_pictures(
+    samples = cached_samples(
         bundle,
-        kept,
-        torch.cat(cond).repeat_interleave(samples, dim=0),
+        cache,
+        torch.cat(cond).repeat_interleave(num_samples, dim=0),
         flat * len(pairs),
         settings,
         batch=batch,
         on_progress=on_progress,
-        on_pictures=hand_on,
+        on_samples=hand_on,
     )
-    by_pair = pictures.reshape(len(pairs), count, samples, *pictures.shape[1:])
+    by_pair = samples.reshape(len(pairs), count, num_samples, *samples.shape[1:])
     seen = {pair: _measure(bundle, pair, known[pair], made) for pair, made in zip(pairs, by_pair, strict=True)}
     return Visualization(list(names), seeds, pairs, seen)
 
 
-def _measure(bundle: Bundle, pair: Pair, h: Tensor, pictures: Pixels) -> list[Seen]:
-    count, samples = pictures.shape[:2]
-    found = bundle.encode(list(pictures.reshape(-1, *pictures.shape[2:])), method=pair.method, level=pair.level)
-    own = torch.arange(count).repeat_interleave(samples)
-    similarity = own_similarity(found, h[own]).reshape(count, samples).tolist()
-    rank = ranks(found, h, own).reshape(count, samples).tolist()
-    return [Seen(made, spread(made), similarity[i], rank[i]) for i, made in enumerate(pictures)]
+def _measure(bundle: Bundle, pair: Pair, h: Tensor, samples: Pixels) -> list[ImageResult]:
+    count, num_samples = samples.shape[:2]
+    found = bundle.encode(list(samples.reshape(-1, *samples.shape[2:])), method=pair.method, level=pair.level)
+    own = torch.arange(count).repeat_interleave(num_samples)
+    similarity = own_similarity(found, h[own]).reshape(count, num_samples).tolist()
+    rank = ranks(found, h, own).reshape(count, num_samples).tolist()
+    return [ImageResult(made, spread(made), similarity[i], rank[i]) for i, made in enumerate(samples)]
 
 
-def spread(pictures: Pixels) -> NDArray[np.float32]:
-    """Per-pixel standard deviation over pictures uint8 (K, H, W, 3), averaged over RGB: float32 (H, W) in [0, 0.5]."""
-    deviation: NDArray[np.float32] = (pictures.astype(np.float32) / 255).std(axis=0).mean(axis=-1)
+def spread(samples: Pixels) -> NDArray[np.float32]:
+    """Per-pixel standard deviation over samples uint8 (K, H, W, 3), averaged over RGB: float32 (H, W) in [0, 0.5]."""
+    deviation: NDArray[np.float32] = (samples.astype(np.float32) / 255).std(axis=0).mean(axis=-1)
     return deviation

@@ -1,4 +1,4 @@
-"""Sampled pictures as files, one by one, written while the next batch is sampled."""
+"""Sampled samples as files, one by one, written while the next batch is sampled."""
 
 import re
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ _OWN = re.compile(r"samples/\d{3,}-[A-Za-z0-9_-]*/.+-(backbone|projector)-\d{2,}
 
 
 class SampleFiles:
-    """``samples/<photo>/<method>-<level>-<k>.png`` of a run; a context manager that ends with all of them written.
+    """``samples/<image>/<method>-<level>-<k>.png`` of a run; a context manager that ends with all of them written.
 
-    A finished run in the folder is taken away when it begins, and when it ends, so are pictures of this kind that an
-    interrupted run of other photos has left.
+    A finished run in the folder is taken away when it begins, and when it ends, so are samples of this kind that an
+    interrupted run of other images has left.
 
     Args:
         folder: of the run.
-        names: of the photos.
+        names: of the images.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
@@ -35,14 +35,14 @@ class SampleFiles:
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._written: dict[str, Future[None]] = {}
 
-    def name(self, photo: int, pair: Pair, k: int) -> str:
-        """Of picture ``k`` of a photo, relative to the run's folder."""
-        return f"samples/{self._stems[photo]}/{pair.method}-{pair.level}-{k:02d}.png"
+    def name(self, image: int, pair: Pair, k: int) -> str:
+        """Of sample ``k`` of an image, relative to the run's folder."""
+        return f"samples/{self._stems[image]}/{pair.method}-{pair.level}-{k:02d}.png"
 
-    def add(self, photo: int, pair: Pair, k: int, picture: NDArray[np.uint8]) -> None:
+    def add(self, image: int, pair: Pair, k: int, sample: NDArray[np.uint8]) -> None:
         """Write uint8 (S, S, 3) in the background; what goes wrong is raised at the end."""
-        name = self.name(photo, pair, k)
-        self._written[name] = self._writer.submit(write_png, self.folder / name, picture)
+        name = self.name(image, pair, k)
+        self._written[name] = self._writer.submit(write_png, self.folder / name, sample)
 
     def __enter__(self) -> Self:
         begin_anew(self.folder)

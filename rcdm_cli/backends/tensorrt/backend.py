@@ -14,14 +14,14 @@ from rcdm_cli.diffusion.unet import UNet
 PREFERRED: tuple[Precision, ...] = ("fp16", "bf16", "fp32", "int8", "fp8")
 
 
-class Trt:
+class TensorRTBackend:
     """Runs the plans that `rcdm export --trt` built, on the GPU they were built for."""
 
     def precisions(self, place: RunContext) -> tuple[Precision, ...]:
         """Those of the plans that fit the GPU and the installed TensorRT; see ``Backend.precisions``."""
         if place.device.type != "cuda":
             raise RcdmError(f"TensorRT runs on a CUDA device, not on {place.device}. Give --device cuda.")
-        plans = [graph for graph in place.graphs if (graph.kind, graph.network) == ("trt", "loop")]
+        plans = [graph for graph in place.graphs if (graph.kind, graph.network) == ("tensorrt", "loop")]
         if not plans:
             raise InputError(_no_plan(place))
         tensorrt, gpu = import_tensorrt(), gpu_of(place.device)
@@ -38,7 +38,7 @@ class Trt:
 
     def open(self, place: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """Load a plan; see ``Backend.open``. Nothing but a plan whose hash and target fit is deserialised."""
-        graph = place.graph("trt", "loop", precision)
+        graph = place.graph("tensorrt", "loop", precision)
         if graph is None:
             raise InputError(_no_plan(place))
         if graph.source != place.weights_sha256:

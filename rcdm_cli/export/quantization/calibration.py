@@ -10,14 +10,14 @@ from torch import Tensor
 
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.diffusion.inference import Engine
-from rcdm_cli.diffusion.noise import picture_seed
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Loop, Settings
 
 Pixels = NDArray[np.uint8]
 
-PHOTOS = 32
+NUM_IMAGES = 32
 STEPS = 25
-"""More than pictures mostly take, so that the timesteps between theirs are seen too."""
+"""More than samples mostly take, so that the timesteps between theirs are seen too."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Calibration:
     """Inputs of the denoiser's loop form, in the order in which it was called.
 
     Attributes:
-        x: noisy pictures, float32 (N, 3, size, size).
+        x: noisy samples, float32 (N, 3, size, size).
         modulations: float32 (N, M).
     """
 
@@ -39,31 +39,31 @@ class Calibration:
 @torch.no_grad()
 def calibrate(
     bundle: Bundle,
-    photos: Sequence[Pixels],
+    images: Sequence[Pixels],
     *,
     steps: int = STEPS,
     batch: int = 16,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
-    """Sample a picture of each photo, from noise to the last step, and keep every input of the denoiser.
+    """Sample a sample of each image, from noise to the last step, and keep every input of the denoiser.
 
-    Photo i is sampled for representation i of the bundle, and so on in turns; where there are fewer photos than
+    Image i is sampled for representation i of the bundle, and so on in turns; where there are fewer images than
     representations, they are used again. The sampler and the guidance are the bundle's own: with guidance, the denoiser
     is called without a representation at each timestep too.
 
     Args:
         bundle: on the CPU.
-        photos: uint8 (H, W, 3) each, 1 or more.
+        images: uint8 (H, W, 3) each, 1 or more.
         steps: of the sampler, spread over all timesteps.
-        batch: pictures made at a time.
-        on_progress: called with (pictures done, pictures).
+        batch: samples made at a time.
+        on_progress: called with (samples done, samples).
     """
-    rows = bundle.manifest.conditioner.rows
+    projections = bundle.manifest.conditioning.projections
     conds = []
-    for index in range(max(len(photos), len(rows))):
-        row = rows[index % len(rows)]
-        h = bundle.encode([photos[index % len(photos)]], method=row.method, level=row.level)
-        conds.append(bundle.condition(h, method=row.method, level=row.level))
+    for index in range(max(len(images), len(projections))):
+        projection = projections[index % len(projections)]
+        h = bundle.encode([images[index % len(images)]], method=projection.method, level=projection.level)
+        conds.append(bundle.condition(h, method=projection.method, level=projection.level))
     cond = torch.cat(conds)
     watched, own = _Watched(bundle.engine), bundle.settings()
     # A network may have fewer timesteps.
@@ -71,7 +71,7 @@ def calibrate(
     loop = Loop(watched, bundle.outside.denoiser, bundle.schedule, settings, bundle.device)
     for start in range(0, len(cond), batch):
         part = cond[start : start + batch]
-        loop.pictures(part, [picture_seed(0, start + index, 0) for index in range(len(part))])
+        loop.samples(part, [sample_seed(0, start + index, 0) for index in range(len(part))])
         on_progress(start + len(part), len(cond))
     x, modulations = (torch.cat(parts) for parts in zip(*watched.seen, strict=True))
     return Calibration(x, modulations)

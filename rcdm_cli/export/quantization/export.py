@@ -1,4 +1,4 @@
-"""Graphs in 8 bits of a bundle's denoiser: calibrated, written, judged by pictures, and only then put into it."""
+"""Graphs in 8 bits of a bundle's denoiser: calibrated, written, judged by samples, and only then put into it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from rcdm_cli.export.quantization.calibration import Pixels, calibrate
 from rcdm_cli.export.quantization.qdq import needs_quantizer, quantize
 
 Judge = Callable[[Bundle, Mapping[EightBit, Engine]], Mapping[EightBit, Mapping[str, Any]]]
-"""Holds pictures of engines against those of the bundle at float32, and gives what it measured as JSON-able values.
+"""Holds samples of engines against those of the bundle at float32, and gives what it measured as JSON-able values.
 
 Raises:
     CheckFailed: those of one are too far from them.
@@ -47,19 +47,19 @@ def quantized_is_current(folder: Path, precision: EightBit) -> bool:
 def export_quantized(
     folder: Path,
     precisions: Sequence[EightBit],
-    photos: Sequence[Pixels],
+    images: Sequence[Pixels],
     judge: Judge,
     *,
     on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> Exported:
-    """Write graphs of the loop form in 8 bits into a bundle, if the pictures of each are as good as those at float32.
+    """Write graphs of the loop form in 8 bits into a bundle, if the samples of each are as good as those at float32.
 
     Args:
         folder: of a bundle that holds the graph at float32.
         precisions: of the graphs, from one calibration.
-        photos: to calibrate with.
+        images: to calibrate with.
         judge: decides; what it raises leaves the bundle as it was.
-        on_progress: called with (pictures sampled for the calibration, pictures, what is done).
+        on_progress: called with (samples sampled for the calibration, samples, what is done).
 
     Raises:
         CheckFailed: a call is further from PyTorch than ``parity.BOUNDS`` allow.
@@ -76,7 +76,7 @@ def export_quantized(
         raise InputError(f"{folder} holds no fp32 graph to quantize: run `rcdm export {folder}`.")
     if source.data:
         checked(folder, source.data)
-    calibration = calibrate(bundle, photos, on_progress=lambda done, total: on_progress(done, total, "calibration"))
+    calibration = calibrate(bundle, images, on_progress=lambda done, total: on_progress(done, total, "calibration"))
     versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
     graphs: dict[EightBit, Graph] = {}
     parity: dict[str, list[Parity]] = {}
@@ -92,10 +92,10 @@ def export_quantized(
         measured = judge(bundle, engines)
         for engine in engines.values():
             engine.close()
-        pictures = {
+        samples = {
             graph.file: {"calibration_inputs": len(calibration), **measured[one]} for one, graph in graphs.items()
         }
-        manifest = install(folder, stage, list(graphs.values()), parity, pictures)
+        manifest = install(folder, stage, list(graphs.values()), parity, samples)
     return Exported(manifest, list(parity), [], [case for cases in parity.values() for case in cases])
 
 

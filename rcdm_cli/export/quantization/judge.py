@@ -1,4 +1,4 @@
-"""Is a denoiser at reduced precision as good as at full precision? Pictures of both, from the same noise."""
+"""Is a denoiser at reduced precision as good as at full precision? Samples of both, from the same noise."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,37 +13,37 @@ from rcdm_cli.backends.engine_file import EightBit
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import CheckFailed
 from rcdm_cli.diffusion.inference import Engine
-from rcdm_cli.diffusion.noise import picture_seed
-from rcdm_cli.diffusion.sampling import Loop, sample_pictures
+from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.sampling import Loop, sample_images
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.frechet import frechet_distance
 from rcdm_cli.metrics.ranks import mean_reciprocal_rank, own_similarity, ranks
 
 Pixels = NDArray[np.uint8]
 
-PHOTOS = 100
-"""To judge with, one picture each at every representation."""
+NUM_IMAGES = 100
+"""To judge with, one sample each at every representation."""
 
-LEAST_PHOTOS = 50
+MIN_IMAGES = 50
 """With fewer, chance decides."""
 
 MOST_LOST = 0.03
-"""Mean reciprocal rank that the representation that suffers most may lose. With 100 photos, other rounding of the same
-graph changes one by up to 0.02; nearly every convolution in int8 lost 0.08 (200 photos; both on the demo bundle)."""
+"""Mean reciprocal rank that the representation that suffers most may lose. With 100 images, other rounding of the same
+graph changes one by up to 0.02; nearly every convolution in int8 lost 0.08 (200 images; both on the demo bundle)."""
 
 MOST_FARTHER = 1.1
-"""Times that its pictures may be as far from the photos (Fréchet distance). Nearly every convolution in int8 made it
+"""Times that its samples may be as far from the images (Fréchet distance). Nearly every convolution in int8 made it
 1.6 on the demo bundle."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one picture for each photo, at one (method, level).
+    """Of one sample for each image, at one (method, level).
 
     Attributes:
-        mean_reciprocal_rank: of the photo's own representation among those of all photos, by nearness to its picture's.
-        similarity: mean cosine similarity of the picture's representation to the photo's.
-        frechet: distance between the representations of the pictures and those of the photos.
+        mean_reciprocal_rank: of the image's own representation among those of all images, by nearness to its sample's.
+        similarity: mean cosine similarity of the sample's representation to the image's.
+        frechet: distance between the representations of the samples and those of the images.
     """
 
     mean_reciprocal_rank: float
@@ -53,7 +53,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Compared:
-    """At one (method, level): pictures at full precision, and those from the same noise at reduced precision."""
+    """At one (method, level): samples at full precision, and those from the same noise at reduced precision."""
 
     pair: Pair
     full: Quality
@@ -66,13 +66,13 @@ class Comparison:
 
     Attributes:
         precision: the reduced one.
-        photos: how many, with one picture each.
+        images: how many, with one sample each.
         compared: one for each (method, level) of the bundle.
-        psnr: of pictures at reduced precision against those at full, in decibels; None where they are the same.
+        psnr: of samples at reduced precision against those at full, in decibels; None where they are the same.
     """
 
     precision: EightBit
-    photos: int
+    images: int
     compared: tuple[Compared, ...]
     psnr: float | None
 
@@ -86,7 +86,7 @@ class Comparison:
     def farther(self) -> float:
         """Fréchet distance at reduced precision over that at full, at the pair where that is largest.
 
-        One pair may not make up for another: pictures that are nearer to photos than at full precision are as wrong.
+        One pair may not make up for another: samples that are nearer to images than at full precision are as wrong.
         """
         return float(np.max([one.reduced.frechet / one.full.frechet for one in self.compared]))
 
@@ -98,7 +98,7 @@ class Comparison:
     def __str__(self) -> str:
         """A sentence for people."""
         return (
-            f"Over {self.photos} photos, pictures at {self.precision} lose {self.lost:.3f} of mean reciprocal rank "
+            f"Over {self.images} images, samples at {self.precision} lose {self.lost:.3f} of mean reciprocal rank "
             f"against fp32, and their Fréchet distance is {self.farther:.2f} times as large, at the representations "
             "that suffer most."
         )
@@ -106,7 +106,7 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """Every number, with the bounds."""
         return {
-            "photos": self.photos,
+            "images": self.images,
             "mean_reciprocal_rank_lost": self.lost,
             "frechet_ratio": self.farther,
             "psnr": self.psnr,
@@ -139,37 +139,37 @@ def hold(comparisons: Collection[Comparison]) -> None:
 def compare(
     bundle: Bundle,
     engines: Mapping[EightBit, Engine],
-    photos: Sequence[Pixels],
+    images: Sequence[Pixels],
     *,
     seed: int = 0,
     batch: int = 32,
     on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> dict[EightBit, Comparison]:
-    """Sample a picture of every photo at every (method, level) of the bundle, with each, in the bundle's own way.
+    """Sample a sample of every image at every (method, level) of the bundle, with each, in the bundle's own way.
 
     Args:
         bundle: at full precision.
         engines: its denoiser at reduced precisions.
-        photos: uint8 (H, W, 3) each, at least 2; not those that they were calibrated with.
+        images: uint8 (H, W, 3) each, at least 2; not those that they were calibrated with.
         seed: start of all randomness.
-        batch: pictures made at a time.
-        on_progress: called with (pictures done, pictures, what runs).
+        batch: samples made at a time.
+        on_progress: called with (samples done, samples, what runs).
     """
-    pairs = [Pair(row.method, row.level) for row in bundle.manifest.conditioner.rows]
-    known = {pair: bundle.encode(photos, method=pair.method, level=pair.level) for pair in pairs}
+    pairs = [Pair(projection.method, projection.level) for projection in bundle.manifest.conditioning.projections]
+    known = {pair: bundle.encode(images, method=pair.method, level=pair.level) for pair in pairs}
     cond = torch.cat([bundle.condition(known[pair], method=pair.method, level=pair.level) for pair in pairs])
-    seeds = [picture_seed(seed, photo, 0) for photo in range(len(photos))] * len(pairs)
+    seeds = [sample_seed(seed, image, 0) for image in range(len(images))] * len(pairs)
 
     def sampled(runs: Engine, part: int, precision: str) -> Pixels:
         loop = Loop(runs, bundle.outside.denoiser, bundle.schedule, bundle.settings(), bundle.device)
         before, total = part * len(seeds), (1 + len(engines)) * len(seeds)
-        note = f"pictures at {precision}"
-        return sample_pictures(
+        note = f"samples at {precision}"
+        return sample_images(
             loop, cond, seeds, batch, lambda done, _: on_progress(before + done, total, note), bundle.on_note
         )
 
-    def qualities(pictures: Pixels) -> list[Quality]:
-        parts = zip(pairs, np.split(pictures, len(pairs)), strict=True)
+    def qualities(samples: Pixels) -> list[Quality]:
+        parts = zip(pairs, np.split(samples, len(pairs)), strict=True)
         return [
             quality(bundle.encode(list(made), method=pair.method, level=pair.level), known[pair])
             for pair, made in parts
@@ -183,12 +183,12 @@ def compare(
         compared = tuple(Compared(*one) for one in zip(pairs, exact, qualities(reduced), strict=True))
         error = np.square(full.astype(np.float64) - reduced).mean()
         psnr = float(10 * np.log10(255**2 / error)) if error else None
-        found[precision] = Comparison(precision, len(photos), compared, psnr)
+        found[precision] = Comparison(precision, len(images), compared, psnr)
     return found
 
 
 def quality(found: Tensor, h: Tensor) -> Quality:
-    """Measure representations of pictures (N, D), one for each photo, against those of the photos (N, D)."""
+    """Measure representations of samples (N, D), one for each image, against those of the images (N, D)."""
     rank = ranks(found, h, torch.arange(len(h)))
     similarity = float(own_similarity(found, h).mean())
     return Quality(mean_reciprocal_rank(rank), similarity, frechet_distance(found, h))

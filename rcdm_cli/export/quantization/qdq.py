@@ -77,7 +77,7 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 EDGES = (2, 3)
 """Convolutions after a SiLU that stay float32: those of the first residual block; those of the last, and the output's.
 
-What passes there has the full size and is not small against a picture's noise at the last steps of sampling, and has
+What passes there has the full size and is not small against a sample's noise at the last steps of sampling, and has
 few channels: with these two blocks in 8 bits the error of a call is 2.9 times as large at int8 and 3.5 times at fp8,
 and the call 8 % faster at int8 (measured on the demo bundle).
 """
@@ -147,7 +147,7 @@ def quantize(source: Path, calibration: Calibration, paths: Mapping[EightBit, Pa
 def worth_quantizing(model: "onnx.ModelProto") -> list[str]:
     """Names of the convolutions that are worth 8 bits: those after a SiLU, but for ``EDGES``.
 
-    The others read pictures or the residual stream, whose largest numbers are far above the rest: rounding them costs
+    The others read samples or the residual stream, whose largest numbers are far above the rest: rounding them costs
     most of the error, at int8 and at fp8, and they are a tenth of the work.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}

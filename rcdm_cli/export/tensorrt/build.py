@@ -64,7 +64,7 @@ def build_loop_plan(
     force: bool = False,
     on_progress: OnProgress = lambda done, total, phase: None,
 ) -> BuiltPlan:
-    """Build the plan of the denoiser's loop form, which is what `--backend trt` runs, unless it is up to date.
+    """Build the plan of the denoiser's loop form, which is what `--backend tensorrt` runs, unless it is up to date.
 
     The plan goes into place when it is finished, the manifest after it. What ends the build before leaves the older
     plan and manifest as they were.
@@ -94,7 +94,7 @@ def build_loop_plan(
         checked(folder, graph.data)
     plan = onnx.with_suffix(".plan")
     wanted = Graph(
-        kind="trt",
+        kind="tensorrt",
         network="loop",
         precision=precision,
         file=plan.name,
@@ -114,7 +114,7 @@ def build_loop_plan(
 
 
 def _up_to_date(folder: Path, manifest: Manifest, wanted: Graph) -> bool:
-    known = manifest.graph("trt", "loop", wanted.precision)
+    known = manifest.graph("tensorrt", "loop", wanted.precision)
     if known is None or known.model_copy(update={"sha256": ""}) != wanted:
         return False
     path = folder / known.file

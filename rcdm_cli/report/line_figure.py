@@ -1,4 +1,4 @@
-"""A line chart as a picture: the same numbers as on the page, for a talk or a paper."""
+"""A line chart as a figure: the same numbers as on the page, for a talk or a paper."""
 
 import numpy as np
 from numpy.typing import NDArray
