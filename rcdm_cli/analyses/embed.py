@@ -2,55 +2,61 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.encode import EncoderFunction, encode_dataset
 from rcdm_cli.data.source import ImageDataset
-from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity, packed, unpacked
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.pairs import Pair
-
-Pixels = NDArray[np.uint8]
+from rcdm_cli.encoders.spec import EncoderSpec
 
 CHUNK = 1024
 """Images whose representations are kept as one part."""
 
 
-class Known(NamedTuple):
-    """An encoder, and what says which one it is."""
+class HashedEncoder(NamedTuple):
+    """An encoder and the SHA-256 of its weights.
 
-    encoder: Encoder
+    Attributes:
+        spec: spec of the encoder.
+        function: forward pass, for evaluation.
+        sha256: hash of the encoder's file or weights.
+    """
+
+    spec: EncoderSpec
+    function: EncoderFunction
     sha256: str
 
 
-def bundle_encoders(bundle: Bundle, pairs: Sequence[Pair]) -> dict[str, Known]:
-    """The encoders of a bundle that ``pairs`` need, by method."""
-    methods = dict.fromkeys(pair.method for pair in pairs)
-    return {method: Known(bundle.encoder(method), bundle.manifest.encoders[method].sha256) for method in methods}
+def bundle_encoders(bundle: Bundle, pairs: Sequence[Pair]) -> dict[str, HashedEncoder]:
+    """Return the encoders of a bundle that ``pairs`` need, by method."""
+    found = {}
+    for method in dict.fromkeys(pair.method for pair in pairs):
+        entry = bundle.manifest.encoders[method]
+        found[method] = HashedEncoder(entry.spec, bundle.encoder_function(method), entry.sha256)
+    return found
 
 
-def lone_encoder(encoder: Encoder) -> dict[str, Known]:
-    """The same for an encoder without a bundle; it is known by its weights."""
+def lone_encoder(encoder: Encoder) -> dict[str, HashedEncoder]:
+    """Return an encoder without a bundle, by method. The hash is that of the weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return {encoder.spec.method: Known(encoder, digest.hexdigest())}
+    function = EncoderFunction(encoder, encoder.spec.preprocessing.size)
+    return {encoder.spec.method: HashedEncoder(encoder.spec, function, digest.hexdigest())}
 
 
 def embed(
-    encoders: Mapping[str, Known],
+    encoders: Mapping[str, HashedEncoder],
     pairs: Sequence[Pair],
     source: ImageDataset,
     device: torch.device,
@@ -89,50 +95,27 @@ def embed(
         {pair: torch.cat([part[f"{pair.method}/{pair.level}"] for part in parts]) for pair in pairs},
         tuple(source.keys[i] for i in read),
         tuple(source.labels[i] for i in read),
-        {method: EncoderIdentity(spec=one.encoder.spec, sha256=one.sha256) for method, one in encoders.items()},
+        {method: EncoderIdentity(spec=one.spec, sha256=one.sha256) for method, one in encoders.items()},
         skipped=tuple((source.keys[i], reason) for i, reason in skipped),
     )
 
 
-@torch.no_grad()
 def _chunk(
-    encoders: Mapping[str, Known],
+    encoders: Mapping[str, HashedEncoder],
     source: ImageDataset,
     index: range,
     device: torch.device,
     batch: int,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, Tensor]:
-    """All levels of all encoders for the images ``index``, which of them were ``read``, and why others were not."""
-    sizes = {one.encoder.spec.preprocessing.size for one in encoders.values()}
-    levels = [(method, level) for method, one in encoders.items() for level in one.encoder.spec.levels]
-    found = {(m, level): [torch.empty(0, encoders[m].encoder.spec.width_at(level))] for m, level in levels}
-    read: list[int] = []
-    skipped: list[tuple[int, str]] = []
-    # As ``Bundle.encode``: a GPU would convolve in TF32.
-    with ThreadPoolExecutor() as pool, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for start in range(index.start, index.stop, batch):
-            on_progress(start, len(source))
-            numbers = range(start, min(start + batch, index.stop))
-            crops = []
-            for number, crop in zip(numbers, pool.map(partial(_crops, source, sizes), numbers), strict=True):
-                if isinstance(crop, str):
-                    skipped.append((number, crop))
-                else:
-                    read.append(number)
-                    crops.append(crop)
-            for method, (encoder, _) in encoders.items() if crops else ():
-                images = np.stack([crop[encoder.spec.preprocessing.size] for crop in crops])
-                for level, h in zip(encoder.spec.levels, encoder(to_tensor(images).to(device)), strict=True):
-                    found[method, level].append(h.float().cpu())
-    by_name = {f"{method}/{level}": torch.cat(parts) for (method, level), parts in found.items()}
-    return {"read": torch.tensor(read, dtype=torch.int64), "skipped": packed(skipped), **by_name}
-
-
-def _crops(source: ImageDataset, sizes: set[int], index: int) -> dict[int, Pixels] | str:
-    """The image at every size, or why it has none."""
-    try:
-        image = source.read(index)
-        return {size: center_crop(image, size) for size in sizes}
-    except InputError as error:
-        return str(error)
+    """Encode the images ``index`` at all levels, with the indices of readable images and the unreadable images."""
+    functions = {method: one.function for method, one in encoders.items()}
+    found = encode_dataset(
+        functions, source, index, device, batch, lambda done: on_progress(index.start + done, len(source))
+    )
+    levels = {}
+    for method, encoder in encoders.items():
+        empty = [torch.empty(0, encoder.spec.width_at(level)) for level in encoder.spec.levels]
+        for level, h in zip(encoder.spec.levels, found.representations[method] or empty, strict=True):
+            levels[f"{method}/{level}"] = h
+    return {"read": torch.tensor(found.read, dtype=torch.int64), "skipped": packed(found.skipped), **levels}

@@ -18,17 +18,16 @@ from rcdm_cli.bundle.manifest import Manifest, read_manifest, run_context
 from rcdm_cli.core.choices import no_such
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_tensors
+from rcdm_cli.core.levels import Level
 from rcdm_cli.core.resources import bundle_path
-from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.data.encode import EncoderFunction, check_images, encode_images
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Loop, Settings, sample_images
 from rcdm_cli.diffusion.schedule import Schedule
-from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder, max_encode_batch
+from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder
 from rcdm_cli.encoders.pairs import Pair, choose_among
-from rcdm_cli.encoders.spec import Level
 
 Pixels = NDArray[np.uint8]
 
@@ -143,44 +142,42 @@ class Bundle:
             self._encoders[method] = load_encoder(path).to(self.device)
         return self._encoders[method]
 
-    def _running(self, method: str) -> Callable[[Tensor], Sequence[Tensor]]:
-        """The encoder for what needs no gradient: all levels of images (B, 3, size, size) in [-1, 1]."""
+    def encoder_function(self, method: str | None = None) -> EncoderFunction:
+        """The encoder of ``method`` without gradients: the exported graph if the backend runs graphs, else ``encoder``.
+
+        Raises:
+            InputError: the bundle has no such method.
+        """
+        method = self._method(method)
         if method not in self._graphs:
             self._graphs[method] = encoder_graph(self._place, self.choice.backend, method) or self.encoder(method)
-        return self._graphs[method]
+        return EncoderFunction(self._graphs[method], self.manifest.encoders[method].spec.preprocessing.size)
 
-    @torch.no_grad()
     def encode(
         self, images: Sequence[Pixels], *, level: Level = "backbone", method: str | None = None, batch: int = 256
     ) -> Tensor:
         """Representations ``h`` of images.
 
         Args:
-            images: uint8 (H, W, 3) each, of any sizes; they are centre-cropped to the encoder's size.
-            level: where the representation is taken.
-            method: whose encoder; None where the bundle has one.
-            batch: images encoded at a time; fewer where they are large.
+            images: uint8 (H, W, 3) each, of any size. Images are centre-cropped to the encoder's input size.
+            level: level of the representation.
+            method: method of the encoder; None if the bundle has one method.
+            batch: maximum number of images per forward pass.
 
         Returns:
             float32 (len(images), D) on the CPU.
 
         Raises:
-            InputError: no such method, or the method has no such level.
+            InputError: the bundle has no such method or level, ``images`` is empty, or an image is not uint8 (H, W, 3).
         """
         method = self._method(method)
         spec = self.manifest.encoders[method].spec
         index = level_index(spec, level)
+        check_images(images)
         asked = (method, _digest(images))
         # The other level of the same images mostly comes next, and took no work of its own.
         if self._encoded is None or self._encoded[0] != asked:
-            encoder, size = self._running(method), spec.preprocessing.size
-            count, parts = min(batch, max_encode_batch(size)), []
-            # By itself, a GPU convolves float32 in TF32.
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                for start in range(0, len(images), count):
-                    crops = np.stack([center_crop(image, size) for image in images[start : start + count]])
-                    parts.append([h.float().cpu() for h in encoder(to_tensor(crops).to(self.device))])
-            self._encoded = asked, tuple(torch.cat(levels) for levels in zip(*parts, strict=True))
+            self._encoded = asked, tuple(encode_images(self.encoder_function(method), images, self.device, batch))
         return self._encoded[1][index].clone()
 
     @torch.no_grad()

@@ -9,10 +9,11 @@ from torch import Tensor
 from rcdm_cli.bundle.manifest import Manifest
 from rcdm_cli.bundle.write import write_bundle
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.levels import Level
 from rcdm_cli.diffusion.published import Unseen, published_model
 from rcdm_cli.diffusion.spec import ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder, level_index
-from rcdm_cli.encoders.spec import Level, Preprocessing
+from rcdm_cli.encoders.spec import Preprocessing
 
 
 def import_published(

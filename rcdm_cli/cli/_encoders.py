@@ -12,7 +12,7 @@ from rcdm_cli.core.resources import MANIFEST, bundle_path
 if TYPE_CHECKING:
     import torch
 
-    from rcdm_cli.analyses.embed import Known
+    from rcdm_cli.analyses.embed import HashedEncoder
     from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.encoders.embeddings import Embeddings
     from rcdm_cli.encoders.pairs import Pair
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Asked:
     """Encoders by method, the levels that are asked of them, and where they are from (JSON-able)."""
 
-    encoders: Mapping[str, "Known"]
+    encoders: Mapping[str, "HashedEncoder"]
     pairs: list["Pair"]
     device: "torch.device"
     origin: dict[str, Any]
@@ -42,7 +42,7 @@ def ask_encoders(
     from rcdm_cli.encoders.pairs import Pair, choose_among
 
     if reference is None:
-        bundle = load_bundle(bundle_path(bundle_name), device)
+        bundle = load_bundle(bundle_path(bundle_name), device, backend="auto", precision="auto")
         pairs = bundle.pairs(methods, level)
         origin = {"bundle": bundle.manifest.name, "manifest_sha256": sha256(bundle.folder / MANIFEST)}
         return Asked(bundle_encoders(bundle, pairs), pairs, device, origin)

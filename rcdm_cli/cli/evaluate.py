@@ -173,7 +173,7 @@ def evaluate(
 
 def _space(bundle: "Bundle", given: str | None) -> "Pair":
     """The space for ``--space``; a supervised one favours none of the self-supervised methods."""
-    from rcdm_cli.encoders.spec import LEVELS
+    from rcdm_cli.core.levels import LEVELS
 
     if given is None:
         given = "supervised" if "supervised" in bundle.methods else bundle.methods[0]

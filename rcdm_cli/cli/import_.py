@@ -11,13 +11,13 @@ from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import ENCODER_HELP, METHOD_HELP, OUTPUT_PANEL, Force, one_of
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.levels import LEVELS, Level
 from rcdm_cli.core.resources import MANIFEST
 
 if TYPE_CHECKING:
     from rcdm_cli.bundle.manifest import Manifest
     from rcdm_cli.diffusion.published import Unseen
 
-LEVELS = ("backbone", "projector")
 SCHEDULES = ("linear", "cosine")
 UNSEEN_PANEL = "What shapes do not tell (known for the published RCDM)"
 
@@ -180,7 +180,6 @@ def make_bundle(
     from rcdm_cli.diffusion.spec import ScheduleSpec
     from rcdm_cli.encoders.open import open_encoder
     from rcdm_cli.encoders.published import find_rcdm
-    from rcdm_cli.encoders.spec import Level
 
     kind, timesteps = schedule
     state = read_foreign(checkpoint)

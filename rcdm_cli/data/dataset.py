@@ -4,7 +4,7 @@ The listing itself is ``source.open_images``, which is offered here too.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import UnreadableImage
 from rcdm_cli.data.source import ImageDataset
 
-_AHEAD = 256
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -93,27 +93,48 @@ def _crop_all(
 ) -> dict[int, str]:
     """Give every crop to ``keep`` in the source's order; returns index and reason of those that have none."""
     skipped: dict[int, str] = {}
-    for index, crop in enumerate(_in_threads(source, size)):
-        if isinstance(crop, str):
-            skipped[index] = crop
-        else:
-            keep(crop)
-        if on_progress:
-            on_progress(index + 1, len(source))
+    for block in read_crops(source, {size}, range(len(source)), _BLOCK):
+        for index, crops in block:
+            if isinstance(crops, UnreadableImage):
+                skipped[index] = crops.reason
+            else:
+                keep(crops[size])
+            if on_progress:
+                on_progress(index + 1, len(source))
     if len(skipped) == len(source):
         raise InputError(f"None of the {len(source)} images in {source.root} can be read; the first: {skipped[0]}.")
     return skipped
 
 
-def _in_threads(source: ImageDataset, size: int) -> Iterator[NDArray[np.uint8] | str]:
-    """Each image's crop, or why it has none; a bounded number is read ahead."""
+def read_crops(
+    source: ImageDataset, sizes: Collection[int], index: range, block: int
+) -> Iterator[list[tuple[int, dict[int, NDArray[np.uint8]] | UnreadableImage]]]:
+    """Read and centre-crop images in threads.
 
-    def crop(index: int) -> NDArray[np.uint8] | str:
+    The next block is read while the caller works on the current block.
+
+    Args:
+        source: images.
+        sizes: heights and widths of the crops in pixels.
+        index: indices of the images.
+        block: images per block.
+
+    Yields:
+        Blocks of (index, crops by size, or the error of an unreadable image), in the order of ``index``.
+    """
+
+    def read(number: int) -> tuple[int, dict[int, NDArray[np.uint8]] | UnreadableImage]:
         try:
-            return center_crop(source.read(index), size)
+            image = source.read(number)
         except UnreadableImage as error:
-            return error.reason
+            return number, error
+        return number, {size: center_crop(image, size) for size in sizes}
 
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(source), _AHEAD):
-            yield from pool.map(crop, range(start, min(start + _AHEAD, len(source))))
+    pool = ThreadPoolExecutor()
+    try:
+        ahead = [pool.submit(read, number) for number in index[:block]]
+        for start in range(block, len(index) + block, block):
+            current, ahead = ahead, [pool.submit(read, number) for number in index[start : start + block]]
+            yield [crops.result() for crops in current]
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.levels import Level
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Level, Representation
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation
 
 Shapes = Mapping[str, tuple[int, ...]]
 

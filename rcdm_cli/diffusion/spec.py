@@ -5,12 +5,11 @@ from typing import Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.levels import Level
 from rcdm_cli.core.spec import Spec
 
 NORM_GROUPS = 32
 """Groups of every group norm; each feature map's width is a multiple of it."""
-
-Level = Literal["backbone", "projector"]
 
 
 class ScheduleSpec(Spec):

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, replacing, write_tensors
+from rcdm_cli.core.levels import LEVELS
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.encoders.spec import LEVELS, EncoderSpec
+from rcdm_cli.encoders.spec import EncoderSpec
 
 KIND = "embeddings"
 SUFFIXES = (".safetensors", ".npz")

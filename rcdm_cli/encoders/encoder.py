@@ -8,15 +8,13 @@ from torch.nn import functional as F
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
+from rcdm_cli.core.levels import Level
 from rcdm_cli.encoders.heads import build_head
 from rcdm_cli.encoders.onnx_trunk import OnnxTrunk
-from rcdm_cli.encoders.spec import EncoderSpec, Level
+from rcdm_cli.encoders.spec import EncoderSpec
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 
 KIND = "encoder"
-
-PIXELS = 1 << 21
-"""How much of images an encoder is given at a time where nothing else is asked for."""
 
 
 class Encoder(nn.Module):
@@ -76,11 +74,6 @@ def _build(spec: EncoderSpec) -> nn.Module:
     if (width := trunk_width(trunk)) != spec.width:
         raise InputError(f"The trunk {spec.trunk!r} is {width} wide, but its spec says {spec.width}.")
     return trunk
-
-
-def max_encode_batch(size: int) -> int:
-    """How many images of ``size`` × ``size`` pixels an encoder is given at a time: 512 of 64 pixels, 41 of 224."""
-    return max(1, PIXELS // size**2)
 
 
 def level_index(spec: EncoderSpec, level: Level) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rcdm_cli.encoders.spec import LEVELS, Level
+from rcdm_cli.core.levels import LEVELS, Level
 
 
 @dataclass(frozen=True)

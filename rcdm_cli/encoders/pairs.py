@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from rcdm_cli.core.choices import no_such
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.encoders.spec import LEVELS, Level
+from rcdm_cli.core.levels import LEVELS, Level
 
 
 class Pair(NamedTuple):

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from rcdm_cli.core.levels import Level
 from rcdm_cli.encoders.reference import IMAGENET_MEAN, IMAGENET_STD
-from rcdm_cli.encoders.spec import HeadLayer, Level, Preprocessing
+from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
 
 RCDM_PREPROCESSING = Preprocessing(size=224)
 """Of every encoder of the published RCDM, the supervised one too."""

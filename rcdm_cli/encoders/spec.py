@@ -4,10 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from rcdm_cli.core.levels import LEVELS, Level
 from rcdm_cli.core.spec import Spec
-
-Level = Literal["backbone", "projector"]
-LEVELS: tuple[Level, ...] = ("backbone", "projector")
 
 METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """A method's name is a part of file names."""

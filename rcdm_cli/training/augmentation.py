@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.data.augment import with_brightness, with_contrast, with_hue_turned, with_saturation
-from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.encode import EncoderFunction, encode_images
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.training.recipe import RandomChanges
-from rcdm_cli.training.representations import represent
 
 Pixels = NDArray[np.uint8]
 
@@ -70,13 +69,10 @@ class RandomViews:
         """The images ``index`` (B,), mirrored where ``flip`` (B,), then changed by ``amounts``: squares of any size."""
         return list(self._pool.map(self._view, index.tolist(), flip.tolist(), amounts.tolist()))
 
-    @torch.no_grad()
     def representations(self, views: Sequence[Pixels], projection: int) -> Tensor:
-        """``h`` (B, D) of views at ``projections[projection]``."""
+        """Return ``h`` (B, D) of views at ``projections[projection]``, on the CPU."""
         encoder, level = self.encoders[self.projections[projection].method], self.projections[projection].level
-        size = encoder.spec.preprocessing.size
-        images = np.stack([center_crop(view, size) for view in views])
-        levels = represent(encoder, images, np.zeros(len(images), bool), self.device)
+        levels = encode_images(EncoderFunction(encoder, encoder.spec.preprocessing.size), views, self.device)
         return levels[encoder.spec.levels.index(level)]
 
     def _view(self, index: int, flip: bool, amounts: Sequence[float]) -> Pixels:

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.data.encode import EncoderFunction, encode_images
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from rcdm_cli.encoders.open import ENCODER_FILE
 from rcdm_cli.encoders.spec import EncoderSpec
@@ -179,7 +178,6 @@ class PretrainTrainer:
             accuracies[f"knn_{level}"] = float((predicted == truth).float().mean())
         return accuracies
 
-    @torch.no_grad()
     def _represent(self, data: LabelledImages, limit: int = 5000) -> tuple[list[Tensor], Tensor]:
         encoder = self.objective.encoder
         training = encoder.training
@@ -187,13 +185,10 @@ class PretrainTrainer:
         labelled = torch.nonzero(data.labels >= 0).flatten()
         if len(labelled) > limit:
             labelled = labelled[torch.linspace(0, len(labelled) - 1, limit).long()]
-        size = self.preprocessing.size
-        parts = []
-        for chunk in labelled.split(256):
-            images = np.stack([center_crop(data.images[int(index)], size) for index in chunk])
-            parts.append([h.float().cpu() for h in encoder(to_tensor(images).to(self.device))])
+        images = [data.images[index] for index in labelled.tolist()]
+        levels = encode_images(EncoderFunction(encoder, self.preprocessing.size), images, self.device)
         encoder.train(training)
-        return [torch.cat(level) for level in zip(*parts, strict=True)], data.labels[labelled]
+        return levels, data.labels[labelled]
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights of the objective (encoder, and what only training needs) and the optimizer's state."""

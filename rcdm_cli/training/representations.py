@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.core.files import replacing
-from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.data.encode import encode_crops, max_encode_batch
 from rcdm_cli.diffusion.spec import Representation
-from rcdm_cli.encoders.encoder import Encoder, max_encode_batch
+from rcdm_cli.encoders.encoder import Encoder
 
 
 class Representations(Protocol):
@@ -37,15 +37,13 @@ class EncoderInputs:
     name: str
 
 
-@torch.no_grad()
 def represent(encoder: Encoder, images: np.ndarray, flip: np.ndarray, device: torch.device) -> list[Tensor]:
-    """All levels of images uint8 (B, S, S, 3), mirrored where ``flip`` (B,) is True: float32 (B, D) each."""
-    count, parts = max_encode_batch(images.shape[1]), []
-    for start in range(0, len(images), count):
-        part, turn = images[start : start + count], flip[start : start + count]
-        turned = np.where(turn[:, None, None, None], part[:, :, ::-1], part)
-        parts.append([h.float() for h in encoder(to_tensor(turned).to(device))])
-    return [torch.cat(level) for level in zip(*parts, strict=True)]
+    """Encode images uint8 (B, S, S, 3), mirrored where ``flip`` (B,) is True.
+
+    Returns:
+        One float32 tensor (B, D) per level, on the CPU.
+    """
+    return encode_crops(encoder, np.where(flip[:, None, None, None], images[:, :, ::-1], images), device)
 
 
 class CachedRepresentations:
@@ -102,7 +100,7 @@ def _compute(source: EncoderInputs, folder: Path, device: torch.device) -> Itera
             for view in (False, True):
                 levels = represent(encoder, part, np.full(len(part), view), device)
                 for array, h in zip(arrays, levels, strict=True):
-                    array[start : start + chunk, int(view)] = h.cpu().numpy()
+                    array[start : start + chunk, int(view)] = h.numpy()
                 yield len(part)
         for array in arrays:
             array.flush()
@@ -129,7 +127,7 @@ class ComputedRepresentations:
         """Over at most 1,024 images."""
         index = _spread(len(self.sources[self.projections[projection].method].images), 1024)
         h = [self.take(projection, index, torch.full_like(index, view, dtype=torch.bool)) for view in (0, 1)]
-        return _statistics(torch.cat(h).cpu())
+        return _statistics(torch.cat(h))
 
 
 def _spread(count: int, limit: int) -> Tensor:

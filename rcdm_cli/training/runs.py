@@ -11,12 +11,12 @@ import torch
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
+from rcdm_cli.core.levels import LEVELS
 from rcdm_cli.data.dataset import Cropped, load_cropped
 from rcdm_cli.data.source import ImageDataset, open_dataset
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
 from rcdm_cli.encoders.open import open_encoder
-from rcdm_cli.encoders.spec import LEVELS
 from rcdm_cli.training.augmentation import RandomViews
 from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.distributed import Share

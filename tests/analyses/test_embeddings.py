@@ -90,11 +90,22 @@ def test_an_interrupted_run_goes_on(bundle, data, monkeypatch, tmp_path):
     with pytest.raises(Stopped):
         embed(encoders, pairs, source, CPU, cache=cache, on_progress=stop)
     monkeypatch.setattr(
-        module, "center_crop", lambda image, size: read.append(1) or np.zeros((size, size, 3), np.uint8)
+        "rcdm_cli.data.dataset.center_crop", lambda image, size: read.append(1) or np.zeros((size, size, 3), np.uint8)
     )
     again = embed(encoders, pairs, source, CPU, cache=cache)
     assert len(read) == 3
     assert again.skipped[0][0] == "cats/3.png"
+
+
+def test_exported_graph_of_the_backend_is_used(bundle, data, monkeypatch):
+    def graph(images):
+        return torch.full((len(images), 16), 2.0), torch.full((len(images), 12), 3.0)
+
+    monkeypatch.setattr("rcdm_cli.bundle.bundle.encoder_graph", lambda *about: graph)
+    exported = load_bundle(bundle.folder)
+    pairs = exported.pairs(["dino"], "both")
+    found = embed(bundle_encoders(exported, pairs), pairs, open_dataset(data), CPU, cache=NO_CACHE)
+    assert [h.unique().tolist() for h in found.representations.values()] == [[2.0], [3.0]]
 
 
 def test_no_image_at_all(bundle, tmp_path):

@@ -14,7 +14,7 @@ from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.linear_probe import LinearClassifier
-from rcdm_cli.report.elements import LineChart, Figure, Table
+from rcdm_cli.report.elements import Figure, LineChart, Table
 from tests.bundle.tiny import tiny_bundle
 
 PAIRS = [Pair("dino", "projector"), Pair("supervised", "backbone")]

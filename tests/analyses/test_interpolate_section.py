@@ -10,7 +10,7 @@ from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.report.elements import LineChart, Figure, Sentence
+from rcdm_cli.report.elements import Figure, LineChart, Sentence
 from tests.analyses.test_visualize_section import holds
 from tests.bundle.tiny import tiny_bundle
 

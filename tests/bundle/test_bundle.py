@@ -81,11 +81,24 @@ def test_representations_do_not_depend_on_the_batch(bundle, images):
 
 
 def test_large_images_are_encoded_a_few_at_a_time(folder, images, monkeypatch):
-    monkeypatch.setattr("rcdm_cli.encoders.encoder.PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr("rcdm_cli.data.encode.MAX_PIXELS", 2 * 32 * 32)
     bundle, given = load_bundle(folder), []
     bundle.encoder("dino").register_forward_pre_hook(lambda module, inputs: given.append(len(inputs[0])))
     bundle.encode(images, method="dino")
     assert given == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "list of images is empty"),
+        ([np.zeros((8, 8), np.uint8)], r"Image 0 has type uint8 and shape \(8, 8\)"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3))], "Image 1 has type float64"),
+    ],
+)
+def test_encode_names_the_wrong_image(bundle, wrong, message):
+    with pytest.raises(InputError, match=message):
+        bundle.encode(wrong, method="dino")
 
 
 def test_sampling_equals_the_sampler_called_by_hand(bundle, images):

@@ -9,7 +9,6 @@ from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.dataset import Cropped, load_cropped
 from rcdm_cli.data.source import ImageDataset, open_dataset
-from rcdm_cli.data.source import ImageDataset
 from tests.data.samples import image, png, write_folder
 
 

@@ -79,7 +79,7 @@ def test_only_what_is_missing_is_computed_and_progress_counts_both_views(sources
 
 @pytest.mark.parametrize(("pixels", "counts"), [(2 * 32 * 32, {2, 1}), (4 * 32 * 32 - 1, {3}), (1, {1})])
 def test_an_encoder_is_given_so_many_pixels_at_a_time_and_no_more(sources, pixels, counts, tmp_path, monkeypatch):
-    monkeypatch.setattr("rcdm_cli.encoders.encoder.PIXELS", pixels)
+    monkeypatch.setattr("rcdm_cli.data.encode.MAX_PIXELS", pixels)
     source, given = sources[0], []
     whole = source.encoder.forward
     monkeypatch.setattr(source.encoder, "forward", lambda images: (given.append(len(images)), whole(images))[1])

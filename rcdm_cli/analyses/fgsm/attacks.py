@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rcdm_cli.core.levels import Level
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.encoders.spec import Level
 from rcdm_cli.metrics.linear_probe import LinearClassifier
 
 Objective = Callable[[Tensor], Tensor]
