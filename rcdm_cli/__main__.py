@@ -1,4 +1,4 @@
-"""``python -m rcdm_cli`` is ``rcdm``."""
+"""Entry point of ``python -m rcdm_cli``, the same program as ``rcdm``."""
 
 from rcdm_cli.cli.app import main
 

@@ -1,4 +1,4 @@
-"""How a function becomes a command: ``--json``, ``--quiet``, errors, signals and examples come with it."""
+"""Turn a function into a command with ``--json``, ``--quiet``, error messages, signal handling and examples."""
 
 import inspect
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from rcdm_cli.cli._errors import reporting
+from rcdm_cli.cli._errors import report_errors
 from rcdm_cli.cli._options import OUTPUT_PANEL
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._signals import interrupting
+from rcdm_cli.cli._signals import interrupt_on_signals
 
 Json = Annotated[
     bool,
@@ -19,20 +19,20 @@ Json = Annotated[
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="Say only the result, warnings and errors.", rich_help_panel=OUTPUT_PANEL),
+    typer.Option("--quiet", "-q", help="Print only the result, warnings and errors.", rich_help_panel=OUTPUT_PANEL),
 ]
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command that is ready to be added to an app.
+    """A command that can be added to an app.
 
     Attributes:
-        function: what does the work. Its first parameter is the ``Output``, the others are annotated options;
-            its docstring is the help.
-        name: what a person types after ``rcdm``.
-        panel: the heading in ``rcdm --help`` under which it stands.
-        examples: command lines for its help; the first is the plainest.
+        function: implementation. The first parameter is the ``Output``, the others are annotated options. A parameter
+            named ``context`` receives Typer's context. The docstring is the help text.
+        name: what the user types after ``rcdm``.
+        panel: heading of the command in ``rcdm --help``.
+        examples: command lines for the help text, the simplest first.
     """
 
     function: Callable[..., None]
@@ -41,34 +41,43 @@ class Command:
     examples: tuple[str, ...]
 
     def add_to(self, app: typer.Typer) -> None:
-        """Make it a command of ``app``."""
+        """Register the command with ``app``."""
         epilog = "\n".join(["Examples:", *(f"  $ {example}" for example in self.examples)])
-        # The terminal wraps paragraphs; the docstring's own line ends would come on top.
+        # The terminal wraps paragraphs, so the line ends of the docstring are removed.
         paragraphs = (inspect.getdoc(self.function) or "").split("\n\n")
         text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         app.command(self.name, help=text, epilog=epilog, rich_help_panel=self.panel)(self._with_output())
 
     def _with_output(self) -> Callable[..., None]:
-        """The function as Typer shall see it: ``--json`` and ``--quiet`` in place of the ``Output``."""
+        """Return the function with the signature for Typer: ``--json`` and ``--quiet`` replace the ``Output``."""
         signature = inspect.signature(self.function, eval_str=True)
-        _, *own = signature.parameters.values()
-        shared = [
-            inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json),
-            inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet),
-        ]
+        _, *parameters = signature.parameters.values()
+        takes_context = "context" in signature.parameters
+        shared: dict[str, Any] = {} if takes_context else {"context": typer.Context}
+        shared |= {"as_json": Json, "quiet": Quiet}
 
         @wraps(self.function)
-        def run(*, as_json: bool, quiet: bool, **options: Any) -> None:
+        def run(*, context: typer.Context, as_json: bool, quiet: bool, **options: Any) -> None:
             out = Output(as_json, quiet)
-            with reporting(out), interrupting():
+            if takes_context:
+                options["context"] = context
+            with report_errors(out, context), interrupt_on_signals():
                 self.function(out, **options)
 
-        parameters = [*own, *shared]
+        parameters += [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if name == "context" else False,
+                annotation=annotation,
+            )
+            for name, annotation in shared.items()
+        ]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
 
 
 def command(name: str, *, panel: str, examples: tuple[str, ...]) -> Callable[[Callable[..., None]], Command]:
-    """Decorate a command's function with what ``rcdm`` needs to show and run it."""
+    """Make the decorated function a command of ``rcdm``."""
     return lambda function: Command(function, name, panel, examples)

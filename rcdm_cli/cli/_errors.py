@@ -1,36 +1,39 @@
-"""From an exception to a sentence and an exit code: one map for all commands."""
+"""Map every exception of a command to a message on stderr and an exit code."""
 
-import os
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
+from rcdm_cli.cli._environment import DEBUG, debugging
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import Interrupted, RcdmError
 
-DEBUG = "RCDM_DEBUG"
+_IN_BACKTICKS = re.compile(r"`([a-z_0-9]+)`")
 
 
 @contextmanager
-def reporting(out: Output) -> Iterator[None]:
-    """Run a command's body; whatever it raises ends as a message on stderr and an exit code."""
+def report_errors(out: Output, context: typer.Context) -> Iterator[None]:
+    """Run the body of a command. An exception becomes a message on stderr and an exit code."""
     try:
         yield
     except (BrokenPipeError, typer.Exit, typer.BadParameter):
-        # Typer's own business. A broken pipe is a reader of stdout that has seen enough: it ends without a word.
+        # Typer handles these. A broken pipe is a reader of stdout that has closed, which needs no message.
         raise
     except (Exception, KeyboardInterrupt) as error:
         if debugging():
             traceback.print_exception(error)
         code = exit_code(error)
-        out.error(explain(error), label="Interrupted" if code == Interrupted.exit_code else "Error")
+        label = "Interrupted" if code == Interrupted.exit_code else "Error"
+        out.error(with_flags(explain(error), context), label=label)
         raise typer.Exit(code) from error
 
 
 def explain(error: BaseException) -> str:
-    """What to tell the person."""
+    """Return the message for the user."""
     match error:
         case RcdmError():
             return str(error)
@@ -39,18 +42,33 @@ def explain(error: BaseException) -> str:
         case OSError(strerror=str(reason)):
             return f"{error.filename}: {reason}." if error.filename is not None else f"{reason}."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "Not enough memory. A smaller --batch needs less of it."
+        return "Not enough memory. A smaller `batch` needs less memory."
     summary = " ".join(f"{type(error).__name__}: {error}".split())
     return f"Unexpected failure ({summary}). Set {DEBUG}=1 to see where it happened."
 
 
 def exit_code(error: BaseException) -> int:
-    """1 failed, 2 wrong use or input, 3 a check did not hold, 130 interrupted."""
+    """Return 1 for a failure, 2 for wrong use or input, 3 for a check that did not hold, 130 for an interrupt."""
     if isinstance(error, RcdmError):
         return error.exit_code
     return Interrupted.exit_code if isinstance(error, KeyboardInterrupt | typer.Abort) else RcdmError.exit_code
 
 
-def debugging() -> bool:
-    """Whether the person asked for tracebacks and for the warnings of libraries."""
-    return os.environ.get(DEBUG, "") not in ("", "0")
+def with_flags(message: str, context: typer.Context) -> str:
+    """Replace parameter names in backticks by what the user types: ```split``` → ``--split``.
+
+    The code below ``cli`` names parameters as in Python. The running command is searched first, then all commands.
+    Names that are no parameter keep their backticks.
+    """
+    names: dict[str, str] = {}
+    root: Any = context.find_root().command
+    for command in (context.command, *getattr(root, "commands", {}).values()):
+        for parameter in command.params:
+            names.setdefault(parameter.name, _typed_as(parameter))
+    return _IN_BACKTICKS.sub(lambda match: names.get(match[1], match[0]), message)
+
+
+def _typed_as(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name.upper()).rstrip(".")
+    return str(max(parameter.opts, key=len))

@@ -1,6 +1,6 @@
-"""The options that commands share: one name, one meaning and one help text each.
+"""The options that commands share. Each option has one name, one meaning and one help text.
 
-A command names the type and gives its own default: ``steps: Steps = 20``.
+A command uses the type and sets its own default: ``steps: Steps = 20``.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from rcdm_cli.cli import _completion
+from rcdm_cli.cli._environment import CACHE
 from rcdm_cli.core.choices import no_such
 
 LEVEL_CHOICES = ("backbone", "projector", "both")
@@ -17,12 +19,12 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
 SAMPLERS = ("ddpm", "ddim", "dpmpp")
 
 SAMPLING_PANEL = "Sampling"
-MACHINE_PANEL = "Where it runs"
+MACHINE_PANEL = "Device and speed"
 OUTPUT_PANEL = "Output"
 
 
 def one_of(what: str, choices: Sequence[str]) -> Callable[[str | None], str | None]:
-    """A check for one value: a wrong name is wrong use (exit code 2) and is answered with the nearest right one."""
+    """Return a check for one value. A wrong value ends with exit code 2 and the nearest valid value."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in choices:
@@ -32,14 +34,49 @@ def one_of(what: str, choices: Sequence[str]) -> Callable[[str | None], str | No
     return check
 
 
-def _names(values: list[str] | None) -> list[str] | None:
-    """``--method dino,simclr --method vicreg`` → the three names, each once, in the order given."""
+def comma_separated_names(what: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """Return a check for comma-separated names: each must be one of ``choices``."""
+
+    def check(value: str) -> str:
+        names = _split(value)
+        for name in names:
+            if name not in choices:
+                raise typer.BadParameter(no_such(what, name, choices))
+        return ",".join(names)
+
+    return check
+
+
+def comma_separated_numbers(what: str, kind: type[int] | type[float], least: float) -> Callable[[str], str]:
+    """Return a check for comma-separated numbers: each must be finite and at least ``least``."""
+
+    def check(value: str) -> str:
+        numbers = _split(value)
+        for number in numbers:
+            try:
+                valid = least <= kind(number) < float("inf")
+            except ValueError:
+                valid = False
+            if not valid:
+                raise typer.BadParameter(f"{what} {number!r} is not a number of at least {least:g}.")
+        return ",".join(numbers)
+
+    return check
+
+
+def _methods(values: list[str] | None) -> list[str] | None:
+    """``--method dino,simclr --method vicreg`` → the three names without duplicates, in the order given."""
     if not values:
         return None
-    names = [name.strip() for value in values for name in value.split(",")]
+    names = _split(",".join(values))
     if not all(names):
-        raise typer.BadParameter(f"{','.join(values)!r} holds an empty name.")
-    return list(dict.fromkeys(names))
+        raise typer.BadParameter(f"{','.join(values)!r} contains an empty name.")
+    return names
+
+
+def _split(value: str) -> list[str]:
+    """Split at commas and remove duplicates, in the order given."""
+    return list(dict.fromkeys(part.strip() for part in value.split(",")))
 
 
 def _device(value: str) -> str:
@@ -51,20 +88,20 @@ def _device(value: str) -> str:
 
 Images = Annotated[
     list[Path],
-    typer.Argument(metavar="IMAGES...", help="Images, or folders that are searched for images.", show_default=False),
+    typer.Argument(metavar="IMAGES...", help="Image files, or folders of images.", show_default=False),
 ]
 Source = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="A folder of images (sub-folders are classes), a tar of them, or a folder of tars.",
+        help="Data set: a folder of images (sub-folders are classes), a tar file, or a folder of tar files.",
         show_default=False,
     ),
 ]
 Split = Annotated[
     str | None,
     typer.Option(
-        "--split", metavar="NAME", help="Sub-folder of DATA to use; all of it by default.", show_default=False
+        "--split", metavar="NAME", help="Sub-folder of DATA to use. Default: all of DATA.", show_default=False
     ),
 ]
 RecipeName = Annotated[
@@ -74,49 +111,59 @@ RecipeName = Annotated[
         metavar="NAME|FILE",
         help="Recipe: its name (see `rcdm list recipes`) or a TOML file.",
         show_default=False,
+        autocompletion=_completion.recipe,
     ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a value of the recipe; may be repeated.", show_default=False
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.", show_default=False),
 ]
-METHOD_HELP = "Method, such as dino; `rcdm list methods` lists them."
-Method = Annotated[str, typer.Option("--method", metavar="NAME", help=METHOD_HELP, show_default=False)]
+METHOD_HELP = "Method, such as dino (see `rcdm list methods`)."
+Method = Annotated[
+    str,
+    typer.Option("--method", metavar="NAME", help=METHOD_HELP, show_default=False, autocompletion=_completion.methods),
+]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
         "--method",
         metavar="NAME[,NAME]",
-        callback=_names,
+        callback=_methods,
         help=METHOD_HELP,
         show_default="all in the bundle",
+        autocompletion=_completion.methods,
     ),
 ]
+LEVEL_HELP = "Level of the encoder that the representation is taken from."
 Level = Annotated[
     str,
     typer.Option(
         "--level",
         metavar="|".join(LEVEL_CHOICES),
         callback=one_of("level", LEVEL_CHOICES),
-        help="Where the representation is taken.",
+        help=LEVEL_HELP,
+        autocompletion=_completion.one_of(LEVEL_CHOICES),
     ),
 ]
 BundleName = Annotated[
     str,
-    typer.Option("--bundle", metavar="BUNDLE", help="Bundle to use: its name (see `rcdm list engines`) or its folder."),
+    typer.Option(
+        "--bundle",
+        metavar="NAME",
+        help="Bundle: its name (see `rcdm list bundles`) or its folder.",
+        autocompletion=_completion.bundle,
+    ),
 ]
 ENCODER_HELP = (
-    "an encoder file or the folder of an `rcdm pretrain` run, timm:NAME[,pretrained], another project's .pt, .pth or "
-    ".safetensors, or FILE.onnx; options follow after commas (docs/ENCODERS.md)"
+    "an encoder file, the folder of an `rcdm pretrain` run, timm:NAME[,pretrained], a .pt, .pth or .safetensors"
+    " checkpoint of another project, or FILE.onnx; options follow after commas (docs/ENCODERS.md)"
 )
 EncoderReference = Annotated[
     str | None,
     typer.Option(
         "--encoder",
         metavar="REF",
-        help=f"Encoder in place of a bundle's: {ENCODER_HELP}.",
+        help=f"Encoder to use instead of the bundle's encoders: {ENCODER_HELP}.",
         show_default=False,
     ),
 ]
@@ -125,7 +172,7 @@ IgnoredClasses = Annotated[
     typer.Option(
         "--ignore-class",
         metavar="NAME",
-        help="Class folder whose images count as without a class; may be repeated.",
+        help="Class folder whose images are treated as unlabelled. Repeatable.",
         show_default=False,
     ),
 ]
@@ -136,32 +183,35 @@ Sampler = Annotated[
         "--sampler",
         metavar="|".join(SAMPLERS),
         callback=one_of("sampler", SAMPLERS),
-        help="How samples are sampled. Default: the bundle's.",
+        help="Diffusion sampler. Default: the bundle's.",
         show_default=False,
         rich_help_panel=SAMPLING_PANEL,
+        autocompletion=_completion.one_of(SAMPLERS),
     ),
 ]
 Steps = Annotated[
     int | None,
     typer.Option(
         "--steps",
+        metavar="N",
         min=1,
-        help="Sampling steps: more is slower and finer. Default: the bundle's.",
+        help="Number of sampling steps. More steps are slower and more accurate. Default: the bundle's.",
         show_default=False,
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
 Samples = Annotated[
     int,
-    typer.Option("--samples", min=1, help="Samples per representation.", rich_help_panel=SAMPLING_PANEL),
+    typer.Option("--samples", metavar="N", min=1, help="Samples per representation.", rich_help_panel=SAMPLING_PANEL),
 ]
 Guidance = Annotated[
     float | None,
     typer.Option(
         "--guidance",
+        metavar="SCALE",
         min=0,
         max=100,
-        help="Strength of classifier-free guidance; 1 is none. Default: the bundle's.",
+        help="Classifier-free guidance scale; 1 is no guidance. Default: the bundle's.",
         show_default=False,
         rich_help_panel=SAMPLING_PANEL,
     ),
@@ -170,8 +220,9 @@ Seed = Annotated[
     int,
     typer.Option(
         "--seed",
+        metavar="N",
         min=0,
-        help="Start of all randomness: the same seed gives the same noise on every machine.",
+        help="Random seed. The same seed gives the same noise on every machine.",
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
@@ -182,8 +233,9 @@ Backend = Annotated[
         "--backend",
         metavar="|".join(BACKENDS),
         callback=one_of("backend", BACKENDS),
-        help="What runs the denoiser; auto is the fastest that is installed and that the bundle has graphs for.",
+        help="Backend that runs the denoiser; auto is the fastest installed backend that the bundle has graphs for.",
         rich_help_panel=MACHINE_PANEL,
+        autocompletion=_completion.one_of(BACKENDS),
     ),
 ]
 Device = Annotated[
@@ -194,6 +246,7 @@ Device = Annotated[
         callback=_device,
         help="Device to run on; auto is the first CUDA device if there is one, else the CPU.",
         rich_help_panel=MACHINE_PANEL,
+        autocompletion=_completion.one_of(("auto", "cpu", "cuda")),
     ),
 ]
 Precision = Annotated[
@@ -202,26 +255,37 @@ Precision = Annotated[
         "--precision",
         metavar="|".join(PRECISIONS),
         callback=one_of("precision", PRECISIONS),
-        help="Number format of the denoiser's matrix products; auto is what is fastest on the device.",
+        help="Number format of the denoiser's matrix products; auto is the fastest on the device.",
         rich_help_panel=MACHINE_PANEL,
+        autocompletion=_completion.one_of(PRECISIONS),
     ),
 ]
 Batch = Annotated[
     int,
-    typer.Option("--batch", min=1, help="Images or samples worked on at a time.", rich_help_panel=MACHINE_PANEL),
+    typer.Option("--batch", metavar="N", min=1, help="Batch size.", rich_help_panel=MACHINE_PANEL),
+]
+Cache = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="PATH",
+        help=f"Folder of downloaded weights. Default: {CACHE}, else ~/.cache/rcdm.",
+        show_default=False,
+        rich_help_panel=MACHINE_PANEL,
+    ),
 ]
 
 Out = Annotated[
     Path,
-    typer.Option("--out", metavar="PATH", help="Where the results go.", rich_help_panel=OUTPUT_PANEL),
+    typer.Option("--out", metavar="PATH", help="Folder for the results.", rich_help_panel=OUTPUT_PANEL),
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Replace results that are there already.", rich_help_panel=OUTPUT_PANEL),
+    typer.Option("--force", help="Replace existing results.", rich_help_panel=OUTPUT_PANEL),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Check everything and say what would be done; do nothing.", rich_help_panel=OUTPUT_PANEL
+        "--dry-run", help="Check everything and print the plan, but do nothing.", rich_help_panel=OUTPUT_PANEL
     ),
 ]

@@ -1,8 +1,8 @@
-"""Where everything that a command says goes.
+"""The only output of a command.
 
-stdout carries the result: lines to read, or with ``--json`` one object. Everything else goes to stderr. A
-command that ends with exit code 1, 2 or 130 leaves stdout empty, but for one that skipped images: it ends with 2 after
-its result.
+stdout contains the result: lines of text, or one object with ``--json``. Notes, warnings, errors and progress go to
+stderr. A command that ends with exit code 1, 2 or 130 writes nothing to stdout. The exception is a command that skipped
+unreadable images, which writes its result and ends with exit code 2.
 """
 
 import json
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """The one sink of a command.
+    """Writer of the result, notes, warnings, errors and progress of one command.
 
     Args:
-        as_json: the result is one JSON object.
-        quiet: only the result, warnings and errors.
+        as_json: print the result as one JSON object.
+        quiet: print only the result, warnings and errors.
     """
 
     def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
@@ -32,31 +32,35 @@ class Output:
         self.quiet = quiet
 
     def result(self, values: Mapping[str, Any], lines: Iterable[object]) -> None:
-        """Print the result: ``values`` as JSON with ``--json``, else ``lines``; once per command.
+        """Print the result, once per command: ``values`` as JSON with ``--json``, else ``lines``.
 
-        Lines are paths or short sentences, one fact each, so that a script can read them too.
+        Each line is a path or a short sentence with one fact, so that scripts can read the lines.
         """
-        text = json.dumps(values, indent=2, allow_nan=False, default=_plain) if self.as_json else _text(lines)
+        text = (
+            json.dumps(values, indent=2, allow_nan=False, default=_plain)
+            if self.as_json
+            else "\n".join(map(str, lines))
+        )
         sys.stdout.write(f"{text}\n")
-        # Here and not at exit, where a reader that went away would end in a message of Python's own.
+        # At exit, Python would print a message of its own if the reader has closed the pipe.
         sys.stdout.flush()
 
     def note(self, message: str) -> None:
-        """Say on stderr what is being done or was chosen."""
+        """Print a note on stderr."""
         if not self.quiet:
             self._stderr.print(message, style="dim")
 
     def warn(self, message: str) -> None:
-        """Say on stderr what the person should know, though the command goes on."""
+        """Print a warning on stderr."""
         self._labelled("Warning", "yellow", message)
 
     def error(self, message: str, label: str = "Error") -> None:
-        """Say on stderr why the command ends."""
+        """Print on stderr why the command ends."""
         self._labelled(label, "red", message)
 
     @contextmanager
     def progress(self, title: str) -> Iterator[ShowProgress]:
-        """Show how far ``title`` is; call what this gives with (done, total) or (done, total, note)."""
+        """Show the progress of ``title``. Call the yielded function with (done, total) or (done, total, note)."""
         if self.quiet:
             yield lambda done, total, note="": None
         elif self._stderr.is_terminal and not self._stderr.is_dumb_terminal:
@@ -69,7 +73,7 @@ class Output:
     def _stderr(self) -> "Console":
         from rich.console import Console
 
-        # A path must come out as it is: no wrapping, no [markup], no colours inside it.
+        # Paths are printed unchanged: no wrapping, no [markup] and no colours inside them.
         return Console(stderr=True, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
     def _labelled(self, label: str, colour: str, message: str) -> None:
@@ -78,11 +82,7 @@ class Output:
         self._stderr.print(Text.assemble((f"{label}:", f"bold {colour}"), " ", message))
 
 
-def _text(lines: Iterable[object]) -> str:
-    return "\n".join(str(line) for line in lines)
-
-
 def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in a result")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,4 +1,4 @@
-"""How far a piece of work is: a bar on a terminal, a few plain lines elsewhere."""
+"""Progress of long work: a bar on a terminal, occasional plain lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 class ShowProgress(Protocol):
-    """Called as often as the work likes."""
+    """Progress callback, which may be called at any rate."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """``done`` of ``total`` are done; ``note`` is a few words such as the loss."""
+        """Report ``done`` of ``total`` steps. ``note`` is a few words, such as the loss."""
 
 
 @contextmanager
 def bar(console: "Console", title: str) -> Iterator[ShowProgress]:
-    """A bar with the time spent and the time left."""
+    """Show a bar with the elapsed and the remaining time."""
     from rich import progress
 
     columns = (
@@ -35,7 +35,7 @@ def bar(console: "Console", title: str) -> Iterator[ShowProgress]:
 
         def show(done: int, total: int, note: str = "") -> None:
             if bars.tasks[0].total is None:
-                # Not an update: the steps of an earlier run would count as done just now.
+                # An update would count the steps of an earlier run for the speed.
                 bars.reset(task, total=total, completed=done)
             bars.update(task, completed=done, total=total, note=note)
 
@@ -43,10 +43,9 @@ def bar(console: "Console", title: str) -> Iterator[ShowProgress]:
 
 
 class SparseLines:
-    """Plain lines, few enough for a log file.
+    """Progress as plain lines for a log file.
 
-    A line is due after ten seconds and a tenth of the work, or after a minute whatever the work; the end
-    always gets one.
+    A line is written after at least ten seconds and a tenth of the work, after each minute, and at the end.
     """
 
     def __init__(self, title: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,25 +60,25 @@ class SparseLines:
         """Write a line if one is due."""
         now = self._clock()
         if self._first is None:
-            # A resumed run begins somewhere else than at 0: its speed counts from there.
+            # A resumed run does not start at 0. Its speed is measured from its first step.
             self._first = (now, done)
         waited = now - self._last_time
-        drift_objective = done - self._last_done
-        due = waited >= 60 or (waited >= 10 and 10 * drift_objective >= total)
+        advanced = done - self._last_done
+        due = waited >= 60 or (waited >= 10 and 10 * advanced >= total)
         if due or done >= total:
             self._last_time, self._last_done = now, done
             facts = (f"{self._title}: {done}/{total}", note, _time_left(*self._first, now, done, total))
             self._write(", ".join(fact for fact in facts if fact))
 
 
-def _time_left(began_at: float, began_with: int, now: float, done: int, total: int) -> str:
-    if done >= total or done <= began_with:
+def _time_left(start_time: float, start: int, now: float, done: int, total: int) -> str:
+    if done >= total or done <= start:
         return ""
-    return f"{duration((total - done) * (now - began_at) / (done - began_with))} left"
+    return f"{duration((total - done) * (now - start_time) / (done - start))} left"
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3 h 05 min``: as exact as a person needs it."""
+    """Format a duration for reading: ``45 s``, ``12 min``, ``3 h 05 min``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM mean the same: stop, and leave nothing half-written."""
+"""Handle Ctrl-C and SIGTERM in the same way: stop, and leave no partial file."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -9,34 +9,34 @@ Handler = Callable[[int, FrameType | None], object]
 
 
 @contextmanager
-def interrupting() -> Iterator[None]:
-    """Both signals raise KeyboardInterrupt."""
+def interrupt_on_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt for both signals."""
     with _handling(signal.default_int_handler):
         yield
 
 
 @contextmanager
-def stop_when_asked() -> Iterator[Callable[[], bool]]:
-    """The first signal makes the given function true, the second interrupts at once.
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns True after the first signal. The second signal raises KeyboardInterrupt.
 
-    For work that ends cleanly by itself when asked, such as a training loop between two steps.
+    For work that ends cleanly when requested, such as a training loop between two steps.
     """
-    asked = False
+    stopping = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal stopping
+        if stopping:
             signal.default_int_handler(number, frame)
-        asked = True
+        stopping = True
 
     with _handling(handle):
-        yield lambda: asked
+        yield lambda: stopping
 
 
 @contextmanager
 def _handling(handler: Handler) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # A signal that the caller has rcdm ignore (nohup, a shell's background job) stays ignored.
+    # A signal that the caller ignores for rcdm (nohup, a background job of a shell) stays ignored.
     changed = {number: previous for number, previous in before.items() if previous is not signal.SIG_IGN}
     for number in changed:
         signal.signal(number, handler)

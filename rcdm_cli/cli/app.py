@@ -1,4 +1,4 @@
-"""The program ``rcdm``: its commands and its way in."""
+"""The program ``rcdm``: its commands and its entry point."""
 
 import io
 import sys
@@ -28,11 +28,10 @@ from rcdm_cli.cli import (
     tune,
     visualize,
 )
-from rcdm_cli.cli._cache import tell_the_hub
-from rcdm_cli.cli._errors import debugging
+from rcdm_cli.cli._environment import configure_huggingface_hub, debugging
 from rcdm_cli.cli.list import list_names
 
-# Commands stand in the help in this order.
+# The order of the commands in the help.
 COMMANDS = (
     visualize.visualize,
     evaluate.evaluate,
@@ -57,9 +56,9 @@ COMMANDS = (
 
 app = typer.Typer(
     name="rcdm",
-    help="See what a self-supervised image encoder knows: samples of what its representation of an image holds.",
+    help="Show what the representation of a self-supervised image encoder contains: sample a diffusion model "
+    "conditioned on the representation of an image.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -68,8 +67,8 @@ for _command in COMMANDS:
     _command.add_to(app)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"rcdm {__version__}")
         raise typer.Exit
 
@@ -86,10 +85,10 @@ def _root(
 def main() -> None:
     """Run ``rcdm`` with the arguments of this process."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names need not be text: they go out byte for byte as they came in.
+        # File names are bytes that need not be valid text. They are printed unchanged.
         sys.stdout.reconfigure(errors="surrogateescape")
     if not sys.warnoptions and not debugging():
-        # Warnings of libraries are for us, not for the person.
+        # Warnings of libraries are for developers, not for the user.
         warnings.simplefilter("ignore")
-    tell_the_hub()
+    configure_huggingface_hub()
     app()

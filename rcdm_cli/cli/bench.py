@@ -9,8 +9,17 @@ import typer
 from rcdm_cli import __version__
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
-from rcdm_cli.cli._lists import names_of, numbers_of
-from rcdm_cli.cli._options import BACKENDS, MACHINE_PANEL, PRECISIONS, Device, Guidance, Sampler, Steps
+from rcdm_cli.cli._options import (
+    BACKENDS,
+    MACHINE_PANEL,
+    PRECISIONS,
+    Device,
+    Guidance,
+    Sampler,
+    Steps,
+    comma_separated_names,
+    comma_separated_numbers,
+)
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.resources import DEMO_BUNDLE, MANIFEST, bundle_path
@@ -39,7 +48,7 @@ def bench(
         typer.Option(
             "--backend",
             metavar="NAME[,NAME]",
-            callback=names_of("backend", BACKENDS),
+            callback=comma_separated_names("backend", BACKENDS),
             help=f"Backends to time, among {', '.join(BACKENDS[1:])}; auto is all that can run here.",
             rich_help_panel=MACHINE_PANEL,
         ),
@@ -49,7 +58,7 @@ def bench(
         typer.Option(
             "--precision",
             metavar="NAME[,NAME]",
-            callback=names_of("precision", PRECISIONS),
+            callback=comma_separated_names("precision", PRECISIONS),
             help=f"Precisions to time, among {', '.join(PRECISIONS[1:])}; auto is all that a backend has.",
             rich_help_panel=MACHINE_PANEL,
         ),
@@ -59,7 +68,7 @@ def bench(
         typer.Option(
             "--batch",
             metavar="N[,N]",
-            callback=numbers_of("batch", int, 1),
+            callback=comma_separated_numbers("batch", int, 1),
             help="Samples at a time.",
             rich_help_panel=MACHINE_PANEL,
         ),

@@ -1,4 +1,4 @@
-"""``rcdm doctor``: is everything here that rcdm needs?"""
+"""``rcdm doctor``: check the installation."""
 
 import importlib
 import platform
@@ -25,71 +25,71 @@ OPTIONAL = {
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at; ``absent`` is what one can do without."""
+    """Result of one check. ``absent`` marks an optional package that is not installed."""
 
     name: str
     status: Literal["ok", "absent", "failed"]
     detail: str
 
     def __str__(self) -> str:
-        """One aligned line."""
+        """Format the check as one aligned line."""
         return f"{self.status:<7} {self.name:<12} {self.detail}"
 
 
 @command("doctor", panel="About", examples=("rcdm doctor", "rcdm doctor --device cuda --json"))
 def doctor(out: Output, device: Device = "auto", bundle_name: BundleName = DEMO_BUNDLE) -> None:
-    """Check this installation: packages, devices and the bundle.
+    """Check the installation: packages, devices and the bundle.
 
-    Ends with exit code 3 if something that is needed, or the device asked for, is not there.
+    Exits with code 3 if a required package, the requested device or the bundle is missing.
     """
     checks = [
         Check("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"),
-        *(_package(name, module, needed=True) for name, module in REQUIRED.items()),
-        *(_package(name, module, needed=False) for name, module in OPTIONAL.items()),
+        *(_package(name, module, required=True) for name, module in REQUIRED.items()),
+        *(_package(name, module, required=False) for name, module in OPTIONAL.items()),
         *_devices(device),
         _bundle(bundle_name),
     ]
     failed = [check.name for check in checks if check.status == "failed"]
     out.result({"ok": not failed, "checks": [asdict(check) for check in checks]}, checks)
     if failed:
-        raise CheckFailed(f"Not in order: {', '.join(failed)}.")
+        raise CheckFailed(f"Failed checks: {', '.join(failed)}.")
 
 
-def _package(name: str, module: str, *, needed: bool) -> Check:
+def _package(name: str, module: str, *, required: bool) -> Check:
     try:
         version = str(importlib.import_module(module).__version__)
     except ModuleNotFoundError as error:
         if error.name == module:
-            return Check(name, "failed" if needed else "absent", "not installed")
+            return Check(name, "failed" if required else "absent", "not installed")
         return Check(name, "failed", f"installed, but does not import: {error}")
     except Exception as error:
         return Check(name, "failed", f"installed, but does not import: {error}")
-    # OpenVINO's goes on with a build number and a branch.
+    # The version of OpenVINO continues with a build number and a branch.
     return Check(name, "ok", version.partition("-")[0])
 
 
-def _devices(asked: str) -> Iterator[Check]:
+def _devices(requested: str) -> Iterator[Check]:
     try:
         import torch
     except ImportError:
-        yield Check("device", "failed", "PyTorch is needed to look for devices")
+        yield Check("device", "failed", "PyTorch is required to find devices")
         return
     from rcdm_cli.core.precision import has_bf16
 
     threads = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     yield Check("cpu", "ok", f"{threads}, {_bf16(has_bf16(torch.device('cpu')))}")
     for index in range(torch.cuda.device_count()):
-        card = torch.device("cuda", index)
-        facts = torch.cuda.get_device_properties(card)
-        yield Check(str(card), "ok", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {_bf16(has_bf16(card))}")
+        gpu = torch.device("cuda", index)
+        facts = torch.cuda.get_device_properties(gpu)
+        yield Check(str(gpu), "ok", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {_bf16(has_bf16(gpu))}")
     try:
-        yield Check("device", "ok", f"{choose_device(asked)} is used for --device {asked}")
+        yield Check("device", "ok", f"{choose_device(requested)} is used for --device {requested}")
     except RcdmError as error:
         yield Check("device", "failed", str(error))
 
 
-def _bf16(there: bool) -> str:
-    return "bf16 in hardware" if there else "no bf16 in hardware"
+def _bf16(supported: bool) -> str:
+    return "bf16 in hardware" if supported else "no bf16 in hardware"
 
 
 def _bundle(bundle_name: str) -> Check:

@@ -7,8 +7,7 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
-from rcdm_cli.cli._lists import names_of
-from rcdm_cli.cli._options import OUTPUT_PANEL, PRECISIONS, Device, Force, Split
+from rcdm_cli.cli._options import OUTPUT_PANEL, PRECISIONS, Device, Force, Split, comma_separated_names
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.resources import MANIFEST, bundle_path
@@ -76,7 +75,7 @@ def export(
         typer.Option(
             "--precision",
             metavar="NAME[,NAME]",
-            callback=lambda value: value and names_of("precision", PRECISIONS[1:])(value),
+            callback=lambda value: value and comma_separated_names("precision", PRECISIONS[1:])(value),
             help=f"Number formats of the denoiser's matrix products, among {', '.join(PRECISIONS[1:])}.",
             show_default="fp32, and bf16 where the CPU has it; with --trt fp16",
             rich_help_panel=GRAPHS_PANEL,

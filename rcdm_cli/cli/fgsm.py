@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._encoders import Asked, representations
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,

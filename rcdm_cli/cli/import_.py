@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcdm_cli.cli._cache import Cache, cache_folder
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import ENCODER_HELP, METHOD_HELP, OUTPUT_PANEL, Force, one_of
+from rcdm_cli.cli._environment import cache_folder
+from rcdm_cli.cli._options import ENCODER_HELP, LEVEL_HELP, METHOD_HELP, OUTPUT_PANEL, Cache, Force, one_of
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import LEVELS, Level
@@ -27,7 +27,7 @@ OneLevel = Annotated[
         "--level",
         metavar="|".join(LEVELS),
         callback=one_of("level", LEVELS),
-        help="Where the representation is taken.",
+        help=LEVEL_HELP,
     ),
 ]
 
@@ -206,7 +206,8 @@ def make_bundle(
     )
     spec = manifest.denoiser
     out.note(
-        f"{spec.size} px, {spec.channels} channels × {','.join(map(str, spec.channel_mult))}, {spec.num_res_blocks} blocks, "
+        f"{spec.size} px, {spec.channels} channels × {','.join(map(str, spec.channel_mult))}, "
+        f"{spec.num_res_blocks} blocks, "
         f"attention at {','.join(map(str, spec.attention))} px, {method} at {level} with "
         f"{manifest.conditioning.projections[0].width} numbers."
     )

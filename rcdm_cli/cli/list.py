@@ -1,6 +1,5 @@
-"""``rcdm list``: the names that other commands take."""
+"""``rcdm list``: the names that other commands accept."""
 
-import json
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +7,17 @@ from typing import Annotated
 
 import typer
 
-from rcdm_cli.cli._cache import cache_folder
+from rcdm_cli.cli import _completion
 from rcdm_cli.cli._command import command
+from rcdm_cli.cli._environment import cache_folder
 from rcdm_cli.cli._options import one_of
 from rcdm_cli.cli._output import Output
-from rcdm_cli.core.resources import MANIFEST, bundles, recipes
+from rcdm_cli.core.resources import bundles, recipes
 
-Row = dict[str, str]
+ListRow = dict[str, str]
 
 
-def _methods() -> list[Row]:
+def _methods() -> list[ListRow]:
     from rcdm_cli.encoders.methods import METHODS
     from rcdm_cli.encoders.published import PUBLISHED, PUBLISHED_INPUT
 
@@ -32,7 +32,7 @@ def _methods() -> list[Row]:
                 "levels": ", ".join(f"{level} {width}" for level, width in published.widths.items()),
                 "input": PUBLISHED_INPUT,
                 "licence": f"encoder {published.encoder.licence}, RCDM {published.rcdm['backbone'].licence}",
-                "here": _here(name, cache / name),
+                "available": _available(name, cache / name),
                 "source": published.encoder.url,
                 "paper": method.paper,
             }
@@ -40,29 +40,22 @@ def _methods() -> list[Row]:
     return rows
 
 
-def _here(method: str, downloads: Path) -> str:
-    """The bundles that hold the method's encoder, and which published files were downloaded."""
+def _available(method: str, downloads: Path) -> str:
+    """Name the bundles with an encoder of the method, and the published files that were downloaded."""
     from rcdm_cli.encoders.published import PUBLISHED
 
     published = PUBLISHED[method]
     files = {"encoder": published.encoder} | {f"RCDM {level}": source for level, source in published.rcdm.items()}
     downloaded = [part for part, source in files.items() if (downloads / source.file).is_file()]
-    found = [f"bundle {name}" for name, folder in bundles().items() if method in _methods_of(folder)]
+    found = [f"bundle {name}" for name, folder in bundles().items() if method in _completion.methods_of(folder)]
     return ", ".join(found + [f"{part} (downloaded)" for part in downloaded]) or "no"
 
 
-def _methods_of(folder: Path) -> list[str]:
-    try:
-        return list(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["encoders"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _engines() -> list[Row]:
+def _bundles() -> list[ListRow]:
     return [{"name": name, "path": str(folder)} for name, folder in bundles().items()]
 
 
-def _recipes() -> list[Row]:
+def _recipes() -> list[ListRow]:
     return [{"name": name, "about": _about(file), "path": str(file)} for name, file in recipes().items()]
 
 
@@ -76,27 +69,28 @@ def _about(recipe: Path) -> str:
 
 METHODS_KIND = "methods"
 LONG = ("input", "licence", "source", "paper")
-"""What `rcdm list methods` tells of a method and `rcdm list` does not."""
+"""Columns of `rcdm list methods` that `rcdm list` omits."""
 
-KINDS: dict[str, Callable[[], list[Row]]] = {METHODS_KIND: _methods, "engines": _engines, "recipes": _recipes}
+KINDS: dict[str, Callable[[], list[ListRow]]] = {METHODS_KIND: _methods, "bundles": _bundles, "recipes": _recipes}
 ALL = "all"
 
 Kind = Annotated[
     str,
     typer.Argument(
-        metavar="WHAT",
+        metavar="KIND",
         callback=one_of("list of", (*KINDS, ALL)),
         help=f"What to list: {', '.join(KINDS)} or {ALL}.",
+        autocompletion=_completion.one_of((*KINDS, ALL)),
     ),
 ]
 
 
-@command("list", panel="About", examples=("rcdm list", "rcdm list engines --json"))
+@command("list", panel="About", examples=("rcdm list", "rcdm list bundles --json"))
 def list_names(out: Output, kind: Kind = ALL) -> None:
-    """List the methods, engines (bundles) and recipes that can be given by name.
+    """List the names of methods, bundles and recipes.
 
-    Of a method: the width of its representation at each level, and its published weights: the input that they take,
-    their licences, whether they are here, where they lie (`rcdm pull NAME` downloads them), and the paper.
+    `rcdm list methods` shows for each method the width of the representation at each level, and the published weights:
+    their input, licences, address, paper, and whether they are available here. `rcdm pull NAME` downloads them.
     """
     tables = {name: rows() for name, rows in KINDS.items() if kind in (name, ALL)}
     if kind == ALL:
@@ -106,15 +100,15 @@ def list_names(out: Output, kind: Kind = ALL) -> None:
     out.result(tables, lines)
 
 
-def _table(rows: list[Row]) -> list[str]:
-    """One line each; of a method what fits beside its name."""
+def _table(rows: list[ListRow]) -> list[str]:
+    """Format one line per row, without the long columns."""
     short = [[cell for name, cell in row.items() if name not in LONG] for row in rows]
     widths = [max(map(len, column)) for column in zip(*short, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in short]
     return [line.rstrip() for line in lines] or ["(none)"]
 
 
-def _outline(rows: list[Row]) -> list[str]:
-    """Everything of each, line by line: addresses are longer than a terminal is wide."""
+def _outline(rows: list[ListRow]) -> list[str]:
+    """Format one line per cell, because addresses are wider than a terminal."""
     width = max(len(name) for row in rows for name in row)
     return [cell if name == "name" else f"  {name.ljust(width)}  {cell}" for row in rows for name, cell in row.items()]

@@ -9,7 +9,7 @@ from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import MACHINE_PANEL, Device, Method, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._signals import stop_when_asked
+from rcdm_cli.cli._signals import stop_on_signal
 from rcdm_cli.core.resources import recipe_path
 
 
@@ -73,7 +73,7 @@ def pretrain(
         stage=out.progress,
         on_note=out.note,
     )
-    with stop_when_asked() as stop, out.progress("Pretraining") as show:
+    with stop_on_signal() as stop, out.progress("Pretraining") as show:
         run = train_encoder(trainer, folder, stop=stop, on_progress=show)
     encoder = folder / ENCODER
     out.result({"encoder": encoder, **run.as_json()}, [encoder])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rcdm_cli.cli._cache import OFFLINE, Cache, cache_folder, offline
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import OUTPUT_PANEL, DryRun, Force
+from rcdm_cli.cli._environment import OFFLINE, cache_folder, offline
+from rcdm_cli.cli._options import OUTPUT_PANEL, Cache, DryRun, Force
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli.import_ import OneLevel, check_free, make_bundle
 from rcdm_cli.core.errors import InputError

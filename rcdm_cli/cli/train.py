@@ -9,7 +9,7 @@ from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import ENCODER_HELP, Device, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._processes import together
-from rcdm_cli.cli._signals import stop_when_asked
+from rcdm_cli.cli._signals import stop_on_signal
 from rcdm_cli.core.resources import recipe_path
 
 
@@ -101,7 +101,7 @@ def train(
             stage=out.progress,
             on_note=out.note,
         )
-        with stop_when_asked() as stop, out.progress("Training") as show:
+        with stop_on_signal() as stop, out.progress("Training") as show:
             done = train_denoiser(trainer, folder, stop=stop, on_progress=show)
     if share.writes:
         out.result(done.as_json(), [done.checkpoint])

@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from rcdm_cli import __version__
-from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._lists import names_of, numbers_of
+from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._options import (
     SAMPLERS,
     SAMPLING_PANEL,
@@ -23,6 +22,8 @@ from rcdm_cli.cli._options import (
     Seed,
     Source,
     Split,
+    comma_separated_names,
+    comma_separated_numbers,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import refuse_finished
@@ -51,7 +52,7 @@ def tune(
         typer.Option(
             "--sampler",
             metavar="NAME[,NAME]",
-            callback=names_of("sampler", SAMPLERS),
+            callback=comma_separated_names("sampler", SAMPLERS),
             help=f"Samplers to try, among {', '.join(SAMPLERS)}.",
             rich_help_panel=SAMPLING_PANEL,
         ),
@@ -61,7 +62,7 @@ def tune(
         typer.Option(
             "--steps",
             metavar="N[,N]",
-            callback=numbers_of("steps", int, 1),
+            callback=comma_separated_numbers("steps", int, 1),
             help="Numbers of steps to try.",
             rich_help_panel=SAMPLING_PANEL,
         ),
@@ -71,7 +72,7 @@ def tune(
         typer.Option(
             "--guidance",
             metavar="X[,X]",
-            callback=numbers_of("guidance", float, 0),
+            callback=comma_separated_numbers("guidance", float, 0),
             help="Strengths of guidance to try; 1 is none and costs half.",
             rich_help_panel=SAMPLING_PANEL,
         ),

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rcdm_cli.cli._bundle import open_bundle
 from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._images import named_representations, raise_skipped
 from rcdm_cli.cli._options import (
     Backend,

@@ -1,4 +1,4 @@
-"""Ways to run commands: inside this process, or as a person would."""
+"""Fixtures that run commands inside the test process, and helpers that start them in a process of their own."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
-    """An empty current directory, without terminal settings of the machine."""
+    """Empty current directory, without the terminal settings of the machine."""
     monkeypatch.chdir(tmp_path)
     for name in ("NO_COLOR", "FORCE_COLOR", "RCDM_DEBUG", "COLUMNS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
@@ -27,7 +27,7 @@ def workplace(tmp_path, monkeypatch):
 
 @pytest.fixture
 def invoke(workplace):
-    """Run ``rcdm`` with arguments inside this process."""
+    """Function that runs ``rcdm`` with arguments inside the test process."""
     from rcdm_cli.cli.app import app
 
     return lambda *arguments: CliRunner().invoke(app, arguments)
@@ -35,7 +35,7 @@ def invoke(workplace):
 
 @pytest.fixture
 def invoke_function(workplace):
-    """Run a function as a command of its own; it takes an ``Output`` and options, as every command does."""
+    """Function that runs a function with an ``Output`` and options as a command."""
 
     def run(function: Callable[..., None] | Command, *arguments: str):
         made = function if isinstance(function, Command) else command("probe", panel="Test", examples=())(function)
@@ -47,7 +47,7 @@ def invoke_function(workplace):
 
 
 def start(code: str, env: Mapping[str, str] = MappingProxyType({}), **options) -> subprocess.Popen:
-    """Start Python code in a process of its own that imports this checkout; ``env`` adds to its environment."""
+    """Start Python code in a new process that imports this checkout. ``env`` is added to its environment."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -59,7 +59,7 @@ def start(code: str, env: Mapping[str, str] = MappingProxyType({}), **options) -
 
 
 def rcdm(*arguments: str, **options) -> subprocess.Popen:
-    """Start ``rcdm`` as its entry point does."""
+    """Start ``rcdm`` in a new process, as its entry point does."""
     return start(
         f"import sys; sys.argv = {['rcdm', *arguments]!r}; from rcdm_cli.cli.app import main; main()", **options
     )

@@ -1,4 +1,4 @@
-"""A published RCDM in miniature: the golden U-Net's weights, and an encoder whose representation it takes."""
+"""Small stand-ins for published files: the weights of the golden U-Net and an encoder that matches them."""
 
 from pathlib import Path
 
@@ -9,16 +9,16 @@ from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
 from tests.diffusion.golden import tensors
 
 WIDTH = 48
-SHAPES_DO_NOT_TELL = ("--size", "16", "--heads", "2")
+OPTIONS_NOT_IN_SHAPES = ("--size", "16", "--heads", "2")
 
 
 def rcdm_state() -> dict[str, torch.Tensor]:
-    """Published names; 16 pixels, 2 heads; takes 48 numbers."""
+    """Return a state dict with the published names: 16 pixels, 2 heads, representations of width 48."""
     return {key.removeprefix("state/"): value for key, value in tensors("unet_a").items() if key.startswith("state/")}
 
 
 def encoder_file(path: Path, width: int = WIDTH) -> Encoder:
-    """An encoder with ImageNet's preprocessing, ``width`` wide at the backbone and 12 at the projector."""
+    """Write an encoder with ImageNet preprocessing, width ``width`` at the backbone and 12 at the projector."""
     torch.manual_seed(0)
     spec = EncoderSpec(
         method="mine",

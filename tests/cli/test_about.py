@@ -1,4 +1,4 @@
-"""``rcdm doctor``, ``list`` and ``info``."""
+"""Tests of ``rcdm doctor``, ``rcdm list`` and ``rcdm info``."""
 
 import importlib.metadata
 import json
@@ -28,7 +28,7 @@ def demo_bundle(workplace):
 
 @pytest.fixture
 def no_packaged_data(monkeypatch, workplace):
-    """Only what lies in the current directory is there."""
+    """Hide the bundles and recipes of this checkout."""
     monkeypatch.setattr(
         "rcdm_cli.core.resources.__file__", str(workplace / "elsewhere" / "rcdm_cli" / "core" / "resources.py")
     )
@@ -38,7 +38,7 @@ def checks(result):
     return {check["name"]: check for check in json.loads(result.stdout)["checks"]}
 
 
-def test_doctor_finds_versions_device_and_bundle(invoke, demo_bundle):
+def test_doctor_reports_versions_device_and_bundle(invoke, demo_bundle):
     result = invoke("doctor", "--json", "--device", "cpu")
     found = checks(result)
     assert result.exit_code == 0, result.output
@@ -50,15 +50,15 @@ def test_doctor_finds_versions_device_and_bundle(invoke, demo_bundle):
     assert found["bundle"]["detail"] == "engines/clothing32"
 
 
-def test_doctor_fails_without_the_bundle_and_still_shows_what_it_found(invoke, no_packaged_data):
+def test_doctor_exits_3_without_the_bundle_and_prints_all_checks(invoke, no_packaged_data):
     result = invoke("doctor", "--bundle", "clothing46")
     assert result.exit_code == 3
-    assert result.stderr == "Error: Not in order: bundle.\n"
+    assert result.stderr == "Error: Failed checks: bundle.\n"
     assert "failed  bundle       There is no bundle 'clothing46'" in result.stdout
     assert result.stdout.startswith("ok      python")
 
 
-def test_doctor_fails_where_the_device_asked_for_is_not_there(invoke, demo_bundle, monkeypatch):
+def test_doctor_exits_3_if_the_requested_device_is_missing(invoke, demo_bundle, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     result = invoke("doctor", "--device", "cuda", "--json")
@@ -68,7 +68,7 @@ def test_doctor_fails_where_the_device_asked_for_is_not_there(invoke, demo_bundl
 
 
 @pytest.mark.parametrize(
-    ("source", "needed", "status"),
+    ("source", "required", "status"),
     [
         (None, True, "failed"),
         (None, False, "absent"),
@@ -77,39 +77,39 @@ def test_doctor_fails_where_the_device_asked_for_is_not_there(invoke, demo_bundl
         ("__version__ = '2026.4.1-22982-abc'", False, "ok"),
     ],
 )
-def test_a_package_that_is_broken_is_told_from_one_that_is_absent(tmp_path, monkeypatch, source, needed, status):
+def test_doctor_distinguishes_broken_from_absent_packages(tmp_path, monkeypatch, source, required, status):
     if source is not None:
         (tmp_path / "some_package.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    check = doctor._package("some-package", "some_package", needed=needed)
+    check = doctor._package("some-package", "some_package", required=required)
     monkeypatch.delitem(__import__("sys").modules, "some_package", raising=False)
     assert check.status == status
     if status == "ok":
         assert check.detail == "2026.4.1"
 
 
-def test_list_names_methods_bundles_and_recipes(invoke, demo_bundle, no_packaged_data, workplace):
+def test_list_json_contains_methods_bundles_and_recipes(invoke, demo_bundle, no_packaged_data, workplace):
     (workplace / "recipes").mkdir()
-    (workplace / "recipes" / "mine.toml").write_text('description = "of mine"')
+    (workplace / "recipes" / "mine.toml").write_text('description = "a recipe"')
     (workplace / "recipes" / "broken.toml").write_text("= 3")
     tables = json.loads(invoke("list", "--json").stdout)
     assert [row["name"] for row in tables["methods"]] == list(METHODS)
-    assert tables["engines"] == [{"name": "clothing32", "path": "engines/clothing32"}]
+    assert tables["bundles"] == [{"name": "clothing32", "path": "engines/clothing32"}]
     assert tables["recipes"] == [
         {"name": "broken", "about": "not readable", "path": "recipes/broken.toml"},
-        {"name": "mine", "about": "of mine", "path": "recipes/mine.toml"},
+        {"name": "mine", "about": "a recipe", "path": "recipes/mine.toml"},
     ]
 
 
-def test_list_methods_tells_what_is_published_and_what_is_here(invoke, no_packaged_data, workplace, monkeypatch):
+def test_list_methods_reports_published_and_available_weights(invoke, no_packaged_data, workplace, monkeypatch):
     monkeypatch.setenv("RCDM_CACHE", str(workplace / "cache"))
     tiny_bundle(workplace / "engines" / "tiny")
     (workplace / "cache" / "dino").mkdir(parents=True)
     (workplace / "cache" / "dino" / "rcdm_ema_dino_head.pt").touch()
     rows = {row["name"]: row for row in json.loads(invoke("list", "methods", "--json").stdout)["methods"]}
-    assert rows["dino"]["here"] == "bundle tiny, RCDM projector (downloaded)"
-    assert rows["supervised"]["here"] == "bundle tiny"
-    assert rows["vicreg"]["here"] == "no"
+    assert rows["dino"]["available"] == "bundle tiny, RCDM projector (downloaded)"
+    assert rows["supervised"]["available"] == "bundle tiny"
+    assert rows["vicreg"]["available"] == "no"
     # The widths are those of get_ssl_models.py of facebookresearch/RCDM.
     assert {name: row["levels"] for name, row in rows.items()} == {
         "dino": "backbone 2048, projector 256",
@@ -124,7 +124,7 @@ def test_list_methods_tells_what_is_published_and_what_is_here(invoke, no_packag
         assert row["input"] == "224 px, RGB in [-1, 1]"
 
 
-def test_list_methods_tells_everything_of_each_line_by_line_and_list_what_fits(invoke, no_packaged_data):
+def test_list_methods_prints_every_field_and_list_prints_a_short_line(invoke, no_packaged_data):
     rows = json.loads(invoke("list", "methods", "--json").stdout)["methods"]
     lines = invoke("list", "methods").stdout.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == list(METHODS)
@@ -135,14 +135,14 @@ def test_list_methods_tells_everything_of_each_line_by_line_and_list_what_fits(i
     assert max(map(len, short)) < 80
 
 
-def test_list_shows_one_line_each(invoke, demo_bundle, no_packaged_data):
-    assert invoke("list", "engines").stdout == "clothing32  engines/clothing32\n"
+def test_list_prints_one_line_per_name(invoke, demo_bundle, no_packaged_data):
+    assert invoke("list", "bundles").stdout == "clothing32  engines/clothing32\n"
     assert invoke("list", "recipes").stdout == "(none)\n"
     lines = invoke("list").stdout.splitlines()
-    assert [line for line in lines if line.endswith(":")] == ["methods:", "engines:", "recipes:"]
+    assert [line for line in lines if line.endswith(":")] == ["methods:", "bundles:", "recipes:"]
 
 
-def test_info_shows_a_bundle_by_name_and_by_path(invoke, demo_bundle):
+def test_info_accepts_a_bundle_by_name_and_by_path(invoke, demo_bundle):
     by_name = invoke("info", "clothing32")
     by_path = invoke("info", "engines/clothing32")
     assert by_name.stdout == by_path.stdout
@@ -159,7 +159,7 @@ def test_info_shows_a_bundle_by_name_and_by_path(invoke, demo_bundle):
     assert "rows is not a known key" in problem
 
 
-def test_info_shows_what_a_checkpoint_says_of_itself(invoke, workplace):
+def test_info_prints_the_metadata_of_a_checkpoint(invoke, workplace):
     metadata = {"kind": "encoder", "spec": '{"width": 8, "levels": ["backbone", "projector"]}'}
     write_tensors(workplace / "a.safetensors", {"w": torch.zeros(2)}, metadata)
     assert json.loads(invoke("info", "a.safetensors", "--json").stdout) == {
@@ -176,8 +176,10 @@ def test_info_shows_what_a_checkpoint_says_of_itself(invoke, workplace):
     assert "    levels: backbone, projector" in invoke("info", "a.safetensors").stdout.splitlines()
 
 
-def test_info_shows_a_recipe(invoke, workplace):
-    recipe = 'kind = "train"\nlevels = []\nscale_shift_norm = true\n[data]\nlicence = "CC0-1.0"\norigin = ""\n[denoiser]'
+def test_info_prints_a_recipe(invoke, workplace):
+    recipe = (
+        'kind = "train"\nlevels = []\nscale_shift_norm = true\n[data]\nlicence = "CC0-1.0"\norigin = ""\n[denoiser]'
+    )
     (workplace / "mine.toml").write_text(recipe)
     lines = invoke("info", "mine.toml").stdout.splitlines()
     top = ["recipe: mine.toml", "  kind: train", "  levels: none", "  scale_shift_norm: yes"]
@@ -191,7 +193,7 @@ def facts(invoke, path):
     return shown["what"], shown["facts"]
 
 
-def test_info_counts_a_bundle(invoke, workplace):
+def test_info_reports_parameters_levels_and_size_of_a_bundle(invoke, workplace):
     folder = tiny_bundle(workplace / "tiny")
     what, found = facts(invoke, folder)
     bundle = load_bundle(folder)
@@ -205,13 +207,13 @@ def test_info_counts_a_bundle(invoke, workplace):
     assert found["bytes"] == sum(file.stat().st_size for file in folder.iterdir())
 
 
-def test_info_knows_a_published_rcdm_by_its_tensors(invoke, workplace):
+def test_info_recognises_a_published_rcdm_checkpoint(invoke, workplace):
     with torch.device("meta"):
         state = {
             name: torch.empty(shape)
             for name, shape in json.loads((REFERENCE / "official_rcdm_128_layout.json").read_text())["shapes"].items()
         }
-    # One number, seen from everywhere, in place of 422 million.
+    # Every tensor is an expanded scalar, so the file is small but claims 422 million parameters.
     state = {name: torch.zeros(1).expand(tensor.shape) for name, tensor in state.items()}
     torch.save(state, workplace / "a.pt")
     refused = invoke("info", "a.pt")
@@ -229,7 +231,7 @@ def test_info_knows_a_published_rcdm_by_its_tensors(invoke, workplace):
     assert found["parameters"] == sum(tensor.numel() for tensor in small.values())
 
 
-def test_info_knows_an_encoder_checkpoint(invoke, workplace):
+def test_info_recognises_an_encoder_checkpoint(invoke, workplace):
     network = timm.create_model("resnet18", num_classes=0)
     torch.save({"state_dict": network.state_dict()}, workplace / "a.pth")
     what, found = facts(invoke, "a.pth")
@@ -243,7 +245,7 @@ def test_info_knows_an_encoder_checkpoint(invoke, workplace):
     assert (what, found["types"]) == ("state dict", "float16 × 1")
 
 
-def test_info_shows_an_onnx_file(invoke, workplace):
+def test_info_prints_the_inputs_and_outputs_of_an_onnx_file(invoke, workplace):
     tensor = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("MatMul", ["x", "w"], ["h"])],
@@ -281,7 +283,7 @@ def test_info_shows_an_onnx_file(invoke, workplace):
         ("folder", {"manifest.json": "{"}, "folder/manifest.json is not JSON"),
     ],
 )
-def test_info_says_what_is_wrong(invoke, workplace, name, content, message):
+def test_info_exits_2_with_the_reason(invoke, workplace, name, content, message):
     if isinstance(content, str):
         (workplace / name).write_text(content)
     elif content is not None:

@@ -1,7 +1,8 @@
-"""The program as a whole: help, version, examples, start-up."""
+"""Tests of the program as a whole: help, version, examples, start-up time and completion."""
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 import typer
@@ -25,7 +26,7 @@ except SystemExit as end:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["doctor", "--help"], ["--version"]])
-def test_help_is_quick_and_loads_no_model_library(arguments):
+def test_help_is_fast_and_imports_no_model_library(arguments):
     best = 1e9
     for _ in range(3):
         stdout, stderr = start(MEASURE_HELP.format(arguments=arguments)).communicate(timeout=60)
@@ -48,38 +49,38 @@ def test_help_lists_every_command(invoke):
         assert command.name in text
 
 
-def test_without_a_command_the_help_is_shown_and_it_is_wrong_use(invoke):
+def test_no_command_prints_help_and_exits_2(invoke):
     result = invoke()
     assert result.exit_code == 2
     assert "Usage: rcdm" in result.output
 
 
-def test_a_mistyped_command_is_wrong_use_and_names_the_nearest(invoke):
+def test_misspelt_command_exits_2_and_suggests_the_nearest(invoke):
     result = invoke("docter")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "doctor" in result.stderr
 
 
-def test_a_mistyped_option_is_wrong_use_and_names_the_nearest(invoke):
+def test_misspelt_option_exits_2_and_suggests_the_nearest(invoke):
     result = invoke("doctor", "--devise", "cpu")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--device" in result.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_explains_itself_with_examples_that_parse(command, invoke):
+def test_examples_of_every_command_parse(command, invoke):
     text = invoke(command.name, "--help").stdout
     assert command.examples
     for example in command.examples:
         program, name, *arguments = shlex.split(example)
         assert (program, name) == ("rcdm", command.name)
-        # Parses and checks every option, and runs nothing.
+        # Parses and checks every option without running the command.
         CLICK_COMMANDS[name].make_context(name, arguments)
     assert f"rcdm {command.name}" in text.split("Examples")[1]
 
 
-# One meaning each, told in the words of a command's own subject: what is timed, tuned, probed or imported.
-SAID_FOR_ITS_COMMAND = {
+# Options with one meaning whose help text names the subject of the command.
+HELP_DIFFERS = {
     "--backend",
     "--batch",
     "--encoder",
@@ -94,11 +95,78 @@ SAID_FOR_ITS_COMMAND = {
 }
 
 
-def test_the_same_option_means_the_same_in_every_command():
+def test_an_option_has_the_same_help_in_every_command():
     helps: dict[str, set[str]] = {}
     for command in CLICK_COMMANDS.values():
         for item in command.params:
             if item.param_type_name == "option":
                 helps.setdefault(item.opts[0], set()).add(item.help)
-    assert {name for name, texts in helps.items() if len(texts) > 1} <= SAID_FOR_ITS_COMMAND
+    assert {name for name, texts in helps.items() if len(texts) > 1} <= HELP_DIFFERS
     assert "--json" in helps
+
+
+COMPLETE = """
+import json, sys
+from rcdm_cli.cli.app import main
+try:
+    main()
+finally:
+    heavy = {"torch", "timm", "numpy", "PIL", "onnx", "openvino"} & set(sys.modules)
+    print(json.dumps(sorted(heavy)), file=sys.stderr)
+"""
+
+
+def complete(shell: str, line: str, folder: Path) -> str:
+    """Return what ``rcdm`` prints when ``shell`` asks for the completions of ``line``."""
+    words = line.split(" ")
+    environment = {
+        "_RCDM_COMPLETE": f"complete_{shell}",
+        "_TYPER_COMPLETE_ARGS": line,
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    code = f"import sys; sys.argv = ['rcdm']\n{COMPLETE}"
+    stdout, stderr = start(code, environment, cwd=folder).communicate(timeout=20)
+    assert stderr == "[]\n"
+    return stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("line", "expected", "unexpected"),
+    [
+        ("rcdm visualize --method d", ["dino"], ["simclr"]),
+        ("rcdm visualize --method dino,s", ["dino,simclr", "dino,supervised"], ["vicreg"]),
+        ("rcdm visualize --level ", ["backbone", "projector", "both"], []),
+        ("rcdm visualize --bundle ", ["mine"], ["broken"]),
+        ("rcdm visualize --backend o", ["onnxruntime", "openvino"], ["torch"]),
+        ("rcdm visualize --sampler dd", ["ddpm", "ddim"], ["dpmpp"]),
+        ("rcdm train data --recipe own", ["own64"], ["clothing32"]),
+        ("rcdm list b", ["bundles"], ["recipes"]),
+        ("rcdm vis", ["visualize"], ["evaluate"]),
+    ],
+)
+def test_shell_completion_offers_values_without_importing_torch(tmp_path, shell, line, expected, unexpected):
+    for name in ("mine", "broken"):
+        (tmp_path / "engines" / name).mkdir(parents=True)
+    (tmp_path / "engines" / "mine" / "manifest.json").write_text("{}")
+    printed = complete(shell, line, tmp_path)
+    for value in expected:
+        assert value in printed
+    for value in unexpected:
+        assert value not in printed
+
+
+def test_completion_of_methods_includes_those_of_bundles(tmp_path):
+    (tmp_path / "engines" / "mine").mkdir(parents=True)
+    (tmp_path / "engines" / "mine" / "manifest.json").write_text('{"encoders": {"my_method": {}}}')
+    assert complete("bash", "rcdm visualize --method my", tmp_path).split() == ["my_method"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_show_completion_prints_a_script(invoke, monkeypatch, shell):
+    monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, f"/bin/{shell}"))
+    result = invoke("--show-completion")
+    assert result.exit_code == 0
+    assert f"_RCDM_COMPLETE=complete_{shell}" in result.stdout

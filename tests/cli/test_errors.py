@@ -1,18 +1,22 @@
-"""Every way in which a command can end."""
+"""Tests of the exit codes and messages of commands."""
 
 import errno
 import signal
+from pathlib import Path
+from typing import Annotated
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from rcdm_cli.cli._signals import interrupting, stop_when_asked
+from rcdm_cli.cli._errors import with_flags
+from rcdm_cli.cli._signals import interrupt_on_signals, stop_on_signal
 from rcdm_cli.core.errors import CheckFailed, InputError, Interrupted, RcdmError
 from tests.cli.conftest import rcdm, start
 
 
 class OutOfMemoryError(RuntimeError):
-    """Named as PyTorch's, which is known by its name so that PyTorch need not be imported."""
+    """Stand-in for PyTorch's class, which is recognised by its name without importing PyTorch."""
 
 
 @pytest.mark.parametrize(
@@ -30,12 +34,12 @@ class OutOfMemoryError(RuntimeError):
         ),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "Error: No space left on device.\n"),
         (typer.Abort(), 130, "Interrupted: stopped before the end.\n"),  # Ctrl-C at a question
-        (MemoryError(), 1, "Error: Not enough memory. A smaller --batch needs less of it.\n"),
-        (OutOfMemoryError("CUDA"), 1, "Error: Not enough memory. A smaller --batch needs less of it.\n"),
+        (MemoryError(), 1, "Error: Not enough memory. A smaller `batch` needs less memory.\n"),
+        (OutOfMemoryError("CUDA"), 1, "Error: Not enough memory. A smaller `batch` needs less memory.\n"),
         (
-            ValueError("seen\nnever"),
+            ValueError("two\nlines"),
             1,
-            "Error: Unexpected failure (ValueError: seen never). Set RCDM_DEBUG=1 to see where it happened.\n",
+            "Error: Unexpected failure (ValueError: two lines). Set RCDM_DEBUG=1 to see where it happened.\n",
         ),
         (
             InputError("[/not markup] /a/very/long/path" + "x" * 200),
@@ -45,7 +49,7 @@ class OutOfMemoryError(RuntimeError):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_an_error_is_a_sentence_on_stderr_and_an_exit_code(invoke_function, error, code, message):
+def test_exceptions_become_a_message_on_stderr_and_an_exit_code(invoke_function, error, code, message):
     def fail(out):
         raise error
 
@@ -54,12 +58,12 @@ def test_an_error_is_a_sentence_on_stderr_and_an_exit_code(invoke_function, erro
         assert (result.exit_code, result.stdout, result.stderr) == (code, "", message)
 
 
-def test_a_command_that_returns_is_done(invoke_function):
+def test_a_command_that_returns_exits_0(invoke_function):
     assert invoke_function(lambda out: None).exit_code == 0
 
 
 @pytest.mark.parametrize("value", ["1", "0", ""])
-def test_the_traceback_is_shown_only_on_request(invoke_function, monkeypatch, value):
+def test_traceback_is_printed_only_with_rcdm_debug(invoke_function, monkeypatch, value):
     def fail(out):
         raise InputError("wrong")
 
@@ -93,7 +97,7 @@ def test_signals_interrupt_with_130(number):
     assert (process.returncode, stderr) == (130, "Interrupted: stopped before the end.\n")
 
 
-def test_a_reader_that_goes_away_is_no_error():
+def test_closed_stdout_prints_no_message():
     process = rcdm("list")
     process.stdout.close()
     assert process.stderr.read() == ""
@@ -102,8 +106,8 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_work_that_stops_when_asked_is_interrupted_only_by_the_second_signal(number):
-    with stop_when_asked() as stop:
+def test_second_signal_interrupts_work_that_stops_on_the_first(number):
+    with stop_on_signal() as stop:
         assert not stop()
         signal.raise_signal(number)
         assert stop()
@@ -111,11 +115,11 @@ def test_work_that_stops_when_asked_is_interrupted_only_by_the_second_signal(num
             signal.raise_signal(number)
 
 
-def test_handlers_are_put_back_and_ignored_signals_stay_ignored():
+def test_signal_handlers_are_restored_and_ignored_signals_stay_ignored():
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        with interrupting(), stop_when_asked() as stop:
+        with interrupt_on_signals(), stop_on_signal() as stop:
             assert signal.getsignal(signal.SIGINT) is not interrupt
             signal.raise_signal(signal.SIGTERM)
             assert not stop()
@@ -125,7 +129,7 @@ def test_handlers_are_put_back_and_ignored_signals_stay_ignored():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_file_names_that_are_no_text_go_out_as_they_came_in(tmp_path):
+def test_undecodable_file_names_are_printed_unchanged(tmp_path):
     name = b"caf\xe9.toml"
     (tmp_path / "recipes").mkdir()
     with open(bytes(tmp_path / "recipes") + b"/" + name, "wb") as file:
@@ -136,15 +140,57 @@ def test_file_names_that_are_no_text_go_out_as_they_came_in(tmp_path):
     assert b"recipes/" + name in stdout
 
 
-def test_warnings_of_libraries_are_not_shown_to_a_person():
+def test_library_warnings_are_printed_only_with_rcdm_debug():
     code = """
 import sys, warnings
 from rcdm_cli.cli import app
 app.app = lambda: warnings.warn("for developers")
 app.main()
 """
-    for environment, shown in (({}, False), ({"RCDM_DEBUG": "1"}, True)):
+    for environment, printed in (({}, False), ({"RCDM_DEBUG": "1"}, True)):
         process = start(code, environment)
         _, stderr = process.communicate(timeout=20)
         assert process.returncode == 0
-        assert ("for developers" in stderr) is shown
+        assert ("for developers" in stderr) is printed
+
+
+def run_with_parameters(invoke_function, message):
+    def fail(
+        out,
+        data: Annotated[Path, typer.Argument(metavar="IMAGES...")],
+        num_samples: Annotated[int, typer.Option("--samples")] = 1,
+        page: Annotated[str, typer.Option("-o", "--out")] = "page",
+        trt: Annotated[bool, typer.Option("--trt")] = False,
+    ):
+        raise InputError(message)
+
+    return invoke_function(fail, "imgs").stderr
+
+
+@pytest.mark.parametrize(
+    ("message", "printed"),
+    [
+        ("Give `num_samples` a value of at least 2.", "Give --samples a value of at least 2."),
+        ("`page` or `trt`.", "--out or --trt."),
+        ("`data` is empty.", "IMAGES is empty."),
+        ("Use `rcdm export` with `trt`.", "Use `rcdm export` with --trt."),
+        ("`unknown` and `as_json`.", "`unknown` and --json."),
+        ("num_samples `", "num_samples `"),
+    ],
+)
+def test_parameters_in_backticks_become_flags(invoke_function, message, printed):
+    assert run_with_parameters(invoke_function, message) == f"Error: {printed}\n"
+
+
+def test_parameters_of_other_commands_become_flags():
+    app = typer.Typer()
+
+    @app.command()
+    def one(context: typer.Context, folder: Annotated[str, typer.Option("--out")] = ""):
+        print(with_flags("`folder` and `trt`", context))
+
+    @app.command()
+    def other(trt: Annotated[bool, typer.Option("--trt")] = False, folder: Annotated[str, typer.Option("--to")] = ""):
+        pass
+
+    assert CliRunner().invoke(app, ["one"]).stdout == "--out and --trt\n"

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from rcdm_cli.bundle.bundle import load_bundle
-from tests.cli.foreign import SHAPES_DO_NOT_TELL, encoder_file, rcdm_state
+from tests.cli.foreign import OPTIONS_NOT_IN_SHAPES, encoder_file, rcdm_state
 from tests.diffusion.golden import relative, tensors
 
 
@@ -21,7 +21,7 @@ def encoder(workplace):
 
 def command(checkpoint, *more, level="backbone"):
     given = ("--encoder", "mine.safetensors", "-o", "engines/b")
-    return ("import", str(checkpoint), "--method", "dino", "--level", level, *given, *SHAPES_DO_NOT_TELL, *more)
+    return ("import", str(checkpoint), "--method", "dino", "--level", level, *given, *OPTIONS_NOT_IN_SHAPES, *more)
 
 
 @pytest.mark.parametrize("form", ["pt", "nested pt", "safetensors", "half"])

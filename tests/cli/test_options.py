@@ -1,4 +1,4 @@
-"""The shared options: what they accept, what they say to a wrong value, and which device is chosen."""
+"""Tests of the shared options and of the choice of the device."""
 
 import json
 from typing import get_args
@@ -14,7 +14,7 @@ from rcdm_cli.cli._options import Backend, Batch, Device, Guidance, Level, Metho
 from rcdm_cli.core.errors import RcdmError
 
 
-def show(
+def print_options(
     out,
     method: Methods = None,
     level: Level = "both",
@@ -53,8 +53,8 @@ DEFAULTS = {
         ("--steps 5 --guidance 2.5 --precision bf16", {"steps": 5, "guidance": 2.5, "precision": "bf16"}),
     ],
 )
-def test_values_arrive(invoke_function, arguments, changed):
-    result = invoke_function(show, *arguments.split(), "--json")
+def test_options_pass_their_values(invoke_function, arguments, changed):
+    result = invoke_function(print_options, *arguments.split(), "--json")
     assert json.loads(result.stdout) == DEFAULTS | changed
 
 
@@ -73,26 +73,26 @@ def test_values_arrive(invoke_function, arguments, changed):
         ("--batch -1", ["--batch"]),
     ],
 )
-def test_wrong_values_are_wrong_use_and_say_what_is_allowed(invoke_function, monkeypatch, arguments, words):
+def test_wrong_values_exit_2_and_list_the_allowed_values(invoke_function, monkeypatch, arguments, words):
     monkeypatch.setenv("COLUMNS", "200")
-    result = invoke_function(show, *arguments.split())
+    result = invoke_function(print_options, *arguments.split())
     assert (result.exit_code, result.stdout) == (2, "")
     for word in words:
         assert word in result.stderr
 
 
-def test_choices_are_those_of_the_rooms_that_use_them():
+def test_choices_equal_those_of_the_packages_that_use_them():
     assert set(_options.BACKENDS) == {"auto", *BACKENDS}
     assert set(_options.PRECISIONS) == {"auto", *get_args(engine_file.Precision)}
 
 
 @pytest.fixture
 def cuda_devices(monkeypatch):
-    def pretend(count):
+    def set_count(count):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
-    return pretend
+    return set_count
 
 
 @pytest.mark.parametrize(
@@ -106,13 +106,13 @@ def cuda_devices(monkeypatch):
         (2, "cuda:1", "cuda:1"),
     ],
 )
-def test_a_device_that_is_there_is_taken(cuda_devices, count, name, device):
+def test_available_device_is_chosen(cuda_devices, count, name, device):
     cuda_devices(count)
     assert choose_device(name) == torch.device(device)
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_each_of_several_processes_takes_a_device_of_its_own(cuda_devices, name):
+def test_each_process_gets_its_own_device(cuda_devices, name):
     cuda_devices(2)
     assert choose_device(name, 1) == torch.device("cuda:1")
     with pytest.raises(RcdmError, match="--device cuda:2: there are 2 CUDA devices"):
@@ -121,7 +121,7 @@ def test_each_of_several_processes_takes_a_device_of_its_own(cuda_devices, name)
 
 
 @pytest.mark.parametrize(("count", "name"), [(0, "cuda"), (0, "cuda:0"), (2, "cuda:2")])
-def test_a_device_that_is_not_there_is_an_error_and_never_replaced(cuda_devices, count, name):
+def test_missing_device_is_an_error_without_fallback(cuda_devices, count, name):
     cuda_devices(count)
     with pytest.raises(RcdmError, match=f"--device {name}: .*--device cpu") as caught:
         choose_device(name)

@@ -1,4 +1,4 @@
-"""Where what goes."""
+"""Tests of stdout, stderr and terminals."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from tests.cli.conftest import start
 
 
-def talk(out):
+def print_everything(out):
     out.note("using [bold]cpu[/bold]")
     out.warn("image.jpg is grey")
     with out.progress("Sampling") as show:
@@ -31,8 +31,8 @@ NOTE, WARNING, PROGRESS = "using [bold]cpu[/bold]\n", "Warning: image.jpg is gre
         (("--json",), NOTE + WARNING + PROGRESS),
     ],
 )
-def test_the_result_goes_to_stdout_and_the_rest_to_stderr(invoke_function, arguments, stderr):
-    result = invoke_function(talk, *arguments)
+def test_result_goes_to_stdout_and_the_rest_to_stderr(invoke_function, arguments, stderr):
+    result = invoke_function(print_everything, *arguments)
     assert result.exit_code == 0
     assert result.stderr == stderr
     if "--json" in arguments:
@@ -43,43 +43,43 @@ def test_the_result_goes_to_stdout_and_the_rest_to_stderr(invoke_function, argum
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}])
-def test_what_json_cannot_hold_is_refused(invoke_function, value):
+def test_values_that_json_cannot_represent_are_refused(invoke_function, value):
     result = invoke_function(lambda out: out.result({"value": value}, []), "--json")
     assert (result.exit_code, result.stdout) == (1, "")
 
 
-TALK = """
+SCRIPT = """
 import typer
 from rcdm_cli.cli._command import command
-from tests.cli.test_output import talk
+from tests.cli.test_output import print_everything
 
 app = typer.Typer()
-command("talk", panel="Test", examples=())(talk).add_to(app)
+command("print", panel="Test", examples=())(print_everything).add_to(app)
 app()
 """
 
 
 def on_a_terminal(**settings: str) -> str:
-    """What a person at a terminal sees on stderr."""
-    ours, theirs = pty.openpty()
-    process = start(TALK, settings, stderr=theirs)
-    os.close(theirs)
+    """Return what stderr shows on a terminal."""
+    parent, child = pty.openpty()
+    process = start(SCRIPT, settings, stderr=child)
+    os.close(child)
     shown = b""
     while True:
         try:
-            block = os.read(ours, 4096)
-        except OSError:  # how Linux says that the other end is closed
+            block = os.read(parent, 4096)
+        except OSError:  # Linux raises EIO when the other end is closed
             break
         if not block:
             break
         shown += block
-    os.close(ours)
+    os.close(parent)
     stdout, _ = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (0, "[a].png\n2 samples\n")
     return shown.decode()
 
 
-def test_a_terminal_shows_a_bar_in_colour():
+def test_terminal_shows_a_coloured_bar():
     shown = on_a_terminal()
     assert "2/2" in shown
     assert "left" in shown
@@ -87,13 +87,13 @@ def test_a_terminal_shows_a_bar_in_colour():
     assert "\x1b[1;33mWarning:\x1b[0m" in shown
 
 
-def test_no_color_is_respected():
+def test_no_color_disables_colours():
     shown = on_a_terminal(NO_COLOR="1")
     assert "\x1b[1;33m" not in shown
     assert "2/2" in shown
 
 
-def test_a_dumb_terminal_shows_plain_lines():
+def test_dumb_terminal_shows_plain_lines():
     shown = on_a_terminal(TERM="dumb")
     assert "\x1b" not in shown
     assert "Sampling: 2/2, done" in shown

@@ -1,4 +1,4 @@
-"""Plain progress lines with a clock of our own, and the bar on a console of our own."""
+"""Tests of the plain progress lines with a fake clock, and of the bar on an in-memory console."""
 
 import io
 
@@ -9,7 +9,7 @@ from rcdm_cli.cli._progress import SparseLines, bar, duration
 
 
 def lines_of(events, title="Training"):
-    """``events``: (time in seconds, done, total[, note]), the display being made at time 0."""
+    """Return the lines for ``events``: (time in seconds, done, total[, note]). The display starts at time 0."""
     times = iter([0.0, *(time for time, *_ in events)])
     written = []
     show = SparseLines(title, written.append, clock=lambda: next(times))
@@ -18,11 +18,11 @@ def lines_of(events, title="Training"):
     return written
 
 
-def test_quick_work_gets_one_line():
+def test_short_work_prints_one_line():
     assert lines_of([(0.01 * k, k, 100) for k in range(1, 101)]) == ["Training: 100/100"]
 
 
-def test_lines_are_ten_seconds_and_a_tenth_apart():
+def test_lines_are_ten_seconds_and_a_tenth_of_the_work_apart():
     lines = lines_of([(float(k), k, 100, f"loss {k}") for k in range(1, 101)])
     assert lines == [
         *(f"Training: {k}/100, loss {k}, {duration(100 - k)} left" for k in range(10, 100, 10)),
@@ -30,12 +30,12 @@ def test_lines_are_ten_seconds_and_a_tenth_apart():
     ]
 
 
-def test_slow_work_gets_a_line_a_minute():
+def test_slow_work_prints_a_line_each_minute():
     lines = lines_of([(10.0 * k, k, 10_000) for k in range(1, 31)])
     assert [line.split(",")[0] for line in lines] == [f"Training: {k}/10000" for k in (6, 12, 18, 24, 30)]
 
 
-def test_the_time_left_of_a_resumed_run_counts_from_where_it_began():
+def test_remaining_time_of_a_resumed_run_ignores_earlier_steps():
     # 10 steps in 100 s, then 80 to go.
     assert lines_of([(0.0, 910, 1000), (100.0, 920, 1000)]) == ["Training: 920/1000, 13 min left"]
 

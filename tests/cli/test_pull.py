@@ -10,7 +10,7 @@ import torch
 from torchvision.models import ResNet50_Weights
 
 from rcdm_cli.bundle.bundle import load_bundle
-from rcdm_cli.cli._cache import cache_folder
+from rcdm_cli.cli._environment import cache_folder
 from rcdm_cli.core import download
 from rcdm_cli.diffusion import published as architecture
 from rcdm_cli.encoders import published as sources
