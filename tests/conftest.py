@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Configuration of all tests."""
 
 import signal
 
@@ -6,12 +6,12 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Take Ctrl-C as a foreground job does: a shell's background job ignores it, and so does all that it starts."""
+    """Restore the handler of SIGINT, which background jobs of a shell and their child processes ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a CUDA device where there is none."""
+    """Skip tests that need a CUDA device if none is available."""
     needing = [item for item in items if item.get_closest_marker("gpu")]
     if not needing:
         return

@@ -1,6 +1,8 @@
-"""The rules of docs/ARCHITECTURE.md, held on the source itself."""
+"""Tests of the rules of docs/ARCHITECTURE.md on the source code."""
 
 import ast
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "rcdm_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# The packages that each package may import besides itself.
+# The packages that each package may import, besides itself.
 MAY_IMPORT = {
     "core": set(),
     "data": {"core"},
@@ -36,12 +38,12 @@ MAY_IMPORT = {
 }
 MAY_IMPORT["cli"] = MAY_IMPORT["analyses"] | {"analyses"}
 MAY_IMPORT["__main__"] = {"cli"}
-# The face of the package gives its Python API to those who import it.
+# The root module exports the Python API.
 MAY_IMPORT[""] = MAY_IMPORT["cli"]
 
 TERMINAL_LIBRARIES = {"argparse", "click", "optparse", "rich", "tqdm", "typer"}
 FORBIDDEN_CALLS = {"print", "input", "exit", "quit", "breakpoint"}
-# Ending the process, reading the environment, and looking for a device to take.
+# Ends the process, reads the environment or searches for a device.
 FORBIDDEN_NAMES = {
     "sys.exit",
     "sys.argv",
@@ -58,13 +60,13 @@ MAX_LINES = 400
 
 
 def package_of(path: Path) -> str:
-    """``rcdm_cli/data/crop.py`` → ``data``; ``rcdm_cli/__main__.py`` → ``__main__``; ``rcdm_cli/__init__.py`` → ````."""
+    """``data/crop.py`` → ``data``; ``__main__.py`` → ``__main__``; the root module → an empty name."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return "" if parts == ("__init__",) else parts[0]
 
 
 def imported(node: ast.AST) -> Iterator[str]:
-    """Dotted names that one import statement brings, those of ``from`` included."""
+    """Yield the dotted names of one import statement, including ``from`` imports."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -73,7 +75,7 @@ def imported(node: ast.AST) -> Iterator[str]:
 
 
 def at_import_time(tree: ast.Module) -> Iterator[ast.AST]:
-    """Every node that runs when the module is imported."""
+    """Yield every node that runs when the module is imported."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -85,7 +87,7 @@ def at_import_time(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def wrong_imports(package: str, source: str) -> list[str]:
-    """Imports against the one direction, at any depth of the file."""
+    """Return imports that break the layer rule, at any depth of the module."""
     allowed = MAY_IMPORT[package] | {package}
     wrong = []
     for node in ast.walk(ast.parse(source)):
@@ -100,8 +102,8 @@ def wrong_imports(package: str, source: str) -> list[str]:
     return wrong
 
 
-def terminal_business(source: str) -> list[str]:
-    """What only ``cli`` may do: print, parse, end the process, read the environment, look for devices."""
+def terminal_use(source: str) -> list[str]:
+    """Return uses of the terminal, the environment, the process and devices, which only ``cli`` may do."""
     found = []
     for node in ast.walk(ast.parse(source)):
         found += [name for name in imported(node) if name.partition(".")[0] in TERMINAL_LIBRARIES]
@@ -113,23 +115,27 @@ def terminal_business(source: str) -> list[str]:
     return found
 
 
-def heavy_imports(source: str, standard: frozenset[str]) -> list[str]:
-    """Imports that a command file does at import time and that cost a person waiting for ``--help``."""
-    heavy = []
+def slow_imports(source: str, standard: frozenset[str]) -> list[str]:
+    """Return slow imports at import time, which would delay ``--help``."""
+    slow = []
     for node in at_import_time(ast.parse(source)):
         for name in imported(node):
             top, _, rest = name.partition(".")
             package = rest.partition(".")[0]
             light = top == PACKAGE.name and (package in {"core", "cli"} or package.startswith("__"))
             if top not in standard | LIGHT and not light:
-                heavy.append(name)
-    return heavy
+                slow.append(name)
+    return slow
+
+
+def flags(source: str) -> list[str]:
+    """Return strings and docstrings that contain a command-line flag, which only ``cli`` may name."""
+    strings = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return [text for text in strings if isinstance(text, str) and re.search(r"--[a-z]", text)]
 
 
 @pytest.fixture(scope="module")
 def standard() -> frozenset[str]:
-    import sys
-
     return frozenset(sys.stdlib_module_names)
 
 
@@ -138,26 +144,26 @@ def name_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_run_one_way(path):
+def test_imports_follow_the_layers(path):
     assert wrong_imports(package_of(path), path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) != "cli"], ids=name_of)
-def test_nothing_below_cli_prints_parses_exits_or_reads_the_environment(path):
-    assert terminal_business(path.read_text(encoding="utf-8")) == []
+def test_only_cli_prints_parses_exits_and_reads_the_environment(path):
+    assert terminal_use(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) == "cli"], ids=name_of)
-def test_cli_imports_nothing_heavy_at_import_time(path, standard):
-    assert heavy_imports(path.read_text(encoding="utf-8"), standard) == []
+def test_cli_imports_no_slow_library_at_import_time(path, standard):
+    assert slow_imports(path.read_text(encoding="utf-8"), standard) == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_no_module_is_long(path):
+def test_modules_have_at_most_400_lines(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
-def test_every_package_has_its_rule():
+def test_every_package_has_a_layer_rule():
     assert {package_of(path) for path in MODULES} <= set(MAY_IMPORT)
 
 
@@ -167,7 +173,7 @@ def module_of(path: Path) -> str:
 
 
 def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
-    """Which module imports which, inside functions and under ``TYPE_CHECKING`` too."""
+    """Return the imports of each module, including those in functions and under ``TYPE_CHECKING``."""
     graph = {}
     for module, source in sources.items():
         named = {name for node in ast.walk(ast.parse(source)) for name in imported(node)}
@@ -176,8 +182,8 @@ def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
     return graph
 
 
-def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Strongly connected components of more than one node (Tarjan 1972)."""
+def import_circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the strongly connected components of more than one node (Tarjan 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -204,29 +210,29 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
-def test_no_module_imports_itself_through_others():
+def test_modules_have_no_import_circle():
     graph = import_graph({module_of(path): path.read_text(encoding="utf-8") for path in MODULES})
     assert sum(map(len, graph.values())) > len(MODULES)
-    assert circles(graph) == []
+    assert import_circles(graph) == []
 
 
-def test_packages_have_no_circle():
+def test_packages_have_no_import_circle():
     graph = import_graph({module_of(path): path.read_text(encoding="utf-8") for path in MODULES})
     packages: dict[str, set[str]] = {}
     for module, others in graph.items():
         own = module.split(".")[1:2]
         packages.setdefault(*own or [""], set()).update(other.split(".")[1] for other in others)
-    assert circles({name: others - {name} for name, others in packages.items()}) == []
+    assert import_circles({name: others - {name} for name, others in packages.items()}) == []
 
 
-def test_circles_are_seen():
+def test_import_circles_are_found():
     sources = {
         "rcdm_cli.a": "def f():\n    from rcdm_cli.b import g",
         "rcdm_cli.b": "from rcdm_cli import c",
         "rcdm_cli.c": "",
     }
-    assert circles(import_graph(sources)) == []
-    assert circles(import_graph(sources | {"rcdm_cli.c": "import rcdm_cli.a"})) == [
+    assert import_circles(import_graph(sources)) == []
+    assert import_circles(import_graph(sources | {"rcdm_cli.c": "import rcdm_cli.a"})) == [
         ["rcdm_cli.a", "rcdm_cli.b", "rcdm_cli.c"]
     ]
 
@@ -244,7 +250,7 @@ def test_circles_are_seen():
         ("data", "from .crop import center_crop"),
     ],
 )
-def test_wrong_imports_are_seen(package, source):
+def test_wrong_imports_are_found(package, source):
     assert len(wrong_imports(package, source)) == 1
 
 
@@ -261,8 +267,22 @@ def test_wrong_imports_are_seen(package, source):
         "import torch\ndevice = 'cuda' if torch.cuda.is_available() else 'cpu'",
     ],
 )
-def test_terminal_business_is_seen(source):
-    assert len(terminal_business(source)) == 1
+def test_terminal_use_is_found(source):
+    assert len(terminal_use(source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ('raise InputError("Give --split.")', 1),
+        ('def f():\n    """As with ``--split``."""', 1),
+        ('f"{a} --{b} --limit {c}"', 1),
+        ('"Give `split` -- or x--y"  # --split', 1),
+        ('"Give `split`: a -- b"', 0),
+    ],
+)
+def test_flags_are_found(source, count):
+    assert len(flags(source)) == count
 
 
 @pytest.mark.parametrize(
@@ -278,5 +298,5 @@ def test_terminal_business_is_seen(source):
         ("if TYPE_CHECKING:\n    import torch", 0),
     ],
 )
-def test_heavy_imports_are_seen(source, count, standard):
-    assert len(heavy_imports(source, standard)) == count
+def test_slow_imports_are_found(source, count, standard):
+    assert len(slow_imports(source, standard)) == count

@@ -1,4 +1,4 @@
-"""What a wheel carries, and that it runs from there."""
+"""Tests of the wheel and the source distribution."""
 
 import ast
 import json
@@ -22,7 +22,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """A wheel of this checkout with a stand-in for the demo bundle and a large bundle that git ignores."""
+    """Wheel of this checkout with a stand-in for the demo bundle, and with a large bundle that git ignores."""
     root = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", ".gitignore", "LICENSE", "README.md"):
         if (ROOT / name).exists():
@@ -39,23 +39,27 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_holds_the_package_the_demo_bundle_and_the_recipes(wheel):
+def test_wheel_contains_the_package_the_demo_bundle_and_the_recipes(wheel):
     names = set(wheel.namelist())
-    sources = {str(path.relative_to(ROOT)) for kind in ("py", "css") for path in (ROOT / "rcdm_cli").rglob(f"*.{kind}")}
+    sources = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "rcdm_cli").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     recipes = {f"rcdm_cli/_data/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.toml")}
     demo = {f"rcdm_cli/_data/engines/clothing32/{name}" for name in ("manifest.json", "denoiser.safetensors")}
     assert recipes
     assert names >= sources | recipes | demo
 
 
-def test_the_wheel_holds_nothing_else(wheel):
+def test_wheel_contains_nothing_else(wheel):
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert tops == {"rcdm_cli", f"rcdm-{rcdm_cli.__version__}.dist-info"}
     assert [name for name in wheel.namelist() if "/large/" in name or "__pycache__" in name] == []
     assert sum(file.file_size for file in wheel.infolist()) < 2 * MIB
 
 
-def test_the_wheel_says_what_it_is(wheel):
+def test_wheel_metadata(wheel):
     info = f"rcdm-{rcdm_cli.__version__}.dist-info"
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "Name: rcdm\n" in metadata
@@ -67,7 +71,7 @@ def test_the_wheel_says_what_it_is(wheel):
         assert f"Provides-Extra: {extra}\n" in metadata
 
 
-def test_what_is_installed_finds_its_own_data_from_any_folder(wheel, tmp_path):
+def test_installed_wheel_finds_its_data_from_any_folder(wheel, tmp_path):
     site = tmp_path / "site"
     wheel.extractall(site)
     (tmp_path / "elsewhere").mkdir()
@@ -82,11 +86,11 @@ def test_what_is_installed_finds_its_own_data_from_any_folder(wheel, tmp_path):
     )
     tables = json.loads(done.stdout)
     data = site / "rcdm_cli" / "_data"
-    assert tables["engines"] == [{"name": "clothing32", "path": str(data / "engines" / "clothing32")}]
+    assert tables["bundles"] == [{"name": "clothing32", "path": str(data / "engines" / "clothing32")}]
     assert {Path(row["path"]).parent for row in tables["recipes"]} == {data / "recipes"}
 
 
-def test_the_source_distribution_can_build_the_same_wheel(tmp_path):
+def test_source_distribution_builds_the_same_wheel(tmp_path):
     [archive] = SdistBuilder(str(ROOT)).build(directory=str(tmp_path))
     shutil.unpack_archive(archive, tmp_path, filter="data")
     root = tmp_path / f"rcdm-{rcdm_cli.__version__}"
@@ -101,7 +105,7 @@ def test_the_source_distribution_can_build_the_same_wheel(tmp_path):
     }
 
 
-def test_every_package_that_the_source_imports_is_declared():
+def test_imported_packages_are_declared_as_dependencies():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     declared = {
