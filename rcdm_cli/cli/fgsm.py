@@ -276,7 +276,7 @@ def _in_file(images: "ImageDataset", training: "Embeddings", asked: Asked) -> li
 
     from rcdm_cli.analyses.embed import embed
     from rcdm_cli.analyses.step_cache import StepCache
-    from rcdm_cli.metrics.nearest import SAME
+    from rcdm_cli.metrics.nearest import is_copy
 
     rows = {path: row for row, path in enumerate(training.paths)}
     named = replace(images, entries=tuple(entry for entry in images.entries if entry.key in rows))
@@ -285,5 +285,5 @@ def _in_file(images: "ImageDataset", training: "Embeddings", asked: Asked) -> li
     pair = asked.pairs[0]
     found = embed(asked.encoders, [pair], named.spread(LOOKED_AT), asked.device, cache=StepCache(None, {}))
     known = training.rows([rows[path] for path in found.paths]).representations[pair]
-    same = (found.representations[pair] - known).norm(dim=1) <= SAME * known.norm(dim=1)
+    same = is_copy(found.representations[pair], known)
     return list(named.keys) if same.any() else []

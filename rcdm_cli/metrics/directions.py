@@ -1,4 +1,4 @@
-"""Along which directions of ``h`` samples follow it: the strong ones are learned first."""
+"""Correlation between ``h`` and the representations of its samples along the principal directions of ``h``."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Directions:
-    """Principal directions of ``h`` in bands, strongest first, each band as many as all before it together.
+    """Principal directions of ``h``, strongest first, in bands of 1, 1, 2, 4, ... directions.
 
     Attributes:
-        last: number of the last direction of each band, from 1.
-        variance: share of the variance of ``h`` over the images that each band holds.
-        correlation: mean over a band's directions of the correlation between ``h`` and the representations of its
-            samples; 0 where samples have nothing to do with ``h``, 1 where they follow it.
+        last: number of the last direction of each band, counted from 1.
+        variance: share of the variance of ``h`` in each band.
+        correlation: mean correlation between ``h`` and the samples' representations over the directions of each band:
+            0 if samples do not depend on ``h``, 1 if samples reproduce ``h``.
     """
 
     last: tuple[int, ...]
@@ -22,27 +22,27 @@ class Directions:
     correlation: tuple[float, ...]
 
     def as_json(self) -> dict[str, list[float]]:
-        """The same as JSON-able values."""
+        """Return all bands as JSON-able values."""
         return {"last": list(self.last), "variance": list(self.variance), "correlation": list(self.correlation)}
 
 
 def directions(found: Tensor, h: Tensor) -> Directions:
-    """How far samples follow ``h`` along each of its principal directions.
+    """Correlate the samples' representations with ``h`` along each principal direction of ``h``.
 
     Args:
-        found: (N, K, D), the representations of K samples of each image.
-        h: (N, D), the representations that they were sampled for; N at least 2.
+        found: (N, K, D), representations of K samples per image.
+        h: (N, D), representations that the samples are conditioned on, N ≥ 2.
     """
     centred = (h - h.mean(dim=0)).double()
     _, deviation, axes = torch.linalg.svd(centred, full_matrices=False)
-    # N images span N - 1 directions at most; along what is left of others there is rounding only.
+    # N images span at most N - 1 directions. Further directions contain rounding errors only.
     count = max(1, int((deviation[: len(h) - 1] > 1e-6 * deviation[0]).sum()))
     variance = deviation[:count].square() / deviation[:count].square().sum().clamp(min=1e-300)
-    asked = (centred @ axes[:count].T)[:, None].expand(-1, found.shape[1], -1).flatten(0, 1)
+    wanted = (centred @ axes[:count].T)[:, None].expand(-1, found.shape[1], -1).flatten(0, 1)
     samples = found.double().flatten(0, 1)
-    given = (samples - samples.mean(dim=0)) @ axes[:count].T
-    product = asked.norm(dim=0) * given.norm(dim=0)
-    correlation = torch.where(product > 0, (asked * given).sum(dim=0) / product.clamp(min=1e-300), 0.0)
+    reached = (samples - samples.mean(dim=0)) @ axes[:count].T
+    product = wanted.norm(dim=0) * reached.norm(dim=0)
+    correlation = torch.where(product > 0, (wanted * reached).sum(dim=0) / product.clamp(min=1e-300), 0.0)
     ends = [*(2**k for k in range(count.bit_length()) if 2**k < count), count]
     bands = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
     return Directions(

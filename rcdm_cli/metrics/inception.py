@@ -1,4 +1,4 @@
-"""The Inception space of FID, KID and the inception score, from weights that are given; nothing is fetched."""
+"""Inception network of FID, KID and the inception score. The weights are read from a local file."""
 
 import importlib.util
 import tempfile
@@ -19,32 +19,32 @@ SPLITS = 10
 
 
 class Inception:
-    """The network of the published FID (Heusel et al. 2017), as torch-fidelity has it.
+    """Inception network of the published FID (Heusel et al. 2017), implemented by torch-fidelity.
 
     Args:
-        weights: ``pt_inception-2015-12-05``, as torch-fidelity or pytorch-fid publish it.
-        device: where it runs.
+        weights: weights ``pt_inception-2015-12-05``, as published by torch-fidelity or pytorch-fid.
+        device: device of the network.
 
     Raises:
-        InputError: torch-fidelity is not installed, or the file holds no such weights.
+        InputError: torch-fidelity is not installed, or the file contains other weights.
     """
 
     def __init__(self, weights: Path, device: torch.device) -> None:
         if importlib.util.find_spec("torch_fidelity") is None:
-            raise InputError("--inception needs torch-fidelity, which is not installed: pip install 'rcdm[fidelity]'.")
+            raise InputError("`inception` needs torch-fidelity, which is not installed: pip install 'rcdm[fidelity]'.")
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         state = read_foreign(weights)
         with tempfile.TemporaryDirectory() as folder:
-            # torch-fidelity unpickles whatever its file holds; what it is given here are tensors and nothing else.
+            # torch-fidelity unpickles its file without restrictions. This copy contains tensors only.
             safe = Path(folder) / "weights.pth"
             torch.save(state, safe)
             try:
                 network = FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], str(safe))
             except RuntimeError as error:
                 raise InputError(
-                    f"{weights} does not hold the weights of the Inception network of the FID. Give the file"
-                    " weights-inception-2015-12-05-6726825d.pth that torch-fidelity publishes."
+                    f"{weights} does not contain the weights of the FID's Inception network. Give the file"
+                    " weights-inception-2015-12-05-6726825d.pth, published by torch-fidelity."
                 ) from error
         self.network, self.device = network.to(device), device
         self.sha256 = sha256(weights)
@@ -57,7 +57,16 @@ class Inception:
         batch: int = 64,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> dict[str, Tensor]:
-        """``features`` (N, 2048) and ``logits`` (N, 1008) of images uint8 (N, H, W, 3), on the CPU."""
+        """Compute Inception features and logits.
+
+        Args:
+            samples: uint8 (N, H, W, 3).
+            batch: images per forward pass.
+            on_progress: called with (images done, number of images) after each batch.
+
+        Returns:
+            ``features`` (N, 2048) and ``logits`` (N, 1008), on the CPU.
+        """
         parts = []
         for start in range(0, len(samples), batch):
             own = torch.from_numpy(np.ascontiguousarray(samples[start : start + batch]))
@@ -69,7 +78,7 @@ class Inception:
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """Mean and standard deviation over splits (Salimans et al. 2016, arXiv:1606.03498)."""
+    """Mean and standard deviation of the inception score over splits (Salimans et al. 2016, arXiv:1606.03498)."""
 
     mean: float
     deviation: float
@@ -77,17 +86,17 @@ class InceptionScore:
 
 
 def inception_score(logits: Tensor, seed: int = 0) -> InceptionScore:
-    """``exp(E KL(p(y|x) || p(y)))`` over ``SPLITS`` parts of the images, or over fewer where there are few.
+    """Compute ``exp(E KL(p(y|x) || p(y)))`` on ``SPLITS`` random splits of the images, at most one split per image.
 
     Args:
         logits: (N, classes).
-        seed: of the order in which images are dealt to the splits.
+        seed: seed of the splits.
     """
     order = torch.randperm(len(logits), generator=torch.Generator().manual_seed(seed))
     scores = []
     for part in logits[order].double().tensor_split(min(SPLITS, len(logits))):
-        share = part.softmax(dim=1)
-        divergence = share * (part.log_softmax(dim=1) - share.mean(dim=0).log())
+        p = part.softmax(dim=1)
+        divergence = p * (part.log_softmax(dim=1) - p.mean(dim=0).log())
         scores.append(divergence.sum(dim=1).mean().exp())
     values = torch.stack(scores)
     return InceptionScore(float(values.mean()), float(values.std(correction=0)), len(scores))

@@ -1,4 +1,4 @@
-"""A linear classifier on frozen representations: multinomial logistic regression, solved to its optimum."""
+"""Linear probe: multinomial logistic regression on frozen representations, solved to its optimum."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from torch.nn import functional as F
 from rcdm_cli.core.errors import InputError
 
 STRENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
-"""L2 strengths that are tried, the strongest first: each solution is a good start for the next."""
+"""Candidate L2 strengths, strongest first. Each solution initialises the search for the next."""
 
 FITS = len(STRENGTHS) + 1
-"""Optima that ``fit`` solves for."""
+"""Number of optimisations in ``fit``."""
 
-HELD_OUT = 5
-"""One training image in so many is held out to choose the L2 strength by."""
+HOLD_OUT_EVERY = 5
+"""``fit`` holds out 1 / HOLD_OUT_EVERY of the training images to select the L2 strength."""
 
-CHOOSING = 1e-3
-"""Tolerance while a strength is chosen; the loss is then within about a thousandth of its minimum."""
+SELECTION_TOLERANCE = 1e-3
+"""Gradient tolerance during selection; the loss is within about 0.1 % of its minimum."""
 
-FINAL = 1e-5
-"""Tolerance of the classifier that ``fit`` gives."""
+FINAL_TOLERANCE = 1e-5
+"""Gradient tolerance of the classifier that ``fit`` returns."""
 
 
 class LinearClassifier(NamedTuple):
-    """Logits are ``h @ weight.T + bias``; the standardisation of ``h`` is folded in.
+    """Linear classifier with logits ``h @ weight.T + bias``, which include the standardisation of ``h``.
 
     Attributes:
         weight: float32 (C, D).
@@ -39,21 +39,21 @@ class LinearClassifier(NamedTuple):
     bias: Tensor
 
     def logits(self, h: Tensor) -> Tensor:
-        """(B, D) → (B, C)."""
+        """Return logits (B, C) of ``h`` (B, D)."""
         return F.linear(h, self.weight, self.bias)
 
-    def right(self, h: Tensor, labels: Tensor) -> Tensor:
-        """float64 (B,): 1 where the class of ``h`` (B, D) is named rightly, else 0."""
+    def correct(self, h: Tensor, labels: Tensor) -> Tensor:
+        """Return 1 for each correctly classified ``h`` (B, D), else 0: float64 (B,)."""
         return (self.logits(h).argmax(dim=1) == labels).double()
 
     def to(self, device: torch.device) -> "LinearClassifier":
-        """The same on ``device``."""
+        """Return a copy of the classifier on ``device``."""
         return LinearClassifier(self.weight.to(device), self.bias.to(device))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A classifier, the L2 strength it was fitted with, and the accuracy on the held-out images that chose it."""
+    """A fitted classifier, its L2 strength, and its accuracy on the held-out images."""
 
     classifier: LinearClassifier
     strength: float
@@ -68,85 +68,89 @@ def fit(
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Fit:
-    """Choose the L2 strength on held-out training images, then fit all of them.
+    """Select the L2 strength on held-out training images, then fit all training images.
 
     Args:
         h: (N, D) representations of the training images.
         labels: (N,) int64 in 0..classes-1.
-        classes: C.
-        seed: which images are held out.
-        on_progress: called with (fits done, fits) before each.
+        classes: number of classes C.
+        seed: seed of the held-out split.
+        on_progress: called with (fits done, number of fits) before each fit.
 
     Raises:
-        InputError: fewer than two classes, or too few images to hold any out.
+        InputError: fewer than two classes, or fewer than 2 * HOLD_OUT_EVERY images.
     """
-    if classes < 2 or len(h) < 2 * HELD_OUT:
+    if classes < 2 or len(h) < 2 * HOLD_OUT_EVERY:
         raise InputError(
-            f"A probe needs two classes and {2 * HELD_OUT} images to learn from; there are {classes} and {len(h)}."
+            f"A linear probe needs at least 2 classes and {2 * HOLD_OUT_EVERY} training images;"
+            f" given {classes} and {len(h)}."
         )
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(h)))
-    held, rest = order[: len(h) // HELD_OUT], order[len(h) // HELD_OUT :]
-    chosen = choose(h, labels, classes, rest, held, lambda done: on_progress(done, FITS))
+    held_out, rest = order[: len(h) // HOLD_OUT_EVERY], order[len(h) // HOLD_OUT_EVERY :]
+    chosen = select_strength(h, labels, classes, rest, held_out, lambda done: on_progress(done, FITS))
     on_progress(len(STRENGTHS), FITS)
-    [best] = solve(h, labels, classes, [chosen.strength], FINAL)
+    [best] = solve(h, labels, classes, [chosen.strength], FINAL_TOLERANCE)
     return Fit(best, chosen.strength, chosen.held_out_accuracy)
 
 
-def choose(
+def select_strength(
     h: Tensor,
     labels: Tensor,
     classes: int,
-    learnt: Tensor,
-    held: Tensor,
+    train: Tensor,
+    held_out: Tensor,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Fit:
-    """Of the classifiers with all ``STRENGTHS``, the one that names most of the held-out images rightly.
+    """Fit a classifier with each of ``STRENGTHS`` and return the most accurate one on held-out images.
 
     Args:
         h: (N, D).
         labels: (N,) int64.
-        classes: C.
-        learnt: index (L,) of the images that are learnt from; one may stand there several times.
-        held: index (M,) of the images that choose.
-        on_progress: called with the number of strengths done, before each.
+        classes: number of classes C.
+        train: indices (L,) of the training images; indices may repeat.
+        held_out: indices (M,) of the held-out images.
+        on_progress: called with the number of strengths done before each fit.
     """
-    classifiers = solve(h[learnt], labels[learnt], classes, STRENGTHS, CHOOSING)
+    classifiers = solve(h[train], labels[train], classes, STRENGTHS, SELECTION_TOLERANCE)
     fits = []
     for done, strength in enumerate(STRENGTHS):
         on_progress(done)
         classifier = next(classifiers)
-        fits.append(Fit(classifier, strength, float(classifier.right(h[held], labels[held]).mean())))
-    # The first of equally good ones, which has the strongest.
+        fits.append(Fit(classifier, strength, float(classifier.correct(h[held_out], labels[held_out]).mean())))
+    # ``max`` returns the first of equally accurate classifiers: the one with the strongest regularisation.
     return max(fits, key=lambda one: one.held_out_accuracy)
 
 
 def solve(
-    h: Tensor, labels: Tensor, classes: int, strengths: Sequence[float], tolerance: float = FINAL
+    h: Tensor, labels: Tensor, classes: int, strengths: Sequence[float], tolerance: float = FINAL_TOLERANCE
 ) -> Iterator[LinearClassifier]:
-    """Minimise ``mean cross-entropy + strength / 2 · ‖W‖²`` over standardised ``h`` for one strength after another.
+    """Minimise ``mean cross-entropy + strength / 2 · ‖W‖²`` over standardised ``h`` for each strength in turn.
 
-    ``W`` are the weights of the standardised dimensions; biases are free. The minimum is unique in ``W``, so the
-    result does not depend on where a search begins; each begins where the last ended. L-BFGS in float64 runs in the
-    eigenvectors of the correlation matrix, each scaled so that the loss is about equally curved along all of them:
-    several times fewer steps than along the dimensions, which are correlated.
+    ``W`` are the weights of the standardised dimensions; biases are not regularised. The minimum is unique in ``W``,
+    so the result does not depend on the initial value. Each search starts from the previous minimum. L-BFGS runs in
+    float64 along the eigenvectors of the correlation matrix, scaled to about equal curvature of the loss. Correlated
+    dimensions would need several times more steps.
 
     Args:
         h: (N, D).
         labels: (N,) int64.
-        classes: C.
-        strengths: of the L2 term, above 0.
-        tolerance: largest entry of the gradient along the scaled eigenvectors at the end.
+        classes: number of classes C.
+        strengths: strengths of the L2 term, above 0.
+        tolerance: largest entry of the gradient along the scaled eigenvectors at the minimum.
+
+    Yields:
+        One classifier per strength.
     """
     x = h.double()
     mean, deviation = x.mean(0), x.std(0, correction=0)
-    # A dimension that is the same for all images says nothing, and keeps its zero.
+    # Constant dimensions stay 0.
     deviation = torch.where(deviation > 1e-8 * mean.abs().clamp(min=1e-8), deviation, 1.0)
     x = (x - mean) / deviation
     variance, axes = torch.linalg.eigh(x.T @ x / len(x))
     rotated = x @ axes
     weight, bias = torch.zeros(classes, x.shape[1], dtype=x.dtype), torch.zeros(classes, dtype=x.dtype)
     for strength in strengths:
-        # Where all classes are equally likely, the cross-entropy is curved by variance / classes.
+        # For equally likely classes, the curvature of the cross-entropy is variance / classes.
         scale = (variance.clamp(min=0) / classes + strength).rsqrt()
         weight, bias = _minimum(rotated * scale, scale, labels, strength, tolerance, weight / scale, bias)
         weight = weight * scale
@@ -157,8 +161,8 @@ def solve(
 def _minimum(
     x: Tensor, scale: Tensor, labels: Tensor, strength: float, tolerance: float, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weights (C, D) and biases (C,) of the minimum, where ``weight * scale`` is what the L2 term holds down."""
-    # So that the loss is about as curved along the biases as along the weights.
+    """Return weights (C, D) and biases (C,) of the minimum; the L2 term applies to ``weight * scale``."""
+    # Biases are scaled to about the same curvature as the weights.
     spread = len(bias) ** 0.5
     weight, bias = weight.requires_grad_(), (bias / spread).requires_grad_()
     optimizer = torch.optim.LBFGS(

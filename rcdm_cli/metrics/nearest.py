@@ -1,4 +1,4 @@
-"""Whether images are copies: the training image nearest to each sample."""
+"""Nearest neighbours by cosine similarity: search, k-NN classification, memorised training images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,28 +7,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.metrics.bootstrap import Bootstrap
+from rcdm_cli.metrics.intervals import Bootstrap
 
-SAME = 1e-4
-"""A neighbour nearer than this share of the query's length is the query itself, encoded once more."""
+COPY_TOLERANCE = 1e-4
+"""Two representations of the same image differ by less than this share of their norm."""
 
 CHUNK = 65536
 
 
 def nearest(queries: Tensor, bank: Tensor, count: int, *, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """The ``count`` vectors of ``bank`` with the largest cosine similarity to each query, nearest first.
+    """Find the ``count`` vectors of ``bank`` with the largest cosine similarity to each query, nearest first.
 
-    The bank is gone through in chunks of which only the best are held: beyond the bank itself, memory is bounded at
-    ``chunk`` × (D + Q) numbers, however many vectors it has. Of equally near vectors the earlier comes first.
+    The bank is searched in chunks. Beyond the bank, memory is bounded by ``chunk`` × (D + Q) numbers. Among equally
+    near vectors, the earlier vector comes first.
 
     Args:
         queries: (Q, D).
         bank: (N, D).
-        count: at most N are given.
-        chunk: vectors of the bank compared at a time.
+        count: number of neighbours per query; at most N are returned.
+        chunk: vectors of the bank compared per step.
 
     Returns:
-        Similarity (Q, count) in [-1, 1], and index into the bank (Q, count) int64.
+        Cosine similarity (Q, count) in [-1, 1].
+        Index into the bank (Q, count), int64.
     """
     queries = F.normalize(queries.float(), dim=1)
     best = torch.empty(len(queries), 0)
@@ -37,63 +38,116 @@ def nearest(queries: Tensor, bank: Tensor, count: int, *, chunk: int = CHUNK) ->
         part = bank[start : start + chunk].float()
         similarity = queries @ F.normalize(part, dim=1).T
         candidates = torch.cat([best, similarity], dim=1)
-        where = torch.cat([index, torch.arange(start, start + len(part)).expand(len(queries), -1)], dim=1)
+        positions = torch.cat([index, torch.arange(start, start + len(part)).expand(len(queries), -1)], dim=1)
         order = candidates.argsort(dim=1, descending=True, stable=True)[:, :count]
-        best, index = candidates.gather(1, order), where.gather(1, order)
+        best, index = candidates.gather(1, order), positions.gather(1, order)
     return best, index
 
 
-def neighbours_of(h: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """As ``nearest`` for one ``h`` (D,), which does not count as its own neighbour: (count,) and (count,).
+def nearest_image(queries: Tensor, bank: Tensor, *, chunk: int = 1024) -> tuple[Tensor, Tensor]:
+    """Return cosine similarity (Q,) and index (Q,) of the nearest vector in ``bank`` (M, D) for ``queries`` (Q, D)."""
+    found = [nearest(part, bank, 1) for part in queries.split(chunk)]
+    return torch.cat([one[0][:, 0] for one in found]), torch.cat([one[1][:, 0] for one in found])
 
-    Where the bank holds the very image, however often, its vectors are left out; they may differ by rounding.
+
+def nearest_without_copies(h: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Find the ``count`` nearest vectors to ``h`` (D,), without copies of ``h`` itself.
+
+    Copies are vectors within ``COPY_TOLERANCE``: the same image, encoded again.
+
+    Returns:
+        Cosine similarity (count,).
+        Index into the bank (count,), int64.
     """
-    copies = sum(int(_is_same(part, h).sum()) for part in bank.split(CHUNK))
+    copies = sum(int(is_copy(part, h).sum()) for part in bank.split(CHUNK))
     similarity, index = (found[0] for found in nearest(h[None], bank, count + copies))
-    others = ~_is_same(bank[index], h)
+    others = ~is_copy(bank[index], h)
     return similarity[others][:count], index[others][:count]
 
 
-def _is_same(vectors: Tensor, h: Tensor) -> Tensor:
-    same: Tensor = (vectors.float() - h).norm(dim=1) <= SAME * h.norm()
+def is_copy(vectors: Tensor, h: Tensor) -> Tensor:
+    """Return whether each of ``vectors`` (N, D) equals ``h`` (D,) or (N, D) up to ``COPY_TOLERANCE``: bool (N,)."""
+    same: Tensor = (vectors.float() - h).norm(dim=1) <= COPY_TOLERANCE * h.norm(dim=-1)
     return same
 
 
-BELOW = 0.99
-"""Of new images, this share is less near to a training image than the bar that samples are held to."""
+def knn_predict(
+    queries: Tensor,
+    bank: Tensor,
+    labels: Tensor,
+    *,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+    leave_one_out: bool = False,
+    chunk: int = 1024,
+) -> Tensor:
+    """Classify by weighted k-NN voting on cosine similarity (Wu et al. 2018, arXiv:1805.01978, section 3.4).
+
+    Each of the nearest bank vectors votes for its class with weight ``exp(similarity / temperature)``.
+
+    Args:
+        queries: (Q, D).
+        bank: (N, D).
+        labels: (N,) int64 classes of the bank, 0-based.
+        neighbours: number of voting neighbours; at most the bank's size.
+        temperature: temperature of the voting weights.
+        leave_one_out: the queries are the bank itself; a vector does not vote for its own class.
+        chunk: queries compared per step; memory is bounded by chunk × N.
+
+    Returns:
+        (Q,) int64 predicted classes.
+    """
+    bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
+    classes = int(labels.max()) + 1
+    predicted = []
+    for start in range(0, len(queries), chunk):
+        similarity = queries[start : start + chunk] @ bank.T
+        if leave_one_out:
+            rows = torch.arange(len(similarity))
+            similarity[rows, start + rows] = -torch.inf
+        top, index = similarity.topk(min(neighbours, len(bank) - leave_one_out), dim=1)
+        votes = torch.zeros(len(top), classes, dtype=top.dtype)
+        votes.scatter_add_(1, labels[index], (top / temperature).exp())
+        predicted.append(votes.argmax(dim=1))
+    return torch.cat(predicted)
+
+
+MEMORISATION_QUANTILE = 0.99
+"""Quantile of the similarity between new images and training images that serves as the memorisation threshold."""
 
 QUANTILES = tuple(step / 20 for step in range(21))
 
 
 @dataclass(frozen=True)
 class Memorised:
-    """Samples of one (method, level) and the training images nearest to them.
+    """Nearest training images to the samples of one (method, level).
 
     Attributes:
-        similarity: (N, K) cosine similarity of each sample to its nearest training image, in the named space.
-        index: (N, K) of that image in the bank.
-        bar: similarity that ``BELOW`` of the images asked about do not reach; they are new to the denoiser.
+        similarity: (N, K) cosine similarity of each sample to its nearest training image.
+        index: (N, K) index of the nearest training image in the bank.
+        threshold: ``MEMORISATION_QUANTILE`` of the similarity between the analysed images, which the denoiser was not
+            trained on, and their nearest training images.
     """
 
     similarity: Tensor
     index: Tensor
-    bar: float
+    threshold: float
 
     @property
-    def above(self) -> Tensor:
-        """(N,), the share of each image's samples beyond the bar; ``expected_above`` is what new images have."""
-        return (self.similarity > self.bar).double().mean(dim=1)
+    def share_above(self) -> Tensor:
+        """Share of each image's samples above the threshold: (N,). ``expected_above`` is the share for new images."""
+        return (self.similarity > self.threshold).double().mean(dim=1)
 
     def most_similar(self, count: int) -> list[tuple[int, int]]:
-        """(image, sample) of the samples nearest to a training image, nearest first."""
+        """Return (image, sample) indices of the ``count`` samples nearest to a training image, nearest first."""
         order = self.similarity.flatten().argsort(descending=True, stable=True)[:count]
         num_samples = self.similarity.shape[1]
         return [(int(place) // num_samples, int(place) % num_samples) for place in order]
 
     def as_json(self, names: Sequence[str], bootstrap: Bootstrap) -> dict[str, object]:
-        """Every number; ``names`` are those of the bank's images."""
+        """Return all numbers as JSON-able values; ``names`` are the names of the bank's images."""
         return {
-            "above": bootstrap.mean(self.above).as_json(),
+            "above": bootstrap.mean(self.share_above).as_json(),
             "quantiles": quantiles(self.similarity),
             "similarity": self.similarity.tolist(),
             "image": [[names[k] for k in row] for row in self.index.tolist()],
@@ -101,34 +155,28 @@ class Memorised:
 
 
 def expected_above(count: int) -> float:
-    """Share of images new to the denoiser that is expected beyond the bar, where the bar comes from ``count`` images.
+    """Return the expected share of new images above a threshold that was estimated from ``count`` images.
 
-    The k-th smallest of n numbers has on average k / (n + 1) of all others below it, whatever their distribution; the
-    bar lies at place ``BELOW * (n - 1) + 1``, between two of them. Of 30 images, 4 % of new ones are beyond it.
+    The k-th smallest of n numbers exceeds on average k / (n + 1) of the distribution. The threshold is at rank
+    ``MEMORISATION_QUANTILE * (n - 1) + 1``. For 30 images, the expected share is 4 %.
     """
-    return 1 - (BELOW * (count - 1) + 1) / (count + 1)
+    return 1 - (MEMORISATION_QUANTILE * (count - 1) + 1) / (count + 1)
 
 
 def memorised(features: Tensor, images: Tensor, bank: Tensor) -> Memorised:
-    """Find each sample's nearest training image, and hold it against what images new to the denoiser have.
+    """Find the nearest training image of each sample, and the threshold from images new to the denoiser.
 
     Args:
-        features: (N, K, D), of the samples, in one encoder's space.
-        images: (N, D), of the images asked about.
-        bank: (M, D), of the training images.
+        features: (N, K, D), representations of the samples.
+        images: (N, D), representations of the analysed images.
+        bank: (M, D), representations of the training images.
     """
     similarity, index = nearest_image(features.flatten(0, 1), bank)
-    bar = float(nearest_image(images, bank)[0].quantile(BELOW))
-    return Memorised(similarity.reshape(features.shape[:2]), index.reshape(features.shape[:2]), bar)
-
-
-def nearest_image(queries: Tensor, bank: Tensor, *, chunk: int = 1024) -> tuple[Tensor, Tensor]:
-    """Cosine similarity (Q,) of each of ``queries`` (Q, D) to the nearest of ``bank`` (M, D), and its index (Q,)."""
-    found = [nearest(part, bank, 1) for part in queries.split(chunk)]
-    return torch.cat([one[0][:, 0] for one in found]), torch.cat([one[1][:, 0] for one in found])
+    threshold = float(nearest_image(images, bank)[0].quantile(MEMORISATION_QUANTILE))
+    return Memorised(similarity.reshape(features.shape[:2]), index.reshape(features.shape[:2]), threshold)
 
 
 def quantiles(values: Tensor) -> list[float]:
-    """The values at ``QUANTILES``."""
+    """Return the values at ``QUANTILES``."""
     found: list[float] = values.flatten().double().quantile(torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
     return found

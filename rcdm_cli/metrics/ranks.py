@@ -1,4 +1,4 @@
-"""How faithful images are: is the representation of a sample nearest to the one it was sampled for?"""
+"""Faithfulness of samples: whether a sample's representation is nearest to the one that it is conditioned on."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.metrics.bootstrap import Bootstrap, Interval
+from rcdm_cli.metrics.intervals import Bootstrap, Interval
 
 TIE = 1e-6
-"""Similarities that differ by no more are equal: a matrix product rounds those of equal vectors differently."""
+"""Similarities that differ by less count as equal, since a matrix product rounds equal vectors differently."""
 
 
 def ranks(queries: Tensor, bank: Tensor, own: Tensor) -> Tensor:
-    """Rank of ``bank[own[i]]`` among all of ``bank`` by cosine similarity to ``queries[i]``; 1 is nearest.
+    """Return the rank of ``bank[own[i]]`` in ``bank`` by cosine similarity to ``queries[i]``; rank 1 is nearest.
 
-    The paper's measure of faithfulness (arXiv:2112.09164, section 4): the representation of a sample should be
-    nearest to the one that it was sampled for. Of equally near vectors, the own one counts as the last, so that a
-    collapsed encoder cannot score.
+    The paper's measure of faithfulness (arXiv:2112.09164, section 4). Among equally near vectors, the own vector is
+    ranked last, so that a collapsed encoder has the worst rank.
 
     Args:
         queries: (Q, D).
@@ -33,23 +32,23 @@ def ranks(queries: Tensor, bank: Tensor, own: Tensor) -> Tensor:
 
 
 def mean_reciprocal_rank(values: Tensor) -> float:
-    """Mean of 1 / rank: 1 when every own vector is nearest."""
+    """Return the mean of 1 / rank; 1 if every own vector is nearest."""
     return float((1 / values.double()).mean())
 
 
 def own_similarity(queries: Tensor, targets: Tensor) -> Tensor:
-    """Cosine similarity of each query (Q, D) to its target (Q, D): (Q,) in [-1, 1]."""
-    return torch.nn.functional.cosine_similarity(queries, targets, dim=1)
+    """Return the cosine similarity of each query (Q, D) to its target (Q, D): (Q,) in [-1, 1]."""
+    return F.cosine_similarity(queries, targets, dim=1)
 
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """One (method, level); intervals are over the images asked about.
+    """Faithfulness of the samples at one (method, level), with bootstrap intervals over images.
 
     Attributes:
-        mean_reciprocal_rank: of the image's own representation among those of all images; 1 is perfect.
-        mean_rank: the same as a mean of ranks; 1 is perfect.
-        similarity: mean cosine similarity of the sample's representation to ``h``.
+        mean_reciprocal_rank: mean of 1 / rank of the image's own representation among all images; 1 is perfect.
+        mean_rank: mean rank of the image's own representation among all images; 1 is perfect.
+        similarity: mean cosine similarity of the samples' representations to ``h``.
     """
 
     mean_reciprocal_rank: Interval
@@ -57,20 +56,18 @@ class Faithfulness:
     similarity: Interval
 
     def as_json(self) -> dict[str, object]:
-        """The same as JSON-able values."""
+        """Return all numbers as JSON-able values."""
         return {name: interval.as_json() for name, interval in self.__dict__.items()}
 
 
 def faithfulness(found: Tensor, h: Tensor, bootstrap: Bootstrap, *, chunk: int = 1024) -> Faithfulness:
-    """Rank each image's own representation among all, by nearness to those of its samples.
-
-    The measure of the paper (arXiv:2112.09164, section 4).
+    """Rank each image's own representation among all images by similarity to the samples' representations.
 
     Args:
-        found: (N, K, D), the representations of K samples of each image.
-        h: (N, D), the representations that they were sampled for.
-        bootstrap: over the N images.
-        chunk: samples compared at a time; bounds memory at chunk × N.
+        found: (N, K, D), representations of K samples per image.
+        h: (N, D), representations that the samples are conditioned on.
+        bootstrap: resamples of the N images.
+        chunk: samples compared per step; memory is bounded by chunk × N.
     """
     count, num_samples = found.shape[:2]
     flat, own = found.flatten(0, 1), torch.arange(count).repeat_interleave(num_samples)

@@ -16,7 +16,7 @@ from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from rcdm_cli.encoders.open import ENCODER_FILE
 from rcdm_cli.encoders.spec import EncoderSpec
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
-from rcdm_cli.metrics.knn import knn_predict
+from rcdm_cli.metrics.nearest import knn_predict
 from rcdm_cli.training.batches import Batches, generator
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
 from rcdm_cli.training.objectives import build_objective, build_views

@@ -12,11 +12,10 @@ from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.bootstrap import Bootstrap
 from rcdm_cli.metrics.distances import distances
 from rcdm_cli.metrics.diversity import diversity
-from rcdm_cli.metrics.knn import knn_predict
-from rcdm_cli.metrics.nearest import BELOW, QUANTILES, expected_above, memorised, quantiles
+from rcdm_cli.metrics.intervals import Bootstrap
+from rcdm_cli.metrics.nearest import MEMORISATION_QUANTILE, QUANTILES, expected_above, knn_predict, memorised, quantiles
 from rcdm_cli.metrics.ranks import faithfulness
 from tests.bundle.tiny import tiny_bundle
 
@@ -66,10 +65,10 @@ def test_nearest_training_images_equal_scikit_learns():
     apart, index = search.kneighbors(features.flatten(0, 1))
     np.testing.assert_array_equal(found.index.flatten(), index[:, 0])
     np.testing.assert_allclose(found.similarity.flatten(), 1 - apart[:, 0], atol=1e-5)
-    assert found.bar == pytest.approx(np.quantile(1 - search.kneighbors(images)[0][:, 0], 0.99), abs=1e-5)
+    assert found.threshold == pytest.approx(np.quantile(1 - search.kneighbors(images)[0][:, 0], 0.99), abs=1e-5)
     assert found.most_similar(1) == [(5, 1)]
-    above = (1 - apart > found.bar).reshape(100, 3).mean(axis=1)
-    np.testing.assert_allclose(found.above, above)
+    above = (1 - apart > found.threshold).reshape(100, 3).mean(axis=1)
+    np.testing.assert_allclose(found.share_above, above)
     expected = np.quantile(found.similarity.numpy(), QUANTILES)
     np.testing.assert_allclose(quantiles(found.similarity), expected, atol=1e-6)
     values = found.as_json([str(k) for k in range(40)], Bootstrap(100))
@@ -80,7 +79,7 @@ def test_nearest_training_images_equal_scikit_learns():
 
 @pytest.mark.parametrize("count", [2, 30, 400])
 def test_new_images_beyond_the_bar_are_as_many_as_expected(count):
-    bars = np.quantile(np.random.default_rng(count).random((4000, count)), BELOW, axis=1)
+    bars = np.quantile(np.random.default_rng(count).random((4000, count)), MEMORISATION_QUANTILE, axis=1)
     # Of numbers even in [0, 1], the share beyond the bar is 1 less the bar.
     assert expected_above(count) == pytest.approx((1 - bars).mean(), abs=4 * bars.std() / 4000**0.5)
 
@@ -179,7 +178,14 @@ def test_an_interrupted_run_goes_on_where_it_was(bundle, asked, bank, found, tmp
         if done > 12:
             raise Stop
 
-    options = {"space": SPACE, "bank": bank, "num_samples": 2, "settings": bundle.settings(steps=2), "seed": 3, "batch": 4}
+    options = {
+        "space": SPACE,
+        "bank": bank,
+        "num_samples": 2,
+        "settings": bundle.settings(steps=2),
+        "seed": 3,
+        "batch": 4,
+    }
     with pytest.raises(Stop):
         evaluate(bundle, StepCache(tmp_path, {}), asked, BOTH, **options, on_progress=stop)
     made = []

@@ -9,7 +9,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.bootstrap import Interval
+from rcdm_cli.metrics.intervals import Interval
 from rcdm_cli.metrics.ranks import Faithfulness
 from tests.bundle.tiny import tiny_bundle
 

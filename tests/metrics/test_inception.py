@@ -1,17 +1,20 @@
+"""FID, KID and inception score against torch-fidelity, end to end."""
+
 import numpy as np
 import pytest
 import torch
-import torch_fidelity
-from torch_fidelity import feature_extractor_inceptionv3 as published
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.metrics.distances import distances
 from rcdm_cli.metrics.inception import Inception
 
+torch_fidelity = pytest.importorskip("torch_fidelity")
+from torch_fidelity import feature_extractor_inceptionv3 as published  # noqa: E402
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file like that of the published weights, but with random ones."""
+    """A file with the layout of the published weights and random values."""
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(published, "load_state_dict_from_url", lambda *given, **named: {})
@@ -33,7 +36,7 @@ class Samples(torch.utils.data.Dataset):
 
 
 @pytest.mark.slow
-def test_fid_kid_and_inception_score_are_torch_fidelitys(weights):
+def test_fid_kid_and_inception_score_equal_torch_fidelity(weights):
     first, second = np.random.default_rng(0).integers(0, 256, (2, 6, 16, 16, 3), dtype=np.uint8)
     theirs = torch_fidelity.calculate_metrics(
         input1=Samples(first),
@@ -60,13 +63,13 @@ def test_fid_kid_and_inception_score_are_torch_fidelitys(weights):
     assert float(expected) == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
 
 
-def test_a_file_without_such_weights_is_named(tmp_path):
+def test_file_with_other_weights_is_named(tmp_path):
     torch.save({"conv.weight": torch.zeros(2, 2)}, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"other.pth does not hold the weights of the Inception network"):
+    with pytest.raises(InputError, match=r"other.pth does not contain the weights of the FID's Inception network"):
         Inception(tmp_path / "other.pth", torch.device("cpu"))
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path, monkeypatch):
+def test_missing_package_is_named_with_its_install_command(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'rcdm\[fidelity\]'"):
         Inception(tmp_path / "any.pth", torch.device("cpu"))

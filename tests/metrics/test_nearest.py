@@ -1,15 +1,19 @@
+"""Nearest-neighbour search against scikit-learn, k-NN classification against lightly."""
+
+import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rcdm_cli.metrics.nearest import nearest, neighbours_of
+from rcdm_cli.metrics.nearest import is_copy, knn_predict, nearest, nearest_without_copies
 
 
 def vectors(count, width, seed=0):
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_are_those_that_scikit_learn_finds():
+def test_nearest_equals_scikit_learn():
     bank, queries = vectors(300, 7), vectors(5, 7, 1)
     distance, index = NearestNeighbors(n_neighbors=12, metric="cosine").fit(bank).kneighbors(queries)
     for chunk in (1, 64, 1000):
@@ -18,19 +22,19 @@ def test_are_those_that_scikit_learn_finds():
         torch.testing.assert_close(similarity, torch.from_numpy(1 - distance).float())
 
 
-def test_of_equally_near_vectors_the_earlier_comes_first():
+def test_earlier_vector_comes_first_in_a_tie():
     bank = torch.tensor([[0.0, 1.0], [2.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
     _, index = nearest(torch.tensor([[1.0, 0.0]]), bank, 3, chunk=2)
     assert index.tolist() == [[1, 2, 3]]
 
 
-def test_more_are_asked_for_than_there_are():
+def test_count_is_limited_by_the_bank():
     similarity, index = nearest(vectors(2, 3), vectors(4, 3, 1), 9)
     assert similarity.shape == index.shape == (2, 4)
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation gave back, but for views of what was there."""
+    """Record the number of elements of the largest tensor that an operation returns."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +48,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_memory_does_not_grow_with_the_bank():
+def test_memory_of_the_search_does_not_grow_with_the_bank():
     sizes = []
     for count in (2000, 20000):
         bank = vectors(count, 16)
@@ -54,16 +58,62 @@ def test_memory_does_not_grow_with_the_bank():
     assert sizes[0] == sizes[1] == 500 * 16
 
 
-def test_an_image_is_not_its_own_neighbour():
+def test_copies_of_the_query_are_left_out():
     bank = vectors(50, 8)
     h = bank[17] * (1 + 1e-6)
-    similarity, index = neighbours_of(h, bank, 5)
+    similarity, index = nearest_without_copies(h, bank, 5)
     expected = nearest(h[None], bank, 6)
     assert expected[1][0, 0] == 17
     assert index.tolist() == expected[1][0, 1:].tolist()
     assert similarity.tolist() == expected[0][0, 1:].tolist()
-    # Nor are its copies, which cost no neighbour.
+    # Several copies do not reduce the number of neighbours.
     copied = torch.cat([h.repeat(7, 1), bank])
-    assert (neighbours_of(h, copied, 5)[1] - 7).tolist() == index.tolist()
-    # An image that is not in the bank keeps all.
-    assert neighbours_of(vectors(1, 8, 9)[0], bank, 5)[1].shape == (5,)
+    assert (nearest_without_copies(h, copied, 5)[1] - 7).tolist() == index.tolist()
+    # A query without a copy in the bank has all neighbours.
+    assert nearest_without_copies(vectors(1, 8, 9)[0], bank, 5)[1].shape == (5,)
+
+
+def test_copies_are_compared_row_by_row():
+    bank = vectors(3, 8)
+    other = bank.clone()
+    other[1] += 1e-3 * bank[1].norm()
+    assert is_copy(other, bank).tolist() == [True, False, True]
+
+
+@pytest.fixture(scope="module")
+def bank():
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 5, (60,), generator=draw)
+    return torch.randn(60, 8, generator=draw) + F.one_hot(labels, 8) * 1.5, labels
+
+
+def lightly_predict(queries, bank, labels, neighbours, temperature):
+    queries, bank = F.normalize(queries, dim=1), F.normalize(bank, dim=1)
+    benchmarking = pytest.importorskip("lightly.utils.benchmarking.knn")
+    return benchmarking.knn_predict(queries, bank.T, labels, 5, knn_k=neighbours, knn_t=temperature)[:, 0]
+
+
+@pytest.mark.parametrize(("neighbours", "temperature"), [(1, 0.07), (7, 0.07), (20, 0.5), (60, 1.0)])
+def test_knn_equals_lightly(bank, neighbours, temperature):
+    queries = torch.randn(40, 8, generator=torch.Generator().manual_seed(1)) * 3
+    ours = knn_predict(queries, *bank, neighbours=neighbours, temperature=temperature, chunk=7)
+    assert torch.equal(ours, lightly_predict(queries, *bank, neighbours, temperature))
+    assert len(ours.unique()) > 1
+
+
+def test_leave_one_out_removes_the_query_from_the_bank(bank):
+    features, labels = bank
+    ours = knn_predict(features, features, labels, neighbours=5, leave_one_out=True, chunk=7)
+    for query in range(len(features)):
+        rest = torch.arange(len(features)) != query
+        assert ours[query] == lightly_predict(features[query : query + 1], features[rest], labels[rest], 5, 0.07)[0]
+
+
+def test_small_bank_votes_as_a_whole(bank):
+    features, labels = bank[0][:3], torch.tensor([0, 1, 1])
+    ours = knn_predict(features, features, labels, neighbours=20, temperature=100.0, leave_one_out=True)
+    # At a high temperature, both other features vote with nearly equal weight: 1 and 1 for the first query; 0 and 1
+    # for the others, decided by similarity.
+    unit = F.normalize(features, dim=1)
+    similarity = unit @ unit.T
+    assert ours.tolist() == [1, int(similarity[1, 2] > similarity[1, 0]), int(similarity[2, 1] > similarity[2, 0])]

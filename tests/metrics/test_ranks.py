@@ -1,3 +1,5 @@
+"""Ranks and similarities against scikit-learn."""
+
 import numpy as np
 import pytest
 import torch
@@ -15,24 +17,24 @@ def vectors():
     return bank[own] + torch.randn(30, 8, generator=draw), bank, own
 
 
-def test_mean_reciprocal_rank_equals_scikit_learns(vectors):
+def test_mean_reciprocal_rank_equals_scikit_learn(vectors):
     queries, bank, own = vectors
     truth = np.eye(50)[own.numpy()]
-    # With one right answer, label ranking average precision is the mean reciprocal rank.
+    # With one correct answer, label ranking average precision is the mean reciprocal rank.
     expected = label_ranking_average_precision_score(truth, cosine_similarity(queries, bank))
     assert mean_reciprocal_rank(ranks(queries, bank, own)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_an_own_vector_that_ties_counts_as_last():
+def test_tied_own_vector_is_ranked_last():
     assert ranks(torch.ones(1, 3), torch.ones(4, 3), torch.tensor([2])).tolist() == [4]
-    # A matrix product rounds equal rows differently in sets of some sizes.
+    # The rounding of equal rows in a matrix product depends on the size of the set.
     draw = torch.Generator().manual_seed(0)
     for count in range(2, 12):
         bank, queries = torch.randn(1, 512, generator=draw).repeat(count, 1), torch.randn(9, 512, generator=draw)
         assert ranks(queries, bank, torch.arange(9) % count).tolist() == [count] * 9
 
 
-def test_similarity_is_the_cosine(vectors):
+def test_own_similarity_is_the_cosine_similarity(vectors):
     queries, bank, own = vectors
     expected = np.diag(cosine_similarity(queries, bank[own]))
     np.testing.assert_allclose(own_similarity(queries, bank[own]), expected, atol=1e-6)

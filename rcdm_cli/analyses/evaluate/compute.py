@@ -15,13 +15,12 @@ from rcdm_cli.data.crop import center_crop
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.bootstrap import Bootstrap, Interval
 from rcdm_cli.metrics.directions import directions
 from rcdm_cli.metrics.distances import distances
 from rcdm_cli.metrics.diversity import diversity
 from rcdm_cli.metrics.inception import Inception
-from rcdm_cli.metrics.knn import knn_predict
-from rcdm_cli.metrics.nearest import Memorised, memorised, nearest_image, quantiles
+from rcdm_cli.metrics.intervals import Bootstrap, Interval
+from rcdm_cli.metrics.nearest import Memorised, knn_predict, memorised, nearest_image, quantiles
 from rcdm_cli.metrics.ranks import faithfulness
 
 Pixels = NDArray[np.uint8]

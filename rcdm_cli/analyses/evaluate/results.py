@@ -10,11 +10,11 @@ from torch import Tensor
 
 from rcdm_cli.analyses.evaluate.space import InInception
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.bootstrap import DRAWS, LEVEL, Bootstrap, Interval
 from rcdm_cli.metrics.directions import Directions
 from rcdm_cli.metrics.distances import Distances
-from rcdm_cli.metrics.diversity import Diversity, MoreDiverse
-from rcdm_cli.metrics.nearest import BELOW, QUANTILES, Memorised, expected_above
+from rcdm_cli.metrics.diversity import Diversity, DiversityDifference
+from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Bootstrap, Interval
+from rcdm_cli.metrics.nearest import MEMORISATION_QUANTILE, QUANTILES, Memorised, expected_above
 from rcdm_cli.metrics.ranks import Faithfulness
 
 Pixels = NDArray[np.uint8]
@@ -101,7 +101,7 @@ class Evaluation:
             "bank_images": len(self.bank),
             "samples": self.num_samples,
             "space": {"method": self.space.method, "level": self.space.level},
-            "interval": {"level": LEVEL, "draws": DRAWS, "over": "images"},
+            "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
             "results": [self._one(one) for one in self.evaluated],
             "differences": [one.as_json() for one in self._differences()],
             "training_images": None
@@ -111,9 +111,9 @@ class Evaluation:
                 "distances": self.real.as_json(),
                 "inception": self.real_inception and self.real_inception.as_json(),
                 "bar": {
-                    "below": BELOW,
+                    "below": MEMORISATION_QUANTILE,
                     "expected_above": expected_above(len(self.images)),
-                    "similarity": next(one.memorised.bar for one in self.evaluated if one.memorised),
+                    "similarity": next(one.memorised.threshold for one in self.evaluated if one.memorised),
                 },
                 "levels": list(QUANTILES),
                 "quantiles_of_images": self.new,
@@ -134,12 +134,12 @@ class Evaluation:
             "nearest": one.memorised and one.memorised.as_json(self.bank, self.bootstrap),
         }
 
-    def _differences(self) -> Iterator[MoreDiverse]:
+    def _differences(self) -> Iterator[DiversityDifference]:
         known = {one.pair: one.diversity for one in self.evaluated}
         for method in dict.fromkeys(pair.method for pair in known):
             backbone, projector = known.get(Pair(method, "backbone")), known.get(Pair(method, "projector"))
             if backbone and projector:
-                yield MoreDiverse(
+                yield DiversityDifference(
                     method,
                     self.bootstrap.mean(projector.pixels - backbone.pixels),
                     self.bootstrap.mean(projector.space - backbone.space),

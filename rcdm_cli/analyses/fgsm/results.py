@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rcdm_cli.analyses.fgsm.compute import Case, Outcome, Plan, Subjects
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.bootstrap import DRAWS, LEVEL, Bootstrap, Interval, of_draws
+from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Bootstrap, Interval, percentile_interval
 
 REFERENCE = Pair("supervised", "backbone")
 """What every other representation is compared with, where it is among those asked."""
@@ -96,7 +96,7 @@ class Robustness:
     def as_json(self) -> dict[str, Any]:
         """Every number."""
         return {
-            "interval": {"level": LEVEL, "draws": DRAWS, "over": "images"},
+            "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
             "results": [one.as_json() for one in self.curves],
             "against_supervised": [one.as_json() for one in self.comparisons],
         }
@@ -170,7 +170,13 @@ def _curve(
     accuracies = [bootstrap.mean(row) for row in right]
     robust = _over_epsilons(right)
     return Curve(
-        pair, name, accuracies, drifts, largest, bootstrap.mean(robust), of_draws(bootstrap.ratio(robust, right[0]))
+        pair,
+        name,
+        accuracies,
+        drifts,
+        largest,
+        bootstrap.mean(robust),
+        percentile_interval(bootstrap.ratio(robust, right[0])),
     )
 
 
@@ -186,7 +192,9 @@ def _compare(
         return Comparison(pair, name, None, None, drift)
     robust = [_over_epsilons(right) for right in (mine[0], other[0])]
     ratios = [bootstrap.ratio(above, right[0]) for above, right in zip(robust, (mine[0], other[0]), strict=True)]
-    return Comparison(pair, name, bootstrap.mean(robust[0] - robust[1]), of_draws(ratios[0] - ratios[1]), drift)
+    return Comparison(
+        pair, name, bootstrap.mean(robust[0] - robust[1]), percentile_interval(ratios[0] - ratios[1]), drift
+    )
 
 
 def _over_epsilons(values: Tensor) -> Tensor:

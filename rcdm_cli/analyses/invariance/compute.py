@@ -16,7 +16,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.augment import AUGMENTATIONS, Augmentation, background
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.bootstrap import Bootstrap, Interval, of_draws
+from rcdm_cli.metrics.intervals import Bootstrap, Interval, percentile_interval
 
 Pixels = NDArray[np.uint8]
 
@@ -227,7 +227,7 @@ def _summarised(
         count,
         size,
         augmentations,
-        {pair: of_draws(values) for pair, values in others.items()},
+        {pair: percentile_interval(values) for pair, values in others.items()},
         by_strength,
         by_augmentation,
         differences,
@@ -245,9 +245,9 @@ def _relative(cosine: Tensor, others: Tensor) -> Tensor | None:
 
 
 def _of_known(draws: Tensor) -> Interval:
-    return of_draws(draws[~draws.isnan()])
+    return percentile_interval(draws[~draws.isnan()])
 
 
 def _remaining(cosine: Tensor, others: Tensor) -> Remaining:
     relative = _relative(cosine, others)
-    return Remaining(of_draws(cosine), None if relative is None else _of_known(relative))
+    return Remaining(percentile_interval(cosine), None if relative is None else _of_known(relative))

@@ -16,7 +16,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.nearest import neighbours_of
+from rcdm_cli.metrics.nearest import nearest_without_copies
 
 Pixels = NDArray[np.uint8]
 
@@ -234,7 +234,7 @@ def _choose(h: Tensor, bank: Tensor, keys: Sequence[str], rule: Rule) -> _Chosen
             f"The neighbours' representations have {bank.shape[1]} dimensions and the source's {h.shape[1]}: "
             "they come from another encoder. Embed them again with this bundle."
         )
-    similarity, index = neighbours_of(h[0], bank, rule.nearest)
+    similarity, index = nearest_without_copies(h[0], bank, rule.nearest)
     if not len(index):
         raise InputError("Among the neighbours is no image but the source itself; give more images.")
     # As a norm, so that a bank of a million vectors is not squared into a second one.

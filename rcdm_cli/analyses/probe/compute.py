@@ -12,9 +12,8 @@ from rcdm_cli.analyses.probe.resample import NEIGHBOURS, Labelled, knn_correct, 
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.bootstrap import DRAWS, LEVEL, Bootstrap, Interval
+from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Bootstrap, Interval, t_interval
 from rcdm_cli.metrics.linear_probe import FITS, STRENGTHS
-from rcdm_cli.metrics.t_interval import over_seeds
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,8 @@ class Probes:
             "neighbours": NEIGHBOURS,
             "seeds": self.seeds,
             "interval": {
-                "level": LEVEL,
-                "over_images": f"percentile bootstrap over the validation images, {DRAWS} draws",
+                "level": CONFIDENCE,
+                "over_images": f"percentile bootstrap over the validation images, {NUM_RESAMPLES} draws",
                 "over_seeds": f"Student's t of the mean over {self.seeds} bootstrap draws of the training images; the"
                 " images that a draw leaves out choose its L2 strength",
             },
@@ -173,7 +172,7 @@ def probe(
         asked = Labelled(validation.representations[pair], truth)
         # Every pair has the same draws, so that differences between pairs are paired by draw.
         after = refit(bank, asked, len(classes), seeds=seeds, seed=seed, cache=cache, on_progress=show)
-        right = probes.classifiers[pair].right(*asked)
+        right = probes.classifiers[pair].correct(*asked)
         linear[pair] = _Values(right, [one.linear for one in after])
         knn[pair] = _Values(knn_correct(bank, asked), [one.knn for one in after])
         probed.append(
@@ -209,7 +208,7 @@ class _Values(NamedTuple):
         return _Values(self.images - other.images, by_seed)
 
     def measured(self, bootstrap: Bootstrap) -> Measured:
-        return Measured(bootstrap.mean(self.images), over_seeds(self.by_seed), self.by_seed)
+        return Measured(bootstrap.mean(self.images), t_interval(self.by_seed), self.by_seed)
 
 
 def _mean(values: Tensor) -> float | None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.analyses.step_cache import StepCache, hash_of
-from rcdm_cli.metrics.knn import knn_predict
-from rcdm_cli.metrics.linear_probe import STRENGTHS, choose
+from rcdm_cli.metrics.linear_probe import STRENGTHS, select_strength
+from rcdm_cli.metrics.nearest import knn_predict
 
 NEIGHBOURS = 20
 
@@ -79,8 +79,8 @@ def refit(
 
         def learn(number: int = number) -> dict[str, Tensor]:
             draw, before = bootstrap_resample(len(training.h), seed, number), number * len(STRENGTHS)
-            fitted = choose(*training, classes, *draw, lambda done: on_progress(before + done))
-            linear = fitted.classifier.right(*validation).mean()
+            fitted = select_strength(*training, classes, *draw, lambda done: on_progress(before + done))
+            linear = fitted.classifier.correct(*validation).mean()
             different = draw.learnt.unique()
             knn = knn_correct(Labelled(training.h[different], training.labels[different]), validation).mean()
             return {"found": torch.tensor([linear, knn, fitted.strength], dtype=torch.float64)}

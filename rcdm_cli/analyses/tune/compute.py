@@ -15,8 +15,8 @@ from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.diffusion.schedule import spacing
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.bootstrap import Bootstrap
-from rcdm_cli.metrics.frechet import frechet_distance
+from rcdm_cli.metrics.distances import frechet_distance
+from rcdm_cli.metrics.intervals import Bootstrap
 from rcdm_cli.metrics.ranks import Faithfulness, faithfulness
 
 Pixels = NDArray[np.uint8]

@@ -16,7 +16,7 @@ from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Loop, sample_images
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.frechet import frechet_distance
+from rcdm_cli.metrics.distances import frechet_distance
 from rcdm_cli.metrics.ranks import mean_reciprocal_rank, own_similarity, ranks
 
 Pixels = NDArray[np.uint8]
