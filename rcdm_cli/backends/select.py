@@ -11,8 +11,7 @@ from rcdm_cli.backends.onnxruntime import ON_CPU, ON_CUDA, OnnxRuntime
 from rcdm_cli.backends.openvino import GRAPHS, OpenVino
 from rcdm_cli.backends.tensorrt.backend import TensorRTBackend
 from rcdm_cli.backends.torch import Inductor, Torch
-from rcdm_cli.core.choices import no_such
-from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.core.errors import InputError, RcdmError, unknown_name_message
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.unet import UNet
 
@@ -67,7 +66,7 @@ def choose(place: RunContext, backend: str = "auto", precision: str = "auto") ->
     """
     if backend != "auto":
         if backend not in BACKENDS:
-            raise InputError(no_such("backend", backend, ("auto", *BACKENDS)))
+            raise InputError(unknown_name_message("backend", backend, ("auto", *BACKENDS)))
         chosen = _precision(backend, place, precision)
         return BackendSelection(place, backend, chosen, f"{backend} at {chosen}.")
     passed_over: dict[str, list[str]] = {}
@@ -102,7 +101,7 @@ def _precision(backend: str, place: RunContext, asked: str) -> Precision:
         if precision == asked:
             return precision
     if asked not in get_args(Precision):
-        raise InputError(no_such("precision", asked, ("auto", *get_args(Precision))))
+        raise InputError(unknown_name_message("precision", asked, ("auto", *get_args(Precision))))
     known = EXPORTED.get((backend, place.device.type), ())
     hint = f" {how_to_write(place.folder, asked)} writes its graph." if asked in known else ""
     raise InputError(f"The backend {backend} has no {asked} here, only {', '.join(have)}.{hint}")

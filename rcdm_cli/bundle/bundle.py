@@ -15,8 +15,7 @@ from rcdm_cli.backends.encoder_graph import encoder_graph
 from rcdm_cli.backends.engine_file import checked
 from rcdm_cli.backends.select import choose
 from rcdm_cli.bundle.manifest import Manifest, read_manifest, run_context
-from rcdm_cli.core.choices import no_such
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.files import read_tensors
 from rcdm_cli.core.levels import Level
 from rcdm_cli.core.resources import bundle_path
@@ -261,7 +260,7 @@ class Bundle:
                 raise InputError(f"The bundle has several methods; name one of: {', '.join(self.methods)}.")
             return self.methods[0]
         if method not in self.methods:
-            raise InputError(no_such("method in this bundle", method, self.methods))
+            raise InputError(unknown_name_message("method", method, self.methods))
         return method
 
 

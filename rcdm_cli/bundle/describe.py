@@ -10,7 +10,7 @@ from typing import Any
 from rcdm_cli.bundle.manifest import read_manifest
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_tensors
-from rcdm_cli.core.state_dict import read_foreign
+from rcdm_cli.core.state_dict import load_state_dict_file
 from rcdm_cli.diffusion.published import Unseen, read_architecture, spec_of, split_state
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.encoders.spec import EncoderSpec
@@ -58,7 +58,7 @@ def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         InputError: it is no state dict.
     """
-    state = read_foreign(path)
+    state = load_state_dict_file(path)
     facts = {**_tensor_facts(state), "bytes": path.stat().st_size}
     if "ssl_emb.weight" in state:
         unet, projection = split_state(state)

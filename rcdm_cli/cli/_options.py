@@ -11,7 +11,7 @@ import typer
 
 from rcdm_cli.cli import _completion
 from rcdm_cli.cli._environment import CACHE
-from rcdm_cli.core.choices import no_such
+from rcdm_cli.core.errors import unknown_name_message
 
 LEVEL_CHOICES = ("backbone", "projector", "both")
 BACKENDS = ("auto", "torch", "inductor", "onnxruntime", "openvino", "tensorrt")
@@ -28,7 +28,7 @@ def one_of(what: str, choices: Sequence[str]) -> Callable[[str | None], str | No
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in choices:
-            raise typer.BadParameter(no_such(what, value, choices))
+            raise typer.BadParameter(unknown_name_message(what, value, choices))
         return value
 
     return check
@@ -41,7 +41,7 @@ def comma_separated_names(what: str, choices: Sequence[str]) -> Callable[[str], 
         names = _split(value)
         for name in names:
             if name not in choices:
-                raise typer.BadParameter(no_such(what, name, choices))
+                raise typer.BadParameter(unknown_name_message(what, name, choices))
         return ",".join(names)
 
     return check
@@ -82,7 +82,7 @@ def _split(value: str) -> list[str]:
 def _device(value: str) -> str:
     kind, _, index = value.partition(":")
     if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
-        raise typer.BadParameter(no_such("device", value, ("auto", "cpu", "cuda", "cuda:N")))
+        raise typer.BadParameter(unknown_name_message("device", value, ("auto", "cpu", "cuda", "cuda:N")))
     return value
 
 

@@ -31,8 +31,7 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
-from rcdm_cli.core.choices import no_such
-from rcdm_cli.core.errors import CheckFailed, InputError
+from rcdm_cli.core.errors import CheckFailed, InputError, unknown_name_message
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def _attacks(values: list[str]) -> list[str]:
     names = list(dict.fromkeys(name.strip() for value in values for name in value.split(",")))
     for name in names:
         if name not in ATTACKS:
-            raise typer.BadParameter(no_such("attack", name, ATTACKS))
+            raise typer.BadParameter(unknown_name_message("attack", name, ATTACKS))
     return names
 
 

@@ -176,13 +176,13 @@ def make_bundle(
     from typing import cast
 
     from rcdm_cli.bundle.import_published import import_published
-    from rcdm_cli.core.state_dict import read_foreign
+    from rcdm_cli.core.state_dict import load_state_dict_file
     from rcdm_cli.diffusion.spec import ScheduleSpec
     from rcdm_cli.encoders.open import open_encoder
     from rcdm_cli.encoders.published import find_rcdm
 
     kind, timesteps = schedule
-    state = read_foreign(checkpoint)
+    state = load_state_dict_file(checkpoint)
     known = find_rcdm(checkpoint.name)
     if known and known[:2] != (method, level):
         raise InputError(

@@ -11,8 +11,7 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._output import Output
-from rcdm_cli.core.choices import no_such
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.resources import MANIFEST, bundles, recipes
 
 CHECKPOINTS = (".pt", ".pth", ".torch", ".ckpt", ".tar", ".bin")
@@ -58,14 +57,14 @@ def _find(target: str) -> Path:
     known = recipes() | bundles()
     if found := known.get(target) or recipes().get(target.removesuffix(".toml")):
         return found
-    raise InputError(f"{no_such('bundle or recipe', target, known)} No file is called that either.")
+    raise InputError(f"{unknown_name_message('bundle or recipe', target, known)} No file is called that either.")
 
 
 def _read(path: Path) -> Info:
     if path.is_dir():
         manifest = path / MANIFEST
         if not manifest.is_file():
-            raise InputError(f"{path} is not a bundle: it holds no {MANIFEST}.")
+            raise InputError(f"{path} is not a bundle: it contains no {MANIFEST}.")
         content = _parse(manifest, json.loads, "JSON")
         from rcdm_cli.bundle.describe import describe_bundle
 

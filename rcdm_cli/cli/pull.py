@@ -107,11 +107,11 @@ def pull(
 
 
 def _sources(method: str, level: str) -> tuple["Source", "Source"]:
-    from rcdm_cli.core.choices import no_such
+    from rcdm_cli.core.errors import unknown_name_message
     from rcdm_cli.encoders.published import PUBLISHED
 
     if method not in PUBLISHED:
-        raise InputError(no_such("published method", method, PUBLISHED))
+        raise InputError(unknown_name_message("published method", method, PUBLISHED))
     published = PUBLISHED[method]
     for known, source in published.rcdm.items():
         if known == level:
@@ -140,10 +140,10 @@ def _ask(licences: list[str]) -> None:
 
 def _get(out: Output, wanted: Wanted) -> "Downloaded":
     from rcdm_cli.core.download import download
-    from rcdm_cli.core.state_dict import read_foreign
+    from rcdm_cli.core.state_dict import load_state_dict_file
 
     def check(path: Path) -> None:
-        read_foreign(path)
+        load_state_dict_file(path)
 
     with out.progress(f"{wanted.part} (MB)") as show:
         found = download(

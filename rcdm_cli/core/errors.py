@@ -1,29 +1,48 @@
-"""The errors a person can cause or mend, and the exit code that each one ends a command with.
+"""Errors that users can cause or fix, with the exit code of the command.
 
-Code below ``cli`` raises these and never prints or exits. A message says what is wrong, where, what was
-given and what to do, in one or two sentences: ``cli`` shows it as it stands, without a traceback.
+Code below ``cli`` raises these errors and never prints or exits. A message says in one or two sentences what is wrong,
+where, what was given, and what to do. ``cli`` prints the message without a traceback.
 """
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class RcdmError(Exception):
-    """Something failed that no change of the input would mend (exit code 1)."""
+    """Failure that no change of the input can fix (exit code 1)."""
 
     exit_code = 1
 
 
 class InputError(RcdmError):
-    """A wrong option, recipe, file or image: the person can mend it (exit code 2)."""
+    """Wrong option, recipe, file or image, which the user can fix (exit code 2)."""
 
     exit_code = 2
 
 
 class CheckFailed(RcdmError):
-    """A check that was asked for did not hold: parity, a gate, doctor (exit code 3)."""
+    """A requested check did not pass: parity, a quality gate, doctor (exit code 3)."""
 
     exit_code = 3
 
 
 class Interrupted(RcdmError):
-    """The person or the batch system asked to stop; what was done so far is kept (exit code 130)."""
+    """Stop requested by the user or the batch system; finished work is saved (exit code 130)."""
 
     exit_code = 130
+
+
+def unknown_name_message(what: str, given: str, allowed: Iterable[str]) -> str:
+    """Return a message such as ``Unknown level 'projekt'. Choose among: backbone, projector.``, with the nearest name.
+
+    Args:
+        what: kind of the name.
+        given: unknown name.
+        allowed: valid names.
+    """
+    names = list(allowed)
+    if not names:
+        return f"Unknown {what} {given!r}: none exists."
+    near = get_close_matches(given.lower(), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near and len(names) > 1 else ""
+    return f"Unknown {what} {given!r}. Choose among: {', '.join(names)}.{hint}"

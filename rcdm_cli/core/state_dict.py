@@ -71,7 +71,7 @@ class _StandIn:
         pass
 
 
-def read_foreign(path: Path) -> "dict[str, Tensor]":
+def load_state_dict_file(path: Path) -> "dict[str, Tensor]":
     """The state dict in a ``.safetensors`` file or in a file of ``torch.save``, on the CPU.
 
     Nothing in the file is executed and nothing is unpacked. Tensors of a zip-format file are mapped, not read: memory

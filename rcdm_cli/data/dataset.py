@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import replacing, write_json
+from rcdm_cli.core.files import atomic_write, write_json
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import UnreadableImage
 from rcdm_cli.data.source import ImageDataset
@@ -67,7 +67,7 @@ def load_cropped(
     file = cache / f"{source.fingerprint()[:32]}-{size}.u8"
     notes = file.with_suffix(".json")
     if not (file.is_file() and notes.is_file()):
-        with replacing(file) as temporary, temporary.open("wb") as out:
+        with atomic_write(file) as temporary, temporary.open("wb") as out:
             skipped = _crop_all(source, size, lambda crop: out.write(crop.tobytes()), on_progress)
         write_json(notes, {"skipped": {str(index): reason for index, reason in skipped.items()}})
     skipped = {int(index): reason for index, reason in json.loads(notes.read_text("utf-8"))["skipped"].items()}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import replacing
+from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.crop import too_narrow
 
 Pixels = NDArray[np.uint8]
@@ -142,5 +142,5 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise InputError(f"An image must be uint8 (H, W, 3), not {image.dtype} {image.shape}.")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(image).save(temporary, format="PNG")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import read_metadata, read_tensors, replacing, write_tensors
+from rcdm_cli.core.files import atomic_write, read_metadata, read_tensors, write_tensors
 from rcdm_cli.core.levels import LEVELS
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.encoders.pairs import Pair
@@ -113,7 +113,7 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
         return
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
     labels = np.array([label or "" for label in embeddings.labels], np.str_)
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays, paths=np.array(embeddings.paths, np.str_), labels=labels, about=np.array(about))  # type: ignore[arg-type]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.state_dict import read_foreign
+from rcdm_cli.core.state_dict import load_state_dict_file
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.find_head import Head, find_head, read_head
 from rcdm_cli.encoders.find_trunk import Trunk, find_trunk
@@ -25,7 +25,7 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
         InputError: not a state dict, a trunk or head that cannot be read, or an option that does not fit.
     """
     reference.check("a checkpoint", OPTIONS)
-    state, where = read_foreign(path), str(path)
+    state, where = load_state_dict_file(path), str(path)
     found = find_trunk(state, where, reference.trunk, reference.pool)
     architecture = found.architecture
     if reference.size and "img_size" in architecture.options and reference.size != architecture.options["img_size"]:
@@ -56,5 +56,5 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
 def _head(reference: Reference, trunk: Trunk, width: int, where: str) -> Head | None:
     given = reference.head
     if given is not None and Path(given).is_file():
-        return read_head(read_foreign(Path(given)), width, given, reference.activation)
+        return read_head(load_state_dict_file(Path(given)), width, given, reference.activation)
     return find_head(trunk, width, where, given, reference.activation)

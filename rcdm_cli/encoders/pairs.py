@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rcdm_cli.core.choices import no_such
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.levels import LEVELS, Level
 
 
@@ -33,7 +32,7 @@ def choose_among(has: Sequence[Pair], methods: Sequence[str], level: str, named:
     for method in methods:
         levels = [pair.level for pair in has if pair.method == method]
         if not levels:
-            raise InputError(no_such(f"method in {where}", method, dict.fromkeys(pair.method for pair in has)))
+            raise InputError(unknown_name_message("method", method, dict.fromkeys(pair.method for pair in has)))
         if named and level != "both" and level not in levels:
             raise InputError(
                 f"{method} has no {level} level here. It has: {', '.join(levels)}. Give one of these as --level."

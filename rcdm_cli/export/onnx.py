@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rcdm_cli.core.errors import RcdmError
-from rcdm_cli.core.files import replacing
+from rcdm_cli.core.files import atomic_write
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -61,7 +61,7 @@ def write_graph(model: "onnx_ir.Model", path: Path, large: int = LARGE) -> Path 
     _clean(model)
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if weights < large:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             onnx_ir.save(model, temporary)
         return None
     # The graph names its data by a path relative to itself, so they are written where they stay.

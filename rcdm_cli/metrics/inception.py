@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
-from rcdm_cli.core.state_dict import read_foreign
+from rcdm_cli.core.state_dict import load_state_dict_file
 
 SPLITS = 10
 
@@ -34,7 +34,7 @@ class Inception:
             raise InputError("`inception` needs torch-fidelity, which is not installed: pip install 'rcdm[fidelity]'.")
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        state = read_foreign(weights)
+        state = load_state_dict_file(weights)
         with tempfile.TemporaryDirectory() as folder:
             # torch-fidelity unpickles its file without restrictions. This copy contains tensors only.
             safe = Path(folder) / "weights.pth"

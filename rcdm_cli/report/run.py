@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from rcdm_cli.core.choices import no_such
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.files import sha256, write_json
 from rcdm_cli.report.elements import Section, Sentence
 from rcdm_cli.report.page import write_page
@@ -93,7 +92,7 @@ def read_results(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
     if not isinstance(results, dict) or "kind" not in results:
         raise InputError(f"{path} does not say which kind of results it holds. Run the command that wrote it again.")
     if (kind := str(results["kind"])) not in kinds:
-        raise InputError(f"{path}: {no_such('kind of results', kind, kinds)}")
+        raise InputError(f"{path}: {unknown_name_message('kind of results', kind, kinds)}")
     return results
 
 

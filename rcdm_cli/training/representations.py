@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.core.files import replacing
+from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.encode import encode_crops, max_encode_batch
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder
@@ -92,7 +92,7 @@ def _compute(source: EncoderInputs, folder: Path, device: torch.device) -> Itera
     with contextlib.ExitStack() as stack:
         arrays = []
         for level in encoder.spec.levels:
-            temporary = stack.enter_context(replacing(_path(folder, source, level)))
+            temporary = stack.enter_context(atomic_write(_path(folder, source, level)))
             shape = (len(images), 2, encoder.spec.width_at(level))
             arrays.append(np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape))
         for start in range(0, len(images), chunk):

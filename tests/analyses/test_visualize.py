@@ -33,7 +33,7 @@ def test_pairs(bundle):
     assert bundle.pairs(["supervised"], "both") == [Pair("supervised", "backbone")]
     with pytest.raises(InputError, match=r"supervised has no projector level here. It has: backbone"):
         bundle.pairs(["supervised"], "projector")
-    with pytest.raises(InputError, match=r"no method in this bundle 'dine'.*Did you mean 'dino'"):
+    with pytest.raises(InputError, match=r"Unknown method 'dine'.*Did you mean 'dino'"):
         bundle.pairs(["dine"], "both")
 
 

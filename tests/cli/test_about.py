@@ -54,7 +54,7 @@ def test_doctor_exits_3_without_the_bundle_and_prints_all_checks(invoke, no_pack
     result = invoke("doctor", "--bundle", "clothing46")
     assert result.exit_code == 3
     assert result.stderr == "Error: Failed checks: bundle.\n"
-    assert "failed  bundle       There is no bundle 'clothing46'" in result.stdout
+    assert "failed  bundle       Unknown bundle 'clothing46'" in result.stdout
     assert result.stdout.startswith("ok      python")
 
 
@@ -275,11 +275,11 @@ def test_info_prints_the_inputs_and_outputs_of_an_onnx_file(invoke, workplace):
         ("a.onnx", "text", "a.onnx is not"),
         ("b.onnx", "", "b.onnx is not an ONNX file"),
         ("a.pt", "text", "a.pt is not a whole file of torch.save"),
-        ("absent", None, "There is no bundle or recipe 'absent'"),
+        ("absent", None, "Unknown bundle or recipe 'absent'"),
         ("a.jpg", "text", "a.jpg is neither a bundle nor a recipe"),
         ("a.toml", "= 3", "a.toml is not TOML"),
         ("a.safetensors", "text", "a.safetensors is not a whole safetensors file"),
-        ("folder", {}, "folder is not a bundle: it holds no manifest.json"),
+        ("folder", {}, "folder is not a bundle: it contains no manifest.json"),
         ("folder", {"manifest.json": "{"}, "folder/manifest.json is not JSON"),
     ],
 )

@@ -47,9 +47,9 @@ def test_a_backend_that_was_named_must_be_able_to_run(tiny, invoke):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--backend", "tensorflow"], "no backend 'tensorflow'"),
+        (["--backend", "tensorflow"], "Unknown backend 'tensorflow'"),
         (["--batch", "0"], "numbers from 1 up"),
-        (["--backend", "torch", "--precision", "int9"], "'int9', only auto"),
+        (["--backend", "torch", "--precision", "int9"], "'int9'. Choose among: auto"),
         (["--backend", "torch", "--rounds", "1", "--against", "."], "no checkout of"),
     ],
 )

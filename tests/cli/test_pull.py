@@ -179,7 +179,7 @@ def test_where_downloads_lie(monkeypatch, given, own, xdg, wanted):
 
 
 def test_wrong_names_and_levels(invoke, server):
-    assert "There is no published method 'dinosaur'" in invoke("pull", "dinosaur").stderr
+    assert "Unknown published method 'dinosaur'" in invoke("pull", "dinosaur").stderr
     result = invoke("pull", "supervised", "--level", "projector")
     assert result.exit_code == 2
     assert "There is no RCDM for supervised at projector, only at backbone." in result.stderr

@@ -61,7 +61,7 @@ def test_one_image_is_not_enough(workplace, invoke):
     [
         (["--steps", "5,x"], "numbers from 1 up, with commas; given 'x'"),
         (["--guidance", "nan"], "numbers from 0 up, with commas; given 'nan'"),
-        (["--sampler", "dpm"], "no sampler 'dpm'"),
+        (["--sampler", "dpm"], "Unknown sampler 'dpm'"),
     ],
 )
 def test_wrong_lists_are_told(invoke, options, message):

@@ -19,7 +19,7 @@ def names(folder):
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "new" / "folder" / "a.png"
-    with files.replacing(path) as temporary:
+    with files.atomic_write(path) as temporary:
         assert temporary.parent == path.parent
         assert temporary.suffix == ".png"
         temporary.write_bytes(b"whole")
@@ -34,7 +34,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path.write_text("old")
 
     def fail_half_way():
-        with files.replacing(path) as temporary:
+        with files.atomic_write(path) as temporary:
             temporary.write_text("ha")
             raise error
 

@@ -1,17 +1,16 @@
-"""Bundles and recipes by name or path: the current directory first, then what came with rcdm."""
+"""Bundles and recipes by name or path: the current directory first, then the installation."""
 
 from pathlib import Path
 
 import pytest
 
 from rcdm_cli.core import resources
-from rcdm_cli.core.choices import no_such
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, unknown_name_message
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty current directory, and an empty place of installation beside it."""
+def workspace(tmp_path, monkeypatch):
+    """An empty current directory ``here`` and an empty installation ``installed``."""
     (tmp_path / "here").mkdir()
     (tmp_path / "installed" / "rcdm_cli").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "here")
@@ -32,9 +31,9 @@ def put_recipe(file: Path) -> Path:
 
 
 @pytest.mark.parametrize("data", ["rcdm_cli/_data", "."], ids=["wheel", "checkout"])
-def test_what_came_with_rcdm_is_found_from_anywhere(place, data):
-    bundle = put_bundle(place / "installed" / data / "engines" / "demo")
-    recipe = put_recipe(place / "installed" / data / "recipes" / "small.toml")
+def test_installed_bundles_and_recipes_are_found_from_any_directory(workspace, data):
+    bundle = put_bundle(workspace / "installed" / data / "engines" / "demo")
+    recipe = put_recipe(workspace / "installed" / data / "recipes" / "small.toml")
     assert resources.bundle_path("demo").samefile(bundle)
     assert resources.recipe_path("small").samefile(recipe)
     assert resources.recipe_path("small.toml").samefile(recipe)
@@ -42,52 +41,53 @@ def test_what_came_with_rcdm_is_found_from_anywhere(place, data):
     assert list(resources.recipes()) == ["small"]
 
 
-def test_an_installed_wheel_does_not_look_beside_itself(place):
-    put_bundle(place / "installed" / "engines" / "of-another-package")
-    (place / "installed" / "rcdm_cli" / "_data").mkdir()
+def test_installed_wheel_ignores_folders_beside_the_package(workspace):
+    put_bundle(workspace / "installed" / "engines" / "of-another-package")
+    (workspace / "installed" / "rcdm_cli" / "_data").mkdir()
     assert resources.bundles() == {}
 
 
-def test_the_current_directory_comes_first(place):
-    put_bundle(place / "installed" / "engines" / "demo")
-    put_bundle(place / "installed" / "engines" / "a-other")
-    put_bundle(place / "here" / "engines" / "demo")
+def test_current_directory_has_priority(workspace):
+    put_bundle(workspace / "installed" / "engines" / "demo")
+    put_bundle(workspace / "installed" / "engines" / "a-other")
+    put_bundle(workspace / "here" / "engines" / "demo")
     assert resources.bundle_path("demo") == Path("engines/demo")
     assert list(resources.bundles()) == ["a-other", "demo"]
     assert resources.bundles()["demo"] == Path("engines/demo")
 
 
-def test_a_checkout_that_is_the_current_directory_counts_once(place, monkeypatch):
-    put_bundle(place / "installed" / "engines" / "demo")
-    monkeypatch.chdir(place / "installed")
+def test_checkout_as_current_directory_is_searched_once(workspace, monkeypatch):
+    put_bundle(workspace / "installed" / "engines" / "demo")
+    monkeypatch.chdir(workspace / "installed")
     assert resources.engines_dirs() == (Path("engines"),)
     assert resources.recipes_dirs() == ()
 
 
-def test_a_path_is_taken_as_it_is(place):
-    bundle = put_bundle(place / "somewhere" / "mine")
-    recipe = put_recipe(place / "somewhere" / "mine.toml")
+def test_path_is_returned_unchanged(workspace):
+    bundle = put_bundle(workspace / "somewhere" / "mine")
+    recipe = put_recipe(workspace / "somewhere" / "mine.toml")
     assert resources.bundle_path(bundle) == bundle
     assert resources.bundle_path(f"{bundle}/") == bundle
     assert resources.recipe_path(str(recipe)) == recipe
 
 
-def test_a_folder_without_a_manifest_is_no_bundle(place):
-    (place / "here" / "engines" / "half").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"engines/half is not a bundle: it holds no manifest\.json"):
+def test_folder_without_manifest_is_refused(workspace):
+    (workspace / "here" / "engines" / "half").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"engines/half is not a bundle: it contains no manifest\.json"):
         resources.bundle_path("engines/half")
     assert resources.bundles() == {}
 
 
-def test_errors_list_what_there_is(place):
-    with pytest.raises(InputError, match="There is no bundle 'demo', nor any other"):
+def test_unknown_name_lists_the_known_names(workspace):
+    with pytest.raises(InputError, match="Unknown bundle 'demo': none exists"):
         resources.bundle_path("demo")
-    put_bundle(place / "here" / "engines" / "clothing64")
-    put_bundle(place / "here" / "engines" / "faces")
-    put_recipe(place / "here" / "recipes" / "small.toml")
-    with pytest.raises(InputError, match=r"no bundle 'cloting64', only clothing64, faces. Did you mean 'clothing64'\?"):
+    put_bundle(workspace / "here" / "engines" / "clothing64")
+    put_bundle(workspace / "here" / "engines" / "faces")
+    put_recipe(workspace / "here" / "recipes" / "small.toml")
+    expected = r"'cloting64'. Choose among: clothing64, faces. Did you mean 'clothing64'\?"
+    with pytest.raises(InputError, match=expected):
         resources.bundle_path("cloting64")
-    with pytest.raises(InputError, match=r"There is no recipe 'smal', only small\.$"):
+    with pytest.raises(InputError, match=r"Unknown recipe 'smal'. Choose among: small\.$"):
         resources.recipe_path("smal")
 
 
@@ -97,13 +97,13 @@ def test_errors_list_what_there_is(place):
         (
             "projekt",
             ["backbone", "projector"],
-            "There is no x 'projekt', only backbone, projector. Did you mean 'projector'?",
+            "Unknown x 'projekt'. Choose among: backbone, projector. Did you mean 'projector'?",
         ),
-        ("DINO", ["dino", "simclr"], "There is no x 'DINO', only dino, simclr. Did you mean 'dino'?"),
-        ("zzz", ["dino", "simclr"], "There is no x 'zzz', only dino, simclr."),
-        ("din", ["dino"], "There is no x 'din', only dino."),
-        ("a", [], "There is no x 'a', nor any other."),
+        ("DINO", ["dino", "simclr"], "Unknown x 'DINO'. Choose among: dino, simclr. Did you mean 'dino'?"),
+        ("zzz", ["dino", "simclr"], "Unknown x 'zzz'. Choose among: dino, simclr."),
+        ("din", ["dino"], "Unknown x 'din'. Choose among: dino."),
+        ("a", [], "Unknown x 'a': none exists."),
     ],
 )
-def test_no_such(given, allowed, text):
-    assert no_such("x", given, iter(allowed)) == text
+def test_unknown_name_message_suggests_the_nearest_name(given, allowed, text):
+    assert unknown_name_message("x", given, iter(allowed)) == text

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.state_dict import read_foreign
+from rcdm_cli.core.state_dict import load_state_dict_file
 
 STATE = {"conv.weight": torch.arange(12.0).view(3, 4), "bn.num_batches_tracked": torch.tensor(7)}
 
@@ -49,7 +49,7 @@ def in_front(prefix, state=STATE):
 def test_the_usual_nests_are_opened(tmp_path, content, zipped):
     path = tmp_path / "a.pt"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    same(read_foreign(path))
+    same(load_state_dict_file(path))
 
 
 def test_state_dicts_side_by_side_are_joined_as_in_vissl(tmp_path):
@@ -57,7 +57,7 @@ def test_state_dicts_side_by_side_are_joined_as_in_vissl(tmp_path):
     content = {"phase_idx": 9, "classy_state_dict": {"base_model": {"model": parts, "meta": {"iteration": 1}}}}
     torch.save(content, tmp_path / "a.torch")
     same(
-        read_foreign(tmp_path / "a.torch"),
+        load_state_dict_file(tmp_path / "a.torch"),
         {"trunk.conv1.weight": torch.ones(2), "heads.0.clf.0.weight": torch.zeros(3)},
     )
 
@@ -65,9 +65,9 @@ def test_state_dicts_side_by_side_are_joined_as_in_vissl(tmp_path):
 def test_only_a_prefix_that_all_names_have_is_taken_off(tmp_path):
     mixed = {"module.a": torch.ones(1), "b": torch.ones(1)}
     save_file(mixed, tmp_path / "a.safetensors")
-    same(read_foreign(tmp_path / "a.safetensors"), mixed)
+    same(load_state_dict_file(tmp_path / "a.safetensors"), mixed)
     save_file(in_front("module.model."), tmp_path / "b.safetensors")
-    same(read_foreign(tmp_path / "b.safetensors"))
+    same(load_state_dict_file(tmp_path / "b.safetensors"))
 
 
 def test_what_training_scripts_leave_beside_the_weights_is_harmless(tmp_path):
@@ -79,12 +79,12 @@ def test_what_training_scripts_leave_beside_the_weights_is_harmless(tmp_path):
         "history": np.arange(3),
     }
     torch.save(content, tmp_path / "a.pth")
-    same(read_foreign(tmp_path / "a.pth"))
+    same(load_state_dict_file(tmp_path / "a.pth"))
 
 
 def test_zip_files_are_mapped_not_read(tmp_path):
     torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "a.pt")
-    [tensor] = read_foreign(tmp_path / "a.pt").values()
+    [tensor] = load_state_dict_file(tmp_path / "a.pt").values()
     with open("/proc/self/maps") as maps:
         assert str(tmp_path / "a.pt") in maps.read()
     assert tensor.sum() == 0
@@ -107,7 +107,7 @@ class Evaluates(Hostile):
 
 def refused(path, *words):
     with pytest.raises(InputError) as caught:
-        read_foreign(path)
+        load_state_dict_file(path)
     message = str(caught.value)
     assert str(path) in message
     assert "\n" not in message
@@ -257,7 +257,7 @@ def test_attributes_on_a_tensor_change_nothing(tmp_path):
     tensor = torch.ones(3)
     tensor.numel, tensor.layout_of = 0, types.SimpleNamespace()
     torch.save({"a": tensor}, tmp_path / "a.pt")
-    [found] = read_foreign(tmp_path / "a.pt").values()
+    [found] = load_state_dict_file(tmp_path / "a.pt").values()
     assert found.numel() == 3
     assert vars(found) == {}
 

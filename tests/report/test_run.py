@@ -65,9 +65,9 @@ def test_a_page_of_several_is_in_the_order_of_their_kinds(tmp_path):
         ('{"kind": "a", "said": NaN}', "NaN is no number"),
         ("[1]", "does not say which kind"),
         ('{"said": "x"}', "does not say which kind"),
-        ('{"kind": "aa"}', "no kind of results 'aa', only a, b"),
+        ('{"kind": "aa"}', "kind of results 'aa'. Choose among: a, b"),
         ('{"kind": "a"}', r"not whole \(KeyError: 'said'\)"),
-        ('{"kind": ["a"]}', "no kind of results"),
+        ('{"kind": ["a"]}', "Unknown kind of results"),
     ],
 )
 def test_what_is_no_run_is_named_and_nothing_is_written(tmp_path, content, message):

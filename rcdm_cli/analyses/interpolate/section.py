@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rcdm_cli.analyses.visualize.section import CELL
-from rcdm_cli.core.files import replacing
+from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import write_png
 from rcdm_cli.report.elements import Figure, Line, LineChart, Section, Sentence, Table
@@ -70,7 +70,7 @@ def write_animation(path: Path, frames: Sequence[Pixels]) -> None:
     kind: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {"disposal": 1}
     file = io.BytesIO()
     first.save(file, path.suffix[1:], save_all=True, append_images=rest, duration=FRAME_MS, loop=0, **kind)
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(file.getvalue())
 
 

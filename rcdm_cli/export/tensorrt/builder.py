@@ -17,7 +17,7 @@ from typing import Any
 from rcdm_cli.backends.tensorrt.module import TensorRT, import_tensorrt, new_log
 from rcdm_cli.backends.tensorrt.target import PlanTarget, sm
 from rcdm_cli.core.errors import RcdmError
-from rcdm_cli.core.files import replacing
+from rcdm_cli.core.files import atomic_write
 from rcdm_cli.export.tensorrt.graph import buildable
 
 OnProgress = Callable[[int, int, str], None]
@@ -59,7 +59,7 @@ def build_plan(order: Order, plan: Path, on_progress: OnProgress = lambda done, 
     """
     import_tensorrt([order.target.flavour])
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    with replacing(plan) as temporary:
+    with atomic_write(plan) as temporary:
         # Not a fork: this process may have threads and a CUDA context.
         child = multiprocessing.get_context("spawn").Process(
             target=_child, args=(order, temporary, sender), name=f"build {plan.name}", daemon=True
@@ -136,7 +136,7 @@ def serialized(order: Order, on_progress: OnProgress = lambda done, total, phase
     else:
         cache = _timing_cache(config, order.timing_cache)
         plan = builder.build_serialized_network(network, config)
-        with replacing(order.timing_cache) as temporary:
+        with atomic_write(order.timing_cache) as temporary:
             temporary.write_bytes(memoryview(cache.serialize()))
     if plan is None:
         raise RcdmError(log.reason())
