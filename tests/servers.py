@@ -1,4 +1,4 @@
-"""A local HTTP server that serves one file, well or badly."""
+"""Local HTTP server for one file, with configurable faults."""
 
 import threading
 import time
@@ -10,11 +10,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Site:
-    """What the server does; a test changes it between requests.
+    """Content and faults of the server; a test may change them between requests.
 
-    ``truncate``: bytes of each answer after which the connection is closed. ``stall``: bytes after which it is silent.
-    ``ranges``: whether Range is understood. ``claim``: a Content-Length of its own. ``misplace``: by how many bytes a
-    partial answer begins elsewhere. ``tag``: the ETag. ``chunked``: no Content-Length.
+    Attributes:
+        content: bytes of the file.
+        tag: ETag header.
+        truncate: bytes after which the connection is closed.
+        stall: bytes after which the server stops sending.
+        ranges: whether the server supports Range requests.
+        claim: wrong Content-Length.
+        misplace: offset in bytes of the Content-Range header of a partial answer.
+        chunked: chunked transfer encoding, without Content-Length.
+        status: HTTP status.
+        redirect: target of a redirect.
+        times: number of faulty answers.
+        asked: method and Range header of each request.
+        url: address of the file.
     """
 
     content: bytes = b""
@@ -32,7 +43,7 @@ class Site:
     url: str = ""
 
     def bad(self) -> bool:
-        """Whether this answer is a bad one; ``times`` says how many are."""
+        """Return whether this answer is faulty, and count it."""
         self.times -= 1
         return self.times >= 0
 
@@ -73,8 +84,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 return
             self.send_response(206)
-            shown = start + site.misplace
-            self.send_header("Content-Range", f"bytes {shown}-{len(site.content) - 1}/{len(site.content)}")
+            first = start + site.misplace
+            self.send_header("Content-Range", f"bytes {first}-{len(site.content) - 1}/{len(site.content)}")
         else:
             self.send_response(200)
         data = site.content[start:]
@@ -106,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(site: Site) -> Iterator[Site]:
-    """Serve ``site`` at ``site.url`` from a free port of this machine."""
+    """Serve ``site`` at ``site.url`` on a free local port."""
     handler = type("SiteHandler", (Handler,), {"site": site})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True

@@ -96,7 +96,7 @@ def describe_onnx(path: Path) -> dict[str, Any]:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf has errors of its own
-        raise InputError(f"{path} is not a whole ONNX file.") from error
+        raise InputError(f"{path} is not a complete ONNX file.") from error
     graph = model.graph
     if not graph.output:
         raise InputError(f"{path} is not an ONNX file: it has no outputs.")

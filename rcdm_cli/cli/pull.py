@@ -121,10 +121,10 @@ def _sources(method: str, level: str) -> tuple["Source", "Source"]:
 
 def _wanted(part: str, source: "Source", place: Path) -> Wanted:
     """One file; offline, one that is not here ends the command."""
-    from rcdm_cli.core.download import already, remote_size
+    from rcdm_cli.core.download import find_download, remote_size
 
     path = place / source.file
-    here = already(path, source.url, source.sha256)
+    here = find_download(path, source.url, source.sha256)
     if here is None and offline():
         raise InputError(f"{source.url} is not here, and {OFFLINE} forbids to download it.")
     return Wanted(part, source, path, here, here.size if here else remote_size(source.url))

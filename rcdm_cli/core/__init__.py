@@ -1,1 +1,1 @@
-"""Building blocks that every other package uses: errors, specs, files, downloads."""
+"""Errors, spec base class, files, downloads and resources."""

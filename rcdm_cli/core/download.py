@@ -1,7 +1,7 @@
-"""A file from the network: whole and right under its name, or not there.
+"""Atomic, checksum-verified and resumable downloads.
 
-Until then it grows beside it as ``NAME.part``, and the next call goes on where it broke off. Not pooch, which does not
-resume; not huggingface_hub's ``http_get``, which is private and takes any answer to a range request for the right one.
+The partial file is ``NAME.part``. The next call resumes it. pooch does not resume; huggingface_hub's ``http_get`` is
+private and does not check the answer to a range request.
 """
 
 import http.client
@@ -23,13 +23,13 @@ from rcdm_cli.core.files import sha256 as hash_of
 from rcdm_cli.core.files import write_json
 
 CHUNK = 1 << 20
-_PAUSE = 1.0
-_ROOM_TO_SPARE = 64 << 20
+_RETRY_SECONDS = 1.0
+_RESERVED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A file that came whole, with what is known of it for the next time."""
+    """A complete download."""
 
     path: Path
     url: str
@@ -37,22 +37,22 @@ class Downloaded:
     sha256: str
 
 
-class _Broken(Exception):
-    """The connection ended or stalled before the end: worth another try."""
+class _ConnectionBroken(Exception):
+    """The connection ended or stalled too early; the download may be retried."""
 
 
 def remote_size(url: str, timeout: float = 30.0) -> int | None:
-    """Size in bytes that the server names for ``url``; None where it names none.
+    """Return the size in bytes that the server reports for ``url``, or None if the server reports no size.
 
     Raises:
-        RcdmError: there is no answer, or it is an error.
+        RcdmError: the server does not answer, or answers with an error.
     """
-    with _naming(url), _open(urllib.request.Request(url, method="HEAD"), timeout) as response:
+    with _network_errors(url), _open(urllib.request.Request(url, method="HEAD"), timeout) as response:
         return _length(response)
 
 
-def already(path: Path, url: str, sha256: str = "") -> Downloaded | None:
-    """The file at ``path`` if an earlier ``download`` of ``url`` put it there and its bytes are still the same."""
+def find_download(path: Path, url: str, sha256: str = "") -> Downloaded | None:
+    """Return the earlier download of ``url`` at ``path``, or None if the file is absent or has changed."""
     try:
         record = json.loads(_record(path).read_text(encoding="utf-8"))
         found = Downloaded(path, record["url"], record["size"], record["sha256"])
@@ -75,39 +75,41 @@ def download(
 ) -> Downloaded:
     """Download ``url`` to ``path``.
 
-    The file's size and SHA-256 are written beside it, as ``NAME.json``, and hold for the next time.
+    The file's size and SHA-256 are written to ``NAME.json`` in the same folder, for ``find_download``.
 
     Args:
-        url: http or https.
-        path: takes the file once it is whole and right.
-        sha256: how its hex SHA-256 begins, where that is known.
-        check: raises ``InputError`` where the bytes are not what was meant.
-        on_progress: called with (bytes done, bytes), where the server names the size.
-        timeout: seconds without a byte after which the connection counts as stalled.
-        attempts: that bring less than a megabyte before it gives up.
+        url: http or https address.
+        path: path of the file. The file appears when it is complete and verified.
+        sha256: first characters of the expected hex SHA-256; empty for no check.
+        check: function that raises ``InputError`` if the file has the wrong content.
+        on_progress: called with (bytes done, total bytes) if the server reports the size.
+        timeout: seconds without data after which the connection counts as stalled.
+        attempts: number of consecutive attempts with less than 1 MiB of data before the download fails.
 
     Raises:
-        InputError: the bytes are wrong: another hash, or ``check`` refuses them. Nothing of them is kept.
-        RcdmError: no answer, an error of the server, no room, or the connection broke too often. What came so far is
-            kept for the next call.
+        InputError: the SHA-256 differs, or ``check`` fails. The file is removed.
+        RcdmError: no answer, a server error, no disk space, or too many broken connections. The partial file remains
+            for the next call.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with _naming(url), _alone(path):
+    with _network_errors(url), _file_lock(path):
         _fetch_whole(url, part, timeout, attempts, on_progress)
         found = hash_of(part)
         if not found.startswith(sha256):
-            _forget(part)
-            raise InputError(f"{url} gave a file whose SHA-256 begins {found[:16]}, not {sha256}. It was thrown away.")
+            _remove_partial(part)
+            raise InputError(
+                f"{url} gave a file whose SHA-256 starts with {found[:16]}, not {sha256}. The file was removed."
+            )
         try:
             check(part)
         except InputError as error:
-            _forget(part)
-            reason = str(error).replace(str(part), "it")
-            raise InputError(f"What {url} gave is not what was expected, and was thrown away: {reason}") from error
+            _remove_partial(part)
+            reason = str(error).replace(str(part), "the file")
+            raise InputError(f"{url} gave unexpected content, which was removed: {reason}") from error
         done = Downloaded(path, url, _size(part), found)
         part.replace(path)
-        _forget(part)
+        _remove_partial(part)
         write_json(_record(path), {"url": url, "size": done.size, "sha256": found})
     return done
 
@@ -118,32 +120,32 @@ def _fetch_whole(url: str, part: Path, timeout: float, attempts: int, on_progres
         before = _size(part)
         try:
             return _fetch(url, part, timeout, on_progress)
-        except _Broken as broken:
+        except _ConnectionBroken as broken:
             failures = 1 if _size(part) - before >= CHUNK else failures + 1
             if failures >= attempts:
                 raise RcdmError(
-                    f"{url} broke off after {_size(part)} bytes ({broken}). The same command goes on from there."
+                    f"{url} broke off after {_size(part)} bytes ({broken}). Run the same command again to resume."
                 ) from broken
-            time.sleep(_PAUSE)
+            time.sleep(_RETRY_SECONDS)
 
 
 def _fetch(url: str, part: Path, timeout: float, on_progress: Callable[[int, int], None]) -> None:
-    """Go on with ``part`` until the server has nothing more; raises ``_Broken`` where it ends too soon."""
+    """Append to ``part`` until the end of the file; raise ``_ConnectionBroken`` if the answer ends too early."""
     have, tag = _size(part), _read_tag(part)
     headers = {"Accept-Encoding": "identity"}
     if have and tag:
-        # If-Range: from a file that has changed since, the server sends all of it.
+        # If-Range: the server sends the whole file if the file has changed.
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     try:
         with _open(urllib.request.Request(url, headers=headers), timeout) as response:
             if response.status == 206 and not _continues(response, have):
-                _forget(part)
-                raise _Broken("the server sent another part than was asked for")
+                _remove_partial(part)
+                raise _ConnectionBroken("the server sent another range than requested")
             length = _length(response)
             if response.status != 206:
                 have = 0
             total = None if length is None else have + length
-            _make_room(part, length or 0)
+            _check_disk_space(part, length or 0)
             _write_tag(part, response)
             with part.open("ab" if have else "wb") as file:
                 _copy(response, file, have, total, on_progress)
@@ -151,12 +153,12 @@ def _fetch(url: str, part: Path, timeout: float, on_progress: Callable[[int, int
         if error.code != 416:
             raise
         if error.headers.get("Content-Range") == f"bytes */{have}":
-            return  # all of it is here
-        # The file there has become shorter.
-        _forget(part)
-        raise _Broken("the file there has changed") from error
+            return  # the partial file is complete
+        # The file on the server has become shorter.
+        _remove_partial(part)
+        raise _ConnectionBroken("the file on the server has changed") from error
     except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        raise _Broken(str(error) or type(error).__name__) from error
+        raise _ConnectionBroken(str(error) or type(error).__name__) from error
 
 
 def _copy(
@@ -170,7 +172,7 @@ def _copy(
     file.flush()
     os.fsync(file.fileno())
     if total is not None and have < total:
-        raise _Broken(f"the server promised {total} bytes")
+        raise _ConnectionBroken(f"the server reported {total} bytes")
 
 
 def _open(request: urllib.request.Request, timeout: float) -> Any:
@@ -179,7 +181,9 @@ def _open(request: urllib.request.Request, timeout: float) -> Any:
     response = urllib.request.urlopen(request, timeout=timeout)
     if request.full_url.startswith("https:") and not response.url.startswith("https:"):
         response.close()
-        raise RcdmError(f"{request.full_url} leads to {response.url}, which is not encrypted. It is not followed.")
+        raise RcdmError(
+            f"{request.full_url} redirects to {response.url}, which is not encrypted. The redirect is refused."
+        )
     return response
 
 
@@ -192,15 +196,15 @@ def _continues(response: Any, have: int) -> bool:
     return str(response.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
 
 
-def _make_room(part: Path, needed: int) -> None:
+def _check_disk_space(part: Path, needed: int) -> None:
     free = shutil.disk_usage(part.parent).free
-    if needed + _ROOM_TO_SPARE > free:
-        raise RcdmError(f"{part.parent} has room for {free} bytes, and {needed} more are to come.")
+    if needed + _RESERVED_BYTES > free:
+        raise RcdmError(f"The disk of {part.parent} has {free} bytes free; the download needs {needed} more.")
 
 
 @contextmanager
-def _naming(url: str) -> Iterator[None]:
-    """Say of which address an error of the network is."""
+def _network_errors(url: str) -> Iterator[None]:
+    """Convert network errors to ``RcdmError`` with the address."""
     try:
         yield
     except urllib.error.HTTPError as error:
@@ -212,15 +216,17 @@ def _naming(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Two processes that write the same file would spoil it."""
+def _file_lock(path: Path) -> Iterator[None]:
+    """Prevent two processes from downloading the same file at the same time."""
     from filelock import FileLock, Timeout
 
     try:
         with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
             yield
     except Timeout as error:
-        raise RcdmError(f"{path} is being downloaded by another process. Wait until it is done.") from error
+        raise RcdmError(
+            f"{path} is being downloaded by another process. Wait until that process has finished."
+        ) from error
 
 
 def _record(path: Path) -> Path:
@@ -232,7 +238,7 @@ def _tag(part: Path) -> Path:
 
 
 def _write_tag(part: Path, response: Any) -> None:
-    """Keep what tells that the file there is still the same: a strong ETag, else its date; without, no resuming."""
+    """Save the validator for resuming: a strong ETag, else the modification date, else nothing (no resuming)."""
     etag = str(response.headers.get("ETag", ""))
     tag = etag if etag.startswith('"') else str(response.headers.get("Last-Modified", ""))
     _tag(part).write_text(tag, encoding="utf-8")
@@ -249,6 +255,6 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _forget(part: Path) -> None:
+def _remove_partial(part: Path) -> None:
     part.unlink(missing_ok=True)
     _tag(part).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, hashes, and safetensors with a spec in the metadata."""
+"""Atomic writes, hashes, JSON and safetensors files."""
 
 import hashlib
 import json
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; on success it takes ``path``'s place, else it is removed.
+    """Yield a temporary path in the same folder, which replaces ``path`` on success and is removed on failure.
 
-    The temporary file has ``path``'s suffix, since some writers choose the format by it.
+    The temporary file has the suffix of ``path``, from which some writers infer the format.
+
+    Raises:
+        RcdmError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,26 +50,26 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON with sorted-as-given keys, whole or not at all; NaN is refused, since JSON has none."""
+    """Write JSON atomically, with keys in the given order. NaN and infinity raise ``ValueError``."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # Bytes of a file name that are no UTF-8 stand in Python's text as lone surrogates; JSON has an escape for them.
+    # File names that are not UTF-8 contain lone surrogates, which JSON can escape.
     write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file atomically."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -74,15 +77,15 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping
         try:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata))
         except SafetensorError as error:
-            # A full disk comes as this, not as an OSError.
+            # safetensors reports a full disk with this error.
             raise RcdmError(f"Could not write {path}: {error}.") from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without reading its tensors.
+    """Return the metadata of a safetensors file without reading the tensors.
 
     Raises:
-        InputError: no such file, or not a safetensors file.
+        InputError: the file does not exist or is not a complete safetensors file.
     """
     from safetensors import safe_open
 
@@ -91,10 +94,10 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
-    """All tensors of a safetensors file, on the CPU, in the types they are stored in.
+    """Return all tensors of a safetensors file, on the CPU, in their stored types.
 
     Raises:
-        InputError: no such file, or not a safetensors file.
+        InputError: the file does not exist or is not a complete safetensors file.
     """
     from safetensors.torch import load_file
 
@@ -111,4 +114,4 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise InputError(f"{path} is not a whole safetensors file ({error}).") from error
+        raise InputError(f"{path} is not a complete safetensors file ({error}).") from error

@@ -1,4 +1,4 @@
-"""The base of every spec: frozen, closed, and written as JSON beside the weights that it describes."""
+"""Base class of all specs, which are stored as JSON next to the weights that they describe."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -9,16 +9,16 @@ from rcdm_cli.core.errors import InputError
 
 
 class Spec(BaseModel):
-    """A frozen description of one concern; an unknown key is an error, never ignored."""
+    """Frozen pydantic model that forbids unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:
-        """Validate ``values``; ``where`` (a file or an option) stands in the error.
+        """Validate ``values``. The error message starts with ``where``, a file or an option.
 
         Raises:
-            InputError: names every wrong key, what was given and what is allowed.
+            InputError: lists every wrong key with the given value and the accepted values.
         """
         try:
             return cls.model_validate(values)
@@ -27,7 +27,7 @@ class Spec(BaseModel):
 
     @classmethod
     def parse_json(cls, text: str | bytes, where: str) -> Self:
-        """The same for JSON text, such as the metadata of a safetensors file."""
+        """Validate JSON text, such as the metadata of a safetensors file. See ``parse``."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -35,7 +35,7 @@ class Spec(BaseModel):
 
 
 def explain(error: ValidationError) -> str:
-    """One clause per wrong key: its dotted name, what is allowed, and what was given."""
+    """Return one clause per wrong key: dotted name, accepted values and given value."""
     clauses = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"]) or "the document"

@@ -1,7 +1,7 @@
-"""State dicts that other programs wrote: read as data, whatever the file holds.
+"""Safe loading of state dicts that other programs wrote.
 
-A ``.pt`` file is a pickle, and a pickle can name any function to be called. Here only tensors and plain containers are
-built; a few harmless classes that training scripts leave beside the weights become empty stand-ins.
+A ``.pt`` file is a pickle, and a pickle can call any function. This loader builds only tensors and plain containers. A
+few harmless classes that training scripts save with the weights become empty placeholders.
 """
 
 import re
@@ -17,7 +17,7 @@ from rcdm_cli.core.files import read_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-NESTS = (
+STATE_DICT_KEYS = (
     "state_dict",  # Lightning, solo-learn, MoCo, timm
     "model_state_dict",
     "classy_state_dict",  # VISSL: classy_state_dict → base_model → model → {trunk, heads}
@@ -28,12 +28,12 @@ NESTS = (
     "network",
     "net",
 )
-"""Under which key a checkpoint keeps its weights; the first that is there is opened, again and again."""
+"""Keys of nested state dicts in checkpoints, in order of priority. Nested keys are opened repeatedly."""
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DistributedDataParallel, torch.compile and Lightning put before names; taken off where all names have it."""
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""Prefixes of DistributedDataParallel, torch.compile and Lightning, removed if all names have the prefix."""
 
-_STAND_INS = (
+_PLACEHOLDERS = (
     "argparse.Namespace",
     "types.SimpleNamespace",
     "numpy.dtype",
@@ -45,23 +45,24 @@ _STAND_INS = (
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
 )
-"""Classes and functions that are never called: an empty object takes their place."""
+"""Classes and functions that are replaced by an empty object."""
 
 _ATTRIBUTE_DICTS = (
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning.pytorch.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
 )
-"""Subclasses of dict that are read as dict."""
+"""Subclasses of dict that are loaded as dict."""
 
 
-_LONGEST_NAME = 300  # names stand in messages
+_LONGEST_NAME = 300
+"""Maximum length of a tensor's name, which error messages quote."""
 
 
-class _StandIn:
-    """Takes the place of an object that is of no use here; keeps nothing of what it is given."""
+class _Placeholder:
+    """Empty object that ignores its arguments and state."""
 
-    def __new__(cls, *args: object) -> "_StandIn":
+    def __new__(cls, *args: object) -> "_Placeholder":
         return super().__new__(cls)
 
     def __init__(self, *args: object) -> None:
@@ -72,22 +73,23 @@ class _StandIn:
 
 
 def load_state_dict_file(path: Path) -> "dict[str, Tensor]":
-    """The state dict in a ``.safetensors`` file or in a file of ``torch.save``, on the CPU.
+    """Load the state dict of a ``.safetensors`` file or a ``torch.save`` file, on the CPU.
 
-    Nothing in the file is executed and nothing is unpacked. Tensors of a zip-format file are mapped, not read: memory
-    is taken when they are used. ``NESTS`` are opened; a checkpoint of several state dicts and nothing else (such as
-    ``trunk`` and ``heads``) gives their names joined by a dot; what is not a tensor is left out; ``PREFIXES`` are taken
-    off.
+    Nothing in the file is executed or unpacked. Tensors of a zip-format file are memory-mapped. Nested state dicts
+    under ``STATE_DICT_KEYS`` are opened. Several state dicts side by side (such as ``trunk`` and ``heads``) are merged,
+    with names joined by a dot. Values that are not tensors are left out. ``WRAPPER_PREFIXES`` are removed.
 
     Raises:
-        InputError: no such file; not whole; not a state dict; it asks to call or build what is none of ours; or its
-            tensors claim more bytes than it has.
+        InputError: the file does not exist, is incomplete, contains no state dict, asks to call or build other objects,
+            or its tensors claim more bytes than the file has.
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file.")
     tensors = read_tensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
     if not all(len(name) <= _LONGEST_NAME and name.isprintable() for name in tensors):
-        raise InputError(f"{path} has tensors with names of more than {_LONGEST_NAME} or of unprintable characters.")
+        raise InputError(
+            f"{path} has tensor names of more than {_LONGEST_NAME} characters or with unprintable characters."
+        )
     return _without_prefixes(tensors)
 
 
@@ -99,74 +101,78 @@ def _read_pickled(path: Path) -> "dict[str, Tensor]":
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     if tar:
-        raise InputError(f"{path} is a tar, not a state dict, and nothing is unpacked here. Give the file inside it.")
+        raise InputError(f"{path} is a tar, not a state dict. Unpack the tar and give the file inside.")
     if zipped:
         _check_members(path, size)
-    return _checked(_state(_load(path, zipped), path), path, size)
+    return _plain_tensors(_find_state_dict(_load(path, zipped), path), path, size)
 
 
 def _check_members(path: Path, size: int) -> None:
-    """``torch.save`` stores its members as they are, in one folder: what differs is another kind of zip."""
+    """Check that a zip has the layout of ``torch.save``: uncompressed members in one folder."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    # zipfile answers an archive of a zip version above 6.3 with NotImplementedError.
+    # zipfile raises NotImplementedError for zip versions above 6.3.
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{path} is not a whole file of torch.save ({error}).") from error
+        raise InputError(f"{path} is not a complete torch.save file ({error}).") from error
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts:
-            raise InputError(f"{path} holds a member that leads out of it ({member.filename!r}); it is not opened.")
+            raise InputError(
+                f"{path} contains a member with a path outside the archive ({member.filename!r}). The file is refused."
+            )
     if any(member.compress_type != zipfile.ZIP_STORED for member in members) or (
         sum(max(member.file_size, member.compress_size) for member in members) > size
     ):
         raise InputError(
-            f"{path} is a zip whose members are compressed or claim more bytes than it has; torch.save writes neither. "
-            "It is not opened."
+            f"{path} is a zip whose members are compressed or claim more bytes than the file has, unlike files of "
+            "torch.save. The file is refused."
         )
     names = {PurePosixPath(member.filename).name for member in members}
     if "constants.pkl" in names:
-        raise InputError(f"{path} is a TorchScript program, not a state dict. Save its state_dict() and give that.")
+        raise InputError(f"{path} is a TorchScript program, not a state dict. Save and give its state_dict().")
     if "data.pkl" not in names:
-        raise InputError(f"{path} is a zip, but not a file of torch.save: it holds no data.pkl.")
+        raise InputError(f"{path} is a zip without data.pkl, so torch.save did not write the file.")
 
 
 def _load(path: Path, zipped: bool) -> Any:
     from torch import load
     from torch.serialization import safe_globals
 
-    allowed: list[Any] = [(_StandIn, name) for name in _STAND_INS] + [(dict, name) for name in _ATTRIBUTE_DICTS]
+    allowed: list[Any] = [(_Placeholder, name) for name in _PLACEHOLDERS] + [(dict, name) for name in _ATTRIBUTE_DICTS]
     try:
         with safe_globals(allowed):
             return load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except Exception as error:  # damaged pickles end in errors of every kind
-        raise InputError(_why(path, error)) from error
+    except Exception as error:  # damaged pickles raise errors of any type
+        raise InputError(_load_error(path, error)) from error
 
 
-def _why(path: Path, error: Exception) -> str:
+def _load_error(path: Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return f"{path} claims more memory than there is. Its sizes are wrong, or this machine is too small for it."
+        return f"{path} claims more memory than is available. The file is damaged, or too large for this machine."
     if asked := re.search(r"GLOBAL ([\w.<>]{1,200})", str(error)):
         return (
-            f"{path} asks to run or build {asked[1]!r}, which is none of the parts of a state dict; nothing was run. "
-            "Where you trust it, save its state_dict() alone, best as .safetensors."
+            f"{path} asks to call or build {asked[1]!r}, which is not part of a state dict. Nothing was executed. "
+            "If you trust the file, save only its state_dict(), preferably as .safetensors."
         )
-    return f"{path} is not a whole file of torch.save (or not one at all). Copy or download it again."
+    return f"{path} is not a complete torch.save file. Copy or download the file again."
 
 
-def _state(content: Any, path: Path) -> "dict[str, Tensor]":
-    """The tensors by name, out of whatever nest they lie in."""
+def _find_state_dict(content: Any, path: Path) -> "dict[str, Tensor]":
+    """Return the tensors by name from a possibly nested checkpoint."""
     here = content
-    for _ in NESTS:  # as deep as can be; a nest that holds itself ends too
+    for _ in STATE_DICT_KEYS:  # bounded, since a checkpoint can contain itself
         if isinstance(here, Mapping):
-            here = next((here[key] for key in NESTS if isinstance(here.get(key), Mapping)), here)
+            here = next((here[key] for key in STATE_DICT_KEYS if isinstance(here.get(key), Mapping)), here)
     if isinstance(here, Mapping):
         if found := _tensors(here):
             return found
         parts = {str(key): _tensors(part) for key, part in here.items() if isinstance(part, Mapping)}
         if found := {f"{key}.{name}": tensor for key, part in parts.items() for name, tensor in part.items()}:
             return found
-    raise InputError(f"{path} holds no state dict: no tensors by name, at its top or under {', '.join(NESTS)}.")
+    raise InputError(
+        f"{path} contains no state dict: no named tensors at the top level or under {', '.join(STATE_DICT_KEYS)}."
+    )
 
 
 def _tensors(values: Mapping[Any, Any]) -> "dict[str, Tensor]":
@@ -175,22 +181,26 @@ def _tensors(values: Mapping[Any, Any]) -> "dict[str, Tensor]":
     return {name: tensor for name, tensor in values.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
 
 
-def _checked(state: "Mapping[str, Tensor]", path: Path, size: int) -> "dict[str, Tensor]":
-    """Plain tensors, which together take no more than the file can hold (shared weights stand in it once)."""
+def _plain_tensors(state: "Mapping[str, Tensor]", path: Path, size: int) -> "dict[str, Tensor]":
+    """Return plain tensors and check that their total size fits the file, which stores shared weights once."""
     import torch
 
-    # A pickle may hang attributes on a tensor, under the names of its methods too; what this gives has none.
+    # A pickle can set attributes on a tensor that shadow methods. Detached tensors have no such attributes.
     plain = {name: torch.Tensor.detach(tensor) for name, tensor in state.items()}
     for name, tensor in plain.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
-            raise InputError(f"The tensor {name!r} in {path} is not a dense one on the CPU; save it as that.")
+            raise InputError(
+                f"The tensor {name!r} in {path} is not a dense CPU tensor. Save the tensor as a dense CPU tensor."
+            )
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in plain.values())
     if claimed > 2 * size:
-        raise InputError(f"The tensors in {path} claim {claimed} bytes, but the file has {size}. It is not opened.")
+        raise InputError(f"The tensors in {path} claim {claimed} bytes, but the file has {size}. The file is refused.")
     return plain
 
 
 def _without_prefixes(state: "dict[str, Tensor]") -> "dict[str, Tensor]":
-    while prefix := next((each for each in PREFIXES if state and all(name.startswith(each) for name in state)), ""):
+    while prefix := next(
+        (each for each in WRAPPER_PREFIXES if state and all(name.startswith(each) for name in state)), ""
+    ):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state

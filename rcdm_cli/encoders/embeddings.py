@@ -177,7 +177,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as file:
             arrays: Mapping[str, NDArray[Any]] = dict(file)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a whole npz file ({error}).") from error
+        raise InputError(f"{path} is not a complete npz file ({error}).") from error
     if missing := [name for name in ("about", "paths", "labels") if name not in arrays]:
         raise InputError(f"{path} holds no representations: it lacks {', '.join(missing)}. `rcdm embed` writes them.")
     return dict(arrays)

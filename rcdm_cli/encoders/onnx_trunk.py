@@ -61,7 +61,7 @@ class OnnxTrunk(nn.Module):
         try:
             model = onnx.load_model_from_string(self.graph)
         except Exception as error:  # protobuf's DecodeError, which its two implementations each have
-            raise InputError(f"{self.what} is not a whole ONNX file.") from error
+            raise InputError(f"{self.what} is not a complete ONNX file.") from error
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
             raise InputError(f"{self.what} keeps its weights in another file. Save it as one: onnx.save_model does.")
 

@@ -195,7 +195,7 @@ def test_what_is_no_file_of_representations(bundle, tmp_path):
     with pytest.raises(InputError, match="not a file"):
         read_embeddings(tmp_path / "a.npz")
     (tmp_path / "a.npz").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="not a whole npz file"):
+    with pytest.raises(InputError, match="not a complete npz file"):
         read_embeddings(tmp_path / "a.npz")
     np.savez(tmp_path / "b.npz", a=np.zeros(3))
     with pytest.raises(InputError, match="lacks about, paths, labels"):

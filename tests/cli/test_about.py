@@ -274,11 +274,11 @@ def test_info_prints_the_inputs_and_outputs_of_an_onnx_file(invoke, workplace):
     [
         ("a.onnx", "text", "a.onnx is not"),
         ("b.onnx", "", "b.onnx is not an ONNX file"),
-        ("a.pt", "text", "a.pt is not a whole file of torch.save"),
+        ("a.pt", "text", "a.pt is not a complete torch.save file"),
         ("absent", None, "Unknown bundle or recipe 'absent'"),
         ("a.jpg", "text", "a.jpg is neither a bundle nor a recipe"),
         ("a.toml", "= 3", "a.toml is not TOML"),
-        ("a.safetensors", "text", "a.safetensors is not a whole safetensors file"),
+        ("a.safetensors", "text", "a.safetensors is not a complete safetensors file"),
         ("folder", {}, "folder is not a bundle: it contains no manifest.json"),
         ("folder", {"manifest.json": "{"}, "folder/manifest.json is not JSON"),
     ],

@@ -149,8 +149,8 @@ def outside(path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (hostile, "asks to run or build 'posix.system'"),
-        (truncated, "is not a whole file of torch.save"),
+        (hostile, "asks to call or build 'posix.system'"),
+        (truncated, "is not a complete torch.save file"),
         (renamed, "middle_block.0.in_layers.0.weight is missing; middle_block.0.in_layers.0.gamma is one too many."),
         (bomb, "compressed or claim more bytes"),
         (outside, "is a tar"),

@@ -22,7 +22,7 @@ from tests.servers import Site, serving
 @pytest.fixture
 def server(workplace, monkeypatch):
     """A site for the RCDM; the encoder comes from another. Both are those of dino, in miniature."""
-    monkeypatch.setattr(download, "_PAUSE", 0.0)
+    monkeypatch.setattr(download, "_RETRY_SECONDS", 0.0)
     monkeypatch.setenv("RCDM_CACHE", str(workplace / "cache"))
     monkeypatch.delenv("RCDM_OFFLINE", raising=False)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -149,7 +149,7 @@ def test_wrong_bytes_are_not_kept(invoke, server, workplace, content):
     server.content = content
     result = invoke("pull", "dino", "--yes")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "not what was expected, and was thrown away: it is not a whole file of torch.save" in result.stderr
+    assert "unexpected content, which was removed: the file is not a complete torch.save file" in result.stderr
     assert files(workplace / "cache" / "dino") == ["dino_full.pth", "dino_full.pth.json"]
 
 
@@ -159,7 +159,7 @@ def test_a_known_hash_is_verified(invoke, server, monkeypatch):
     monkeypatch.setitem(sources.PUBLISHED, "dino", replace(published, encoder=encoder))
     result = invoke("pull", "dino", "--yes")
     assert result.exit_code == 2
-    assert "not 00000000. It was thrown away" in result.stderr
+    assert "not 00000000. The file was removed" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Atomic writes, JSON and safetensors files."""
 
 import errno
 import hashlib
@@ -17,34 +17,34 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_appears_when_it_is_whole(tmp_path):
+def test_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "folder" / "a.png"
     with files.atomic_write(path) as temporary:
         assert temporary.parent == path.parent
         assert temporary.suffix == ".png"
-        temporary.write_bytes(b"whole")
+        temporary.write_bytes(b"complete")
         assert not path.exists()
-    assert path.read_bytes() == b"whole"
+    assert path.read_bytes() == b"complete"
     assert names(path.parent) == ["a.png"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+def test_failed_write_leaves_the_old_file_unchanged(tmp_path, error):
     path = tmp_path / "a.json"
     path.write_text("old")
 
-    def fail_half_way():
+    def fail_midway():
         with files.atomic_write(path) as temporary:
             temporary.write_text("ha")
             raise error
 
     with pytest.raises(error):
-        fail_half_way()
+        fail_midway()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.json"]
 
 
-def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+def test_full_disk_error_names_the_file(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -59,7 +59,7 @@ def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_permissions_are_those_of_any_new_file(tmp_path, umask, mode):
+def test_permissions_follow_the_umask(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
         files.write_text(tmp_path / "a.txt", "")
@@ -69,7 +69,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path, umask, mode):
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == mode
 
 
-def test_json_is_utf8_in_the_order_given(tmp_path):
+def test_json_is_utf8_in_the_given_order(tmp_path):
     value = {"b": [1.5, None, True], "a": "grün"}
     files.write_json(tmp_path / "a.json", value)
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
@@ -79,19 +79,19 @@ def test_json_is_utf8_in_the_order_given(tmp_path):
     assert text.endswith("}\n")
 
 
-def test_json_has_no_nan(tmp_path):
+def test_nan_is_refused_in_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert names(tmp_path) == []
 
 
-def test_sha256_is_that_of_the_bytes(tmp_path):
+def test_sha256_equals_hashlib(tmp_path):
     content = os.urandom(300_000)
     (tmp_path / "a").write_bytes(content)
     assert files.sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
 
 
-def test_tensors_come_back_as_they_went(tmp_path):
+def test_tensors_round_trip(tmp_path):
     path = tmp_path / "a.safetensors"
     tensors = {
         "bf16": torch.randn(3, 2).to(torch.bfloat16),
@@ -108,21 +108,21 @@ def test_tensors_come_back_as_they_went(tmp_path):
 
 
 @pytest.mark.parametrize("read", [files.read_metadata, files.read_tensors])
-def test_what_is_no_whole_tensor_file_is_wrong_input(tmp_path, read):
+def test_incomplete_safetensors_file_is_an_input_error(tmp_path, read):
     path = tmp_path / "a.safetensors"
     with pytest.raises(InputError, match=r"a\.safetensors is not a file"):
         read(path)
     with pytest.raises(InputError, match="is not a file"):
         read(tmp_path)
     files.write_tensors(path, {"w": torch.zeros(1000)}, {})
-    whole = path.read_bytes()
-    for content in (b"", b"text", whole[: len(whole) // 2]):
+    complete = path.read_bytes()
+    for content in (b"", b"text", complete[: len(complete) // 2]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"a\.safetensors is not a whole safetensors file"):
+        with pytest.raises(InputError, match=r"a\.safetensors is not a complete safetensors file"):
             read(path)
 
 
-def test_a_file_without_metadata_has_none(tmp_path):
+def test_file_without_metadata_has_empty_metadata(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"w": torch.zeros(1)}, tmp_path / "a.safetensors")

@@ -1,4 +1,4 @@
-"""Specs are frozen and closed, and say what is wrong with what they are given."""
+"""Specs are frozen, forbid unknown keys, and name every wrong value."""
 
 import pytest
 from pydantic import Field, ValidationError
@@ -18,13 +18,13 @@ class Outer(Spec):
     sizes: tuple[int, ...] = ()
 
 
-def test_a_spec_survives_json():
+def test_spec_round_trips_through_json():
     spec = Outer(name="a", inner=Inner(size=32), sizes=(1, 2))
     assert Outer.parse_json(spec.model_dump_json(), "here") == spec
     assert Outer.parse(spec.model_dump(), "here") == spec
 
 
-def test_a_spec_is_frozen():
+def test_spec_is_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         Outer(name="a").name = "b"
 
@@ -39,7 +39,7 @@ def test_a_spec_is_frozen():
         ({"inner": {"size": 8, "sise": 3}}, ["name is missing", "inner.sise is not a known key", "inner.size: "]),
     ],
 )
-def test_an_error_names_the_place_and_every_wrong_key(values, clauses):
+def test_error_names_the_source_and_every_wrong_key(values, clauses):
     with pytest.raises(InputError) as caught:
         Outer.parse(values, "recipes/a.toml")
     message = str(caught.value)
@@ -51,12 +51,12 @@ def test_an_error_names_the_place_and_every_wrong_key(values, clauses):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"name": 3}', "[]"])
-def test_broken_json_is_wrong_input(text):
+def test_broken_json_is_an_input_error(text):
     with pytest.raises(InputError, match=r"^the metadata: "):
         Outer.parse_json(text, "the metadata")
 
 
-def test_exit_codes_are_those_of_the_documentation():
+def test_exit_codes_are_documented_values():
     codes = {
         name: getattr(errors, name).exit_code for name in ("RcdmError", "InputError", "CheckFailed", "Interrupted")
     }

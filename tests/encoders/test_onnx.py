@@ -109,7 +109,7 @@ def test_damaged_and_divided_files_are_answered(tmp_path):
     path = graph(tmp_path / "own.onnx")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="not a whole ONNX file"):
+    with pytest.raises(InputError, match="not a complete ONNX file"):
         open_encoder(f"{path},scaling=imagenet")
     path.write_bytes(whole)
     model = onnx.load(path)
