@@ -23,9 +23,9 @@ import torch
 from rcdm_cli.analyses.step_cache import StepCache, representations
 from rcdm_cli.analyses.visualize.compute import visualize
 from rcdm_cli.bundle.bundle import load_bundle
-from rcdm_cli.data.dataset import load_cropped
+from rcdm_cli.data.cropped import load_cropped
+from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.data.source import open_dataset
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.training.denoiser import DenoiserTrainer

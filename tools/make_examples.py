@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.files import write_text
+from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.data.source import open_dataset
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.metrics.ranks import own_similarity
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.encode import EncoderFunction, encode_dataset
-from rcdm_cli.data.source import ImageDataset
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity, packed, unpacked
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.pairs import Pair
@@ -90,7 +90,7 @@ def embed(
         parts.append(part)
     on_progress(len(source), len(source))
     if not read:
-        raise InputError(f"None of the {len(source)} images in {source.root} can be read; the first: {skipped[0][1]}")
+        raise InputError(f"None of the {len(source)} images in {source.root} is readable. First error: {skipped[0][1]}")
     return Embeddings(
         {pair: torch.cat([part[f"{pair.method}/{pair.level}"] for part in parts]) for pair in pairs},
         tuple(source.keys[i] for i in read),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.bundle.bundle import Bundle
-    from rcdm_cli.data.source import ImageDataset
+    from rcdm_cli.data.dataset import ImageDataset
     from rcdm_cli.encoders.pairs import Pair
 
 
@@ -144,8 +144,8 @@ def image_dataset(paths: list[Path], split: str | None = None) -> "ImageDataset"
     Raises:
         InputError: a path does not exist, there is no image, or a split was asked of several paths.
     """
+    from rcdm_cli.data.dataset import Entry, ImageDataset, open_dataset
     from rcdm_cli.data.find import find_images
-    from rcdm_cli.data.source import Entry, ImageDataset, open_dataset
 
     if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".tar"):
         return open_dataset(paths[0], split)

@@ -33,8 +33,8 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
     from rcdm_cli.bundle.bundle import Bundle
-    from rcdm_cli.data.dataset import Cropped
-    from rcdm_cli.data.source import ImageDataset
+    from rcdm_cli.data.cropped import CroppedImages
+    from rcdm_cli.data.dataset import ImageDataset
     from rcdm_cli.encoders.pairs import Pair
 
 
@@ -114,7 +114,7 @@ def evaluate(
     from rcdm_cli.analyses.evaluate.compute import evaluate as measure
     from rcdm_cli.analyses.evaluate.results import Images
     from rcdm_cli.analyses.evaluate.section import answers, write
-    from rcdm_cli.data.source import open_dataset
+    from rcdm_cli.data.dataset import open_dataset
     from rcdm_cli.metrics.inception import Inception
     from rcdm_cli.report.run import PAGE, RESULTS
     from rcdm_cli.training.pretraining import class_indices
@@ -185,9 +185,9 @@ def _space(bundle: "Bundle", given: str | None) -> "Pair":
     return bundle.pairs([method], level or LEVELS[0])[0]
 
 
-def _crops(out: Output, images: "ImageDataset", name: str, size: int) -> "Cropped":
+def _crops(out: Output, images: "ImageDataset", name: str, size: int) -> "CroppedImages":
     """Images, cropped; those that cannot be read are named in warnings."""
-    from rcdm_cli.data.dataset import load_cropped
+    from rcdm_cli.data.cropped import load_cropped
 
     with out.progress(f"Images of {name}") as show:
         cropped = load_cropped(images, size, show)

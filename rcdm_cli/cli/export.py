@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rcdm_cli.backends.engine_file import EightBit, Precision
     from rcdm_cli.bundle.bundle import Bundle
-    from rcdm_cli.data.source import ImageDataset
+    from rcdm_cli.data.dataset import ImageDataset
     from rcdm_cli.diffusion.inference import Engine
 
 GRAPHS_PANEL = "Graphs"
@@ -232,7 +232,7 @@ def _write_graphs(
 
 def _calibration_images(precisions: "Sequence[EightBit]", images: tuple[Path, str | None] | None) -> "ImageDataset":
     """The images that graphs in 8 bits need, looked for before any work is done."""
-    from rcdm_cli.data.source import open_dataset
+    from rcdm_cli.data.dataset import open_dataset
     from rcdm_cli.export.quantization.calibration import NUM_IMAGES as CALIBRATION
     from rcdm_cli.export.quantization.judge import MIN_IMAGES, NUM_IMAGES
 
@@ -254,7 +254,7 @@ def _write_quantized(
 ) -> dict[str, Any]:
     """Graphs in 8 bits, once their samples have been held against those at fp32; what was measured, by precision."""
     from rcdm_cli.bundle.manifest import read_manifest
-    from rcdm_cli.data.dataset import load_cropped
+    from rcdm_cli.data.cropped import load_cropped
     from rcdm_cli.export.quantization.calibration import NUM_IMAGES as CALIBRATION
     from rcdm_cli.export.quantization.export import export_quantized
     from rcdm_cli.export.quantization.judge import Comparison, compare, hold

@@ -35,7 +35,7 @@ from rcdm_cli.core.errors import CheckFailed, InputError, unknown_name_message
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 if TYPE_CHECKING:
-    from rcdm_cli.data.source import ImageDataset
+    from rcdm_cli.data.dataset import ImageDataset
     from rcdm_cli.encoders.embeddings import Embeddings
 
 ATTACKS = ("fgsm", "pgd", "drift")
@@ -173,7 +173,7 @@ def fgsm(
     from rcdm_cli.analyses.fgsm.samples import show_attacked
     from rcdm_cli.analyses.fgsm.section import answers, write
     from rcdm_cli.analyses.probe.probes import learn
-    from rcdm_cli.data.source import open_dataset
+    from rcdm_cli.data.dataset import open_dataset
     from rcdm_cli.encoders.embeddings import is_embeddings
 
     refuse_finished(folder, force)

@@ -109,8 +109,8 @@ def tune(
     from rcdm_cli.analyses.tune.section import answer, section
     from rcdm_cli.bundle.manifest import Defaults, read_manifest
     from rcdm_cli.core.files import sha256, write_json
-    from rcdm_cli.data.dataset import load_cropped
-    from rcdm_cli.data.source import open_dataset
+    from rcdm_cli.data.cropped import load_cropped
+    from rcdm_cli.data.dataset import open_dataset
     from rcdm_cli.diffusion.sampling import Settings
     from rcdm_cli.report.run import PAGE, RESULTS, write_run
 

@@ -1,1 +1,1 @@
-"""Image files and data sets: find, read, crop, augment."""
+"""Image files and datasets: find, read, crop, augment, encode."""

@@ -1,7 +1,7 @@
-"""A battery of changes to an image, each at stated strengths: what an encoder may or may not be invariant to.
+"""Augmentations at fixed strengths, for measuring the invariance of encoders.
 
-Images are uint8 (H, W, 3) and square, as an encoder sees them after its centre crop, so that every length is a share
-of the side. A change keeps size and type and leaves its input alone; noise comes from the generator that is given.
+Images are square uint8 arrays (H, W, 3), the centre crops of an encoder. Lengths are shares of the side. An
+augmentation preserves size and type and does not modify its input. Noise is drawn from the given generator.
 """
 
 import io
@@ -17,52 +17,52 @@ Pixels = NDArray[np.uint8]
 
 
 def with_brightness(image: Pixels, factor: float) -> Pixels:
-    """All values multiplied by ``factor`` and clipped."""
+    """Multiply all values by ``factor`` and clip them."""
     return np.array(ImageEnhance.Brightness(Image.fromarray(image)).enhance(factor))
 
 
 def with_contrast(image: Pixels, factor: float) -> Pixels:
-    """Differences from the mean grey of the image multiplied by ``factor``."""
+    """Multiply the differences to the image's mean grey by ``factor``."""
     return np.array(ImageEnhance.Contrast(Image.fromarray(image)).enhance(factor))
 
 
 def with_saturation(image: Pixels, factor: float) -> Pixels:
-    """Differences of each pixel from its grey multiplied by ``factor``: 0 is a grey image."""
+    """Multiply the difference of each pixel to its grey value by ``factor``; 0 gives a grey image."""
     return np.array(ImageEnhance.Color(Image.fromarray(image)).enhance(factor))
 
 
-def with_hue_turned(image: Pixels, turn: float) -> Pixels:
-    """All hues moved by ``turn`` of the colour circle, in steps of 1/256."""
+def with_hue(image: Pixels, shift: float) -> Pixels:
+    """Shift all hues by ``shift`` of the colour circle, in steps of 1/256."""
     hsv = np.array(Image.fromarray(image).convert("HSV"))
-    # Pillow's hue is a byte for the whole circle: adding wraps around as it should.
-    hsv[..., 0] += np.uint8(round(turn * 256) % 256)
+    # Pillow stores the colour circle in one byte, so the addition wraps around.
+    hsv[..., 0] += np.uint8(round(shift * 256) % 256)
     return np.array(Image.fromarray(hsv, "HSV").convert("RGB"))
 
 
 Change = Callable[[Pixels, np.random.Generator], Pixels]
 
 BACKGROUND_TOLERANCE = 48
-"""How far, in each of R, G and B, a pixel may be from the border's median colour and still be background."""
+"""Maximum difference in R, G and B between a background pixel and the border's median colour."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One kind of change.
+    """Augmentation at several strengths.
 
     Attributes:
         name: one or two words, for tables.
-        what: what is done, and in what the strengths are counted.
-        strengths: what does it, by strength; mildest first.
+        description: effect, and unit of the strengths.
+        strengths: function for each strength, weakest first.
     """
 
     name: str
-    what: str
+    description: str
     strengths: Mapping[str, Change]
 
 
-def _crop(kept: float, image: Pixels, _: np.random.Generator) -> Pixels:
+def _crop(share: float, image: Pixels, _: np.random.Generator) -> Pixels:
     height, width = image.shape[:2]
-    left, top = (1 - kept) / 2 * width, (1 - kept) / 2 * height
+    left, top = (1 - share) / 2 * width, (1 - share) / 2 * height
     box = (left, top, width - left, height - top)
     return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, box))
 
@@ -74,11 +74,11 @@ def _shift(share: float, image: Pixels, _: np.random.Generator) -> Pixels:
 
 
 def _rotate(degrees: float, image: Pixels, _: np.random.Generator) -> Pixels:
-    # The corners that turn into view lie at most (sqrt(2) - 1) / 2 = 0.21 of the side beyond the edge.
+    # Rotated corners need at most (sqrt(2) - 1) / 2 = 0.21 of the side beyond the edge.
     margin = -(-max(image.shape[:2]) // 4)
     wide = np.pad(image, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
-    turned = np.array(Image.fromarray(wide).rotate(degrees, Image.Resampling.BICUBIC))
-    return turned[margin:-margin, margin:-margin].copy()
+    rotated = np.array(Image.fromarray(wide).rotate(degrees, Image.Resampling.BICUBIC))
+    return rotated[margin:-margin, margin:-margin].copy()
 
 
 def _flip(axis: int, image: Pixels, _: np.random.Generator) -> Pixels:
@@ -90,7 +90,7 @@ def _grey(share: float, image: Pixels, _: np.random.Generator) -> Pixels:
 
 
 def _hue(degrees: float, image: Pixels, _: np.random.Generator) -> Pixels:
-    return with_hue_turned(image, degrees / 360)
+    return with_hue(image, degrees / 360)
 
 
 def _brightness(factor: float, image: Pixels, _: np.random.Generator) -> Pixels:
@@ -120,15 +120,15 @@ def _jpeg(quality: int, image: Pixels, _: np.random.Generator) -> Pixels:
 
 
 def background(image: Pixels) -> NDArray[np.bool_]:
-    """Where an image (H, W, 3) shows its background, as far as colour tells: bool (H, W).
+    """Find the background of an image (H, W, 3) by colour: bool (H, W).
 
-    Background is what has nearly the median colour of the image's border and is connected with a corner. Of an image
-    before a busy background little or nothing is found.
+    Background pixels have nearly the median colour of the image's border and are connected to a corner. Little or no
+    background is found in images with a textured background.
     """
     border = np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
     distance = np.abs(image.astype(np.int16) - np.median(border, axis=0)).max(axis=-1)
     near = np.where(distance <= BACKGROUND_TOLERANCE, np.uint8(255), np.uint8(0))
-    # A copy, since what comes from an array cannot be drawn on, and floodfill would say nothing of it.
+    # Images from arrays are read-only, and floodfill would silently do nothing.
     mask = Image.fromarray(near).copy()
     right, bottom = mask.width - 1, mask.height - 1
     for corner in ((0, 0), (right, 0), (0, bottom), (right, bottom)):
@@ -145,32 +145,32 @@ def _each(change: Callable[..., Pixels], label: str, values: Sequence[float]) ->
 AUGMENTATIONS = (
     Augmentation(
         "crop",
-        "The central part, scaled back to the full size; the share of each side that is kept.",
+        "Central part, scaled to the full size; share of each side.",
         _each(_crop, "{:.0%}", (0.9, 0.7, 0.5)),
     ),
     Augmentation(
         "shift",
-        "Moved to the right by a share of the width; what comes into view is mirrored.",
+        "Shift to the right by a share of the width, with mirrored padding.",
         _each(_shift, "{:.0%}", (0.05, 0.1, 0.2)),
     ),
     Augmentation(
         "rotation",
-        "Turned counter-clockwise around the centre, in degrees; what comes into view is mirrored.",
+        "Counter-clockwise rotation around the centre in degrees, with mirrored padding.",
         _each(_rotate, "{:g}°", (10, 30, 90)),
     ),
     Augmentation(
         "flip",
-        "Mirrored.",
+        "Horizontal or vertical flip.",
         {"left-right": partial(_flip, 1), "top-bottom": partial(_flip, 0)},
     ),
     Augmentation(
         "grey",
-        "Colour taken out; the share that is taken.",
+        "Reduced saturation; share of the colour that is removed.",
         _each(_grey, "{:.0%}", (0.5, 1)),
     ),
     Augmentation(
         "hue",
-        "All hues turned around the colour circle, in degrees.",
+        "Shift of all hues around the colour circle, in degrees.",
         _each(_hue, "{:g}°", (20, 60, 180)),
     ),
     Augmentation(
@@ -180,17 +180,17 @@ AUGMENTATIONS = (
     ),
     Augmentation(
         "blur",
-        "Gaussian blur; the standard deviation as a share of the side.",
+        "Gaussian blur; standard deviation as a share of the side.",
         _each(_blur, "{:.0%}", (0.01, 0.02, 0.04)),
     ),
     Augmentation(
         "noise",
-        "Gaussian noise on every value; the standard deviation in steps of 255.",
+        "Gaussian noise on every value; standard deviation in units of 1/255.",
         _each(_noise, "{:g}", (5, 15, 40)),
     ),
     Augmentation(
         "background",
-        "Another colour behind the subject, where the border's colour shows what the background is.",
+        "Background of nearly uniform colour replaced by another colour.",
         {
             name: partial(_background, colour)
             for name, colour in (("white", (255, 255, 255)), ("black", (0, 0, 0)), ("red", (220, 30, 30)))
@@ -198,8 +198,8 @@ AUGMENTATIONS = (
     ),
     Augmentation(
         "JPEG",
-        "Compressed as JPEG; the quality, 1 to 95.",
+        "JPEG compression; quality from 1 to 95.",
         _each(_jpeg, "{:g}", (50, 20, 5)),
     ),
 )
-"""The battery, in the order of tables."""
+"""All augmentations, in the order of tables."""

@@ -1,4 +1,4 @@
-"""The published centre crop, to the pixel: what an encoder and a denoiser see of an image."""
+"""Centre crop of encoders and denoisers, identical to the published crop in every pixel."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,29 +7,28 @@ from PIL import Image
 from rcdm_cli.core.errors import InputError
 
 LONGEST = 100
-"""How many times longer than wide an image may be: the crop would show one part in LONGEST of it at most."""
+"""Maximum ratio of the longer to the shorter side of an image."""
 
 
 def center_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Shrink the shorter side of ``image`` to ``size`` pixels and keep the central square.
+    """Resize the shorter side of ``image`` to ``size`` pixels and return the central square.
 
-    The image is halved with a box filter while it is at least twice too large, then resized once with a bicubic
-    filter: a single bicubic step from a large image would be blurred more (Dhariwal and Nichol 2021, guided-diffusion;
-    kept by RCDM).
+    The image is halved with a box filter while the shorter side is at least 2 * size, then resized with a bicubic
+    filter, as in guided-diffusion (Dhariwal and Nichol 2021) and RCDM.
 
     Args:
         image: uint8 (H, W, 3).
-        size: pixels along each side of the result.
+        size: height and width of the crop in pixels.
 
     Returns:
         uint8 (size, size, 3).
 
     Raises:
-        InputError: ``image`` is more than LONGEST times as long as it is wide.
+        InputError: one side of ``image`` is more than LONGEST times the other.
     """
     pil = Image.fromarray(image)
-    if why := too_narrow(*pil.size):
-        raise InputError(f"An image cannot be cropped: {why}.")
+    if reason := too_narrow(*pil.size):
+        raise InputError(f"An image cannot be cropped: {reason}.")
     pil = _halved(pil, size)
     scale = size / min(pil.size)
     pil = pil.resize((round(pil.width * scale), round(pil.height * scale)), Image.Resampling.BICUBIC)
@@ -38,16 +37,19 @@ def center_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def halved(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """``image`` (H, W, 3) as small as it can be with the same centre crops of up to ``size`` pixels."""
+    """Halve ``image`` (H, W, 3) while its centre crops of up to ``size`` pixels stay identical."""
     return np.array(_halved(Image.fromarray(image), size))
 
 
 def too_narrow(width: int, height: int) -> str:
-    """Why an image of this many pixels has no square crop; empty where it has one."""
+    """Return the reason why an image of this size has no square crop, or an empty string."""
     shorter, longer = sorted((width, height))
     if longer <= LONGEST * shorter:
         return ""
-    return f"{width} x {height} pixels are too narrow for a square; it may be {LONGEST} times as long as wide"
+    return (
+        f"{width} x {height} pixels are too narrow for a square crop;"
+        f" the longer side may be at most {LONGEST} times the shorter side"
+    )
 
 
 def _halved(pil: Image.Image, size: int) -> Image.Image:

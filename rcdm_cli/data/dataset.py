@@ -1,140 +1,219 @@
-"""A set of images as training reads it: every image cropped once to one size, in memory or in a file.
+"""Image datasets: a folder of images, an uncompressed tar, or a folder of tar shards."""
 
-The listing itself is ``source.open_images``, which is offered here too.
-"""
-
-import json
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import atomic_write, write_json
-from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.image_file import UnreadableImage
-from rcdm_cli.data.source import ImageDataset
+from rcdm_cli.data.find import SUFFIXES, suffix_list, walk
+from rcdm_cli.data.image_file import UnreadableImage, read_image
 
-_BLOCK = 256
+_TAR_BLOCK = 512
+_LONGEST_LABEL = 1024
+
+
+class Entry(NamedTuple):
+    """Key, label and storage of one image: ``size`` bytes at ``offset`` in ``file``."""
+
+    key: str
+    label: str | None
+    file: str
+    offset: int
+    size: int
 
 
 @dataclass(frozen=True)
-class Cropped:
-    """Images of one size.
+class ImageDataset:
+    """List of images that are read on request. Reading is safe from several threads and processes."""
 
-    Attributes:
-        images: uint8 (N, size, size, 3); read-only and paged in from the disk where a cache was given.
-        keys: N keys, in the order of the source.
-        labels: N labels, as in the source.
-        skipped: key and reason of each image that could not be read.
-    """
+    root: Path
+    entries: tuple[Entry, ...]
 
-    images: NDArray[np.uint8]
-    keys: tuple[str, ...]
-    labels: tuple[str | None, ...]
-    skipped: tuple[tuple[str, str], ...]
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Path of each image inside the dataset, with ``/`` as separator and without ``..``."""
+        return tuple(entry.key for entry in self.entries)
+
+    @cached_property
+    def labels(self) -> tuple[str | None, ...]:
+        """Class of each image: the text of its ``.cls`` file, else the name of its folder, else None."""
+        return tuple(entry.label for entry in self.entries)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Read image ``index`` as uint8 RGB (H, W, 3).
+
+        Raises:
+            UnreadableImage: names the dataset and the key of the image.
+        """
+        entry = self.entries[index]
+        name = f"{self.root} ({entry.key})"
+        try:
+            with open(entry.file, "rb") as file:
+                file.seek(entry.offset)
+                content = file.read(entry.size)
+        except OSError as error:
+            raise UnreadableImage(name, str(error.strerror)) from error
+        if len(content) < entry.size:
+            raise UnreadableImage(name, "its file has become shorter since the dataset was listed")
+        return read_image(io.BytesIO(content), name)
+
+    def spread(self, count: int) -> "ImageDataset":
+        """Return at most ``count`` images, evenly spaced from the first to the last image."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
+        return ImageDataset(self.root, tuple(self.entries[index] for index in chosen))
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over the keys and sizes in bytes of all images."""
+        digest = hashlib.sha256()
+        for entry in self.entries:
+            # File names are not always valid text.
+            digest.update(f"{entry.key}\0{entry.size}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
 
-def load_cropped(
-    source: ImageDataset,
-    size: int,
-    on_progress: Callable[[int, int], None] | None = None,
-    cache: Path | None = None,
-) -> Cropped:
-    """Centre-crop every image of ``source``; those that cannot be read are left out and named in ``skipped``.
+def open_dataset(source: Path, split: str | None = None) -> ImageDataset:
+    """List the images of ``source``, sorted by key, without reading them.
+
+    The label of an image is the text of its ``.cls`` file, else the name of its folder. Images directly in the root
+    have no label. The root is the folder of the split, else the single top folder of a tar, else the source.
 
     Args:
-        source: which images.
-        size: pixels along each side.
-        on_progress: called with (images done, images in all) after each image.
-        cache: a folder. The crops are written to a file in it, which is used again as long as the source's listing and
-            ``size`` stay the same; a set larger than the memory needs this. Without it, the crops are in memory.
+        source: folder of images, with or without class folders; an uncompressed ``.tar``; or a folder of ``.tar``
+            shards. Members of a tar are read in place.
+        split: folder such as ``train`` at the first level, or at the second level below a single top folder. None
+            lists all images.
 
     Raises:
-        InputError: no image could be read.
-        RcdmError: the cache cannot be written.
+        InputError: the source does not exist, contains no image or a damaged tar, contains images next to shards, or
+            has no such split.
     """
-    if cache is None:
-        images: NDArray[np.uint8] = np.empty((len(source), size, size, 3), np.uint8)
-        rows = iter(images)
-        skipped = _crop_all(source, size, lambda crop: np.copyto(next(rows), crop), on_progress)
-        return _cropped(source, images, skipped)
-
-    file = cache / f"{source.fingerprint()[:32]}-{size}.u8"
-    notes = file.with_suffix(".json")
-    if not (file.is_file() and notes.is_file()):
-        with atomic_write(file) as temporary, temporary.open("wb") as out:
-            skipped = _crop_all(source, size, lambda crop: out.write(crop.tobytes()), on_progress)
-        write_json(notes, {"skipped": {str(index): reason for index, reason in skipped.items()}})
-    skipped = {int(index): reason for index, reason in json.loads(notes.read_text("utf-8"))["skipped"].items()}
-    shape = (len(source) - len(skipped), size, size, 3)
-    return _cropped(source, np.memmap(file, np.uint8, "r", shape=shape), skipped)
-
-
-def _cropped(source: ImageDataset, images: NDArray[np.uint8], skipped: dict[int, str]) -> Cropped:
-    kept = [index for index in range(len(source)) if index not in skipped]
-    return Cropped(
-        images=images[: len(kept)],
-        keys=tuple(source.keys[index] for index in kept),
-        labels=tuple(source.labels[index] for index in kept),
-        skipped=tuple((source.keys[index], reason) for index, reason in skipped.items()),
-    )
+    if source.is_dir():
+        listed, in_tars = _list_folder(source)
+    elif source.is_file():
+        if source.suffix.lower() in SUFFIXES:
+            raise InputError(f"{source} is a single image. Give the folder of the image.")
+        listed = [_Listed(entry.key, entry) for entry in index_tar(source)]
+        in_tars = True
+    else:
+        raise InputError(f"{source} does not exist. Give a folder of images, a .tar, or a folder of .tar shards.")
+    if not listed:
+        raise InputError(f"{source} contains no image. Images have one of these suffixes: {suffix_list()}.")
+    root = _split_folder(source, listed, split) if split is not None else _top_folder(listed) if in_tars else ""
+    entries = [_with_label(image, root) for image in listed if image.path.startswith(root)]
+    return ImageDataset(source, tuple(sorted(entries, key=lambda entry: entry.key)))
 
 
-def _crop_all(
-    source: ImageDataset,
-    size: int,
-    keep: Callable[[NDArray[np.uint8]], Any],
-    on_progress: Callable[[int, int], None] | None,
-) -> dict[int, str]:
-    """Give every crop to ``keep`` in the source's order; returns index and reason of those that have none."""
-    skipped: dict[int, str] = {}
-    for block in read_crops(source, {size}, range(len(source)), _BLOCK):
-        for index, crops in block:
-            if isinstance(crops, UnreadableImage):
-                skipped[index] = crops.reason
-            else:
-                keep(crops[size])
-            if on_progress:
-                on_progress(index + 1, len(source))
-    if len(skipped) == len(source):
-        raise InputError(f"None of the {len(source)} images in {source.root} can be read; the first: {skipped[0]}.")
-    return skipped
+class _Listed(NamedTuple):
+    """An image and its path among split and class folders, without the name of a shard."""
+
+    path: str
+    entry: Entry
 
 
-def read_crops(
-    source: ImageDataset, sizes: Collection[int], index: range, block: int
-) -> Iterator[list[tuple[int, dict[int, NDArray[np.uint8]] | UnreadableImage]]]:
-    """Read and centre-crop images in threads.
+def _list_folder(folder: Path) -> tuple[list[_Listed], bool]:
+    images: list[_Listed] = []
+    members: list[_Listed] = []
+    for file in walk(folder, SUFFIXES | {".tar"}):
+        inside = _clean(file.relative_to(folder).as_posix())
+        if file.suffix.lower() == ".tar":
+            parent = inside.rpartition("/")[0]
+            for entry in index_tar(file):
+                path = f"{parent}/{entry.key}".lstrip("/")
+                members.append(_Listed(path, entry._replace(key=f"{inside}/{entry.key}")))
+        else:
+            images.append(_Listed(inside, Entry(inside, None, str(file), 0, file.stat().st_size)))
+    if images and members:
+        raise InputError(
+            f"{folder} contains images ({images[0].path}) and tar shards ({members[0].entry.file}). Give a folder of"
+            " images or a folder of shards."
+        )
+    return images or members, bool(members)
 
-    The next block is read while the caller works on the current block.
 
-    Args:
-        source: images.
-        sizes: heights and widths of the crops in pixels.
-        index: indices of the images.
-        block: images per block.
+def _top_folder(listed: Sequence[_Listed]) -> str:
+    """Return ``name/`` if all images are in one top folder, else an empty string."""
+    first, slash, _ = listed[0].path.partition("/")
+    top = first + slash
+    return top if slash and all(image.path.startswith(top) for image in listed) else ""
 
-    Yields:
-        Blocks of (index, crops by size, or the error of an unreadable image), in the order of ``index``.
+
+def _split_folder(source: Path, listed: Sequence[_Listed], split: str) -> str:
+    top = _top_folder(listed)
+    for parent in ("", top):
+        if any(image.path.startswith(f"{parent}{split}/") for image in listed):
+            return f"{parent}{split}/"
+    below = (image.path[len(top) :].partition("/") for image in listed)
+    splits = ", ".join(sorted({name for name, slash, _ in below if slash})) or "none"
+    raise InputError(f"{source} has no split {split!r}; its splits are: {splits}.")
+
+
+def _with_label(image: _Listed, root: str) -> Entry:
+    folder, slash, _ = image.path[len(root) :].rpartition("/")
+    label = folder.rpartition("/")[2] if slash else None
+    return image.entry._replace(label=image.entry.label or label)
+
+
+def index_tar(tar: Path) -> list[Entry]:
+    """List the images of an uncompressed tar by suffix, in the tar's order, without unpacking.
+
+    Links, devices and hidden files are left out. Keys are paths without ``.``, ``..`` and a leading ``/``. The label of
+    ``<name>.jpg`` is the text of the member ``<name>.cls`` (WebDataset), else None.
+
+    Raises:
+        InputError: the file is not a complete, uncompressed tar.
     """
-
-    def read(number: int) -> tuple[int, dict[int, NDArray[np.uint8]] | UnreadableImage]:
-        try:
-            image = source.read(number)
-        except UnreadableImage as error:
-            return number, error
-        return number, {size: center_crop(image, size) for size in sizes}
-
-    pool = ThreadPoolExecutor()
+    images: list[Entry] = []
+    labels: dict[str, str] = {}
     try:
-        ahead = [pool.submit(read, number) for number in index[:block]]
-        for start in range(block, len(index) + block, block):
-            current, ahead = ahead, [pool.submit(read, number) for number in index[start : start + block]]
-            yield [crops.result() for crops in current]
-    finally:
-        pool.shutdown(cancel_futures=True)
+        with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would store all headers
+                path = _clean(member.name)
+                name, suffix = _webdataset_name(path)
+                if not member.isreg() or member.issparse() or os.path.basename(path).startswith("."):
+                    continue
+                if os.path.splitext(path)[1].lower() in SUFFIXES:
+                    images.append(Entry(path, None, str(tar), member.offset_data, member.size))
+                elif suffix == "cls":
+                    labels[name] = _read_label(tar, path, member.offset_data, member.size)
+            file.seek(archive.offset)
+            if file.read(_TAR_BLOCK) != bytes(_TAR_BLOCK):
+                raise InputError(f"{tar} is damaged or incomplete: it breaks off after {archive.offset} bytes.")
+    except tarfile.TarError as error:
+        raise InputError(f"{tar} is not a complete, uncompressed tar ({error}). Decompress a .tar.gz first.") from None
+    except OSError as error:
+        raise InputError(f"{tar} cannot be read: {error.strerror or error}.") from error
+    return [image._replace(label=labels.get(_webdataset_name(image.key)[0])) for image in images]
+
+
+def _clean(path: str) -> str:
+    """Return a relative path in valid Unicode without ``.`` and ``..``."""
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "/".join(part for part in text.split("/") if part not in ("", ".", ".."))
+
+
+def _webdataset_name(path: str) -> tuple[str, str]:
+    """Split a path at the first dot of the file name, as WebDataset does."""
+    folder, name = os.path.split(path)
+    stem, _, suffix = name.partition(".")
+    return f"{folder}/{stem}", suffix
+
+
+def _read_label(tar: Path, path: str, offset: int, size: int) -> str:
+    if size > _LONGEST_LABEL:
+        raise InputError(f"{path} in {tar} has {size} bytes; a label has at most {_LONGEST_LABEL}.")
+    with tar.open("rb") as file:
+        file.seek(offset)
+        return file.read(size).decode("utf-8", "replace").strip()

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.crop import center_crop, too_narrow
-from rcdm_cli.data.dataset import read_crops
-from rcdm_cli.data.source import ImageDataset
+from rcdm_cli.data.cropped import read_crops
+from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.tensor import to_tensor
 
 Pixels = NDArray[np.uint8]

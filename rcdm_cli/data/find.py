@@ -1,4 +1,4 @@
-"""Which files are images: by suffix inside a folder, by the person's word for a file given by name."""
+"""Search for image files: by suffix in folders, any suffix for files given by name."""
 
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -12,13 +12,13 @@ SUFFIXES = frozenset(
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images that ``paths`` name, in the order given and each once.
+    """Return the image files of ``paths``, in the given order and without duplicates.
 
-    A folder stands for every image in it and below it, sorted by path; hidden files and folders are left out.
-    A file is taken whatever its suffix: a wrong one is told apart when it is read.
+    A folder contributes all images in the folder and its sub-folders, sorted by path, without hidden files and
+    folders. A file is accepted with any suffix; its content is checked when the file is read.
 
     Raises:
-        InputError: a path does not exist, or no image was found at all.
+        InputError: a path does not exist, or no image was found.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -27,22 +27,26 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             found[path] = None
         else:
-            raise InputError(f"{path} does not exist; give images, or folders that hold images.")
+            raise InputError(f"{path} does not exist. Give images, or folders of images.")
     if not found:
         where = ", ".join(str(path) for path in paths) or "an empty list of paths"
-        raise InputError(f"No image was found in {where}; files are taken by these suffixes: {suffix_list()}.")
+        raise InputError(f"No image was found in {where}. Images have one of these suffixes: {suffix_list()}.")
     return list(found)
 
 
 def suffix_list() -> str:
-    """The known suffixes for a message: ``.avif .bmp .gif ...``."""
+    """Return the suffixes of image files for messages: ``.avif .bmp .gif ...``."""
     return " ".join(sorted(SUFFIXES))
 
 
 def walk(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
-    """Files in and below ``folder`` with one of ``suffixes`` (lower case, with the dot), sorted by path.
+    """Yield the files in ``folder`` and its sub-folders with one of ``suffixes``, sorted by path.
 
-    Links to folders are followed, each real folder once, so that a link to a parent ends.
+    Links to folders are followed. Each real folder is visited once, so that cyclic links end.
+
+    Args:
+        folder: folder to search.
+        suffixes: suffixes in lower case, with the dot.
 
     Raises:
         InputError: a folder cannot be listed.
@@ -50,11 +54,11 @@ def walk(folder: Path, suffixes: Collection[str]) -> Iterator[Path]:
     return _walk(folder, suffixes, set())
 
 
-def _walk(folder: Path, suffixes: Collection[str], seen: set[str]) -> Iterator[Path]:
+def _walk(folder: Path, suffixes: Collection[str], visited: set[str]) -> Iterator[Path]:
     real = os.path.realpath(folder)
-    if real in seen:
+    if real in visited:
         return
-    seen.add(real)
+    visited.add(real)
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -64,6 +68,6 @@ def _walk(folder: Path, suffixes: Collection[str], seen: set[str]) -> Iterator[P
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(folder / entry.name, suffixes, seen)
+            yield from _walk(folder / entry.name, suffixes, visited)
         elif os.path.splitext(entry.name)[1].lower() in suffixes and entry.is_file():
             yield folder / entry.name

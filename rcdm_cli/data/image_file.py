@@ -1,7 +1,7 @@
-"""One image file, of any common format and mode, to uint8 RGB.
+"""Reading and writing of image files as uint8 RGB.
 
-Pillow decodes. This module decides what Pillow leaves open: which way is up, what stands behind transparent
-pixels, and how values of more than 8 bits are scaled. Colour profiles are not applied, as in the published code.
+Pillow decodes. This module defines the orientation, the background of transparent pixels, and the scaling of values of
+more than 8 bits. Colour profiles are not applied, as in the published code.
 """
 
 import warnings
@@ -20,15 +20,15 @@ Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
-# Images are read by several threads, where warnings cannot be silenced around a call. Pillow warns of damaged
-# metadata, which does not touch the pixels, and of large images below its limit; above it, it raises.
+# Warnings cannot be silenced around a call, since several threads read images. Pillow warns of damaged metadata, which
+# does not affect the pixels, and of large images below the limit. Above the limit, Pillow raises an error.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-# One text beside the pixels may be as long as Pillow lets all of them be: some programs save their settings in it.
+# A single text chunk may use the limit for all chunks, since some programs save long settings in one chunk.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
-_TURNS = {
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -37,15 +37,15 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by EXIF orientation. ImageOps.exif_transpose would also write the metadata anew,
-which costs a whole image where only its metadata is damaged."""
+"""Transposition per EXIF orientation. ImageOps.exif_transpose also rewrites the metadata, and fails if the metadata is
+damaged."""
 
 
 class UnreadableImage(InputError):
-    """A file that is not an image, is damaged, or is in a format that cannot be read."""
+    """Image file that is damaged, of an unsupported format, or not an image."""
 
     def __init__(self, name: str, reason: str) -> None:
-        """``name`` is what the person knows the image by; ``reason`` is a clause without a full stop."""
+        """``name`` identifies the image to the user; ``reason`` is a clause without a full stop."""
         super().__init__(name, reason)
         self.name = name
         self.reason = reason
@@ -55,15 +55,15 @@ class UnreadableImage(InputError):
 
 
 def read_image(source: Path | BinaryIO, name: str | None = None) -> Pixels:
-    """An image as uint8 RGB (H, W, 3), turned upright as its EXIF orientation says.
+    """Read an image as uint8 RGB (H, W, 3), upright according to its EXIF orientation.
 
-    Transparent pixels are laid over white. 16-bit grey is divided by 257, so that 65535 becomes 255; float grey
-    is taken as 0..1. Of an animation or a file of several pages, the first image is read. An image that is too narrow
-    for a square crop is refused, since all that reads images crops them.
+    Transparent pixels are composited over white. 16-bit grey is divided by 257, so that 65535 becomes 255. Float grey
+    has the range 0 to 1. Of an animation or a file with several pages, the first image is read. An image that is too
+    narrow for a square crop is refused.
 
     Args:
-        source: a file's path, or an open binary file.
-        name: what errors call the image; the path unless given.
+        source: path, or open binary file.
+        name: name of the image in errors; None uses the path.
 
     Raises:
         UnreadableImage: names the image and the reason.
@@ -71,22 +71,22 @@ def read_image(source: Path | BinaryIO, name: str | None = None) -> Pixels:
     name = name or str(source)
     try:
         with Image.open(source, formats=FORMATS) as pil:
-            if why := too_narrow(*pil.size):
-                raise UnreadableImage(name, why)
+            if reason := too_narrow(*pil.size):
+                raise UnreadableImage(name, reason)
             pil.load()
             return _to_rgb(_upright(pil), name)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
         readable = ", ".join(FORMATS)
-        raise UnreadableImage(name, f"it is none of the formats {readable}, or it is damaged") from None
+        raise UnreadableImage(name, f"the file is damaged or has none of the formats {readable}") from None
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(name, f"it has too many pixels ({error})") from None
+        raise UnreadableImage(name, f"the image has too many pixels ({error})") from None
     except OSError as error:
         raise UnreadableImage(name, _clause(error.strerror or error)) from None
-    # For damaged bytes Pillow's readers also raise SyntaxError, ValueError, struct.error, KeyError and others.
+    # For damaged files, Pillow also raises SyntaxError, ValueError, struct.error, KeyError and others.
     except Exception as error:
-        raise UnreadableImage(name, f"it is damaged ({_clause(error) or type(error).__name__})") from error
+        raise UnreadableImage(name, f"the file is damaged ({_clause(error) or type(error).__name__})") from error
 
 
 def _clause(error: object) -> str:
@@ -96,11 +96,11 @@ def _clause(error: object) -> str:
 
 def _upright(pil: Image.Image) -> Image.Image:
     try:
-        turn = _TURNS.get(pil.getexif().get(ExifTags.Base.Orientation, 1))
-    # Damaged metadata says nothing of the pixels. Pillow's readers raise SyntaxError, struct.error and others for it.
+        transposition = _TRANSPOSITIONS.get(pil.getexif().get(ExifTags.Base.Orientation, 1))
+    # Damaged metadata, for which Pillow raises SyntaxError, struct.error and others, does not affect the pixels.
     except Exception:
-        turn = None
-    return pil if turn is None else pil.transpose(turn)
+        transposition = None
+    return pil if transposition is None else pil.transpose(transposition)
 
 
 def _to_rgb(pil: Image.Image, name: str) -> Pixels:
@@ -118,14 +118,14 @@ def _to_rgb(pil: Image.Image, name: str) -> Pixels:
 def _from_16_bits(values: NDArray[Any], name: str) -> Pixels:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise UnreadableImage(name, f"its grey values go from {low} to {high}, and 0 to 65535 can be shown")
+        raise UnreadableImage(name, f"its grey values range from {low} to {high}; the supported range is 0 to 65535")
     return ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
 
 
 def _from_unit(values: NDArray[np.float32], name: str) -> Pixels:
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= 1:
-        raise UnreadableImage(name, f"its float values go from {low:g} to {high:g}, and 0 to 1 can be shown")
+        raise UnreadableImage(name, f"its float values range from {low:g} to {high:g}; the supported range is 0 to 1")
     return np.rint(values * 255).astype(np.uint8)
 
 
@@ -134,10 +134,10 @@ def _grey(values: Pixels) -> Pixels:
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write uint8 (H, W, 3) as a PNG, value for value, whole or not at all; missing folders are made.
+    """Write uint8 (H, W, 3) as a lossless PNG, atomically; missing folders are created.
 
     Raises:
-        InputError: ``image`` has another type or shape.
+        InputError: ``image`` is not uint8 (H, W, 3).
         RcdmError: the file cannot be written.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

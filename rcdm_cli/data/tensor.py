@@ -1,4 +1,4 @@
-"""The border between uint8 images and what networks see."""
+"""Conversion between uint8 images and tensors in [-1, 1]."""
 
 import numpy as np
 import torch
@@ -9,10 +9,10 @@ from rcdm_cli.core.errors import InputError, RcdmError
 
 
 def to_tensor(images: NDArray[np.uint8]) -> Tensor:
-    """Images uint8 (B, H, W, 3) to float32 (B, 3, H, W) on the CPU: 0 becomes -1 and 255 becomes 1.
+    """Convert uint8 images (B, H, W, 3) to float32 (B, 3, H, W) on the CPU: 0 becomes -1 and 255 becomes 1.
 
     Raises:
-        InputError: ``images`` has another type or shape.
+        InputError: ``images`` is not uint8 (B, H, W, 3).
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
         raise InputError(f"Images must be uint8 (B, H, W, 3), not {images.dtype} {images.shape}.")
@@ -21,16 +21,16 @@ def to_tensor(images: NDArray[np.uint8]) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> NDArray[np.uint8]:
-    """Images (B, 3, H, W) with values in [-1, 1], on any device, to uint8 (B, H, W, 3).
+    """Convert images (B, 3, H, W) in [-1, 1], on any device, to uint8 (B, H, W, 3).
 
-    Values outside [-1, 1] are clamped and fractions cut off, as published: ``((x + 1) * 127.5).clamp(0, 255)``.
-    Because of the cut, an image that went through ``to_tensor`` comes back darker by 1 in some values.
+    Values are clamped and truncated as in the published code: ``((x + 1) * 127.5).clamp(0, 255)``. Because of the
+    truncation, ``to_uint8(to_tensor(images))`` is lower by 1 for some values.
 
     Raises:
-        RcdmError: a value is NaN, which would pass for black.
+        RcdmError: a value is NaN.
     """
     levels = (images.detach().float() + 1) * 127.5
     if bool(levels.isnan().any()):
-        raise RcdmError("Images hold NaN: the weights are damaged or the precision is too low for them.")
+        raise RcdmError("Images contain NaN: the weights are damaged or the precision is too low.")
     array: NDArray[np.uint8] = levels.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return array

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.data.augment import with_brightness, with_contrast, with_hue_turned, with_saturation
+from rcdm_cli.data.augment import with_brightness, with_contrast, with_hue, with_saturation
 from rcdm_cli.data.encode import EncoderFunction, encode_images
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder
@@ -89,5 +89,5 @@ class RandomViews:
         if saturation:
             view = with_saturation(view, 1 + plan.saturation * saturation)
         if hue:
-            view = with_hue_turned(view, plan.hue * hue)
+            view = with_hue(view, plan.hue * hue)
         return view

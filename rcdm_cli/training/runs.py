@@ -12,8 +12,8 @@ import torch
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.levels import LEVELS
-from rcdm_cli.data.dataset import Cropped, load_cropped
-from rcdm_cli.data.source import ImageDataset, open_dataset
+from rcdm_cli.data.cropped import CroppedImages, load_cropped
+from rcdm_cli.data.dataset import ImageDataset, open_dataset
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
 from rcdm_cli.encoders.open import open_encoder
@@ -292,7 +292,7 @@ def _must_be_apart(split: str | None, validation_split: str | None) -> None:
         )
 
 
-def _crop(source: ImageDataset, size: int, folder: Path, stage: Stage, on_note: Note) -> Cropped:
+def _crop(source: ImageDataset, size: int, folder: Path, stage: Stage, on_note: Note) -> CroppedImages:
     with stage("Images") as show:
         cropped = load_cropped(source, size, show, folder / "images")
     if cropped.skipped:

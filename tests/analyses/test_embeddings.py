@@ -14,8 +14,8 @@ from rcdm_cli.analyses.embed import bundle_encoders, embed, lone_encoder
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.data.image_file import read_image
-from rcdm_cli.data.source import open_dataset
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity, read_embeddings, write_embeddings
 from rcdm_cli.encoders.pairs import Pair
 from tests.bundle.tiny import tiny_bundle
@@ -90,7 +90,7 @@ def test_an_interrupted_run_goes_on(bundle, data, monkeypatch, tmp_path):
     with pytest.raises(Stopped):
         embed(encoders, pairs, source, CPU, cache=cache, on_progress=stop)
     monkeypatch.setattr(
-        "rcdm_cli.data.dataset.center_crop", lambda image, size: read.append(1) or np.zeros((size, size, 3), np.uint8)
+        "rcdm_cli.data.cropped.center_crop", lambda image, size: read.append(1) or np.zeros((size, size, 3), np.uint8)
     )
     again = embed(encoders, pairs, source, CPU, cache=cache)
     assert len(read) == 3
@@ -111,7 +111,7 @@ def test_exported_graph_of_the_backend_is_used(bundle, data, monkeypatch):
 def test_no_image_at_all(bundle, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     pairs = bundle.pairs(["dino"], "both")
-    with pytest.raises(InputError, match=r"None of the 1 images .* can be read; the first: .*bad.png"):
+    with pytest.raises(InputError, match=r"None of the 1 images .* is readable. First error: .*bad.png"):
         embed(bundle_encoders(bundle, pairs), pairs, open_dataset(tmp_path), CPU, cache=NO_CACHE)
 
 

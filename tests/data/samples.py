@@ -1,4 +1,4 @@
-"""Small images and archives that several tests of this room make."""
+"""Small images and archives for the tests of this package."""
 
 import io
 import tarfile
@@ -11,19 +11,19 @@ from PIL import Image
 
 
 def image(value: int, height: int = 12, width: int = 16) -> NDArray[np.uint8]:
-    """An image of one colour, which a crop leaves alone."""
+    """An image of one colour, which a crop does not change."""
     return np.full((height, width, 3), (value, 255 - value, 7), np.uint8)
 
 
 def png(value: int) -> bytes:
-    """The bytes of ``image(value)`` as PNG."""
+    """Return ``image(value)`` as PNG bytes."""
     out = io.BytesIO()
     Image.fromarray(image(value)).save(out, "PNG")
     return out.getvalue()
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
-    """A tar with ``members`` in the given order."""
+    """Write a tar with ``members`` in the given order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members.items():
@@ -34,7 +34,7 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
 
 
 def write_folder(root: Path, members: Mapping[str, bytes]) -> Path:
-    """The same as files."""
+    """Write ``members`` as files in a folder."""
     for name, content in members.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(content)

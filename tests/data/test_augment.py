@@ -1,3 +1,5 @@
+"""Augmentations against torchvision, scipy and Pillow."""
+
 import io
 
 import numpy as np
@@ -14,7 +16,7 @@ EVERY = [(one.name, strength) for one in AUGMENTATIONS for strength in one.stren
 
 
 def image(size=48):
-    """Smooth colours on a plain light background: a blob with a gradient."""
+    """A disc with a colour gradient on a uniform light background."""
     y, x = np.mgrid[:size, :size] / size
     inside = ((x - 0.45) ** 2 + (y - 0.5) ** 2 < 0.09)[..., None]
     colours = np.stack([200 * x, 120 * y + 20, 180 * (1 - x)], axis=-1)
@@ -34,7 +36,7 @@ def pixels(given):
 
 
 @pytest.mark.parametrize(("name", "strength"), EVERY)
-def test_keeps_size_type_and_the_image_given_and_is_the_same_again(name, strength):
+def test_augmentation_preserves_size_type_and_input_and_is_deterministic(name, strength):
     given = image()
     before = given.copy()
     after = change(name, strength, given)
@@ -46,32 +48,32 @@ def test_keeps_size_type_and_the_image_given_and_is_the_same_again(name, strengt
 
 
 @pytest.mark.parametrize("name", ["crop", "shift", "rotation", "grey", "hue", "blur", "noise", "JPEG"])
-def test_a_later_strength_changes_more(name):
+def test_later_strength_has_a_larger_effect(name):
     errors = [np.square(change(name, strength).astype(float) - image()).mean() for strength in BY_NAME[name]]
     assert errors == sorted(errors)
     assert errors[0] < errors[-1]
 
 
-def test_crop_is_the_central_half_in_full_size():
+def test_crop_equals_torchvision_resized_crop():
     expected = tv.resized_crop(tensor(image()), 12, 12, 24, 24, [48, 48], tv.InterpolationMode.BICUBIC)
-    # At the border of the box Pillow looks beyond it, and torchvision does not.
+    # At the border of the box, Pillow's filter includes pixels outside the box; torchvision's does not.
     difference = np.abs(change("crop", "50%").astype(int) - pixels(expected))[4:-4, 4:-4]
     assert difference.max() <= 2
 
 
-def test_shift_moves_a_tenth_to_the_right_and_mirrors():
+def test_shift_moves_to_the_right_with_mirrored_padding():
     after = change("shift", "10%")
     np.testing.assert_array_equal(after[:, 5:], image()[:, :-5])
     np.testing.assert_array_equal(after[:, :5], image()[:, 5:0:-1])
 
 
-def test_rotation_is_counter_clockwise_and_leaves_no_black_corner():
+def test_rotation_is_counter_clockwise_without_black_corners():
     np.testing.assert_array_equal(change("rotation", "90°"), np.rot90(image()))
     bright = np.full((48, 48, 3), 250, np.uint8)
     assert change("rotation", "30°", bright).min() >= 249
 
 
-def test_flips():
+def test_flip_mirrors_the_image():
     np.testing.assert_array_equal(change("flip", "left-right"), image()[:, ::-1])
     np.testing.assert_array_equal(change("flip", "top-bottom"), image()[::-1])
 
@@ -83,24 +85,24 @@ def test_flips():
         ("grey", "50%", lambda x: tv.adjust_saturation(x, 0.5), 1),
         ("brightness", "×0.5", lambda x: tv.adjust_brightness(x, 0.5), 1),
         ("brightness", "×1.6", lambda x: tv.adjust_brightness(x, 1.6), 1),
-        # Pillow's hue has 256 steps of 1.4 degrees, and its saturation 256 levels.
+        # Pillow quantises hue to 256 steps of 1.4 degrees and saturation to 256 levels.
         ("hue", "60°", lambda x: tv.adjust_hue(x, 1 / 6), 5),
         ("hue", "180°", lambda x: tv.adjust_hue(x, 0.5), 5),
     ],
 )
-def test_colours_as_torchvision_has_them(name, strength, reference, tolerance):
+def test_colour_augmentations_equal_torchvision(name, strength, reference, tolerance):
     difference = np.abs(change(name, strength).astype(int) - pixels(reference(tensor(image()))))
     assert difference.max() <= tolerance
 
 
-def test_blur_has_the_standard_deviation_stated():
+def test_blur_has_the_stated_standard_deviation():
     spot = np.zeros((101, 101, 3), np.uint8)
     spot[40:61, 40:61] = 255
     expected = ndimage.gaussian_filter(spot.astype(float), (4.04, 4.04, 0))
     assert np.abs(change("blur", "4%", spot) - expected).max() < 6
 
 
-def test_noise_has_the_standard_deviation_stated():
+def test_noise_has_the_stated_standard_deviation():
     grey = np.full((96, 96, 3), 128, np.uint8)
     noise = change("noise", "15", grey).astype(float) - 128
     assert noise.std() == pytest.approx(15, rel=0.02)
@@ -108,13 +110,13 @@ def test_noise_has_the_standard_deviation_stated():
     assert not np.array_equal(change("noise", "15", grey, seed=1), change("noise", "15", grey))
 
 
-def test_jpeg_is_that_of_the_quality_stated():
+def test_jpeg_has_the_stated_quality():
     file = io.BytesIO()
     Image.fromarray(image()).save(file, "JPEG", quality=20)
     np.testing.assert_array_equal(change("JPEG", "20"), np.asarray(Image.open(file)))
 
 
-def test_background_is_what_looks_like_the_border_and_is_connected_with_it():
+def test_background_has_the_border_colour_and_is_connected_to_the_border():
     given = np.full((20, 20, 3), 200, np.uint8)
     given[0, 3] = 190  # nearly the border's colour
     given[5:15, 5:15] = 30
@@ -127,7 +129,7 @@ def test_background_is_what_looks_like_the_border_and_is_connected_with_it():
     np.testing.assert_array_equal(painted[~expected], given[~expected])
 
 
-def test_corners_unlike_the_border_are_no_background():
+def test_corners_of_another_colour_are_not_background():
     given = np.full((20, 20, 3), 200, np.uint8)
     given[[0, 0, -1, -1], [0, -1, 0, -1]] = 20
     assert not background(given).any()

@@ -10,8 +10,8 @@ from torch import Tensor
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data import encode
 from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.data.encode import EncoderFunction, encode_crops, encode_dataset, encode_images, max_encode_batch
-from rcdm_cli.data.source import open_dataset
 from tests.data.samples import image, png, write_folder
 
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""Which files are taken as images."""
+"""Search for image files."""
 
 import os
 from pathlib import Path
@@ -16,7 +16,7 @@ def touch(folder: Path, *names: str) -> None:
         path.touch()
 
 
-def test_a_folder_stands_for_its_images_sorted_and_without_hidden_ones(tmp_path: Path) -> None:
+def test_folder_gives_its_images_sorted_without_hidden_files(tmp_path: Path) -> None:
     touch(tmp_path, "b.JPG", "a/z.png", "a/deep/er/y.webp", "c.tiff", "notes.txt", "jpg", ".hidden.jpg", ".git/x.jpg")
 
     found = find_images([tmp_path])
@@ -24,7 +24,7 @@ def test_a_folder_stands_for_its_images_sorted_and_without_hidden_ones(tmp_path:
     assert [p.relative_to(tmp_path).as_posix() for p in found] == ["a/deep/er/y.webp", "a/z.png", "b.JPG", "c.tiff"]
 
 
-def test_a_given_file_is_taken_whatever_its_suffix_in_the_given_order_and_once(tmp_path: Path) -> None:
+def test_given_files_keep_their_order_without_duplicates_and_with_any_suffix(tmp_path: Path) -> None:
     touch(tmp_path, "b.jpg", "a.jpg", "noise.xyz")
 
     found = find_images([tmp_path / "noise.xyz", tmp_path / "b.jpg", tmp_path])
@@ -32,7 +32,7 @@ def test_a_given_file_is_taken_whatever_its_suffix_in_the_given_order_and_once(t
     assert [p.name for p in found] == ["noise.xyz", "b.jpg", "a.jpg"]
 
 
-def test_a_link_to_a_parent_ends_and_a_link_to_another_folder_is_followed(tmp_path: Path) -> None:
+def test_links_to_folders_are_followed_and_cycles_end(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "elsewhere/b.jpg")
     os.symlink(tmp_path / "images", tmp_path / "images" / "loop")
     os.symlink(tmp_path / "elsewhere", tmp_path / "images" / "more")
@@ -40,25 +40,25 @@ def test_a_link_to_a_parent_ends_and_a_link_to_another_folder_is_followed(tmp_pa
     assert [p.name for p in find_images([tmp_path / "images"])] == ["a.jpg", "b.jpg"]
 
 
-def test_a_broken_link_is_no_image(tmp_path: Path) -> None:
+def test_broken_link_is_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     os.symlink(tmp_path / "gone.jpg", tmp_path / "b.jpg")
 
     assert [p.name for p in find_images([tmp_path])] == ["a.jpg"]
 
 
-def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
+def test_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere does not exist"):
         find_images([tmp_path / "nowhere"])
 
 
-def test_a_folder_without_images_is_named_with_the_suffixes(tmp_path: Path) -> None:
+def test_folder_without_images_is_named_with_the_suffixes(tmp_path: Path) -> None:
     touch(tmp_path, "empty/readme.md")
 
-    with pytest.raises(InputError, match=r"empty; .*\.jpeg \.jpg"):
+    with pytest.raises(InputError, match=r"empty\. .*\.jpeg \.jpg"):
         find_images([tmp_path / "empty"])
 
 
-def test_no_path_at_all_is_an_error() -> None:
+def test_empty_list_of_paths_is_an_error() -> None:
     with pytest.raises(InputError, match="an empty list"):
         find_images([])

@@ -1,4 +1,4 @@
-"""Every mode and format against pixels worked out in the test, and every kind of bad file."""
+"""Reading of all modes, formats and damaged files; writing of PNG files."""
 
 import io
 import pickle
@@ -14,14 +14,15 @@ from PIL.PngImagePlugin import PngInfo
 from skimage import data
 from skimage.io import imread
 
-from rcdm_cli.data.image_file import UnreadableImage, read_image
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.image_file import UnreadableImage, read_image, write_png
 
 Pixels = NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
 def cat() -> Pixels:
-    """uint8 (75, 113, 3): a small image, not square, so that a wrong turn shows."""
+    """uint8 (75, 113, 3): a small image that is not square, so that a wrong orientation is detected."""
     image: Pixels = data.chelsea()[::4, ::4]
     return np.ascontiguousarray(image)
 
@@ -31,80 +32,80 @@ def save(path: Path, image: Image.Image, **options: object) -> Path:
     return path
 
 
-def stacked(grey: Pixels) -> Pixels:
+def grey_to_rgb(grey: Pixels) -> Pixels:
     return np.stack([grey] * 3, axis=-1)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm"])
-def test_lossless_rgb_is_read_value_for_value(tmp_path: Path, cat: Pixels, suffix: str) -> None:
+def test_lossless_rgb_is_exact(tmp_path: Path, cat: Pixels, suffix: str) -> None:
     np.testing.assert_array_equal(read_image(save(tmp_path / f"a.{suffix}", Image.fromarray(cat))), cat)
 
 
-def test_lossless_webp_and_an_open_file(tmp_path: Path, cat: Pixels) -> None:
+def test_lossless_webp_from_an_open_file(tmp_path: Path, cat: Pixels) -> None:
     path = save(tmp_path / "a.webp", Image.fromarray(cat), lossless=True)
     with path.open("rb") as file:
         np.testing.assert_array_equal(read_image(file), cat)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "avif"])
-def test_lossy_formats_come_close(tmp_path: Path, cat: Pixels, suffix: str) -> None:
+def test_lossy_formats_are_close(tmp_path: Path, cat: Pixels, suffix: str) -> None:
     image = read_image(save(tmp_path / f"a.{suffix}", Image.fromarray(cat), quality=95))
     assert image.dtype == np.uint8
     assert np.abs(image.astype(float) - cat).mean() < 3
 
 
 @pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket", "astronaut"])
-def test_jpeg_equals_another_reader(tmp_path: Path, name: str) -> None:
+def test_jpeg_equals_scikit_image(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "a.jpg", Image.fromarray(getattr(data, name)()))
     np.testing.assert_array_equal(read_image(path), imread(path))
 
 
-def test_the_format_is_told_by_the_content_not_by_the_suffix(tmp_path: Path, cat: Pixels) -> None:
+def test_format_is_detected_from_the_content(tmp_path: Path, cat: Pixels) -> None:
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.jpg", Image.fromarray(cat), format="PNG")), cat)
 
 
-def test_grey_is_repeated(tmp_path: Path, cat: Pixels) -> None:
+def test_grey_is_repeated_in_three_channels(tmp_path: Path, cat: Pixels) -> None:
     grey = cat[:, :, 0]
-    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", Image.fromarray(grey))), stacked(grey))
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", Image.fromarray(grey))), grey_to_rgb(grey))
 
 
-def test_black_and_white(tmp_path: Path, cat: Pixels) -> None:
+def test_one_bit_image(tmp_path: Path, cat: Pixels) -> None:
     bits = cat[:, :, 0] > 128
     path = save(tmp_path / "a.png", Image.fromarray(bits))
-    np.testing.assert_array_equal(read_image(path), stacked(np.where(bits, 255, 0).astype(np.uint8)))
+    np.testing.assert_array_equal(read_image(path), grey_to_rgb(np.where(bits, 255, 0).astype(np.uint8)))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
-def test_16_bit_grey_is_scaled_not_clipped(tmp_path: Path, suffix: str) -> None:
+def test_16_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
     values = np.linspace(0, 65535, 64 * 32).astype(np.uint16).reshape(32, 64)
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(values))
     image = read_image(path)
-    np.testing.assert_array_equal(image, stacked(np.rint(values / 257).astype(np.uint8)))
+    np.testing.assert_array_equal(image, grey_to_rgb(np.rint(values / 257).astype(np.uint8)))
     assert image.min() == 0
     assert image.max() == 255
 
 
-def test_16_bit_grey_of_big_endian_tiff(tmp_path: Path) -> None:
+def test_16_bit_grey_of_a_big_endian_tiff(tmp_path: Path) -> None:
     values = np.array([[0, 1, 257, 65535]], ">u2")
     path = save(tmp_path / "a.tiff", Image.frombytes("I;16B", (4, 1), values.tobytes()))
     assert read_image(path)[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
-def test_32_bit_grey_within_16_bits_is_scaled_and_beyond_is_refused(tmp_path: Path) -> None:
+def test_32_bit_grey_is_limited_to_16_bits(tmp_path: Path) -> None:
     within = save(tmp_path / "a.tiff", Image.fromarray(np.array([[0, 514, 65535]], np.int32)))
     assert read_image(within)[0, :, 1].tolist() == [0, 2, 255]
     beyond = save(tmp_path / "b.tiff", Image.fromarray(np.array([[0, 70000]], np.int32)))
-    with pytest.raises(UnreadableImage, match=r"b\.tiff .* from 0 to 70000"):
+    with pytest.raises(UnreadableImage, match=r"b\.tiff .* range from 0 to 70000"):
         read_image(beyond)
 
 
-def test_float_grey_is_taken_as_0_to_1(tmp_path: Path) -> None:
+def test_float_grey_has_range_0_to_1(tmp_path: Path) -> None:
     values = np.array([[0, 0.25, 0.5, 1]], np.float32)
     assert read_image(save(tmp_path / "a.tiff", Image.fromarray(values)))[0, :, 2].tolist() == [0, 64, 128, 255]
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 200, np.nan])
-def test_float_grey_of_another_range_is_refused(tmp_path: Path, wrong: float) -> None:
+def test_float_grey_outside_the_range_is_refused(tmp_path: Path, wrong: float) -> None:
     path = save(tmp_path / "a.tiff", Image.fromarray(np.array([[0.5, wrong]], np.float32)))
     with pytest.raises(UnreadableImage, match="its float values"):
         read_image(path)
@@ -116,7 +117,7 @@ def over_white(colour: Pixels, alpha: Pixels) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp", "tiff"])
-def test_alpha_is_laid_over_white(tmp_path: Path, cat: Pixels, suffix: str) -> None:
+def test_alpha_is_composited_over_white(tmp_path: Path, cat: Pixels, suffix: str) -> None:
     alpha = np.tile(np.linspace(0, 255, cat.shape[1]).astype(np.uint8), (cat.shape[0], 1))
     image = Image.fromarray(np.dstack([cat, alpha]))
     options = {"lossless": True, "exact": True} if suffix == "webp" else {}
@@ -129,10 +130,10 @@ def test_grey_with_alpha(tmp_path: Path, cat: Pixels) -> None:
     grey, alpha = cat[:, :, 0], cat[:, :, 1]
     image = Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
     image = read_image(save(tmp_path / "a.png", image))
-    assert np.abs(image - over_white(stacked(grey), alpha)).max() <= 1
+    assert np.abs(image - over_white(grey_to_rgb(grey), alpha)).max() <= 1
 
 
-def test_a_colour_named_as_transparent_becomes_white(tmp_path: Path) -> None:
+def test_transparent_colour_becomes_white(tmp_path: Path) -> None:
     colours = np.array([[[10, 20, 30], [40, 50, 60]]], np.uint8)
     path = save(tmp_path / "a.png", Image.fromarray(colours), transparency=(10, 20, 30))
     assert read_image(path)[0].tolist() == [[255, 255, 255], [40, 50, 60]]
@@ -158,7 +159,7 @@ def test_cmyk_tiff(tmp_path: Path) -> None:
     assert read_image(path)[0].tolist() == [[255, 255, 255], [0, 255, 255], [255, 0, 255], [0, 0, 0]]
 
 
-def test_cmyk_jpeg_as_adobe_writes_it_is_not_inverted(tmp_path: Path) -> None:
+def test_adobe_cmyk_jpeg_is_not_inverted(tmp_path: Path) -> None:
     inks = np.full((16, 16, 4), (0, 200, 200, 0), np.uint8)
     path = save(tmp_path / "a.jpg", Image.frombytes("CMYK", (16, 16), inks.tobytes()), quality=100)
     assert b"Adobe" in path.read_bytes()
@@ -186,7 +187,7 @@ def test_lab_tiff(tmp_path: Path) -> None:
         (8, lambda a: np.rot90(a, -1)),
     ],
 )
-def test_an_image_is_turned_upright(tmp_path: Path, cat: Pixels, orientation: int, stored: object) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path, cat: Pixels, orientation: int, stored: object) -> None:
     assert callable(stored)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -195,7 +196,7 @@ def test_an_image_is_turned_upright(tmp_path: Path, cat: Pixels, orientation: in
 
 
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tiff"])
-def test_the_first_image_of_several_is_read(tmp_path: Path, suffix: str) -> None:
+def test_first_frame_is_read(tmp_path: Path, suffix: str) -> None:
     first, second = (Image.new("RGB", (8, 6), colour) for colour in ("red", "blue"))
     options = {"lossless": True} if suffix == "webp" else {}
     path = save(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second], **options)
@@ -204,14 +205,14 @@ def test_the_first_image_of_several_is_read(tmp_path: Path, suffix: str) -> None
     np.testing.assert_array_equal(read_image(path), np.full((6, 8, 3), (255, 0, 0), np.uint8))
 
 
-def test_text_named_as_an_image_is_refused_with_the_readable_formats(tmp_path: Path) -> None:
+def test_text_file_is_refused_with_the_supported_formats(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_text("no image")
     with pytest.raises(UnreadableImage, match=r"a\.jpg cannot be read as an image: .*JPEG, PNG, WEBP, GIF"):
         read_image(path)
 
 
-def test_formats_outside_the_list_are_refused(tmp_path: Path) -> None:
+def test_unsupported_formats_are_refused(tmp_path: Path) -> None:
     heic = tmp_path / "a.heic"
     heic.write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic")
     eps = save(tmp_path / "a.eps", Image.new("RGB", (4, 4)))
@@ -220,7 +221,7 @@ def test_formats_outside_the_list_are_refused(tmp_path: Path) -> None:
             read_image(path)
 
 
-def test_an_empty_file_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+def test_empty_file_folder_and_missing_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     for path, reason in (("empty.jpg", "none of the formats"), (".", "directory"), ("no.jpg", "no such file")):
         with pytest.raises(UnreadableImage, match=reason):
@@ -228,7 +229,7 @@ def test_an_empty_file_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff", "ppm", "avif"])
-def test_a_truncated_image_is_refused(tmp_path: Path, cat: Pixels, suffix: str) -> None:
+def test_truncated_image_is_refused(tmp_path: Path, cat: Pixels, suffix: str) -> None:
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(cat))
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -236,7 +237,7 @@ def test_a_truncated_image_is_refused(tmp_path: Path, cat: Pixels, suffix: str) 
         read_image(path)
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
+def test_too_many_pixels_are_refused_before_decoding() -> None:
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -249,13 +250,13 @@ def test_too_many_pixels_are_refused_before_they_are_decoded() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff"])
-def test_damaged_bytes_give_an_image_or_one_kind_of_error(tmp_path: Path, cat: Pixels, suffix: str) -> None:
-    whole = save(tmp_path / f"a.{suffix}", Image.fromarray(cat[:24, :32])).read_bytes()
+def test_damaged_bytes_give_an_image_or_unreadable_image(tmp_path: Path, cat: Pixels, suffix: str) -> None:
+    complete = save(tmp_path / f"a.{suffix}", Image.fromarray(cat[:24, :32])).read_bytes()
     random = np.random.default_rng(0)
     refused = 0
     for _ in range(100):
-        content = bytearray(whole)
-        for place in random.integers(0, len(whole), 8):
+        content = bytearray(complete)
+        for place in random.integers(0, len(complete), 8):
             content[place] = random.integers(256)
         try:
             assert read_image(io.BytesIO(bytes(content))).dtype == np.uint8
@@ -265,44 +266,66 @@ def test_damaged_bytes_give_an_image_or_one_kind_of_error(tmp_path: Path, cat: P
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_exif_does_not_cost_the_image(tmp_path: Path, cat: Pixels) -> None:
+def test_image_with_damaged_exif_is_read(tmp_path: Path, cat: Pixels) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "x" * 64
     exif[0x011A] = 72.0
-    whole = save(tmp_path / "a.jpg", Image.fromarray(cat[:8, :16]), exif=exif).read_bytes()
-    start = whole.index(b"Exif\0\0") + 6
+    complete = save(tmp_path / "a.jpg", Image.fromarray(cat[:8, :16]), exif=exif).read_bytes()
+    start = complete.index(b"Exif\0\0") + 6
     random = np.random.default_rng(0)
     for _ in range(300):
-        content = bytearray(whole)
+        content = bytearray(complete)
         for place in random.integers(start, start + 60, 3):
             content[place] = random.integers(256)
         assert read_image(io.BytesIO(bytes(content))).size == 8 * 16 * 3
 
 
 @pytest.mark.parametrize("suffix", ["png", "webp"])
-def test_damaged_metadata_of_other_formats_does_not_either(tmp_path: Path, cat: Pixels, suffix: str) -> None:
+def test_png_and_webp_with_damaged_metadata_are_read(tmp_path: Path, cat: Pixels, suffix: str) -> None:
     options = {"lossless": True} if suffix == "webp" else {}
     path = save(tmp_path / f"a.{suffix}", Image.fromarray(cat), exif=b"Exif\0\0garbagegarbage", **options)
     np.testing.assert_array_equal(read_image(path), cat)
 
 
-def test_a_long_text_does_not_either(tmp_path: Path, cat: Pixels) -> None:
+def test_png_with_a_long_text_chunk_is_read(tmp_path: Path, cat: Pixels) -> None:
     text = PngInfo()
     text.add_text("workflow", "x" * 3_000_000, zip=True)
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", Image.fromarray(cat), pnginfo=text)), cat)
 
 
-def test_an_image_too_narrow_to_be_cropped_is_named(tmp_path: Path) -> None:
+def test_too_narrow_image_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.new("RGB", (2000, 10)))
     with pytest.raises(UnreadableImage, match=r"a\.png cannot be read as an image: 2000 x 10 pixels are too narrow"):
         read_image(path)
 
 
-def test_the_error_survives_the_way_out_of_a_worker_process() -> None:
-    error = pickle.loads(pickle.dumps(UnreadableImage("a.jpg", "it is torn")))
+def test_error_can_be_pickled() -> None:
+    error = pickle.loads(pickle.dumps(UnreadableImage("a.jpg", "it is damaged")))
     assert (error.name, error.reason, str(error)) == (
         "a.jpg",
-        "it is torn",
-        "a.jpg cannot be read as an image: it is torn.",
+        "it is damaged",
+        "a.jpg cannot be read as an image: it is damaged.",
     )
+
+
+def test_png_is_lossless(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 9, 3)).astype(np.uint8)
+    write_png(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(imread(tmp_path / "new" / "a.png"), image)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_png_values_are_not_rescaled(tmp_path: Path) -> None:
+    image = np.full((4, 4, 3), 3, np.uint8)
+    image[0, 0] = 9
+    write_png(tmp_path / "a.png", image)
+    assert imread(tmp_path / "a.png").max() == 9
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)])
+def test_png_of_a_wrong_array_is_refused_and_the_old_file_is_unchanged(tmp_path: Path, wrong: np.ndarray) -> None:
+    (tmp_path / "a.png").write_text("old")
+    with pytest.raises(InputError, match=r"uint8 \(H, W, 3\), not"):
+        write_png(tmp_path / "a.png", wrong)
+    assert (tmp_path / "a.png").read_text() == "old"

@@ -25,8 +25,8 @@ from rcdm_cli.analyses.probe.probes import LinearProbes
 from rcdm_cli.analyses.step_cache import StepCache, hash_of
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.data.dataset import load_cropped
-from rcdm_cli.data.source import ImageDataset
+from rcdm_cli.data.cropped import load_cropped
+from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.linear_probe import LinearClassifier

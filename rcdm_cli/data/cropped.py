@@ -1,0 +1,137 @@
+"""Centre crops of a whole dataset: read in threads, cached in memory or in a file."""
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import atomic_write, write_json
+from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.dataset import ImageDataset
+from rcdm_cli.data.image_file import UnreadableImage
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class CroppedImages:
+    """Centre crops of the readable images of a dataset.
+
+    Attributes:
+        images: uint8 (N, size, size, 3). Cached images are memory-mapped and read-only.
+        keys: N keys, in the order of the dataset.
+        labels: N labels of the dataset.
+        skipped: key and reason of each unreadable image.
+    """
+
+    images: NDArray[np.uint8]
+    keys: tuple[str, ...]
+    labels: tuple[str | None, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def load_cropped(
+    source: ImageDataset,
+    size: int,
+    on_progress: Callable[[int, int], None] | None = None,
+    cache: Path | None = None,
+) -> CroppedImages:
+    """Centre-crop every image of ``source``.
+
+    Args:
+        source: images.
+        size: height and width of the crops in pixels.
+        on_progress: called with (images done, number of images) after each image.
+        cache: folder of the cache file, which is reused while the listing of ``source`` and ``size`` are unchanged.
+            None stores the crops in memory.
+
+    Raises:
+        InputError: no image is readable.
+        RcdmError: the cache cannot be written.
+    """
+    if cache is None:
+        images: NDArray[np.uint8] = np.empty((len(source), size, size, 3), np.uint8)
+        rows = iter(images)
+        skipped = _crop_all(source, size, lambda crop: np.copyto(next(rows), crop), on_progress)
+        return _cropped(source, images, skipped)
+
+    file = cache / f"{source.fingerprint()[:32]}-{size}.u8"
+    notes = file.with_suffix(".json")
+    if not (file.is_file() and notes.is_file()):
+        with atomic_write(file) as temporary, temporary.open("wb") as out:
+            skipped = _crop_all(source, size, lambda crop: out.write(crop.tobytes()), on_progress)
+        write_json(notes, {"skipped": {str(index): reason for index, reason in skipped.items()}})
+    skipped = {int(index): reason for index, reason in json.loads(notes.read_text("utf-8"))["skipped"].items()}
+    shape = (len(source) - len(skipped), size, size, 3)
+    return _cropped(source, np.memmap(file, np.uint8, "r", shape=shape), skipped)
+
+
+def _cropped(source: ImageDataset, images: NDArray[np.uint8], skipped: dict[int, str]) -> CroppedImages:
+    readable = [index for index in range(len(source)) if index not in skipped]
+    return CroppedImages(
+        images=images[: len(readable)],
+        keys=tuple(source.keys[index] for index in readable),
+        labels=tuple(source.labels[index] for index in readable),
+        skipped=tuple((source.keys[index], reason) for index, reason in skipped.items()),
+    )
+
+
+def _crop_all(
+    source: ImageDataset,
+    size: int,
+    on_crop: Callable[[NDArray[np.uint8]], Any],
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[int, str]:
+    """Call ``on_crop`` with every crop in order; return index and reason of the unreadable images."""
+    skipped: dict[int, str] = {}
+    for block in read_crops(source, {size}, range(len(source)), _BLOCK):
+        for index, crops in block:
+            if isinstance(crops, UnreadableImage):
+                skipped[index] = crops.reason
+            else:
+                on_crop(crops[size])
+            if on_progress:
+                on_progress(index + 1, len(source))
+    if len(skipped) == len(source):
+        raise InputError(f"None of the {len(source)} images in {source.root} is readable. First error: {skipped[0]}.")
+    return skipped
+
+
+def read_crops(
+    source: ImageDataset, sizes: Collection[int], index: range, block: int
+) -> Iterator[list[tuple[int, dict[int, NDArray[np.uint8]] | UnreadableImage]]]:
+    """Read and centre-crop images in threads.
+
+    The next block is read while the caller works on the current block.
+
+    Args:
+        source: images.
+        sizes: heights and widths of the crops in pixels.
+        index: indices of the images.
+        block: images per block.
+
+    Yields:
+        Blocks of (index, crops by size, or the error of an unreadable image), in the order of ``index``.
+    """
+
+    def read(number: int) -> tuple[int, dict[int, NDArray[np.uint8]] | UnreadableImage]:
+        try:
+            image = source.read(number)
+        except UnreadableImage as error:
+            return number, error
+        return number, {size: center_crop(image, size) for size in sizes}
+
+    pool = ThreadPoolExecutor()
+    try:
+        ahead = [pool.submit(read, number) for number in index[:block]]
+        for start in range(block, len(index) + block, block):
+            current, ahead = ahead, [pool.submit(read, number) for number in index[start : start + block]]
+            yield [crops.result() for crops in current]
+    finally:
+        pool.shutdown(cancel_futures=True)
