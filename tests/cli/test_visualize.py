@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
     ("options", "message"),
     [
         (("--level", "projekt"), "Did you mean"),
-        (("--method", "supervised", "--level", "projector"), "It has: backbone"),
+        (("--method", "supervised", "--level", "projector"), "Available levels: backbone"),
         (("--method", "vicreg"), "Unknown method 'vicreg'"),
         (("--bundle", "nowhere"), "Unknown bundle 'nowhere'"),
     ],
