@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "bundle": {"backends", "diffusion", "encoders", "data", "metrics", "core"},
     "training": {"backends", "diffusion", "encoders", "data", "metrics", "core"},
     "export": {"bundle", "training", "backends", "diffusion", "encoders", "data", "metrics", "core"},
-    "report": {"core"},
+    "report": {"data", "core"},
     "analyses": {
         "report",
         "export",

@@ -1,4 +1,4 @@
-"""Several runs on one page: the story of an encoder from probe to robustness."""
+"""Several runs on one page."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +17,9 @@ from rcdm_cli.analyses.visualize.section import section as visualize
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.report.elements import Section
 from rcdm_cli.report.page import write_page
-from rcdm_cli.report.run import RESULTS, read_results, with_provenance
+from rcdm_cli.report.run import RESULTS, read_results, with_settings
 
-# From what a representation is good for, over what it holds and how good the samples of it are, to what it withstands;
-# then how sampling was tuned.
+# In the order of the page.
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "probe": probe,
     "visualize": visualize,
@@ -34,17 +33,17 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
 
 
 def write_joined(path: Path, folders: Sequence[Path]) -> dict[str, Any]:
-    """Write the page of the runs in ``folders``, in the order of their kinds, then in the order given.
+    """Write the page of several runs, ordered by kind, then by position in ``folders``.
 
     Args:
-        path: of the page.
-        folders: of finished runs; one that is given twice appears once.
+        path: File of the page.
+        folders: Folders of finished runs. Repeated folders are used once.
 
     Returns:
-        what the page holds, JSON-able: its title, and kind, folder and title of each section.
+        JSON-able content: title of the page; kind, folder and title of each section.
 
     Raises:
-        InputError: a folder holds no results, damaged ones, or ones of an unknown kind.
+        InputError: The results of a folder are missing, damaged or of an unknown kind.
     """
     runs = [
         (folder, read_results(folder, SECTIONS)) for folder in {folder.resolve(): folder for folder in folders}.values()
@@ -53,12 +52,12 @@ def write_joined(path: Path, folders: Sequence[Path]) -> dict[str, Any]:
     sections = [(folder, section_of_run(folder, results)) for folder, results in runs]
     titles = Counter(section.title for _, section in sections)
     sections = [
-        # Two runs of one kind: only the folder tells them apart.
+        # The folder distinguishes two runs of one kind.
         (folder, replace(section, title=f"{section.title} ({folder.name})") if titles[section.title] > 1 else section)
         for folder, section in sections
     ]
     bundles = dict.fromkeys(str(results["bundle"]) for _, results in runs if "bundle" in results)
-    title = f"What the encoders of {', '.join(bundles)} know" if bundles else "What the encoders know"
+    title = f"What the encoders of {', '.join(bundles)} encode" if bundles else "What the encoders encode"
     write_page(path, title, sections)
     return {
         "title": title,
@@ -70,14 +69,14 @@ def write_joined(path: Path, folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def section_of_run(folder: Path, results: Mapping[str, Any]) -> Section:
-    """The same for results read from a file, which need not be whole.
+    """Build the section of results that were read from a file.
 
     Raises:
-        InputError: something that its kind needs is missing or of another type.
+        InputError: A value is missing or has a wrong type.
     """
     try:
-        return with_provenance(SECTIONS[results["kind"]](results), results)
+        return with_settings(SECTIONS[results["kind"]](results), results)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{folder / RESULTS} is not whole ({type(error).__name__}: {error}). Run the command that wrote it again."
+            f"{folder / RESULTS} is incomplete ({type(error).__name__}: {error}). Run the command that wrote it again."
         ) from error

@@ -116,7 +116,7 @@ def evaluate(
     from rcdm_cli.analyses.evaluate.section import answers, write
     from rcdm_cli.data.dataset import open_dataset
     from rcdm_cli.metrics.inception import Inception
-    from rcdm_cli.report.run import PAGE, RESULTS
+    from rcdm_cli.report.run import output_files
     from rcdm_cli.training.pretraining import class_indices
 
     refuse_finished(folder, force)
@@ -167,7 +167,7 @@ def evaluate(
     skipped = [*asked.skipped, *(cropped.skipped if cropped else ())]
     values = write(folder, found, {**about, "unreadable": [key for key, _ in skipped]})
     cache.discard()
-    files = [folder / name for name in (*values["files"], RESULTS, PAGE)]
+    files = output_files(folder, values)
     out.result(values, [*_table(values["results"]), *answers(values), *files])
 
 

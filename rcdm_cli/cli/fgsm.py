@@ -175,6 +175,7 @@ def fgsm(
     from rcdm_cli.analyses.probe.probes import learn
     from rcdm_cli.data.dataset import open_dataset
     from rcdm_cli.encoders.embeddings import is_embeddings
+    from rcdm_cli.report.run import output_files
 
     refuse_finished(folder, force)
     if probe is None and attack and set(attack) != {"drift"}:
@@ -244,7 +245,7 @@ def fgsm(
     values = write(folder, values, made)
     cache.discard()
     largest, curve = found.largest_drift
-    files = [folder / name for name in (*values["files"], "results.json", "report.html")]
+    files = output_files(folder, values)
     out.result(values, [*answers(values), *files])
     if max_drift is not None and largest > max_drift:
         raise CheckFailed(

@@ -115,6 +115,7 @@ def interpolate(
 
     from rcdm_cli.analyses.interpolate.compute import interpolate as look
     from rcdm_cli.analyses.interpolate.section import write
+    from rcdm_cli.report.run import output_files
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, bundle_name, device, backend, precision)
@@ -150,5 +151,5 @@ def interpolate(
     about = {**made_with(bundle, seed, settings), "paths": [list(both) for both in paths], "unreadable": unreadable}
     values = write(result, [(a.pixels[i], b.pixels[j]) for i, j in whole], folder, about, animation)
     cache.discard()
-    out.result(values, [folder / name for name in (*values["files"], "results.json", "report.html")])
+    out.result(values, output_files(folder, values))
     raise_skipped(len(unreadable), a.found + b.found, "images")

@@ -76,6 +76,7 @@ def invariance(
     from rcdm_cli.analyses.invariance.compute import invariance as measure
     from rcdm_cli.analyses.invariance.samples import before_and_after
     from rcdm_cli.analyses.invariance.section import sentences, write
+    from rcdm_cli.report.run import output_files
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, bundle_name, device, backend, precision)
@@ -106,6 +107,6 @@ def invariance(
     }
     values = write(result, samples, folder, about)
     cache.discard()
-    paths = [folder / name for name in (*values["files"], "results.json", "report.html")]
+    paths = output_files(folder, values)
     out.result(values, [*sentences(values), *paths])
     read.raise_unreadable()

@@ -103,6 +103,7 @@ def manipulate(
     from rcdm_cli.analyses.manipulate.section import write
     from rcdm_cli.data.image_file import read_image
     from rcdm_cli.encoders.embeddings import is_embeddings
+    from rcdm_cli.report.run import output_files
 
     refuse_finished(folder, force)
     bundle = open_bundle(out, bundle_name, device, backend, precision)
@@ -140,5 +141,5 @@ def manipulate(
     }
     values = write(result, *ends, near, folder, about)
     cache.discard()
-    out.result(values, [folder / name for name in (*values["files"], "results.json", "report.html")])
+    out.result(values, output_files(folder, values))
     raise_skipped(len(known.skipped), len(known.skipped) + len(known.paths), "neighbours")

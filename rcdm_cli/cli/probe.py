@@ -84,7 +84,7 @@ def probe(
     from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.encoders.embeddings import is_embeddings, read_embeddings
     from rcdm_cli.encoders.pairs import choose_among
-    from rcdm_cli.report.run import PAGE, RESULTS
+    from rcdm_cli.report.run import output_files
 
     refuse_finished(folder, force)
     if split == validation_split:
@@ -132,7 +132,7 @@ def probe(
     }
     values = write(folder, values)
     cache.discard()
-    files = [folder / name for name in (*values["files"], RESULTS, PAGE)]
+    files = output_files(folder, values)
     out.result(values, [_line(HEAD), *(_numbers(one) for one in values["results"]), *answers(values), *files])
 
 

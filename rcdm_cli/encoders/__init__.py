@@ -1,1 +1,1 @@
-"""Encoders: image → representation."""
+"""Image → representation: methods, trunks, heads as data, preprocessing."""

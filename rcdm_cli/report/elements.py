@@ -1,6 +1,7 @@
-"""What a page is made of, without a word of HTML: sections of sentences, figures, tables and charts."""
+"""Content of a page, independent of HTML: sections of sentences, tables, charts and image grids."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -12,24 +13,86 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Figure:
-    """An image file beside the results.
+    """An image file.
 
     Attributes:
-        file: its path relative to the run's folder, with ``/``.
-        alt: what it shows, for a person who cannot see it.
-        caption: plain text below it.
-        pixelated: whether it is enlarged without smoothing.
+        file: Path relative to the run's folder, with ``/``.
+        alt: Description for readers who cannot see the image.
+        caption: Plain text below the image.
     """
 
     file: str
     alt: str
     caption: str = ""
-    pixelated: bool = False
+
+
+@dataclass(frozen=True)
+class GridImage:
+    """One image of an image grid.
+
+    Attributes:
+        file: Path relative to the run's folder, with ``/``.
+        alt: Description for readers who cannot see the image.
+        notes: Lines of text shown on hover, on focus and beside the enlarged image.
+        kind: Input image, sample or standard-deviation map.
+    """
+
+    file: str
+    alt: str
+    notes: tuple[str, ...] = ()
+    kind: Literal["image", "sample", "map"] = "sample"
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """Neighbouring images with one label.
+
+    Attributes:
+        label: Heading of the group.
+        images: Images from the left.
+        method: Method by which the reader can switch the group on and off.
+        level: Level by which the reader can switch the group on and off.
+        spread: Mean standard deviation of the samples, by which rows are sorted.
+        similarity: Mean cosine similarity of the samples, by which rows are sorted.
+    """
+
+    label: str
+    images: tuple[GridImage, ...]
+    method: str = ""
+    level: str = ""
+    spread: float | None = None
+    similarity: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """A row of an image grid: a label, an optional input image, and groups of images."""
+
+    label: str
+    groups: tuple[ImageGroup, ...]
+    image: GridImage | None = None
+
+
+@dataclass(frozen=True)
+class ImageGrid:
+    """Rows of images. Rows whose groups have a spread can be sorted and filtered by the reader.
+
+    Attributes:
+        caption: How to read a row.
+        rows: Rows from the top.
+        title: Heading.
+        map_top: Value of the brightest colour of the maps, as a fraction of the pixel range. 0 is the darkest colour.
+    """
+
+    caption: str
+    rows: tuple[ImageRow, ...]
+    title: str = ""
+    map_top: float | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells. Numbers are given as text, already rounded; a column whose cells are all numbers aligns right."""
+    """Rows of cells with rounded numbers as text. Columns of numbers are aligned right."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -38,7 +101,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; ``low`` and ``high`` are the bounds of its interval at each x, where it has one."""
+    """One line of a line chart, with the bounds of an interval at each x or without an interval."""
 
     name: str
     x: tuple[float, ...]
@@ -60,9 +123,16 @@ class LineChart:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Coloured cells, ``values[row][column]`` with the number written in each; None is an empty cell.
+    """Coloured cells with their numbers.
 
-    ``low`` and ``high`` are the ends of the colour scale.
+    Attributes:
+        title: Heading.
+        rows: Names of the rows.
+        columns: Names of the columns.
+        values: Numbers by row and column; None is an empty cell.
+        low: Lower end of the colour scale.
+        high: Upper end of the colour scale.
+        caption: Plain text below the chart.
     """
 
     title: str
@@ -76,7 +146,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Dots:
-    """One series of a dot chart: for each row a value and the bounds of its interval; None leaves the row empty."""
+    """One series of a dot chart: value, lower and upper bound for each row; None is no value."""
 
     name: str
     points: tuple[tuple[float, float, float] | None, ...]
@@ -84,10 +154,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class DotChart:
-    """Values with their intervals along one axis, a band for each row, the series below each other in it.
-
-    ``zero`` draws a line at 0, for differences.
-    """
+    """Values with intervals along one axis, one band for each row. ``zero`` draws a line at 0, for differences."""
 
     title: str
     x_label: str
@@ -97,19 +164,21 @@ class DotChart:
     zero: bool = False
 
 
-Element = Sentence | Figure | Table | LineChart | HeatMap | DotChart
+Element = Sentence | Figure | ImageGrid | Table | LineChart | HeatMap | DotChart
 
 
 @dataclass(frozen=True)
 class Section:
-    """One question and its answer.
+    """One question and the answer.
 
     Attributes:
-        title: heading, also in the contents list.
-        question: what was asked, in one sentence.
-        elements: the answer, in reading order; the sentence that answers comes first.
+        title: Heading, also in the table of contents.
+        question: The question, in one or two sentences.
+        elements: The answer in reading order.
+        settings: Names and values of the settings of the run.
     """
 
     title: str
     question: str
     elements: tuple[Element, ...]
+    settings: tuple[tuple[str, str], ...] = ()

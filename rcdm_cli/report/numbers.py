@@ -1,13 +1,35 @@
-"""Numbers with their intervals, as a person reads them."""
+"""Text of numbers with their confidence intervals, and of lists of names."""
 
-from collections.abc import Mapping
-
-
-def percent(interval: Mapping[str, float]) -> str:
-    """``0.623`` in [0.601, 0.64] → ``62.3 [60.1, 64.0]``."""
-    return f"{100 * interval['value']:.1f} [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
-def points(interval: Mapping[str, float]) -> str:
-    """A difference with its sign: ``+2.1 [+0.3, +3.9]``."""
-    return f"{100 * interval['value']:+.1f} [{100 * interval['low']:+.1f}, {100 * interval['high']:+.1f}]"
+def interval(found: Mapping[str, float], spec: str = ".3f", scale: float = 1) -> str:
+    """Return ``value [low, high]``, each multiplied by ``scale`` and formatted with ``spec``."""
+    value, low, high = (format(scale * found[key], spec) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def percent(found: Mapping[str, float]) -> str:
+    """Return a fraction in percent: ``62.3 [60.1, 64.0]``."""
+    return interval(found, ".1f", 100)
+
+
+def points(found: Mapping[str, float]) -> str:
+    """Return a difference of fractions in percentage points, with sign: ``+2.1 [+0.3, +3.9]``."""
+    return interval(found, "+.1f", 100)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return ``a``, ``a and b`` or ``a, b and c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return ``1 image`` or ``2 images``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def name_of(found: Mapping[str, Any]) -> str:
+    """Return method and level: ``dino projector``."""
+    return f"{found['method']} {found['level']}"

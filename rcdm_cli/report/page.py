@@ -1,83 +1,180 @@
-"""One self-contained HTML page: no external file, no script, no request."""
+"""One self-contained HTML page: images, style and script are in the file, and the page sends no request."""
 
 import base64
 import hashlib
 import re
+import warnings
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from markupsafe import Markup
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image, UnidentifiedImageError
 
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_text
-from rcdm_cli.report.elements import Section
-from rcdm_cli.report.html import as_html
+from rcdm_cli.report.charts import svg
+from rcdm_cli.report.elements import (
+    DotChart,
+    Element,
+    Figure,
+    GridImage,
+    HeatMap,
+    ImageGrid,
+    LineChart,
+    Section,
+    Sentence,
+    Table,
+)
 
-_PAGE = Markup("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="rcdm">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>{title}</h1>{contents}</header>
-{sections}
-</body>
-</html>
-""")
+LONG = 30
+"""Tables with more rows than this are folded."""
+
+_MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
+_DIGITS = r"[-+−]?\d[\d.,]*(?:e[-+]?\d+)?"
+# A number with an error, a unit or an interval; a dash or an empty cell is a missing number.
+_NUMBER = re.compile(rf"{_DIGITS}(?:\s*±\s*{_DIGITS})?(?:\s*[%×])?(?:\s*\[{_DIGITS}, {_DIGITS}\])?|[-–—]?")
 
 
 def write_page(path: Path, title: str, sections: Sequence[tuple[Path, Section]]) -> None:
-    """Write ``sections`` as one page that can be moved, mailed and opened anywhere.
+    """Write sections as one page.
 
-    Its content security policy allows embedded figures and this one style sheet, and nothing else.
+    The content security policy of the page allows embedded images, one style sheet and one script, both by hash.
 
     Args:
-        path: of the page, written whole or not at all.
-        title: of the page.
-        sections: each with the folder that its figures' files are relative to.
+        path: File to write.
+        title: Title of the page. A page of one section has the title of the section as its heading.
+        sections: Folder of each run, and its section.
 
     Raises:
-        InputError: a figure is missing, damaged or outside its folder.
+        InputError: An image is missing, damaged or outside the folder of its run.
     """
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    bodies = [
-        Markup(
-            '<section id="section-{number}"><h2>{title}</h2><p class="question">{question}</p>{body}</section>'
-        ).format(
-            number=number,
-            title=section.title,
-            question=section.question,
-            body=Markup("").join(as_html(element, folder) for element in section.elements),
-        )
-        for number, (folder, section) in enumerate(sections, 1)
-    ]
-    page = _PAGE.format(
-        policy=f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
-        title=title,
-        style=Markup(style),
-        contents=_contents([section for _, section in sections]),
-        sections=Markup("\n").join(bodies),
+    environment = Environment(
+        loader=PackageLoader("rcdm_cli.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    write_text(path, _clean(page))
+    assets = files("rcdm_cli.report") / "templates"
+    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    html = environment.get_template("page.html").render(
+        title=title,
+        style=style,
+        script=script,
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        sections=[
+            {
+                "title": section.title,
+                "question": section.question,
+                "settings": section.settings,
+                "elements": [_view(element, folder) for element in section.elements],
+            }
+            for folder, section in sections
+        ],
+    )
+    write_text(path, _clean(html))
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _clean(text: str) -> str:
-    """Bytes of a file name that are no text, and control characters, become the sign for what cannot be shown."""
-    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", whole)
+    """Replace control characters and bytes of a file name that are not UTF-8 by U+FFFD."""
+    valid = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", valid)
 
 
-def _contents(sections: Sequence[Section]) -> Markup:
-    if len(sections) < 2:
-        return Markup("")
-    items = Markup("").join(
-        Markup('<li><a href="#section-{}">{}</a></li>').format(number, section.title)
-        for number, section in enumerate(sections, 1)
-    )
-    return Markup('<nav aria-label="Contents"><ol>{}</ol></nav>').format(items)
+def _view(element: Element, folder: Path) -> dict[str, Any]:
+    """Return the values that the template of an element needs."""
+    view: dict[str, Any] = {"kind": type(element).__name__, "element": element}
+    match element:
+        case Figure():
+            return view | {"image": _embed(folder, element.file)}
+        case ImageGrid():
+            return view | _grid_view(element, folder)
+        case Table():
+            return view | {"table": _table_view(element)}
+        case LineChart() | DotChart() | HeatMap():
+            return view | {"svg": svg(element), "table": _table_view(_numbers(element))}
+        case Sentence():
+            return view
+
+
+def _embed(folder: Path, file: str) -> dict[str, Any] | None:
+    """Return the data URI, width and height of an image file; None for an image that is too large for a page."""
+    path = folder / file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"The results in {folder} name the image {file!r}, which is outside this folder.")
+    try:
+        data = path.read_bytes()
+        with warnings.catch_warnings():
+            # Only the header is read, so a large image is no risk.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                kind, width, height = image.format or "", image.width, image.height
+    except Image.DecompressionBombError:
+        return None
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"The image {path} is missing or damaged. Run the command that wrote it again.") from error
+    if kind not in _MIME:
+        raise InputError(f"The image {path} is {kind}. A page can show {', '.join(_MIME)}.")
+    uri = f"data:{_MIME[kind]};base64,{base64.b64encode(data).decode()}"
+    return {"uri": uri, "width": width, "height": height}
+
+
+def _grid_view(grid: ImageGrid, folder: Path) -> dict[str, Any]:
+    def embedded(image: GridImage) -> dict[str, Any]:
+        return {"image": image, "embedded": _embed(folder, image.file)}
+
+    groups = [group for row in grid.rows for group in row.groups]
+    return {
+        "methods": list(dict.fromkeys(group.method for group in groups if group.method)),
+        "levels": list(dict.fromkeys(group.level for group in groups if group.level)),
+        "sortable": len(grid.rows) > 1 and all(group.spread is not None for group in groups),
+        "rows": [
+            {
+                "label": row.label,
+                "image": embedded(row.image) if row.image else None,
+                "groups": [{"group": group, "images": [embedded(one) for one in group.images]} for group in row.groups],
+            }
+            for row in grid.rows
+        ],
+    }
+
+
+def _table_view(table: Table) -> dict[str, Any]:
+    numeric = [
+        bool(table.rows) and all(_NUMBER.fullmatch(row[column]) for row in table.rows)
+        for column in range(len(table.columns))
+    ]
+    return {"columns": table.columns, "rows": table.rows, "numeric": numeric, "folded": len(table.rows) > LONG}
+
+
+def _numbers(chart: LineChart | DotChart | HeatMap) -> Table:
+    """Return the values of a chart as a table."""
+    match chart:
+        case LineChart():
+            cells = []
+            for line in chart.lines:
+                intervals = [f" [{low:.4g}, {high:.4g}]" for low, high in zip(line.low, line.high, strict=True)]
+                for x, y, interval in zip(line.x, line.y, intervals or [""] * len(line.x), strict=True):
+                    cells.append((line.name, f"{x:.4g}", f"{y:.4g}{interval}"))
+            return Table(("", chart.x_label, chart.y_label), tuple(cells))
+        case DotChart():
+            rows = tuple(
+                (row, series.name, f"{point[0]:.4g} [{point[1]:.4g}, {point[2]:.4g}]")
+                for index, row in enumerate(chart.rows)
+                for series in chart.series
+                if (point := series.points[index]) is not None
+            )
+            return Table(("", "", chart.x_label), rows)
+        case HeatMap():
+            values = tuple(
+                (name, *("" if value is None else f"{value:.4g}" for value in row))
+                for name, row in zip(chart.rows, chart.values, strict=True)
+            )
+            return Table(("", *chart.columns), values)

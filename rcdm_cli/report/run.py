@@ -1,4 +1,4 @@
-"""The results of one run: written as JSON and as a page, and read again."""
+"""Results of one run: written as JSON and as a page, and read back."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.files import sha256, write_json
-from rcdm_cli.report.elements import Section, Sentence
+from rcdm_cli.report.elements import Section
 from rcdm_cli.report.page import write_page
 
 RESULTS, PAGE = "results.json", "report.html"
@@ -22,38 +22,47 @@ def write_run(
     section: Callable[[Mapping[str, Any]], Section],
     files: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Write ``results.json`` and ``report.html`` into ``folder``, where the figures that they name already lie.
+    """Write ``results.json`` and ``report.html`` into a folder that contains the images already.
 
-    The JSON is written last: a folder that has one is a finished run. Files of an earlier run that this one does not
-    have are removed, so that no old figure stands beside new numbers.
+    ``results.json`` is written last: a folder with this file is a finished run. Files of an earlier run in the same
+    folder are removed.
 
     Args:
-        folder: of the run; made where it is missing.
-        results: JSON-able; ``kind`` names what made them.
-        section: builds the page's section from the results.
-        files: what else was written there, relative to ``folder`` with ``/``.
+        folder: Folder of the run, created if missing.
+        results: JSON-able results. ``kind`` is the name of the analysis.
+        section: Function that builds the section of the page from the results.
+        files: Image files that the run has written, relative to ``folder``, with ``/``.
 
     Returns:
-        what stands in the JSON: ``results`` and, where there are any, ``files`` with the SHA-256 of each.
+        Content of ``results.json``: ``results`` and the SHA-256 of each file.
     """
     hashes = {name: sha256(folder / name) for name in files}
     whole = {**results, **({"files": hashes} if hashes else {})}
-    title = " – ".join(str(whole[key]) for key in ("bundle", "kind") if key in whole)
-    write_page(folder / PAGE, title, [(folder, with_provenance(section(whole), whole))])
+    title = " · ".join(("rcdm " + str(whole["kind"]), *([f"bundle {whole['bundle']}"] if "bundle" in whole else [])))
+    write_page(folder / PAGE, title, [(folder, with_settings(section(whole), whole))])
     _remove_stale(folder, hashes)
     write_json(folder / RESULTS, whole)
     return whole
 
 
-def begin_anew(folder: Path) -> None:
-    """Take away a finished run before another writes over its figures, which if interrupted must not pass for it."""
+def output_files(folder: Path, results: Mapping[str, Any]) -> list[Path]:
+    """Return the files of a run for the user, without the single images of image grids."""
+    names = [name for name in results.get("files", {}) if "/" not in name]
+    return [folder / name for name in (*names, RESULTS, PAGE)]
+
+
+def remove_finished(folder: Path) -> None:
+    """Remove a finished run before a new run writes into the same folder.
+
+    Without this step, an interrupted new run would leave new images under the results of the old run.
+    """
     _remove_stale(folder, {})
     for name in (PAGE, RESULTS):
         (folder / name).unlink(missing_ok=True)
 
 
 def _remove_stale(folder: Path, new: Mapping[str, str]) -> None:
-    """Remove what the earlier run in ``folder`` says that it wrote, where its bytes are still those."""
+    """Remove the files of the earlier run in ``folder`` that are unchanged and not part of the new run."""
     try:
         before = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["files"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -71,46 +80,43 @@ def _remove_stale(folder: Path, new: Mapping[str, str]) -> None:
 
 
 def read_results(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
-    """The results of a finished run.
+    """Read the results of a finished run.
 
     Args:
-        folder: of the run.
-        kinds: of results that are accepted.
+        folder: Folder of the run.
+        kinds: Accepted values of ``kind``.
 
     Raises:
-        InputError: no ``results.json`` there, or one that is damaged or of an unknown kind.
+        InputError: ``results.json`` is missing, damaged or of an unknown kind.
     """
     path = folder / RESULTS
     if not path.is_file():
         raise InputError(
-            f"{folder} holds no {RESULTS}. Give the folder that a command such as visualize wrote as --out."
+            f"{folder} contains no {RESULTS}. Give the output folder of a command such as `rcdm visualize`."
         )
     try:
         results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}). Run the command that wrote it again.") from error
     if not isinstance(results, dict) or "kind" not in results:
-        raise InputError(f"{path} does not say which kind of results it holds. Run the command that wrote it again.")
+        raise InputError(f"{path} has no `kind`. Run the command that wrote it again.")
     if (kind := str(results["kind"])) not in kinds:
         raise InputError(f"{path}: {unknown_name_message('kind of results', kind, kinds)}")
     return results
 
 
-def with_provenance(section: Section, results: Mapping[str, Any]) -> Section:
-    """``section`` with a last sentence that says how ``results`` were made."""
+def with_settings(section: Section, results: Mapping[str, Any]) -> Section:
+    """Return ``section`` with the settings from ``results``."""
     top = {name: results[name] for name in _PROVENANCE if name in results}
     settings = {**top, **results.get("settings", {})}
-    said = ", ".join(f"{name} {_shown(value)}" for name, value in settings.items())
-    made = Sentence(f"How it was made: {said}. Every number above also stands in {RESULTS}.")
-    return replace(section, elements=(*section.elements, made))
+    return replace(section, settings=tuple((name, _text(value)) for name, value in settings.items()))
 
 
-def _shown(value: object) -> str:
-    """A setting as text; none and an empty list are said to be none."""
+def _text(value: object) -> str:
     if isinstance(value, list):
-        return " and ".join(str(one) for one in value) or "none"
+        return ", ".join(str(one) for one in value) or "none"
     return "none" if value is None else str(value)
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a JSON number")

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from rcdm_cli.data.image_file import write_png
+from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
 from rcdm_cli.data.tensor import to_uint8
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.prediction import denoiser_of
 from rcdm_cli.diffusion.samplers import dpmpp
 from rcdm_cli.diffusion.schedule import Schedule, spacing
-from rcdm_cli.report.grid import Group, Row, grid
 from rcdm_cli.training.representations import Representations
 
 NUM_IMAGES = 8
@@ -41,6 +41,6 @@ class SampleGrid:
             h = self.representations.take(row, index, torch.zeros_like(index, dtype=torch.bool))
             cond = model.conditioning(h.to(self.device), row)
             columns.append(to_uint8(dpmpp(denoiser_of(model.denoiser, schedule, cond), noise, schedule, timesteps)))
-        rows = [Row([self.images[int(image)], *(column[k] for column in columns)]) for k, image in enumerate(index)]
-        names = [Group(f"{row.method}\n{row.level}", 1) for row in self.representations.projections]
-        write_png(path, grid(rows, [Group("image", 1), *names], scale=max(1, 96 // size)))
+        rows = [GridRow([self.images[int(image)], *(column[k] for column in columns)]) for k, image in enumerate(index)]
+        names = [GridGroup(f"{row.method}\n{row.level}", 1) for row in self.representations.projections]
+        write_png(path, draw_grid(PixelGrid(rows, [GridGroup("image", 1), *names])))

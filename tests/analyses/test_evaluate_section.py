@@ -7,7 +7,9 @@ from rcdm_cli.analyses.evaluate.results import Images
 from rcdm_cli.analyses.evaluate.section import answers, chance, draw_nearest, section, write
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
+from rcdm_cli.data.image_grid import draw_grid
 from rcdm_cli.report.elements import Table
+from rcdm_cli.report.grids import write_grid
 from tests.analyses.test_visualize_section import holds
 from tests.bundle.tiny import tiny_bundle
 from tests.report.pages import Page
@@ -33,11 +35,12 @@ def found(tmp_path_factory):
 
 
 @pytest.fixture
-def results(found):
-    return {"kind": "evaluate", **found.as_json(), "nearest_sample": "nearest.png"}
+def results(found, tmp_path):
+    grid = write_grid(tmp_path, "nearest", draw_nearest(found.evaluated))
+    return {"kind": "evaluate", **found.as_json(), "nearest_samples": grid}
 
 
-def test_the_page_holds_every_pair_and_calls_no_distance_fid(found, results, tmp_path):
+def test_page_has_every_pair_and_calls_no_distance_fid(found, results, tmp_path):
     assert write(tmp_path, found, {}).keys() == {*results, "files"}
     page = Page(tmp_path / "report.html")
     for one in results["results"]:
@@ -46,30 +49,24 @@ def test_the_page_holds_every_pair_and_calls_no_distance_fid(found, results, tmp
             f"{one['method']} {one['level']} {rank['value']:.3f} [{rank['low']:.3f}, {rank['high']:.3f}]" in page.text
         )
         assert f"{one['distances']['frechet']:.4g}" in page.text
-    assert "in the representation space of supervised at backbone level. These are no FID and no KID" in page.text
+    assert (
+        "in the representation space of supervised at backbone level. These distances are not FID or KID" in page.text
+    )
     assert page.text.count("FID") == 1
     assert f"training images {results['training_images']['distances']['frechet']:.4g}" in page.text
 
 
-def test_the_chart_of_directions_runs_over_the_variance_that_they_hold(results):
+def test_chart_of_directions_has_cumulative_variance_and_correlation(results):
     for one in results["results"]:
         one["directions"] = {"last": [1, 2, 4], "variance": [0.5, 0.3, 0.2], "correlation": [0.9, 0.7, 0.1]}
-    [chart] = [element for element in section(results).elements if "follow" in getattr(element, "title", "")]
+    [chart] = [element for element in section(results).elements if "direction" in getattr(element, "title", "")]
     assert [line.name for line in chart.lines] == [f"{one['method']} {one['level']}" for one in results["results"]]
     for line in chart.lines:
         assert line.x == pytest.approx((50, 80, 100))
         assert line.y == (0.9, 0.7, 0.1)
 
 
-def test_a_run_of_an_earlier_version_has_a_page_without_that_chart(results):
-    for one in results["results"]:
-        del one["directions"]
-    titles = [getattr(element, "title", "") for element in section(results).elements]
-    assert "Faithfulness" in titles
-    assert not [title for title in titles if "follow" in title]
-
-
-def test_inception_has_its_own_names_and_table(results):
+def test_inception_distances_have_their_own_table(results):
     numbers = {"fid": 12.345, "kid": 0.00123, "precision": 0.5, "recall": 0.25, "neighbours": 3}
     numbers["inception_score"] = {"mean": 2.5, "deviation": 0.1, "splits": 4}
     for one in results["results"]:
@@ -80,24 +77,28 @@ def test_inception_has_its_own_names_and_table(results):
     assert table.rows[-1][0] == "training images"
 
 
-def test_sentences_follow_the_intervals(results):
-    for low, high, verdict in ((0.01, 0.02, "vary more at"), (-0.02, -0.01, "vary less"), (-0.1, 0.1, "alike")):
+def test_sentences_agree_with_the_intervals(results):
+    for low, high, verdict in (
+        (0.01, 0.02, "projector vary more"),
+        (-0.02, -0.01, "vary less"),
+        (-0.1, 0.1, "do not vary"),
+    ):
         results["differences"][0]["pixels"] = {"value": (low + high) / 2, "low": low, "high": high}
         assert verdict in " ".join(answers(results))
     results["training_images"]["bar"] |= {"similarity": 0.9, "expected_above": 0.04}
     for one, above in zip(results["results"], (0.0, 0.25, 0.125), strict=True):
         one["nearest"]["above"] = {"value": above, "low": above / 2, "high": above}
     assert answers(results)[-1] == (
-        "4.0 % of new images are expected to be nearer to a training image than the bar of 0.900. Of the samples, at"
-        " most 25.0 [12.5, 25.0] % are (dino at projector level): more than that, so look for copies among the"
-        " samples."
+        "Copies: 4.0 % of new images are expected to have a similarity above 0.900 to a training image. Largest share"
+        " of samples above this threshold: 25.0 [12.5, 25.0] % (dino projector), more than expected, so samples may be"
+        " copies."
     )
     for one in results["results"]:
         one["nearest"]["above"] = {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert answers(results)[-1].endswith("not more beyond doubt.")
+    assert answers(results)[-1].endswith("not significantly more.")
 
 
-def test_what_was_not_measured_is_not_on_the_page(results):
+def test_missing_measures_are_not_on_the_page(results):
     results |= {"samples": 1, "training_images": None, "differences": []}
     for one in results["results"]:
         one |= {"knn": None, "nearest": None, "diversity": None}
@@ -105,14 +106,14 @@ def test_what_was_not_measured_is_not_on_the_page(results):
     assert [table.columns[2] for table in tables] == ["mean reciprocal rank", "Fréchet distance"]
 
 
-def test_samples_stand_beside_their_nearest_image(found):
-    canvas = draw_nearest(found.evaluated)
+def test_grid_has_image_sample_and_nearest_training_image(found):
+    canvas = draw_grid(draw_nearest(found.evaluated))
     for one in found.evaluated:
         for shown in one.shown:
-            assert holds(canvas, np.concatenate([shown.image], axis=1))
+            assert holds(canvas, shown.image)
             assert holds(canvas, shown.sample)
             assert holds(canvas, shown.nearest)
 
 
-def test_chance_is_the_mean_over_all_ranks():
+def test_chance_is_the_mean_reciprocal_of_all_ranks():
     assert chance(4) == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4) / 4)

@@ -9,8 +9,9 @@ from rcdm_cli.analyses.interpolate.section import animate, draw, section, write
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.image_grid import draw_grid
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.report.elements import Figure, LineChart, Sentence
+from rcdm_cli.report.elements import ImageGrid, LineChart, Sentence
 from tests.analyses.test_visualize_section import holds
 from tests.bundle.tiny import tiny_bundle
 
@@ -38,23 +39,23 @@ def result(tmp_path_factory, images):
     )
 
 
-def test_the_grid_shows_every_sample_between_its_ends(result, images):
-    canvas = draw(result, 0, images[0])
+def test_grid_has_every_sample_and_both_images(result, images):
+    canvas = draw_grid(draw(result, 0, images[0]))
     for pair in PAIRS:
         for sample in result.journeys[pair][0].samples.reshape(-1, 16, 16, 3):
             assert holds(canvas, sample)
     assert all(holds(canvas, center_crop(image, 16)) for image in images[0])
 
 
-def test_ends_of_which_only_the_representation_is_known_stay_empty(result, images):
-    canvas = draw(result, 0, (None, images[0][1]))
-    assert canvas.shape == draw(result, 0, images[0]).shape
+def test_cell_of_an_unknown_image_is_empty(result, images):
+    canvas = draw_grid(draw(result, 0, (None, images[0][1])))
+    assert canvas.shape == draw_grid(draw(result, 0, images[0])).shape
     assert not holds(canvas, center_crop(images[0][0], 16))
     assert holds(canvas, center_crop(images[0][1], 16))
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
-def test_an_animation_goes_there_and_back(result, images, tmp_path, kind):
+def test_animation_goes_forward_and_back(result, images, tmp_path, kind):
     values = write(result, images, tmp_path, {}, kind)
     frames = animate(result, 0)
     assert len(frames) == 4
@@ -73,18 +74,19 @@ def test_an_animation_goes_there_and_back(result, images, tmp_path, kind):
         assert shown.shape == frames[2].shape
 
 
-def test_the_section_says_what_the_numbers_say(result, images, tmp_path):
+def test_section_agrees_with_the_numbers(result, images, tmp_path):
     write(result, images, tmp_path, {"seed": 0}, None)
     values = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert next(iter(values)) == "kind"
     answer, sample, *_ = section(values).elements
     assert isinstance(answer, Sentence)
     means = [np.mean(result.journeys[pair][0].similarity) for pair in PAIRS]
-    assert f"targets is {means[0]:.3f} for dino backbone, {means[1]:.3f} for dino projector, over 1" in answer.text
+    assert f": {means[0]:.3f} for dino backbone and {means[1]:.3f} for dino projector (mean over 1" in answer.text
     assert "over 1 pair of images, 3 positions and 2 noises" in answer.text
-    assert isinstance(sample, Figure)
-    assert (tmp_path / sample.file).is_file()
-    assert sample.caption == "A: <a>.png. B: 고양이.png."
+    assert isinstance(sample, ImageGrid)
+    assert sample.title == "From <a>.png (A) to 고양이.png (B)"
+    assert [group.label for group in sample.rows[0].groups] == ["A", "0", "0.5", "1", "B"]
+    assert len(sample.rows) == 2 * 2
     chart = next(one for one in section(values).elements if isinstance(one, LineChart))
     expected = np.mean(values["image_pairs"][0]["representations"][1]["similarity"], axis=0)
     np.testing.assert_allclose(chart.lines[1].y, expected)

@@ -3,7 +3,6 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from rcdm_cli.analyses.invariance.compute import invariance
 from rcdm_cli.analyses.invariance.samples import before_and_after
@@ -11,9 +10,8 @@ from rcdm_cli.analyses.invariance.section import draw, heat_map, section, senten
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.augment import AUGMENTATIONS
-from rcdm_cli.report.colour import colour_map
-from rcdm_cli.report.elements import HeatMap, Sentence
-from rcdm_cli.report.heat_figure import draw_heat_map
+from rcdm_cli.data.image_grid import draw_grid
+from rcdm_cli.report.elements import Sentence
 from tests.analyses.test_visualize_section import holds
 from tests.bundle.tiny import tiny_bundle
 
@@ -52,20 +50,20 @@ def results(bundle, images, samples, tmp_path):
     return json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
 
 
-def test_files_are_those_that_the_json_names(results, tmp_path):
-    named = {*results["heat_maps"].values(), *(one["file"] for one in results["figures"])}
+def test_files_are_named_in_the_results(results, tmp_path):
+    named = {*results["heat_maps"].values(), *(one["figure"] for one in results["grids"])}
     assert named == {path.name for path in tmp_path.glob("*.png")}
-    assert [one["method"] for one in results["figures"]] == ["dino", "supervised"]
+    assert [one["method"] for one in results["grids"]] == ["dino", "supervised"]
 
 
-def test_the_grid_shows_samples_before_and_after(samples):
-    canvas = draw(samples, "dino")
+def test_grid_has_samples_before_and_after(samples):
+    canvas = draw_grid(draw(samples, "dino"))
     for pair, made in samples.samples.items():
         shown = [holds(canvas, sample) for sample in made[:, 1, 1]]
         assert all(shown) if pair.method == "dino" else not any(shown)
 
 
-def test_the_heat_map_holds_the_numbers_of_the_json(results):
+def test_heat_map_has_the_numbers_of_the_results(results):
     found = heat_map(results, "relative")
     assert found.rows == ("dino backbone", "dino projector", "supervised backbone")
     assert found.columns == ("grey", "noise")
@@ -74,19 +72,11 @@ def test_the_heat_map_holds_the_numbers_of_the_json(results):
     assert found.low <= min(value for row in found.values for value in row)
 
 
-def test_the_sample_of_a_heat_map_has_the_colours_of_its_values():
-    heat = HeatMap("kept", ("a", "b"), ("x", "long name"), ((0.5, 1.0), (None, -1.0)), -1.0, 1.0)
-    canvas = draw_heat_map(heat)
-    colours = {tuple(colour) for colour in canvas[:90].reshape(-1, 3)}
-    for value in (0.75, 1.0, 0.0):
-        assert tuple(colour_map(np.array([[value]]))[0, 0]) in colours
-
-
 def interval(value, width=0.01):
     return {"value": value, "low": value - width, "high": value + width}
 
 
-def test_the_sentence_says_what_the_intervals_support_and_no_more(results):
+def test_sentences_agree_with_the_intervals(results):
     given = copy.deepcopy(results)
     for row, cache in zip(given["representations"][:2], ((0.71, 0.9), (0.98, 0.905)), strict=True):
         for one, value in zip(row["augmentations"], cache, strict=True):
@@ -96,33 +86,31 @@ def test_the_sentence_says_what_the_intervals_support_and_no_more(results):
         {"method": "dino", "augmentation": "noise", **interval(0.005)},
     ]
     (text,) = sentences(given)
-    assert "more of its similarity than the backbone under 1 of 2 augmentations (grey), less under 0;" in text
-    assert "dino/projector keeps 0.98 [0.97, 0.99] of its similarity under grey; backbone 0.71 [0.70, 0.72]." in text
+    assert (
+        "more invariant than the backbone to 1 of 2 augmentations (grey) and less invariant to 0. For the others"
+        in text
+    )
+    assert "0.98 [0.97, 0.99] at the projector and 0.71 [0.70, 0.72] at the backbone under grey." in text
 
     given["projector_minus_backbone"][0] |= interval(0.001)
     (text,) = sentences(given)
-    assert "under 0 of 2 augmentations, less under 0;" in text
-    assert "dino/projector" not in text
+    assert "to 0 of 2 augmentations and less invariant to 0." in text
+    assert "Largest difference" not in text
 
     given["projector_minus_backbone"][0] |= interval(-0.3)
-    assert "under 0 of 2 augmentations, less under 1 (grey); for the others" in sentences(given)[0]
+    assert "to 0 of 2 augmentations and less invariant to 1 (grey). For the others" in sentences(given)[0]
     given["projector_minus_backbone"][1] |= interval(0.2)
-    assert "under 1 of 2 augmentations (noise), less under 1 (grey). dino/projector" in sentences(given)[0]
-    assert "no interval has a width: levels are not compared" in sentences(given | {"images": 2})[0]
+    assert "to 1 of 2 augmentations (noise) and less invariant to 1 (grey). Largest" in sentences(given)[0]
+    assert "Levels are not compared" in sentences(given | {"images": 2})[0]
 
 
-def test_the_section_can_do_without_samples_and_without_a_scale(results):
-    given = copy.deepcopy(results) | {"figures": [], "projector_minus_backbone": []}
+def test_section_needs_no_samples_and_no_relative_similarity(results):
+    given = copy.deepcopy(results) | {"grids": [], "projector_minus_backbone": []}
     for row in given["representations"]:
         for one in row["augmentations"]:
             for step in [one["mean"], *one["strengths"]]:
                 step["relative"] = None
     first = section(given).elements[0]
     assert isinstance(first, Sentence)
-    assert first.text.startswith("None of the representations tells the images apart")
+    assert first.text.endswith("relative similarity is not defined.")
     assert heat_map(given, "relative").values == ((None, None),) * 3
-
-
-def test_the_heat_maps_are_samples(results, tmp_path):
-    with Image.open(tmp_path / results["heat_maps"]["cosine"]) as image:
-        assert image.width > 200

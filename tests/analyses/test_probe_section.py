@@ -46,29 +46,29 @@ def results():
     }
 
 
-def test_sentences_say_what_both_intervals_allow(results):
+def test_difference_is_significant_if_both_intervals_exclude_zero(results):
     assert answers(results) == [
-        "Read by a linear classifier: the backbone beats the projector for a (+10.0 [+7.0, +13.0] over images, +9.0"
-        " [+7.5, +10.5] over seeds); the projector beats the backbone for b (-10.0 [-13.0, -7.0] over images, -11.0"
-        " [-12.5, -9.5] over seeds); neither is ahead beyond doubt for c (+2.0 [-1.0, +5.0] over images, +1.0 [-0.5,"
-        " +2.5] over seeds) (difference in percentage points, with 95 % intervals over images and over 2 seeds; ahead"
-        " is what both intervals say).",
-        "Read by k-NN: neither is ahead beyond doubt for a (+1.0 [-2.0, +4.0] over images, +0.0 [-1.5, +1.5] over"
-        " seeds), b (+5.0 [+2.0, +8.0] over images, +1.0 [-0.5, +2.5] over seeds) and c (+0.0 [-3.0, +3.0] over images,"
-        " -1.0 [-2.5, +0.5] over seeds) (difference in percentage points, with 95 % intervals over images and over 2"
-        " seeds; ahead is what both intervals say).",
+        "Linear classifier: the backbone is better than the projector for a (+10.0 [+7.0, +13.0] over images, +9.0"
+        " [+7.5, +10.5] over seeds); the projector is better than the backbone for b (-10.0 [-13.0, -7.0] over images,"
+        " -11.0 [-12.5, -9.5] over seeds); no significant difference for c (+2.0 [-1.0, +5.0] over images, +1.0 [-0.5,"
+        " +2.5] over seeds). Differences in percentage points with 95 % confidence intervals; a difference is"
+        " significant if the intervals over images and over 2 seeds both exclude 0.",
+        "k-NN: no significant difference for a (+1.0 [-2.0, +4.0] over images, +0.0 [-1.5, +1.5] over seeds), b (+5.0"
+        " [+2.0, +8.0] over images, +1.0 [-0.5, +2.5] over seeds) and c (+0.0 [-3.0, +3.0] over images, -1.0 [-2.5,"
+        " +0.5] over seeds). Differences in percentage points with 95 % confidence intervals; a difference is"
+        " significant if the intervals over images and over 2 seeds both exclude 0.",
     ]
 
 
-def test_without_both_levels_the_best_is_named(results):
+def test_best_representation_is_named_if_levels_are_not_compared(results):
     results["differences"] = []
     assert answers(results) == [
-        "The highest accuracy of a linear classifier is that on b at backbone level: 70.0 [68.0, 72.0] % of the images."
+        "The linear classifier is most accurate on b backbone: 70.0 [68.0, 72.0] % of the images."
     ]
     assert len([element for element in section(results).elements if isinstance(element, Table)]) == 1
 
 
-def test_tables_and_map_hold_every_number(results):
+def test_tables_and_heat_map_have_every_number(results):
     elements = section(results).elements
     assert isinstance(elements[0], Sentence)
     accuracies, differences = (element for element in elements if isinstance(element, Table))
@@ -82,7 +82,7 @@ def test_tables_and_map_hold_every_number(results):
     assert by_class.rows == ("a backbone", "a projector", "b backbone")
 
 
-def test_charts_stand_on_the_page_and_as_samples(results, tmp_path):
+def test_charts_are_on_the_page_and_saved_as_png(results, tmp_path):
     accuracy, difference = (element for element in section(results).elements if isinstance(element, DotChart))
     assert accuracy.rows == ("a backbone", "a projector", "b backbone")
     assert accuracy.series[1].points[2] == pytest.approx((69, 68, 70))
@@ -90,10 +90,11 @@ def test_charts_stand_on_the_page_and_as_samples(results, tmp_path):
     assert difference.series[2].points[1] == pytest.approx((5, 2, 8))
     values = write(tmp_path, results)
     assert values == read_results(tmp_path, ["probe"])
-    assert set(values["files"]) == {"accuracy.png", "backbone-less-projector.png"}
+    assert set(values["files"]) == {"accuracy.png", "backbone-minus-projector.png"}
     for name in values["files"]:
-        with Image.open(tmp_path / name) as sample:
-            assert (sample.format, sample.mode) == ("PNG", "RGB")
+        with Image.open(tmp_path / name) as chart:
+            assert chart.format == "PNG"
+            assert chart.width > 500
     results["differences"] = []
     write(tmp_path, results)
     assert [path.name for path in tmp_path.glob("*.png")] == ["accuracy.png"]

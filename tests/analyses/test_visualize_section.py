@@ -6,12 +6,16 @@ import pytest
 from PIL import Image
 
 from rcdm_cli.analyses.step_cache import StepCache, representations
+from rcdm_cli.analyses.visualize import section as module
 from rcdm_cli.analyses.visualize.compute import visualize
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
 from rcdm_cli.analyses.visualize.section import draw, section, write
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import RcdmError
-from rcdm_cli.report.colour import colour_map
+from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.image_file import read_image
+from rcdm_cli.report.charts import colour_map
+from rcdm_cli.report.elements import ImageGrid, Sentence
 from tests.bundle.tiny import tiny_bundle
 from tests.report.pages import Page
 
@@ -26,72 +30,124 @@ def result(tmp_path_factory, images):
     bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
     pairs = bundle.pairs(None, "both")
     settings = bundle.settings(steps=2)
-    known = representations(bundle, images, pairs)
-    return visualize(bundle, StepCache(None, {}), ["<a>.png", "고양이.png"], known, num_samples=2, settings=settings)
+    h = representations(bundle, images, pairs)
+    return visualize(bundle, StepCache(None, {}), ["<a>.png", "고양이.png"], h, num_samples=2, settings=settings)
 
 
 def written(result, images, folder):
-    """The run in ``folder``: what stands in its JSON."""
+    """Write a run and return the content of ``results.json``."""
     with SampleFiles(folder, result.names) as files:
-        for pair, seen in result.seen.items():
-            for i, one in enumerate(seen):
+        for pair, found in result.seen.items():
+            for i, one in enumerate(found):
                 for k, sample in enumerate(one.samples):
                     files.add(i, pair, k, sample)
     return write(result, images, files, {"seed": 0})
 
 
 def holds(canvas, cell):
-    """Whether ``cell``, enlarged six times, stands somewhere in ``canvas``."""
-    big = cell.repeat(6, axis=0).repeat(6, axis=1)
+    """Return whether ``cell``, enlarged to 96 pixels, is somewhere in ``canvas``."""
+    scale = -(-96 // len(cell))
+    big = cell.repeat(scale, axis=0).repeat(scale, axis=1)
     height, width = big.shape[:2]
     corners = np.argwhere((canvas[: -height + 1, : -width + 1] == big[0, 0]).all(axis=-1))
     return any(np.array_equal(canvas[y : y + height, x : x + width], big) for y, x in corners)
 
 
-def test_grid_shows_every_sample_and_every_map_on_one_scale(result, images):
-    canvas = draw(result, images)
-    top = max(one.spread.max() for seen in result.seen.values() for one in seen)
-    for seen in result.seen.values():
-        for one in seen:
+def test_grid_has_every_sample_and_every_map_on_one_scale(result, images):
+    canvas = draw(result, images, 0.2)
+    for found in result.seen.values():
+        for one in found:
             assert all(holds(canvas, sample) for sample in one.samples)
-            assert holds(canvas, colour_map(one.spread / top))
+            assert holds(canvas, colour_map(one.spread / 0.2))
 
 
-def test_files_are_those_that_the_json_names(result, images, tmp_path):
+def test_files_are_named_in_the_results(result, images, tmp_path):
     written(result, images, tmp_path)
     values = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [image["image"] for image in values["images"]] == ["<a>.png", "고양이.png"]
-    named = {name for image in values["images"] for name in image["samples"]}
+    parts = [part for image in values["images"] for part in image["representations"]]
+    samples = [name for part in parts for name in part["samples"]]
+    named = {*samples, *(part["std_map"] for part in parts), *(image["file"] for image in values["images"])}
     found = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "samples").rglob("*.png")}
-    assert named == found
-    assert len(found) == 2 * 3 * 2
-    with Image.open(tmp_path / values["images"][0]["samples"][1]) as first:
-        np.testing.assert_array_equal(np.asarray(first), result.seen[result.pairs[0]][0].samples[1])
+    assert named == found == values["files"].keys() - {"grid.png"}
+    assert len(samples) == 2 * 3 * 2
+    for image, entry in zip(images, values["images"], strict=True):
+        np.testing.assert_array_equal(read_image(tmp_path / entry["file"]), center_crop(image, 16))
+    for pair, part in zip(result.pairs, values["images"][1]["representations"], strict=True):
+        for name, sample in zip(part["samples"], result.seen[pair][1].samples, strict=True):
+            np.testing.assert_array_equal(read_image(tmp_path / name), sample)
 
 
-def test_a_sample_that_cannot_be_written_is_an_error_at_the_end(result, tmp_path):
-    (tmp_path / "samples").write_text("a file where the folder should be")
+def test_standard_deviation_maps_have_one_scale(result, images, tmp_path):
+    values = written(result, images, tmp_path)
+    stacked = np.stack([one.spread for found in result.seen.values() for one in found])
+    assert values["map_top"] == pytest.approx(np.quantile(stacked, 0.995))
+    for i, image in enumerate(values["images"]):
+        for pair, part in zip(result.pairs, image["representations"], strict=True):
+            # The standard deviation in the formula of numpy, from the samples.
+            deviation = np.std(result.seen[pair][i].samples / 255, axis=0).mean(axis=-1)
+            expected = colour_map(deviation / values["map_top"]).astype(int)
+            assert np.abs(read_image(tmp_path / part["std_map"]) - expected).max() <= 3
+    [grid] = [one for one in section(values).elements if isinstance(one, ImageGrid)]
+    assert grid.map_top == values["map_top"]
+
+
+def test_page_has_every_image_with_seed_similarity_and_rank(result, images, tmp_path):
+    values = written(result, images, tmp_path)
+    page = Page(tmp_path / "report.html")
+    embedded = {base64.b64decode(image["src"].partition(",")[2]) for image in page.all("img")} - {b""}
+    assert embedded == {(tmp_path / name).read_bytes() for name in values["files"] if name != "grid.png"}
+    for image in values["images"]:
+        for part in image["representations"]:
+            for seed, similarity, rank in zip(image["seeds"], part["similarity"], part["rank"], strict=True):
+                assert f"seed {seed} similarity {similarity:.3f} rank {rank}" in page.text
+    assert {(given.get("data-method"), given.get("data-level")) for given in page.all("div")} - {(None, None)} == {
+        (pair.method, pair.level) for pair in result.pairs
+    }
+
+
+def test_unknown_image_has_no_input_image(result, images, tmp_path):
+    values = written(result, [None, images[1]], tmp_path)
+    assert values["images"][0]["file"] is None
+    [grid] = [one for one in section(values).elements if isinstance(one, ImageGrid)]
+    assert [row.image is None for row in grid.rows] == [True, False]
+
+
+def test_failed_write_of_a_sample_is_an_error_on_exit(result, tmp_path):
+    (tmp_path / "samples").write_text("a file instead of the folder")
     with pytest.raises(RcdmError, match="samples"), SampleFiles(tmp_path, result.names) as files:
         files.add(0, result.pairs[0], 0, result.seen[result.pairs[0]][0].samples[0])
 
 
-def test_a_long_grid_is_on_the_page_in_part(result, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("rcdm_cli.analyses.visualize.section.ON_PAGE", 2)
+def test_samples_of_an_interrupted_run_are_removed(result, images, tmp_path):
+    folder = tmp_path / "samples" / "000-other"
+    folder.mkdir(parents=True)
+    for name in ("image", "dino-backbone-00", "dino-backbone-std", "mine"):
+        (folder / f"{name}.png").write_bytes(b"")
+    written(result, images, tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["mine.png"]
+
+
+def test_page_of_a_large_run_shows_the_first_images(result, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "PAGE_BYTES", 1)
     values = written(result, images, tmp_path)
-    assert values["shown"] == {"figure": "first.png", "images": 1}
-    page = Page(tmp_path / "report.html")
-    [image] = page.all("img")
-    assert base64.b64decode(image["src"].partition(",")[2]) == (tmp_path / "first.png").read_bytes()
-    with Image.open(tmp_path / "first.png") as first, Image.open(tmp_path / "grid.png") as whole:
-        assert first.height < whole.height
-    assert "the first 1 of 2 images" in page.text
-    assert "<a>.png" in page.text
-    assert "고양이.png" not in page.text
+    assert values["images_on_page"] == 1
+    assert len(values["images"]) == 2
+    text = Page(tmp_path / "report.html").text
+    assert "shows the first 1 of 2 images" in text
+    assert "<a>.png" in text
+    assert "고양이.png" not in text
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.height > 2 * 2 * 96
 
 
-def test_the_sentence_compares_levels_image_by_image(result, images, tmp_path):
+def test_sentence_compares_levels_by_image(result, images, tmp_path):
     values = written(result, images, tmp_path)
     for image, (backbone, projector) in zip(values["images"], ((0.1, 0.2), (0.3, 0.25)), strict=True):
         image["representations"][0]["mean_spread"], image["representations"][1]["mean_spread"] = backbone, projector
-    said = section(values).elements[0].text
-    assert "the projector's samples vary more for 1 of 2 images. supervised: the samples' mean spread" in said
+    values["summary"][0]["mean_spread"], values["summary"][1]["mean_spread"] = 0.2, 0.225
+    values["summary"][2]["mean_spread"] = 0.123
+    sentence = section(values).elements[0]
+    assert isinstance(sentence, Sentence)
+    assert "dino 1 of 2 (mean standard deviation 22.5 % against 20.0 %" in sentence.text
+    assert sentence.text.endswith("in % of the pixel range: supervised backbone 12.3 %.")

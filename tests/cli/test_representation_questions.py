@@ -51,10 +51,12 @@ def test_writes_samples_numbers_and_a_page_and_replaces_them_only_when_told(invo
     assert stored["kind"] == name
     assert stored["settings"] == {"sampler": "dpmpp", "steps": 2, "guidance": 1.0}
     assert len(stored["manifest_sha256"]) == 64
-    assert set(stored["files"]) == {path.name for path in (workplace / "found").glob("*.png")}
+    images = {path.relative_to(workplace / "found").as_posix() for path in (workplace / "found").rglob("*.png")}
+    assert set(stored["files"]) == images
     assert not (workplace / "found" / "parts").exists()
+    # The page has the single images of the grids, and one empty image for the enlarged view.
     page = (workplace / "found" / "report.html").read_text(encoding="utf-8")
-    assert page.count("<img") == len(list((workplace / "found").glob("*.png"))) - 2 * (name == "invariance")
+    assert page.count("<img") == len([image for image in images if "/" in image]) + 1
 
     again = ask(invoke, name)
     assert again.exit_code == 2
@@ -138,6 +140,7 @@ def test_a_run_that_is_replaced_leaves_no_sample_behind(invoke, workplace):
     assert invoke(*one, "--method", "supervised", "--force").exit_code == 0
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == [
         "interpolation-000.png",
+        *(f"interpolation-000/{row:02d}-{column:02d}.png" for row in range(2) for column in range(4)),
         "notes.txt",
         "parts/mine.txt",
         "report.html",
@@ -149,7 +152,7 @@ def test_a_run_that_is_replaced_leaves_no_sample_behind(invoke, workplace):
 def test_samples_of_invariance_can_be_left_out(invoke, workplace):
     done = ask(invoke, "invariance", "--shown", "0", "--json")
     assert done.exit_code == 0
-    assert json.loads(done.stdout)["figures"] == []
+    assert json.loads(done.stdout)["grids"] == []
     assert {path.name for path in (workplace / "found").glob("*.png")} == {
         "heat-map-cosine.png",
         "heat-map-relative.png",
@@ -179,7 +182,7 @@ def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
         (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "nowhere"), "nowhere"),
         (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "imgs/a/0.png"), "no image but the source"),
         (("invariance", "imgs/a/0.png"), "two images or more"),
-        (("invariance", "imgs", "--method", "supervised", "--level", "projector"), "Available levels: backbone"),
+        (("invariance", "imgs", "--method", "supervised", "--level", "projector"), "It has: backbone"),
     ],
 )
 def test_wrong_use_ends_with_2_and_leaves_no_results(invoke, workplace, arguments, expected):

@@ -1,131 +1,194 @@
-from itertools import pairwise
+import warnings
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
 
-from rcdm_cli.report.axis import ticks
-from rcdm_cli.report.canvas import Canvas
-from rcdm_cli.report.colour import colour_map
-from rcdm_cli.report.elements import HeatMap, Line, LineChart
-from rcdm_cli.report.heat_map import heat_map
-from rcdm_cli.report.line_chart import line_chart, line_layout
-from rcdm_cli.report.line_figure import draw_line_chart
+from rcdm_cli.report.charts import COLOURS, colour_bar, colour_map, figure_of, save_chart, svg
+from rcdm_cli.report.elements import DotChart, Dots, HeatMap, Line, LineChart
 
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
-        (0, 8 / 255, [0, 0.01, 0.02, 0.03, 0.04]),
-        (-3, 117, [-50, 0, 50, 100, 150]),
-        (0.5, 0.5, [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]),
-        (np.nextafter(0.5, 0), 0.5, [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]),
-        (-1, np.nextafter(-1, 0), [-1.6, -1.4, -1.2, -1, -0.8, -0.6, -0.4]),
-        (0, 0, [-0.6, -0.4, -0.2, 0, 0.2, 0.4, 0.6]),
-    ],
+EVIL = "</svg><script>alert('1')</script> & $x_1$ 고양이"
+LINES = LineChart(
+    "Title",
+    EVIL,
+    "y",
+    (
+        Line("a", (0.0, 1.0, 4.0), (0.0, 1.0, 0.25), (0.0, 0.9, 0.2), (0.1, 1.0, 0.3)),
+        Line("_b", (0.0, 4.0), (1.0, 0.0)),
+    ),
 )
-def test_ticks_are_round_and_enclose(low, high, expected):
-    assert ticks(low, high) == expected
+DOTS = DotChart(
+    "Accuracy",
+    "accuracy in %",
+    ("dino <b>", EVIL),
+    (Dots("linear", ((40.0, 30.0, 50.0), (70.0, 65.0, 75.0))), Dots("k-NN", (None, (20.0, 0.0, 100.0)))),
+)
+HEAT = HeatMap("Kept", ("r", EVIL), ("a", "b"), ((0.0, 0.5), (2.0, None)), 0, 2)
+CHARTS = [LINES, DOTS, HEAT]
 
 
-@pytest.mark.parametrize("power", range(-12, 13, 3))
-def test_ticks_enclose_any_range_evenly(power):
-    draw = np.random.default_rng(power + 12)
-    for low, high in np.sort(draw.normal(size=(50, 2)) * 10.0**power, axis=1):
-        marks = ticks(low, high)
-        assert marks[0] <= low <= high <= marks[-1]
-        assert 2 <= len(marks) <= 9
-        steps = [b - a for a, b in pairwise(marks)]
-        np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+def markers(tree: ElementTree.Element) -> Iterator[tuple[str, float, float]]:
+    """Tooltip and position of every marker."""
+    for use in tree.iter("use"):
+        if (title := use.find("title")) is not None:
+            yield title.text, float(use.get("x")), float(use.get("y"))
 
 
-def points(svg, name):
-    return [
-        [tuple(float(part) for part in pair.split(",")) for pair in shape.get("points").split()]
-        for shape in ElementTree.fromstring(svg).iter(name)
-    ]
+def test_line_chart_has_lines_and_bands_of_the_data():
+    [axes] = figure_of(LINES).axes
+    for line, drawn in zip(LINES.lines, axes.lines, strict=True):
+        np.testing.assert_array_equal(drawn.get_xydata(), np.transpose([line.x, line.y]))
+    [band] = axes.collections
+    corners = {tuple(point) for point in band.get_paths()[0].vertices}
+    assert corners == {(0, 0), (0, 0.1), (1, 0.9), (1, 1), (4, 0.2), (4, 0.3)}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (EVIL, "y")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "_b"]
 
 
-def test_lines_are_where_their_numbers_are():
-    chart = LineChart(
-        "t", "x", "y", (Line("a", (0.0, 1.0, 4.0), (0.0, 1.0, 0.25)), Line("b", (0.0, 4.0), (1, 0), (0.5, 0), (1, 0.5)))
-    )
-    svg = line_chart(chart)
-    first, second = points(svg, "polyline")
-    x, y = np.array(first).T
-    # One linear scale for each axis, y upwards: a point's share of the way is its number's.
-    np.testing.assert_allclose((x - x[0]) / (x[2] - x[0]), [0, 0.25, 1], atol=1e-3)
-    np.testing.assert_allclose((y - y[0]) / (y[1] - y[0]), [0, 1, 0.25], atol=1e-3)
+def test_svg_markers_are_placed_in_proportion_to_the_data():
+    found = list(markers(ElementTree.fromstring(svg(LINES))))
+    assert [text for text, _, _ in found] == ["a: 0 at 0", "a: 1 at 1", "a: 0.25 at 4", "_b: 1 at 0", "_b: 0 at 4"]
+    x, y = np.array([position for _, *position in found]).T
+    np.testing.assert_allclose((x - x[0]) / (x[2] - x[0]), [0, 0.25, 1, 0, 1], atol=1e-4)
+    # In SVG, y points down.
+    np.testing.assert_allclose((y - y[0]) / (y[1] - y[0]), [0, 1, 0.25, 1, 0], atol=1e-4)
     assert y[1] < y[0]
-    assert second == [(x[0], y[1]), (x[2], y[0])]
-    [band] = points(svg, "polygon")
-    assert band[0] == (x[0], y[1])
-    np.testing.assert_allclose([band[1], band[3]], [(x[2], (y[0] + y[1]) / 2), (x[0], (y[0] + y[1]) / 2)], atol=0.02)
-    tips = [title.text for title in ElementTree.fromstring(svg).iter("title")]
-    assert tips[:3] == ["a: 0 at 0", "a: 1 at 1", "a: 0.25 at 4"]
 
 
-def test_no_two_lines_of_a_chart_look_alike():
-    lines = tuple(Line(str(k), (0.0, 1.0), (0.0, 1.0)) for k in range(28))
-    shapes = ElementTree.fromstring(line_chart(LineChart("t", "x", "y", lines))).iter("polyline")
-    assert len({shape.get("class") for shape in shapes}) == 28
+def test_dot_chart_has_values_and_intervals_of_the_data():
+    [axes] = figure_of(DOTS).axes
+    linear, knn = axes.lines
+    assert linear.get_xdata().tolist() == [40, 70]
+    assert knn.get_xdata().tolist() == [20]
+    intervals = [[segment[:, 0].tolist() for segment in lines.get_segments()] for lines in axes.collections]
+    assert intervals == [[[30, 50], [65, 75]], [[0, 100]]]
+    # Rows go down; within a row, series go down.
+    assert axes.yaxis_inverted()
+    first, second = linear.get_ydata()
+    assert first < 0.5 < second < knn.get_ydata()[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["dino <b>", EVIL]
+    tips = [text for text, _, _ in markers(ElementTree.fromstring(svg(DOTS)))]
+    assert tips == ["dino <b>, linear: 40 [30, 50]", f"{EVIL}, linear: 70 [65, 75]", f"{EVIL}, k-NN: 20 [0, 100]"]
 
 
-def test_a_chart_of_one_point_or_none_has_axes():
-    for lines in ((), (Line("a", (3.0,), (5.0,)),)):
-        svg = ElementTree.fromstring(line_chart(LineChart("t", "x", "y", lines)))
-        assert len(list(svg.iter("text"))) > 4
+def test_dot_chart_of_differences_has_a_line_at_zero():
+    series = (Dots("linear", ((5.0, 4.0, 6.0),)),)
+    [axes] = figure_of(DotChart("d", "points", ("a",), series, zero=True)).axes
+    assert [0, 0] in [list(line.get_xdata()) for line in axes.lines]
+    assert axes.get_xlim()[0] < 0
+    [axes] = figure_of(DotChart("d", "points", ("a",), series)).axes
+    assert axes.get_xlim()[0] > 0
 
 
-def test_cells_have_the_colour_and_the_number_of_their_value():
-    svg = heat_map(HeatMap("t", ("r", "s"), ("a", "b"), ((0.0, 0.5), (2.0, None)), 0, 2))
-    cells = [(rect.get("fill"), rect.find("title")) for rect in ElementTree.fromstring(svg).iter("rect")][:4]
-    expected = [f"#{bytes(colour_map(np.array([[share]]))[0, 0]).hex()}" for share in (0, 0.25, 1)]
-    assert [fill for fill, _ in cells] == [*expected, None]
-    assert [title.text for _, title in cells] == ["r, a: 0", "r, b: 0.5", "s, a: 2", "s, b: none"]
-    numbers = [(text.text, text.get("class")) for text in ElementTree.fromstring(svg).iter("text")]
-    assert ("0", "on-dark") in numbers
-    assert ("2", "on-light") in numbers
+def test_heat_map_cells_have_colour_and_number_of_their_value():
+    axes = figure_of(HEAT).axes[0]
+    [mesh] = axes.collections
+    mesh.update_scalarmappable()
+    viridis = matplotlib.colormaps["viridis"]
+    np.testing.assert_allclose(mesh.get_facecolors()[:3], [viridis(share) for share in (0.0, 0.25, 1.0)])
+    assert mesh.get_array().mask.ravel().tolist() == [False, False, False, True]
+    numbers = {(text.get_position(), text.get_text()) for text in axes.texts}
+    assert numbers == {((0, 0), "0.00"), ((1, 0), "0.50"), ((0, 1), "2.00")}
 
 
-def test_ink_can_be_read_on_every_colour():
+def test_heat_map_numbers_have_enough_contrast_on_every_colour():
     shares = np.linspace(0, 1, 101)
-    values = (tuple(shares),)
-    svg = ElementTree.fromstring(heat_map(HeatMap("t", ("r",), tuple("c" * 101), values, 0, 1)))
-    inks = [text.get("class") for text in svg.iter("text") if text.get("class", "").startswith("on-")]
-    for share, ink in zip(shares, inks, strict=True):
-        # Contrast of WCAG 2.2: (lighter + 0.05) / (darker + 0.05) of relative luminances; 4.5 is enough for text.
+    chart = HeatMap("t", ("r",), tuple("c" * 101), (tuple(shares),), 0, 1)
+    for share, text in zip(shares, figure_of(chart).axes[0].texts, strict=True):
         s = colour_map(np.array([[share]]))[0, 0] / 255
+        # WCAG 2.2 requires a contrast of 4.5 for text.
         luminance = np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
-        contrast = 1.05 / (luminance + 0.05) if ink == "on-dark" else (luminance + 0.05) / 0.05
+        contrast = 1.05 / (luminance + 0.05) if to_hex(text.get_color()) == "#ffffff" else (luminance + 0.05) / 0.05
         assert contrast >= 4.5
 
 
-def test_the_figure_of_a_chart_has_its_lines_where_the_page_has_them():
-    lines = (
-        Line("a", (0.0, 1.0, 4.0), (0.0, 1.0, 0.25), (0.0, 0.9, 0.2), (0.1, 1.0, 0.3)),
-        Line("고양이", (0.0, 4.0), (1, 0)),
-    )
-    chart = LineChart("Title", "x", "y", lines)
-    canvas, layout = draw_line_chart(chart).astype(int), line_layout(chart)
-    for colour, line in zip(("#0072b2", "#d55e00"), lines, strict=True):
-        rows, columns = np.nonzero((np.abs(canvas - list(bytes.fromhex(colour[1:]))) <= 2).all(axis=2))
-        # Twice as large as on the page; the legend stands below.
-        plot = rows < 2 * 42 + 2 * layout.bottom + 8
-        xs = [layout.x(x) for x in line.x]
-        assert columns[plot].min() == pytest.approx(2 * (min(xs) - 3), abs=2)
-        assert columns[plot].max() == pytest.approx(2 * (max(xs) + 3), abs=2)
-        for x, y in zip(line.x, line.y, strict=True):
-            near = plot & (np.abs(columns - 2 * layout.x(x)) <= 2)
-            assert np.abs(rows[near] - 2 * (42 + layout.y(y))).min() <= 2
+def test_28_series_differ():
+    lines = tuple(Line(str(k), (0.0, 1.0), (0.0, 1.0)) for k in range(28))
+    drawn = figure_of(LineChart("t", "x", "y", lines)).axes[0].lines
+    assert len({(line.get_color(), str(line.get_linestyle()), str(line._dash_pattern)) for line in drawn}) == 28
+    series = tuple(Dots(str(k), ((1.0, 0.0, 2.0),)) for k in range(28))
+    drawn = figure_of(DotChart("t", "x", ("r",), series)).axes[0].lines
+    assert len({(line.get_color(), line.get_marker()) for line in drawn}) == 28
 
 
-def test_a_dashed_line_has_gaps():
-    whole, dashed = Canvas(100, 10), Canvas(100, 10)
-    whole.line([(0, 5), (50, 5), (100, 5)], "#000000", 2)
-    dashed.line([(0, 5), (50, 5), (100, 5)], "#000000", 2, (8, 4))
-    row = dashed.pixels()[10, :, 0]
-    assert (whole.pixels()[10, :, 0] == 0).all()
-    # Strokes of 8 every 12 pixels, twice as large; the pattern goes on around the corner.
-    assert [int(row[2 * x]) for x in (4, 10, 16, 22, 52, 58)] == [0, 255, 0, 255, 0, 255]
+@pytest.mark.parametrize(
+    "chart",
+    [
+        LineChart("t", "x", "y", ()),
+        LineChart("t", "x", "y", (Line("a", (3.0,), (5.0,)),)),
+        DotChart("t", "x", ("a",), (Dots("s", (None,)),)),
+        DotChart("t", "x", (), ()),
+        HeatMap("t", ("r",), ("c",), ((None,),), 0, 1),
+    ],
+)
+def test_chart_with_little_or_no_data_has_axes(chart, tmp_path):
+    assert "<text" in svg(chart)
+    save_chart(chart, tmp_path / "chart.png")
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_svg_is_deterministic_text_without_styles_or_references(chart):
+    found = svg(chart)
+    assert found == svg(chart)
+    tree = ElementTree.fromstring(found)
+    assert tree.get("aria-label") == chart.title
+    assert EVIL in [text.text for text in tree.iter("text")]
+    assert not [part for part in tree.iter() if "style" in part.attrib or part.tag in ("style", "script")]
+    assert all(part.get("href").startswith("data:image/png;base64,") for part in tree.iter("image"))
+    ids = {part.get("id") for part in tree.iter()} - {None}
+    assert {part.get("href") for part in tree.iter("use")} == {f"#{name}" for name in ids}
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_png_is_opaque_and_has_the_colours_of_the_chart(chart, tmp_path):
+    save_chart(chart, tmp_path / "chart.png")
+    with Image.open(tmp_path / "chart.png") as image:
+        assert image.format == "PNG"
+        pixels = np.asarray(image.convert("RGBA"))
+    assert (pixels[..., 3] == 255).all()
+    assert (pixels[0, 0] == 255).all()
+    colours = {tuple(colour) for colour in pixels[..., :3].reshape(-1, 3)}
+    expected = ["#fde725", "#440154"] if isinstance(chart, HeatMap) else COLOURS[:2]
+    assert {tuple(bytes.fromhex(colour[1:])) for colour in expected} <= colours
+
+
+def test_charts_change_no_global_setting_of_matplotlib(tmp_path):
+    before = dict(matplotlib.rcParams)
+    for chart in CHARTS:
+        save_chart(chart, tmp_path / "chart.png")
+        svg(chart)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_characters_without_a_glyph_give_no_warning(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_chart(LineChart("ᚠ 🐈 \U0001f9ff", "x", "y", (Line("𒀀", (0.0,), (1.0,)),)), tmp_path / "chart.png")
+        colour_bar(100, 0, 1, "𒀀")
+
+
+def test_colour_map_is_linear_viridis_and_clips():
+    colours = colour_map(np.array([[-1, 0, 0.5, 1, 2]]))
+    assert colours.shape == (1, 5, 3)
+    assert colours.dtype == np.uint8
+    assert colours[0, 0].tolist() == colours[0, 1].tolist() == [68, 1, 84]
+    assert np.abs(colours[0, 2].astype(int) - (33, 145, 140)).max() <= 2
+    assert colours[0, 3].tolist() == colours[0, 4].tolist()
+    np.testing.assert_allclose(colours[0, 4], [253, 231, 37], atol=1)
+    # Values are not stretched to the largest value.
+    low = colour_map(np.array([[0.1, 0.2]], np.float32))
+    np.testing.assert_array_equal(low, colour_map(np.array([[0.1, 0.2, 1]], np.float32))[:, :2])
+
+
+def test_colour_bar_has_the_brightest_colour_at_the_top():
+    bar = colour_bar(200, 0, 0.125, "standard deviation")
+    assert bar.shape == (200, 90, 3)
+    column = bar[:, 12].astype(int)
+    rows = np.flatnonzero(np.abs(column - 255).max(axis=1) > 0)
+    assert len(rows) > 150
+    assert np.abs(column[rows[3]] - (253, 231, 37)).max() < 16
+    assert np.abs(column[rows[-4]] - (68, 1, 84)).max() < 16

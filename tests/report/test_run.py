@@ -15,7 +15,7 @@ from tests.report.pages import Page
 SECTIONS = {
     kind: (lambda results, kind=kind: Section(f"The {kind}", "?", (Sentence(results["said"]),))) for kind in "ab"
 }
-"""Kinds whose sections need one key."""
+"""Two kinds whose sections need the key ``said``."""
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def read_run(folder):
     return read_results(folder, SECTIONS)
 
 
-def test_a_run_is_json_and_page_with_the_same_content(tmp_path):
+def test_run_has_json_and_page_with_the_same_content(tmp_path):
     results = {
         "kind": "a",
         "bundle": "tiny",
@@ -43,14 +43,15 @@ def test_a_run_is_json_and_page_with_the_same_content(tmp_path):
     assert read_run(tmp_path) == results
     page = Page(tmp_path / "report.html")
     assert "고양이 <b>" in page.text
-    assert "How it was made: bundle tiny, seed 3, steps 7, data x, split none, ignored p and q." in page.text
+    assert "bundle tiny seed 3 steps 7 data x split none ignored p, q The file results.json" in page.text
+    assert page.text.startswith("rcdm a · bundle tiny")
 
 
-def test_a_page_of_several_is_in_the_order_of_their_kinds(tmp_path):
+def test_page_of_several_runs_is_ordered_by_kind(tmp_path):
     for name, kind in (("1", "b"), ("2", "a"), ("3", "b")):
         write_run(tmp_path / name, {"kind": kind, "bundle": "tiny", "said": f"run {name}"})
-    told = write_joined(tmp_path / "all.html", [tmp_path / name for name in ("3", "2", "1", "3")])
-    assert [section["title"] for section in told["sections"]] == ["The a", "The b (3)", "The b (1)"]
+    summary = write_joined(tmp_path / "all.html", [tmp_path / name for name in ("3", "2", "1", "3")])
+    assert [section["title"] for section in summary["sections"]] == ["The a", "The b (3)", "The b (1)"]
     text = Page(tmp_path / "all.html").text
     assert text.index("run 2") < text.index("run 3") < text.index("run 1")
     assert text.count("run 3") == 1
@@ -59,18 +60,18 @@ def test_a_page_of_several_is_in_the_order_of_their_kinds(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "holds no results.json"),
+        (None, "contains no results.json"),
         ("{", "cannot be read as JSON"),
         ("\x00\xff", "cannot be read as JSON"),
-        ('{"kind": "a", "said": NaN}', "NaN is no number"),
-        ("[1]", "does not say which kind"),
-        ('{"said": "x"}', "does not say which kind"),
+        ('{"kind": "a", "said": NaN}', "NaN is not a JSON number"),
+        ("[1]", "has no `kind`"),
+        ('{"said": "x"}', "has no `kind`"),
         ('{"kind": "aa"}', "kind of results 'aa'. Choose among: a, b"),
-        ('{"kind": "a"}', r"not whole \(KeyError: 'said'\)"),
+        ('{"kind": "a"}', r"incomplete \(KeyError: 'said'\)"),
         ('{"kind": ["a"]}', "Unknown kind of results"),
     ],
 )
-def test_what_is_no_run_is_named_and_nothing_is_written(tmp_path, content, message):
+def test_invalid_results_are_named_and_no_page_is_written(tmp_path, content, message):
     folder = tmp_path / "run"
     folder.mkdir()
     if content is not None:
@@ -80,14 +81,14 @@ def test_what_is_no_run_is_named_and_nothing_is_written(tmp_path, content, messa
     assert not (tmp_path / "all.html").exists()
 
 
-def test_a_file_name_that_is_no_text_comes_back_as_it_was(tmp_path):
+def test_file_name_that_is_not_utf8_is_preserved(tmp_path):
     name = os.fsdecode(b"b\xff 'q'.jpg")
     write_run(tmp_path, {"kind": "a", "said": name})
     assert os.fsencode(read_run(tmp_path)["said"]) == b"b\xff 'q'.jpg"
     assert "b\ufffd 'q'.jpg" in Page(tmp_path / "report.html").text
 
 
-def test_results_are_there_only_when_the_page_is(tmp_path):
+def test_failed_page_leaves_no_results(tmp_path):
     with pytest.raises(KeyError):
         write_run(tmp_path, {"kind": "a"})
     assert list(tmp_path.iterdir()) == []
@@ -102,7 +103,7 @@ def written(folder, **files):
     return write_run(folder, {"kind": "a", "said": "x"}, [name.replace("__", "/") for name in files])
 
 
-def test_a_run_that_takes_the_place_of_another_leaves_none_of_its_files(tmp_path):
+def test_new_run_removes_unchanged_files_of_the_old_run(tmp_path):
     folder = tmp_path / "run"
     first = written(folder, one="1", samples__deep__two="2", three="3", four="4")
     assert first["files"]["one"] == hashlib.sha256(b"1").hexdigest()
@@ -113,7 +114,7 @@ def test_a_run_that_takes_the_place_of_another_leaves_none_of_its_files(tmp_path
     assert sorted(path.name for path in folder.iterdir()) == ["four", "mine", "report.html", "results.json", "three"]
 
 
-def test_nothing_outside_the_folder_is_removed_whatever_an_earlier_run_says(tmp_path):
+def test_files_outside_the_folder_are_never_removed(tmp_path):
     (tmp_path / "outside").write_text("x")
     folder = tmp_path / "run"
     folder.mkdir()
@@ -127,7 +128,7 @@ def test_nothing_outside_the_folder_is_removed_whatever_an_earlier_run_says(tmp_
 
 
 @pytest.mark.parametrize("before", ["{", "[]", '{"files": 3}', "{}"])
-def test_an_earlier_run_that_cannot_be_read_is_no_obstacle(tmp_path, before):
+def test_unreadable_old_results_are_ignored(tmp_path, before):
     (tmp_path / "results.json").write_text(before)
     assert "files" not in written(tmp_path)
     assert read_run(tmp_path)["kind"] == "a"

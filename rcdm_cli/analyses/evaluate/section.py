@@ -1,69 +1,64 @@
-"""The section on how good the samples are, and the sample of those nearest to a training image."""
+"""Files and page section of an evaluation: faithfulness, diversity, distances, nearest training images."""
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.dot_figure import draw_dots
-from rcdm_cli.report.elements import DotChart, Dots, Element, Figure, Line, LineChart, Section, Sentence, Table
-from rcdm_cli.report.grid import Group, Row, grid
-from rcdm_cli.report.numbers import percent
+from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
+from rcdm_cli.report.charts import save_chart
+from rcdm_cli.report.elements import DotChart, Dots, Element, Line, LineChart, Section, Sentence, Table
+from rcdm_cli.report.grids import grid_files, image_grid, write_grid
+from rcdm_cli.report.numbers import interval, name_of, percent
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
     from rcdm_cli.analyses.evaluate.results import Evaluated, Evaluation
 
-FAITHFUL, NEAREST = "faithfulness.png", "nearest.png"
-_CELL = 96
+FAITHFUL, NEAREST = "faithfulness.png", "nearest"
 
 
-def draw_nearest(evaluated: Sequence["Evaluated"]) -> NDArray[np.uint8]:
-    """A row for each (method, level): image, sample and nearest training image of the samples nearest to one."""
+def draw_nearest(evaluated: Sequence["Evaluated"]) -> PixelGrid:
+    """Lay out input image, sample and training image for the samples most similar to a training image."""
     rows = [
-        Row(
-            [sample for shown in one.shown for sample in (shown.image, shown.sample, shown.nearest)],
-            f"{one.pair.method}\n{one.pair.level}\n" + "  ".join(f"{shown.similarity:.3f}" for shown in one.shown),
+        GridRow(
+            [image for found in one.shown for image in (found.image, found.sample, found.nearest)],
+            f"{one.pair.method}\n{one.pair.level}\n" + "  ".join(f"{found.similarity:.3f}" for found in one.shown),
         )
         for one in evaluated
     ]
-    groups = [Group(f"{place}: image, sample, training image", 3) for place in range(1, len(evaluated[0].shown) + 1)]
-    return grid(rows, groups, scale=max(1, -(-_CELL // evaluated[0].shown[0].image.shape[0])))
+    return PixelGrid(rows, [GridGroup("image, sample, training image", 3) for _ in evaluated[0].shown])
 
 
 def write(folder: Path, found: "Evaluation", about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write samples, ``results.json`` and ``report.html``; returns what stands in the JSON.
+    """Write the chart, the image grid, ``results.json`` and ``report.html``.
 
     Args:
-        folder: of the run; made where it is missing.
-        found: what to write.
-        about: what else the JSON holds: the bundle, versions, hashes.
+        folder: Folder of the run, created if missing.
+        found: Results.
+        about: Further content of ``results.json``: bundle, versions, hashes.
+
+    Returns:
+        Content of ``results.json``.
     """
     values = {"kind": "evaluate", **about, **found.as_json()}
-    write_png(folder / FAITHFUL, draw_dots(_faithful(values)))
+    save_chart(_faithful(values), folder / FAITHFUL)
     files = [FAITHFUL]
     if found.bank:
-        values["nearest_sample"] = NEAREST
-        write_png(folder / NEAREST, draw_nearest(found.evaluated))
-        files.append(NEAREST)
+        values["nearest_samples"] = write_grid(folder, NEAREST, draw_nearest(found.evaluated))
+        files += grid_files(values["nearest_samples"])
     return write_run(folder, values, section, files)
 
 
 def section(results: Mapping[str, Any]) -> Section:
-    """Build it from what ``rcdm evaluate`` wrote."""
+    """Build the section from the results of ``rcdm evaluate``."""
     found, training = results["results"], results["training_images"]
     elements: list[Element] = [
         *(Sentence(text) for text in answers(results)),
         _faithful(results),
         _faithfulness(results),
+        _directions(results),
     ]
-    # Runs of earlier versions have none.
-    if "directions" in found[0]:
-        elements.append(_directions(results))
     if results["samples"] > 1:
         elements.append(_diversity(results))
     elements.append(_distances(results))
@@ -72,75 +67,62 @@ def section(results: Mapping[str, Any]) -> Section:
     if training:
         elements += _nearest(results)
     return Section(
-        "How good the samples are",
-        "Are they faithful to h, diverse at fixed h, like images, and no copies of training images?",
+        "Quality of the samples",
+        "Are samples faithful to their representation, diverse, similar to real images, and not copies of training"
+        " images?",
         tuple(elements),
     )
 
 
 def answers(results: Mapping[str, Any]) -> list[str]:
-    """The sentences that the numbers support, for the page and for the terminal."""
-    found = results["results"]
+    """Return the findings as sentences, for the page and for the terminal."""
+    found, images = results["results"], results["images"]
     best = max(found, key=lambda one: float(one["mean_reciprocal_rank"]["value"]))
-    said = [
-        f"The highest mean reciprocal rank, each in its own space, is that of {_name(best)}:"
-        f" {_interval(best['mean_reciprocal_rank'])} among {results['images']} images, with a mean rank of"
-        f" {best['mean_rank']['value']:.1f}; samples that have nothing to do with h would have"
-        f" {chance(results['images']):.3f} and {(results['images'] + 1) / 2:.1f}."
+    sentences = [
+        f"Faithfulness: the mean reciprocal rank is highest for {name_of(best)}:"
+        f" {interval(best['mean_reciprocal_rank'])} among {images} images (chance: {chance(images):.3f}), with a mean"
+        f" rank of {best['mean_rank']['value']:.1f} (chance: {(images + 1) / 2:.1f})."
     ]
     for one in results["differences"]:
         low, high = one["pixels"]["low"], one["pixels"]["high"]
-        verdict = (
-            "vary more at projector than at backbone level"
-            if low > 0
-            else "vary less at projector than at backbone level"
-            if high < 0
-            else "vary at both levels alike, as far as these images tell"
-        )
-        said.append(
-            f"{one['method']}: samples of one h {verdict} (difference of the pixels' deviation, in percentage points"
-            f" of the range: {100 * one['pixels']['value']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}])."
+        verdict = "vary more" if low > 0 else "vary less" if high < 0 else "do not vary significantly more or less"
+        sentences.append(
+            f"Diversity of {one['method']}: samples of the projector {verdict} than samples of the backbone (difference"
+            " of the standard deviation in percentage points of the pixel range:"
+            f" {interval(one['pixels'], '+.2f', 100)})."
         )
     if training := results["training_images"]:
         most = max(found, key=lambda one: float(one["nearest"]["above"]["value"]))
-        above, new = most["nearest"]["above"], training["bar"]["expected_above"]
-        # Never "fewer": where no sample is beyond the bar, none is in any resample, and the interval has no width.
+        above, expected = most["nearest"]["above"], training["bar"]["expected_above"]
+        # Never "fewer": if no sample is above the threshold, the interval has no width.
         verdict = (
-            "more than that, so look for copies among the samples" if above["low"] > new else "not more beyond doubt"
+            "more than expected, so samples may be copies" if above["low"] > expected else "not significantly more"
         )
-        said.append(
-            f"{100 * new:.1f} % of new images are expected to be nearer to a training image than the bar of"
-            f" {training['bar']['similarity']:.3f}. Of the samples, at most {percent(above)} % are ({_name(most)}):"
-            f" {verdict}."
+        sentences.append(
+            f"Copies: {100 * expected:.1f} % of new images are expected to have a similarity above"
+            f" {training['bar']['similarity']:.3f} to a training image. Largest share of samples above this threshold:"
+            f" {percent(above)} % ({name_of(most)}), {verdict}."
         )
-    return said
+    return sentences
 
 
 def chance(images: int) -> float:
-    """Mean reciprocal rank of ranks drawn evenly from 1 to ``images``."""
+    """Return the mean reciprocal rank of random ranks from 1 to ``images``."""
     return sum(1 / rank for rank in range(1, images + 1)) / images
-
-
-def _name(one: Mapping[str, Any]) -> str:
-    return f"{one['method']} at {one['level']} level"
 
 
 def _space(results: Mapping[str, Any]) -> str:
     return f"the representation space of {results['space']['method']} at {results['space']['level']} level"
 
 
-def _interval(one: Mapping[str, float]) -> str:
-    return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-
-
 def _faithful(results: Mapping[str, Any]) -> DotChart:
     points = [one["mean_reciprocal_rank"] for one in results["results"]]
     return DotChart(
         "Faithfulness",
-        "mean reciprocal rank; 1 is perfect",
-        tuple(f"{one['method']} {one['level']}" for one in results["results"]),
-        (Dots("mean and interval over images", tuple((one["value"], one["low"], one["high"]) for one in points)),),
-        "Each in its own space.",
+        "mean reciprocal rank (1 is best)",
+        tuple(name_of(one) for one in results["results"]),
+        (Dots("mean and 95 % interval over images", tuple((one["value"], one["low"], one["high"]) for one in points)),),
+        "Each representation is measured in its own space.",
     )
 
 
@@ -151,43 +133,43 @@ def _faithfulness(results: Mapping[str, Any]) -> Table:
             (
                 one["method"],
                 one["level"],
-                _interval(one["mean_reciprocal_rank"]),
-                f"{one['mean_rank']['value']:.1f} [{one['mean_rank']['low']:.1f}, {one['mean_rank']['high']:.1f}]",
-                _interval(one["similarity"]),
+                interval(one["mean_reciprocal_rank"]),
+                interval(one["mean_rank"], ".1f"),
+                interval(one["similarity"]),
                 percent(one["knn"]) if one["knn"] else "–",
             )
             for one in results["results"]
         ),
-        f"Faithfulness, each in its own space: the rank of the image's own h among those of {results['images']} images,"
-        f" by nearness to the representation of each of {results['samples']} samples; 1 is perfect. In brackets, 95 %"
-        " intervals of the bootstrap over the images.",
+        f"Rank: position of the image among {results['images']} images, ordered by similarity to the representation of"
+        f" a sample; 1 is best. Means over {results['samples']} samples of each image. In brackets: 95 % bootstrap"
+        " confidence intervals over images.",
     )
 
 
 def _directions(results: Mapping[str, Any]) -> LineChart:
     lines = []
     for one in results["results"]:
-        held = [100 * share for share in accumulate(one["directions"]["variance"])]
-        lines.append(Line(f"{one['method']} {one['level']}", tuple(held), tuple(one["directions"]["correlation"])))
+        explained = [100 * share for share in accumulate(one["directions"]["variance"])]
+        lines.append(Line(name_of(one), tuple(explained), tuple(one["directions"]["correlation"])))
     return LineChart(
-        "What of h the samples follow",
-        "variance of h held by a direction and all that are stronger, in %",
-        "correlation of samples with h",
+        "Faithfulness by principal direction",
+        "cumulative explained variance of the representation, in %",
+        "correlation between sample and image",
         tuple(lines),
-        "Principal directions of h, strongest first; a dot stands for the 1st, the 2nd, the 3rd and 4th, the 5th to"
-        " 8th, and so on. At 1, samples have what h says along these directions; at 0, they have nothing of it.",
+        "Correlation between the representations of samples and of images along principal directions. Points: direction"
+        " 1, 2, 3–4, 5–8, and so on. 1: samples reproduce the representation along these directions. 0: no relation.",
     )
 
 
 def _diversity(results: Mapping[str, Any]) -> Table:
     return Table(
-        ("method", "level", "pixels in %", "space", "different images", "share"),
+        ("method", "level", "pixels in %", "same image", "different images", "ratio"),
         tuple(
             (
                 one["method"],
                 one["level"],
                 percent(one["diversity"]["pixels"]),
-                _interval(one["diversity"]["space"]),
+                interval(one["diversity"]["space"]),
                 f"{one['diversity']['between']:.3f}",
                 f"{100 * one['diversity']['space']['value'] / one['diversity']['between']:.0f} %"
                 if one["diversity"]["between"] > 0
@@ -195,9 +177,9 @@ def _diversity(results: Mapping[str, Any]) -> Table:
             )
             for one in results["results"]
         ),
-        f"Diversity of {results['samples']} samples at fixed h. Pixels: deviation among samples, in % of the pixel"
-        f" range. Space: mean of 1 - cosine similarity between samples of one h in {_space(results)}, and between"
-        " samples of different images; at a share of 100 %, h tells nothing that this space sees.",
+        f"Diversity of {results['samples']} samples of one representation. Pixels: standard deviation of the samples"
+        " in % of the pixel range. Same image, different images: mean of 1 − cosine similarity between samples in"
+        f" {_space(results)}. At a ratio of 100 %, samples of one image differ as much as samples of different images.",
     )
 
 
@@ -219,9 +201,9 @@ def _distances(results: Mapping[str, Any]) -> Table:
             )
             for method, level, one in rows
         ),
-        f"One sample of each image against the {results['images']} images at the samples' size, in {_space(results)}."
-        " These are no FID and no KID: they compare only within this space and for sets of this size."
-        + (f" The last row is what {training['compared']} training images have." if training else ""),
+        f"One sample of each image compared with the {results['images']} images, in {_space(results)}. These distances"
+        " are not FID or KID, and are comparable only within this space and for sets of this size."
+        + (f" Last row: {training['compared']} training images instead of samples." if training else ""),
     )
 
 
@@ -244,7 +226,8 @@ def _inception(results: Mapping[str, Any]) -> Table:
             )
             for method, level, one in rows
         ),
-        f"The same in the Inception space. A FID of {results['images']} samples is larger than one of many thousands.",
+        f"The same in the Inception space. FID depends on the number of samples: with {results['images']} samples, FID"
+        " is larger than with many thousands.",
     )
 
 
@@ -252,30 +235,27 @@ def _nearest(results: Mapping[str, Any]) -> list[Element]:
     training = results["training_images"]
     levels = tuple(100 * level for level in training["levels"])
     lines = [Line("images", levels, tuple(training["quantiles_of_images"]))]
-    lines += [
-        Line(f"{one['method']} {one['level']}", levels, tuple(one["nearest"]["quantiles"]))
-        for one in results["results"]
-    ]
-    shown = Figure(
-        results["nearest_sample"],
-        "For each method and level, the samples nearest to a training image: the image that was sampled for, the"
-        " sample, and the training image.",
-        "The samples that are nearest to a training image: image, sample, nearest training image; the similarities"
-        " stand on the left in the same order. A copy would show as two equal samples on the right of each three.",
+    lines += [Line(name_of(one), levels, tuple(one["nearest"]["quantiles"])) for one in results["results"]]
+    samples = image_grid(
+        results["nearest_samples"],
+        "Each row: the samples of one representation with the highest similarity to a training image, with input"
+        " image, sample and training image. Row labels: similarities in the same order. A copy is a sample equal to"
+        " the training image.",
+        "Samples most similar to a training image",
     )
     chart = LineChart(
         "Similarity to the nearest training image",
-        "share of samples in %",
+        "quantile in %",
         "cosine similarity",
         tuple(lines),
-        f"Sorted; in {_space(results)}. A line above that of the images means samples nearer to training images than"
-        " new images are.",
+        f"Quantiles of the similarity in {_space(results)}. A line above the line of the images: samples are more"
+        " similar to training images than new images are.",
     )
     above = Table(
-        ("method", "level", "samples above the bar in %"),
+        ("method", "level", "samples above the threshold in %"),
         tuple((one["method"], one["level"], percent(one["nearest"]["above"])) for one in results["results"]),
-        f"The bar is a similarity of {training['bar']['similarity']:.3f} to the nearest training image, beyond which"
-        f" {100 * training['bar']['expected_above']:.1f} % of new images are expected. In brackets, 95 % intervals of"
-        " the bootstrap over the images, for this bar.",
+        f"Threshold: a similarity of {training['bar']['similarity']:.3f} to the nearest training image, which"
+        f" {100 * training['bar']['expected_above']:.1f} % of new images are expected to exceed. In brackets: 95 %"
+        " bootstrap confidence intervals over images at this threshold.",
     )
-    return [shown, chart, above]
+    return [samples, chart, above]

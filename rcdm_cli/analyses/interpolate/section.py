@@ -1,4 +1,4 @@
-"""An interpolation as files: a grid for each pair of images, an animation where asked for, the numbers."""
+"""Files and page section of an interpolation: an image grid per pair of images, animations, numbers."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rcdm_cli.analyses.visualize.section import CELL
 from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.elements import Figure, Line, LineChart, Section, Sentence, Table
-from rcdm_cli.report.grid import Group, Row, grid
+from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
+from rcdm_cli.report.elements import Element, Figure, Line, LineChart, Section, Sentence, Table
+from rcdm_cli.report.grids import grid_files, image_grid, write_grid
+from rcdm_cli.report.numbers import counted, listed, name_of
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
@@ -23,49 +23,39 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 FRAME_MS = 150
-"""How long a frame of an animation is shown, in milliseconds."""
-
+"""Duration of one frame of an animation, in milliseconds."""
 
 OptionalImage = Pixels | None
-"""uint8 (H, W, 3); None where only its representation is known."""
+"""uint8 (H, W, 3); None where only the representation is known."""
 
 
-def draw(result: "Interpolation", number: int, images: tuple[OptionalImage, OptionalImage]) -> Pixels:
-    """The grid of one pair of images: a row for each (method, level) and noise, from the first image to the second.
-
-    Args:
-        result: what to draw.
-        number: of the pair of images.
-        images: the two.
-    """
+def draw(result: "Interpolation", number: int, images: tuple[OptionalImage, OptionalImage]) -> PixelGrid:
+    """Lay out one pair of images: a row for each (method, level) and noise, from the first to the second image."""
     size = next(iter(result.journeys.values()))[number].samples.shape[2]
     ends = [None if image is None else center_crop(image, size) for image in images]
     rows = [
-        Row([ends[0], *samples, ends[1]], f"{pair.method}\n{pair.level}\nnoise {k + 1}")
+        GridRow([ends[0], *samples, ends[1]], f"{pair.method}\n{pair.level}\nnoise {k + 1}")
         for pair, journeys in result.journeys.items()
         for k, samples in enumerate(journeys[number].samples)
     ]
-    frames = [Group(f"{position:.2g}", 1) for position in result.positions]
-    return grid(rows, [Group("A", 1), *frames, Group("B", 1)], scale=max(1, -(-CELL // size)))
+    frames = [GridGroup(f"{position:.2g}", 1) for position in result.positions]
+    return PixelGrid(rows, [GridGroup("A", 1), *frames, GridGroup("B", 1)])
 
 
 def animate(result: "Interpolation", number: int) -> list[Pixels]:
-    """The samples of one pair of images as frames there and back; noises side by side, a row a (method, level)."""
+    """Draw the frames of an animation from the first to the second image and back, with one column per noise."""
     frames = []
-    for position, _ in enumerate(result.positions):
+    for index, position in enumerate(result.positions):
         rows = [
-            Row(list(journeys[number].samples[:, position]), f"{pair.method}\n{pair.level}")
+            GridRow(list(journeys[number].samples[:, index]), f"{pair.method}\n{pair.level}")
             for pair, journeys in result.journeys.items()
         ]
-        size = rows[0].images[0].shape[0]  # type: ignore[union-attr]
-        columns = len(rows[0].images)
-        header = [Group(f"{result.positions[position]:.2f}", columns)]
-        frames.append(grid(rows, header, scale=max(1, -(-CELL // size))))
+        frames.append(draw_grid(PixelGrid(rows, [GridGroup(f"{position:.2f}", len(rows[0].images))])))
     return [*frames, *frames[-2:0:-1]]
 
 
 def write_animation(path: Path, frames: Sequence[Pixels]) -> None:
-    """Write frames uint8 (H, W, 3) as an endless WebP (lossless) or GIF, by the suffix, whole or not at all."""
+    """Write frames, uint8 (H, W, 3), as an endless lossless WebP or GIF, by the suffix of ``path``."""
     first, *rest = [Image.fromarray(frame) for frame in frames]
     kind: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {"disposal": 1}
     file = io.BytesIO()
@@ -81,20 +71,23 @@ def write(
     about: Mapping[str, Any],
     animation: str | None,
 ) -> dict[str, Any]:
-    """Write samples, results and page into ``folder``; returns what stands in the JSON.
+    """Write image grids, animations, ``results.json`` and ``report.html``.
 
     Args:
-        result: what to write.
-        images: the pairs, in the order of ``result.names``.
-        folder: made where it is missing.
-        about: what else the JSON holds: the bundle, versions, hashes.
-        animation: ``webp`` or ``gif``; None writes none.
+        result: Samples and numbers.
+        images: Pairs of images, in the order of ``result.names``.
+        folder: Folder of the run, created if missing.
+        about: Further content of ``results.json``: bundle, versions, hashes.
+        animation: ``webp``, ``gif`` or None for no animation.
+
+    Returns:
+        Content of ``results.json``.
     """
-    values, files = {"kind": "interpolate", **about, **result.as_json()}, []
+    values: dict[str, Any] = {"kind": "interpolate", **about, **result.as_json()}
+    files: list[str] = []
     for i, entry in enumerate(values["image_pairs"]):
-        entry["figure"] = f"interpolation-{i:03d}.png"
-        write_png(folder / entry["figure"], draw(result, i, images[i]))
-        files.append(entry["figure"])
+        entry["grid"] = write_grid(folder, f"interpolation-{i:03d}", draw(result, i, images[i]))
+        files += grid_files(entry["grid"])
         if animation:
             entry["animation"] = f"interpolation-{i:03d}.{animation}"
             write_animation(folder / entry["animation"], animate(result, i))
@@ -103,52 +96,54 @@ def write(
 
 
 def section(results: Mapping[str, Any]) -> Section:
-    """The grids, and how well samples follow the path."""
+    """Build the section from the results of ``rcdm interpolate``."""
     summary, positions = results["summary"], results["positions"]
-    means = ", ".join(f"{one['mean_similarity']:.3f} for {one['method']} {one['level']}" for one in summary)
+    means = listed([f"{one['mean_similarity']:.3f} for {name_of(one)}" for one in summary])
     pairs = results["image_pairs"]
     noises = len(pairs[0]["seeds"])
-    samples = [
-        Figure(
-            entry["figure"],
-            f"Samples from {entry['a']} to {entry['b']} at {len(positions)} positions, a row for each method, level"
-            " and noise.",
-            f"A: {entry['a']}. B: {entry['b']}.",
+    samples: list[Element] = []
+    for entry in pairs:
+        names = f"{entry['a']} (A) to {entry['b']} (B)"
+        caption = (
+            "Each row: image A, one sample at each position between A and B, image B. All samples of a row have the"
+            " same noise."
         )
-        for entry in pairs
-    ] + [
-        Figure(entry["animation"], f"The samples from {entry['a']} to {entry['b']} and back, one after the other.")
-        for entry in pairs
-        if "animation" in entry
-    ]
+        samples.append(image_grid(entry["grid"], caption, f"From {names}"))
+        if "animation" in entry:
+            samples.append(Figure(entry["animation"], f"Animation of the samples from {names} and back"))
     charts = [
         LineChart(
             title,
             "position from A (0) to B (1)",
             "cosine similarity",
-            tuple(
-                Line(f"{one['method']} {one['level']}", tuple(positions), tuple(one[f"{key}_by_position"]))
-                for one in summary
-            ),
+            tuple(Line(name_of(one), tuple(positions), tuple(one[f"{key}_by_position"])) for one in summary),
             caption,
         )
         for key, title, caption in (
-            ("similarity", "Similarity to the target", "Of each sample's representation to its point on the path."),
-            ("to_b", "Similarity to B", "Of each sample's representation to that of the second image."),
+            (
+                "similarity",
+                "Similarity to the target",
+                "Cosine similarity between the representation of a sample and the interpolated representation.",
+            ),
+            (
+                "to_b",
+                "Similarity to B",
+                "Cosine similarity between the representation of a sample and the representation of image B.",
+            ),
         )
     ]
     return Section(
-        "What lies between two images",
-        f"What do samples show along the {results['path']} path from one representation to another?",
+        "Interpolation between two images",
+        f"What do samples show along the {results['path']} path between the representations of two images?",
         (
             Sentence(
-                f"Along the {results['path']} path, the mean cosine similarity of samples to their targets is {means},"
-                f" over {len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'} of images, {len(positions)} positions and"
-                f" {noises} {'noise' if noises == 1 else 'noises'}."
+                "Mean cosine similarity between the representation of a sample and the interpolated representation:"
+                f" {means} (mean over {counted(len(pairs), 'pair')} of images, {counted(len(positions), 'position')}"
+                f" and {counted(noises, 'noise')})."
             ),
             *samples,
             Table(
-                ("method", "level", "distance A to B", "path length", "path length of samples", "similarity"),
+                ("method", "level", "distance A to B", "path length", "path length of the samples", "similarity"),
                 tuple(
                     (
                         one["method"],
@@ -160,9 +155,9 @@ def section(results: Mapping[str, Any]) -> Section:
                     )
                     for one in summary
                 ),
-                "Lengths are Euclidean, in the units of each representation, and not comparable between them; nor is"
-                " the cosine similarity, since images are more alike at some levels than at others. The path length of"
-                " samples runs through the samples' own representations.",
+                "Euclidean lengths in the units of each representation. Path length of the samples: length of the path"
+                " through the representations of the samples. Lengths and similarities of different representations are"
+                " not comparable.",
             ),
             *charts,
         ),

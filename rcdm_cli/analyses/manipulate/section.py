@@ -1,4 +1,4 @@
-"""A manipulation as files: a grid for each (method, level), and the numbers."""
+"""Files and page section of a manipulation: an image grid per (method, level), numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rcdm_cli.analyses.visualize.section import CELL
 from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.elements import Figure, Section, Sentence, Table
-from rcdm_cli.report.grid import Group, Row, grid
+from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
+from rcdm_cli.report.elements import ImageGrid, Section, Sentence, Table
+from rcdm_cli.report.grids import grid_files, image_grid, write_grid
+from rcdm_cli.report.numbers import name_of
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-LABELS = {"source": "source", "without": "without", "swapped": "with target's"}
+LABELS = {"source": "source", "without": "set to zero", "swapped": "target's values"}
+"""Names of the rows on the page."""
 
 
-def draw(found: "Manipulated", source: Pixels, target: Pixels, near: Mapping[str, Pixels]) -> Pixels:
-    """The grid of one (method, level): nearest neighbours where their images are known, then the three rows.
+def draw(found: "Manipulated", source: Pixels, target: Pixels, near: Mapping[str, Pixels]) -> PixelGrid:
+    """Lay out one (method, level): the nearest neighbours with known images, then the three rows of samples.
 
     Args:
-        found: what to draw.
-        source: uint8 (H, W, 3).
-        target: uint8 (H, W, 3).
-        near: images uint8 (H, W, 3) by key; those of the neighbours are shown, as many as a row holds.
+        found: Samples and neighbours.
+        source: Source image, uint8 (H, W, 3).
+        target: Target image, uint8 (H, W, 3).
+        near: Images of the bank by key, uint8 (H, W, 3). The grid has at most as many neighbours as samples.
     """
     num_samples, size = found.samples.shape[1:3]
     images = {"source": center_crop(source, size), "without": None, "swapped": center_crop(target, size)}
-    rows = [Row([images[name], *found.samples[i]], label) for i, (name, label) in enumerate(LABELS.items())]
+    rows = [GridRow([images[name], *found.samples[i]], label) for i, (name, label) in enumerate(LABELS.items())]
     known = [center_crop(near[one.key], size) for one in found.neighbours if one.key in near]
     if known:
-        rows.insert(0, Row([None, *known[:num_samples]], "nearest\nneighbours"))
-    return grid(rows, [Group("image", 1), Group("samples", num_samples)], scale=max(1, -(-CELL // size)))
+        rows.insert(0, GridRow([None, *known[:num_samples]], "nearest\nneighbours"))
+    return PixelGrid(rows, [GridGroup("image", 1), GridGroup("samples", num_samples)])
 
 
 def write(
@@ -48,37 +49,41 @@ def write(
     folder: Path,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write samples, results and page into ``folder``; returns what stands in the JSON.
+    """Write image grids, ``results.json`` and ``report.html``.
 
     Args:
-        result: what to write.
-        source: uint8 (H, W, 3).
-        target: uint8 (H, W, 3).
-        near: images of neighbours by key, where there are images.
-        folder: made where it is missing.
-        about: what else the JSON holds: the images' names, the bundle, versions, hashes.
+        result: Samples and numbers.
+        source: Source image, uint8 (H, W, 3).
+        target: Target image, uint8 (H, W, 3).
+        near: Images of the bank by key, uint8 (H, W, 3).
+        folder: Folder of the run, created if missing.
+        about: Further content of ``results.json``: image names, bundle, versions, hashes.
+
+    Returns:
+        Content of ``results.json``.
     """
-    values, files = {"kind": "manipulate", **about, **result.as_json()}, []
+    values: dict[str, Any] = {"kind": "manipulate", **about, **result.as_json()}
+    files: list[str] = []
     for (pair, found), entry in zip(result.found.items(), values["representations"], strict=True):
-        entry["figure"] = f"manipulation-{pair.method}-{pair.level}.png"
-        write_png(folder / entry["figure"], draw(found, source, target, near))
-        files.append(entry["figure"])
+        name = f"manipulation-{pair.method}-{pair.level}"
+        entry["grid"] = write_grid(folder, name, draw(found, source, target, near))
+        files += grid_files(entry["grid"])
     return write_run(folder, values, section, files)
 
 
 def section(results: Mapping[str, Any]) -> Section:
-    """For every (method, level): the rows, which dimensions were changed, and what that did."""
+    """Build the section from the results of ``rcdm manipulate``."""
     found = results["representations"]
     return Section(
-        "Attributes as dimensions",
-        "Do the dimensions that an image shares with its neighbours carry an attribute that can be taken out and"
-        " replaced?",
+        "Dimensions that encode an attribute",
+        "Do the dimensions that are active in an image and in most of its nearest neighbours encode an attribute that"
+        " can be removed and replaced?",
         (
             Sentence(_answer(found)),
             Sentence(_how(results)),
-            *(_figure(one) for one in found),
+            *(_grid(one) for one in found),
             Table(
-                ("method", "level", "row", "to its own h", "to source", "to target"),
+                ("method", "level", "dimensions", "to own h", "to source", "to target"),
                 tuple(
                     (
                         one["method"],
@@ -89,12 +94,13 @@ def section(results: Mapping[str, Any]) -> Section:
                     for one in found
                     for row in one["rows"]
                 ),
-                "Mean cosine similarity of the samples' representations.",
+                "Mean cosine similarity between the representation of a sample and three representations: the"
+                " representation that the sample was generated from (own h), the source and the target.",
             ),
             Table(
                 ("method", "level", "dimensions"),
                 tuple((one["method"], one["level"], ", ".join(map(str, one["dimensions"])) or "none") for one in found),
-                "The dimensions that were changed, counted from 0.",
+                "Changed dimensions, counted from 0.",
             ),
             Table(
                 ("method", "level", "neighbour", "similarity"),
@@ -103,7 +109,7 @@ def section(results: Mapping[str, Any]) -> Section:
                     for one in found
                     for near in one["neighbours"]
                 ),
-                "The nearest neighbours of the source, by cosine similarity.",
+                "Nearest neighbours of the source, by cosine similarity.",
             ),
         ),
     )
@@ -113,7 +119,7 @@ def _how(results: Mapping[str, Any]) -> str:
     rule = results["rule"]
     by_threshold: dict[float, list[str]] = {}
     for one in results["representations"]:
-        by_threshold.setdefault(one["threshold"], []).append(f"{one['method']} {one['level']}")
+        by_threshold.setdefault(one["threshold"], []).append(name_of(one))
     near = sorted({len(one["neighbours"]) for one in results["representations"]})
     active = [
         ("not zero, as in the paper" if threshold == 0 else f"above {threshold:g} times its root mean square")
@@ -121,38 +127,36 @@ def _how(results: Mapping[str, Any]) -> str:
         for threshold, names in by_threshold.items()
     ]
     return (
-        f"A dimension is taken if its absolute value is {' or '.join(active)} in more than {rule['share']:.0%} of the"
-        f" {' or '.join(map(str, near))} nearest neighbours of {results['source']} among {results['bank']} images. In"
-        " the second row these dimensions are zero, in the third they have the values of"
-        f" {results['target']}. All rows share their noise."
+        f"A dimension is changed if its absolute value is {' or '.join(active)} in more than {rule['share']:.0%} of the"
+        f" {' or '.join(map(str, near))} nearest neighbours of {results['source']} among {results['bank']} images. The"
+        f" changed dimensions are set to zero, or to the values of {results['target']}."
     )
 
 
-def _figure(one: Mapping[str, Any]) -> Figure:
-    where = f"{one['method']} at {one['level']} level"
-    return Figure(
-        one["figure"],
-        f"Rows of samples for {where}: the source, without the shared dimensions, with the target's values there.",
-        f"{where}: {len(one['dimensions'])} of {one['width']} dimensions, {one['energy']:.0%} of the source's squared"
-        " length.",
+def _grid(one: Mapping[str, Any]) -> ImageGrid:
+    caption = (
+        f"{len(one['dimensions'])} of {one['width']} dimensions are changed. They have {one['energy']:.0%} of the"
+        " squared length of the source representation. All rows have the same noise."
     )
+    return image_grid(one["grid"], caption, name_of(one))
 
 
 def _answer(found: Sequence[Mapping[str, Any]]) -> str:
-    """How far the swap moved samples from the source to the target, where it did most."""
+    """Return the change of similarity to the target at the (method, level) with the largest change."""
     most = max(found, key=lambda one: float(_moved(one).mean()))
     rise = _moved(most)
     if rise.mean() <= 0:
-        return "With the target's values, samples come no nearer to the target's representation at any level."
+        return "With the values of the target, samples are not more similar to the target at any level."
     return (
-        f"With the target's values, samples come nearer to the target most at {most['method']} {most['level']}: their"
-        f" cosine similarity to its representation rises by {rise.mean():.3f} on average, and in {(rise > 0).sum()} of"
-        f" {len(rise)} samples, through {len(most['dimensions'])} of {most['width']} dimensions."
+        f"With the values of the target in {len(most['dimensions'])} of {most['width']} dimensions, the cosine"
+        f" similarity of samples to the target rises by {rise.mean():.3f} on average at {most['method']}"
+        f" {most['level']}, where the rise is largest. The similarity rises for {(rise > 0).sum()} of {len(rise)}"
+        " samples."
     )
 
 
 def _moved(one: Mapping[str, Any]) -> NDArray[np.float64]:
-    """How much nearer to the target each sample is with the target's values than without a change: (K,)."""
+    """Return the change of similarity to the target by the target's values, for each sample: (K,)."""
     rows = {row["row"]: row for row in one["rows"]}
     difference: NDArray[np.float64] = np.subtract(rows["swapped"]["to_target"], rows["source"]["to_target"])
     return difference

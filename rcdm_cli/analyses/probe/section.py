@@ -1,34 +1,36 @@
-"""The section on what can be read from a representation: both accuracies, level by level, and class by class."""
+"""Files and page section of a probe: accuracy of a linear classifier and of k-NN, by level and by class."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.dot_figure import draw_dots
+from rcdm_cli.report.charts import save_chart
 from rcdm_cli.report.elements import DotChart, Dots, Element, HeatMap, Section, Sentence, Table
-from rcdm_cli.report.numbers import percent, points
+from rcdm_cli.report.numbers import listed, name_of, percent, points
 from rcdm_cli.report.run import write_run
 
-ACCURACY, DIFFERENCE = "accuracy.png", "backbone-less-projector.png"
+ACCURACY, DIFFERENCE = "accuracy.png", "backbone-minus-projector.png"
 PROBES = (("linear", "linear"), ("knn", "k-NN"))
 
 
 def write(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the charts as samples, ``results.json`` and ``report.html``; returns what stands in the JSON.
+    """Write the charts as PNGs, ``results.json`` and ``report.html``.
 
     Args:
-        folder: of the run; made where it is missing.
-        values: the results.
+        folder: Folder of the run, created if missing.
+        values: Results.
+
+    Returns:
+        Content of ``results.json``.
     """
     files = [ACCURACY, *([DIFFERENCE] if values["differences"] else [])]
     for file, chart in zip(files, _charts(values), strict=True):
-        write_png(folder / file, draw_dots(chart))
+        save_chart(chart, folder / file)
     return write_run(folder, values, section, files)
 
 
 def section(results: Mapping[str, Any]) -> Section:
-    """Build it from what ``rcdm probe`` wrote."""
+    """Build the section from the results of ``rcdm probe``."""
     found = results["results"]
     counts = results["validation_images_by_class"]
     classes = [index for index, count in enumerate(counts) if count]
@@ -44,12 +46,12 @@ def section(results: Mapping[str, Any]) -> Section:
             )
             for one in found
         ),
-        f"Accuracy in % on {results['validation_images']} validation images; always naming the most frequent class of"
-        f" these gives {100 * results['majority']:.1f}. Columns linear and k-NN: learnt from all"
-        f" {results['training_images']} training images, in brackets 95 % intervals of the bootstrap over the"
-        f" validation images. Over seeds: means over {results['seeds']} bootstrap draws of the training images, in"
-        " brackets 95 % intervals of Student's t over the draws; a draw holds about 63 % of the images, and the rest"
-        f" choose its L2 strength. k-NN: weighted vote of the {results['neighbours']} nearest training images.",
+        f"Accuracy in % on {results['validation_images']} validation images. The accuracy of the most frequent class is"
+        f" {100 * results['majority']:.1f} %. Linear and k-NN: trained on all {results['training_images']} training"
+        " images; in brackets, 95 % bootstrap confidence intervals over the validation images. Over seeds: mean over"
+        f" {results['seeds']} bootstrap resamples of the training images; in brackets, 95 % confidence intervals of"
+        " Student's t over the resamples. A resample contains about 63 % of the images, and the other images select the"
+        f" L2 strength. k-NN: weighted vote of the {results['neighbours']} nearest training images.",
     )
     compared = Table(
         ("method", *(f"{name}{over}" for _, name in PROBES for over in ("", " over seeds"))),
@@ -60,37 +62,36 @@ def section(results: Mapping[str, Any]) -> Section:
             )
             for one in results["differences"]
         ),
-        "Backbone less projector in percentage points, paired by validation image and by draw: above 0, the backbone is"
-        " ahead. Intervals as above.",
+        "Accuracy of the backbone minus accuracy of the projector in percentage points, paired by validation image and"
+        " by resample. Above 0: the backbone is better. Intervals as above.",
     )
     by_class = HeatMap(
-        "Linear accuracy class by class",
-        tuple(_name(one) for one in found),
+        "Linear accuracy by class",
+        tuple(name_of(one) for one in found),
         tuple(f"{results['classes'][index]} ({counts[index]})" for index in classes),
         tuple(tuple(one["by_class"][index] for index in classes) for one in found),
         0,
         1,
-        "Share of each class's validation images that the linear classifier names rightly; in brackets, how many there"
-        " are.",
+        "Fraction of correctly classified validation images of each class. In brackets: number of images.",
     )
     elements: list[Element] = [*(Sentence(text) for text in answers(results)), *_charts(results), accuracies]
     if results["differences"]:
         elements.append(compared)
     return Section(
-        "What can be read from the representation",
-        "How well do a linear classifier and a vote of the nearest images read the class from h, and is it the backbone"
-        " or the projector that they read better?",
+        "Class information in the representation",
+        "How accurately do a linear classifier and k-NN predict the class from the representation, at the backbone and"
+        " at the projector?",
         (*elements, by_class),
     )
 
 
 def _charts(results: Mapping[str, Any]) -> list[DotChart]:
-    """Accuracies of every representation and, where a method has both levels, what sets its backbone apart."""
-    charts = [_chart("Accuracy", "accuracy in %", [(_name(one), one) for one in results["results"]], "")]
+    """Return the chart of accuracies, and the chart of differences for methods with both levels."""
+    charts = [_chart("Accuracy", "accuracy in %", [(name_of(one), one) for one in results["results"]], "")]
     if results["differences"]:
         named = [(one["method"], one) for one in results["differences"]]
-        caption = "Right of 0, the backbone is ahead."
-        charts.append(_chart("Backbone less projector", "percentage points", named, caption, zero=True))
+        caption = "Right of 0: the backbone is better."
+        charts.append(_chart("Accuracy of backbone minus projector", "percentage points", named, caption, zero=True))
     return charts
 
 
@@ -99,9 +100,9 @@ def _chart(
 ) -> DotChart:
     series = []
     for key, name in PROBES:
-        series.append(Dots(f"{name}, interval over images", tuple(_point(one[key]) for _, one in named)))
+        series.append(Dots(f"{name}, 95 % interval over images", tuple(_point(one[key]) for _, one in named)))
         over = tuple(_point(one[key]["over_seeds"]) for _, one in named)
-        series.append(Dots(f"{name}, mean and interval over seeds", over))
+        series.append(Dots(f"{name}, 95 % interval over seeds", over))
     return DotChart(title, x_label, tuple(name for name, _ in named), tuple(series), caption, zero)
 
 
@@ -109,35 +110,31 @@ def _point(interval: Mapping[str, float]) -> tuple[float, float, float]:
     return 100 * interval["value"], 100 * interval["low"], 100 * interval["high"]
 
 
-def _name(one: Mapping[str, Any]) -> str:
-    return f"{one['method']} {one['level']}"
-
-
 def answers(results: Mapping[str, Any]) -> list[str]:
-    """The sentences that the numbers support, for the page and for the terminal."""
+    """Return the findings as sentences, for the page and for the terminal."""
     if not results["differences"]:
         best = max(results["results"], key=lambda one: float(one["linear"]["value"]))
         return [
-            f"The highest accuracy of a linear classifier is that on {best['method']} at {best['level']} level:"
-            f" {percent(best['linear'])} % of the images."
+            f"The linear classifier is most accurate on {name_of(best)}: {percent(best['linear'])} % of the images."
         ]
     sentences = []
-    for kind, name in (("linear", "a linear classifier"), ("knn", "k-NN")):
+    for kind, name in (("linear", "Linear classifier"), ("knn", "k-NN")):
         ahead, behind, open_ = _by_sign([(one["method"], one[kind]) for one in results["differences"]])
         clauses = [
-            *([f"the backbone beats the projector for {_list(ahead)}"] if ahead else []),
-            *([f"the projector beats the backbone for {_list(behind)}"] if behind else []),
-            *([f"neither is ahead beyond doubt for {_list(open_)}"] if open_ else []),
+            *([f"the backbone is better than the projector for {listed(ahead)}"] if ahead else []),
+            *([f"the projector is better than the backbone for {listed(behind)}"] if behind else []),
+            *([f"no significant difference for {listed(open_)}"] if open_ else []),
         ]
         sentences.append(
-            f"Read by {name}: {'; '.join(clauses)} (difference in percentage points, with 95 % intervals over images"
-            f" and over {results['seeds']} seeds; ahead is what both intervals say)."
+            f"{name}: {'; '.join(clauses)}. Differences in percentage points with 95 % confidence intervals; a"
+            f" difference is significant if the intervals over images and over {results['seeds']} seeds both exclude"
+            " 0."
         )
     return sentences
 
 
 def _by_sign(differences: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[str], list[str], list[str]]:
-    """Methods with their differences: both intervals above 0, both below 0, and the others."""
+    """Return methods with both intervals above 0, methods with both intervals below 0, and the other methods."""
     ahead, behind, open_ = [], [], []
     for method, one in differences:
         both = one, one["over_seeds"]
@@ -149,7 +146,3 @@ def _by_sign(differences: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list
         else:
             open_.append(name)
     return ahead, behind, open_
-
-
-def _list(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,4 +1,4 @@
-"""The section on what more sampling work buys: faithfulness and Fréchet distance against calls of the network."""
+"""Page section of a tuning run: faithfulness and Fréchet distance against the number of network evaluations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,30 +7,38 @@ from rcdm_cli.report.elements import Line, LineChart, Section, Sentence, Table
 
 
 def section(results: Mapping[str, Any]) -> Section:
-    """Build it from what ``rcdm tune`` wrote."""
+    """Build the section from the results of ``rcdm tune``."""
     tried = results["tried"]
     return Section(
-        title="How samples are best sampled",
-        question="How many steps, which sampler and how much guidance does this bundle need?",
+        title="Sampler, steps and guidance",
+        question="Which sampler, how many steps and which guidance scale does this bundle need?",
         elements=(
             Sentence(answer(results)),
             LineChart(
                 "Faithfulness",
-                "calls of the network for one sample",
+                "network evaluations per sample",
                 "mean reciprocal rank",
                 _lines(tried, "mean_reciprocal_rank"),
-                "Mean over the representations; 1 when every sample is nearest to its own image.",
+                "Mean over the representations. 1: every sample is most similar to its own image.",
             ),
             LineChart(
                 "Fréchet distance",
-                "calls of the network for one sample",
+                "network evaluations per sample",
                 "Fréchet distance",
                 _lines(tried, "frechet"),
-                "Between representations of samples and of images, in the encoder's own space; mean over the"
-                " representations. Less is better.",
+                "Fréchet distance between the representations of samples and of images; mean over the representations."
+                " Smaller is better.",
             ),
             Table(
-                ("sampler", "steps", "guidance", "calls", "mean reciprocal rank", "Fréchet distance", "shortfall"),
+                (
+                    "sampler",
+                    "steps",
+                    "guidance",
+                    "evaluations",
+                    "mean reciprocal rank",
+                    "Fréchet distance",
+                    "shortfall",
+                ),
                 tuple(
                     (
                         one["sampler"],
@@ -43,19 +51,19 @@ def section(results: Mapping[str, Any]) -> Section:
                     )
                     for one in tried
                 ),
-                "Means over the representations. Shortfall: how far a way stays behind the best of all in the worse"
-                " of the two measures, as a share of it.",
+                "Means over the representations. Shortfall: relative distance to the best setting, in the worse of the"
+                " two measures.",
             ),
         ),
     )
 
 
 def answer(results: Mapping[str, Any]) -> str:
-    """What was chosen, and why."""
+    """Return the chosen setting and the reason."""
     chosen, best = results["chosen"], results["best"]
     return (
-        f"{_words(chosen)}: the fewest calls of the network within {100 * results['margin']:g} % of the best way tried"
-        f" ({_words(best)}), on {results['images']} images."
+        f"Chosen: {_words(chosen)}, with the fewest network evaluations within {100 * results['margin']:g} % of the"
+        f" best setting ({_words(best)}), measured on {results['images']} images."
     )
 
 
@@ -70,7 +78,7 @@ def _mean(one: Mapping[str, Any], measure: str) -> float:
 
 
 def _lines(tried: list[Mapping[str, Any]], measure: str) -> tuple[Line, ...]:
-    """One for each sampler and guidance, over the calls."""
+    """Return one line for each sampler and guidance scale."""
     groups: dict[str, list[tuple[float, float]]] = {}
     for one in tried:
         name = f"{one['sampler']}, guidance {one['guidance']:g}"

@@ -1,4 +1,4 @@
-"""Sampled samples as files, one by one, written while the next batch is sampled."""
+"""Samples as files, each written in the background while the next batch is sampled."""
 
 import re
 from collections.abc import Sequence
@@ -12,40 +12,44 @@ from numpy.typing import NDArray
 
 from rcdm_cli.data.image_file import write_png
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.report.run import begin_anew
+from rcdm_cli.report.run import remove_finished
 
-_OWN = re.compile(r"samples/\d{3,}-[A-Za-z0-9_-]*/.+-(backbone|projector)-\d{2,}\.png")
+_OWN = re.compile(r"samples/\d{3,}-[A-Za-z0-9_-]*/(?:image|.+-(?:\d{2,}|std))\.png")
 
 
 class SampleFiles:
-    """``samples/<image>/<method>-<level>-<k>.png`` of a run; a context manager that ends with all of them written.
+    """Context manager that writes ``samples/<image>/<method>-<level>-<k>.png`` of a run.
 
-    A finished run in the folder is taken away when it begins, and when it ends, so are samples of this kind that an
-    interrupted run of other images has left.
+    On entry, a finished run in the folder is removed. On successful exit, all files are written, and samples that an
+    interrupted run has left are removed.
 
     Args:
-        folder: of the run.
-        names: of the images.
+        folder: Folder of the run.
+        names: File names of the images.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.folder = folder
         self._stems = [f"{i:03d}-{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(n).stem)[:60]}" for i, n in enumerate(names)]
-        # One: encoding takes less than sampling, and more would take cores from it.
+        # One thread: encoding PNGs is faster than sampling, and more threads would slow down the sampler.
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._written: dict[str, Future[None]] = {}
 
-    def name(self, image: int, pair: Pair, k: int) -> str:
-        """Of sample ``k`` of an image, relative to the run's folder."""
-        return f"samples/{self._stems[image]}/{pair.method}-{pair.level}-{k:02d}.png"
+    def image_name(self, image: int) -> str:
+        """Return the file of the cropped input image, relative to the folder of the run."""
+        return f"samples/{self._stems[image]}/image.png"
+
+    def name(self, image: int, pair: Pair, k: int | None) -> str:
+        """Return the file of sample ``k`` of an image, or of the standard-deviation map if ``k`` is None."""
+        return f"samples/{self._stems[image]}/{pair.method}-{pair.level}-{'std' if k is None else f'{k:02d}'}.png"
 
     def add(self, image: int, pair: Pair, k: int, sample: NDArray[np.uint8]) -> None:
-        """Write uint8 (S, S, 3) in the background; what goes wrong is raised at the end."""
+        """Write a sample, uint8 (S, S, 3), in the background. Errors are raised on exit."""
         name = self.name(image, pair, k)
         self._written[name] = self._writer.submit(write_png, self.folder / name, sample)
 
     def __enter__(self) -> Self:
-        begin_anew(self.folder)
+        remove_finished(self.folder)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

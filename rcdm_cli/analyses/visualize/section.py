@@ -1,4 +1,4 @@
-"""A visualization as files: the grid, the samples one by one, the numbers."""
+"""Files and page section of a visualization: image grid, samples, standard-deviation maps, numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,155 +9,200 @@ from numpy.typing import NDArray
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import write_png
-from rcdm_cli.report.colour import colour_map, legend
-from rcdm_cli.report.elements import Figure, Section, Sentence, Table
-from rcdm_cli.report.grid import Group, Row, beside, grid
+from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
+from rcdm_cli.report.charts import colour_bar, colour_map
+from rcdm_cli.report.elements import GridImage, ImageGrid, ImageGroup, ImageRow, Section, Sentence, Table
+from rcdm_cli.report.numbers import counted, listed, name_of
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
     from rcdm_cli.analyses.visualize.compute import Visualization
 
 Pixels = NDArray[np.uint8]
-OptionalImage = Pixels | None
-"""uint8 (H, W, 3); None where only its representation is known."""
 
-CELL = 96
-"""Samples smaller than this many pixels are enlarged by a whole factor in the grid."""
+PAGE_BYTES = 24 * 2**20
+"""Size of the PNGs that the page contains at most. A longer page would be slow to open."""
 
-ON_PAGE = 100
-"""Rows of the grid that the page shows; a longer grid has a second file with as many, for the page."""
+BRIGHTEST = 0.995
+"""Quantile of the standard deviations of all maps that has the brightest colour."""
 
 
-def draw(result: "Visualization", images: Sequence[OptionalImage], count: int | None = None) -> Pixels:
-    """The grid: for each image and method a row of the image, and for each level its samples and consensus map.
-
-    Maps share one colour scale, from 0 to the largest spread in the grid; the legend beside it has the numbers.
+def draw(result: "Visualization", images: Sequence[Pixels | None], top: float) -> Pixels:
+    """Draw the grid: one row per image and method, with the samples and the standard-deviation map of each level.
 
     Args:
-        result: what to draw.
-        images: as given, in the order of ``result.names``.
-        count: images to draw, from the first; None draws all.
+        result: Samples of all images.
+        images: Input images, uint8 (H, W, 3); None where only the representation is known.
+        top: Standard deviation of the brightest colour of the maps.
+
+    Returns:
+        uint8 (height, width, 3). All maps have one colour scale, with a legend on the right.
     """
     levels = list(dict.fromkeys(pair.level for pair in result.pairs))
-    methods = list(dict.fromkeys(pair.method for pair in result.pairs))
     num_samples = len(result.seeds[0])
     size = result.seen[result.pairs[0]][0].samples.shape[1]
-    # Never 0: where all samples are equal, the map is one colour at the scale's low end.
-    top = max(max(float(one.spread.max()) for seen in result.seen.values() for one in seen), 1 / 255)
     rows = []
-    for i, name in enumerate(result.names[:count]):
+    for i, name in enumerate(result.names):
         image = images[i]
-        for method in methods:
+        for method in dict.fromkeys(pair.method for pair in result.pairs):
             cells: list[Pixels | None] = [None if image is None else center_crop(image, size)]
             by_level = {pair.level: result.seen[pair][i] for pair in result.pairs if pair.method == method}
             for level in levels:
-                if seen := by_level.get(level):
-                    cells += [*seen.samples, colour_map(seen.spread / top)]
+                if found := by_level.get(level):
+                    cells += [*found.samples, colour_map(found.spread / top)]
                 else:
                     cells += [None] * (num_samples + 1)
-            rows.append(Row(cells, f"{name}\n{method}"))
-    groups = [Group("image", 1)]
+            rows.append(GridRow(cells, f"{name}\n{method}"))
+    groups = [GridGroup("image", 1)]
     for level in levels:
-        groups += [Group(f"{level}: samples", num_samples), Group("consensus", 1)]
-    scale = max(1, -(-CELL // size))
-    body = grid(rows, groups, scale=scale)
-    return beside([body, legend(max(body.shape[0], 160), 0, top, "spread")])
+        groups += [GridGroup(f"{level}: samples", num_samples), GridGroup("std. dev.", 1)]
+    body = draw_grid(PixelGrid(rows, groups))
+    bar = colour_bar(min(max(len(body), 200), 400), 0, top, "standard deviation / pixel range")
+    canvas = np.full((max(len(body), len(bar)), body.shape[1] + bar.shape[1], 3), 255, np.uint8)
+    canvas[: len(body), : body.shape[1]] = body
+    canvas[: len(bar), body.shape[1] :] = bar
+    return canvas
 
 
 def write(
-    result: "Visualization", images: Sequence[OptionalImage], files: SampleFiles, about: dict[str, Any]
+    result: "Visualization", images: Sequence[Pixels | None], files: SampleFiles, about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write ``grid.png``, results and page beside the samples; returns what stands in the JSON.
+    """Write ``grid.png``, the standard-deviation maps, ``results.json`` and ``report.html`` beside the samples.
 
     Args:
-        result: what to write.
-        images: as given to ``draw``.
-        files: where every sample has been written.
-        about: what else the JSON holds: the bundle, versions, hashes.
+        result: Samples of all images.
+        images: Input images, uint8 (H, W, 3); None where only the representation is known.
+        files: Files of the samples, already written.
+        about: Further content of ``results.json``: bundle, versions, hashes.
+
+    Returns:
+        Content of ``results.json``.
     """
     values = {"kind": "visualize", **about, **result.as_json()}
-    folder = files.folder
-    for i, seeds in enumerate(result.seeds):
-        values["images"][i]["samples"] = [files.name(i, pair, k) for pair in result.pairs for k in range(len(seeds))]
-    written = ["grid.png", *(name for image in values["images"] for name in image["samples"])]
-    write_png(folder / "grid.png", draw(result, images))
-    shown = max(1, ON_PAGE // len({pair.method for pair in result.pairs}))
-    values["shown"] = {"figure": "grid.png", "images": len(images)}
-    if shown < len(images):
-        values["shown"] = {"figure": "first.png", "images": shown}
-        write_png(folder / "first.png", draw(result, images, shown))
-        written.append("first.png")
-    return write_run(folder, values, section, written)
+    folder, size = files.folder, result.seen[result.pairs[0]][0].samples.shape[1]
+    # A quantile, because a few bright pixels would make all maps dark. Above 0 also if all samples are equal.
+    spreads = np.stack([one.spread for found in result.seen.values() for one in found])
+    top = max(float(np.quantile(spreads, BRIGHTEST)), 1 / 255)
+    written, on_page, page_bytes = ["grid.png"], 0, 0
+    for i, entry in enumerate(values["images"]):
+        own = []
+        image = images[i]
+        entry["file"] = None if image is None else files.image_name(i)
+        if image is not None:
+            write_png(folder / entry["file"], center_crop(image, size))
+            own.append(entry["file"])
+        for pair, found in zip(result.pairs, entry["representations"], strict=True):
+            found["samples"] = [files.name(i, pair, k) for k in range(len(entry["seeds"]))]
+            found["std_map"] = files.name(i, pair, None)
+            write_png(folder / found["std_map"], colour_map(result.seen[pair][i].spread / top))
+            own += [*found["samples"], found["std_map"]]
+        page_bytes += sum((folder / name).stat().st_size for name in own)
+        on_page += page_bytes <= PAGE_BYTES or i == 0
+        written += own
+    write_png(folder / "grid.png", draw(result, images, top))
+    return write_run(folder, values | {"map_top": top, "images_on_page": on_page}, section, written)
 
 
 def section(results: Mapping[str, Any]) -> Section:
-    """The grid, what its numbers say, and the numbers of every image."""
-    summary = results["summary"]
-    images, shown = results["images"], results["shown"]
-    rows = [
-        (
-            str(i + 1),
-            image["image"],
-            one["method"],
-            one["level"],
-            f"{sum(one['similarity']) / len(one['similarity']):.3f}",
-            ", ".join(str(rank) for rank in one["rank"]),
-            f"{one['mean_spread']:.3f}",
-        )
-        for i, image in enumerate(images[: shown["images"]])
-        for one in image["representations"]
-    ]
-    part = f" Here are the first {shown['images']} of {len(images)} images." if shown["images"] < len(images) else ""
+    """Build the section from the results of ``rcdm visualize``."""
+    images, on_page = results["images"], results["images"][: results["images_on_page"]]
     num_samples = len(images[0]["seeds"])
+    methods = list(dict.fromkeys(one["method"] for one in results["summary"]))
+    part = f" This page shows the first {len(on_page)} of {len(images)} images." if len(on_page) < len(images) else ""
     return Section(
-        title="What the representation holds",
-        question="What do all samples of a representation share, and what varies among them?",
-        elements=(
-            Sentence(_answer(results)),
-            Figure(
-                shown["figure"],
-                f"A grid: for each of {shown['images']} images and each method, the image, {num_samples} samples at each"
-                " level and a map of where the samples differ.",
-                "What all samples of a row share, the representation holds; what varies, it has thrown away."
-                " The map shows the standard deviation of each pixel over the samples, as a share of the pixel range."
-                + part,
+        f"What {listed(methods)} encode{'s' if len(methods) == 1 else ''} of an image",
+        "Samples are new images, generated from the representation of one image. What all samples have in common is"
+        " encoded in the representation. What differs between samples is not.",
+        (
+            Sentence(_findings(results)),
+            ImageGrid(
+                f"Each row: the input image, then {counted(num_samples, 'sample')} of each representation and the map"
+                f" of their standard deviation. Hover over an image for details, click to enlarge.{part}",
+                tuple(_row(image) for image in on_page),
+                map_top=results["map_top"],
             ),
             Table(
-                ("method", "level", "spread", "similarity", "mean reciprocal rank"),
+                ("method", "level", "standard deviation in %", "similarity", "mean reciprocal rank"),
                 tuple(
                     (
                         one["method"],
                         one["level"],
-                        f"{one['mean_spread']:.3f}",
+                        f"{100 * one['mean_spread']:.1f}",
                         f"{one['mean_similarity']:.3f}",
                         f"{one['mean_reciprocal_rank']:.3f}",
                     )
-                    for one in summary
+                    for one in results["summary"]
                 ),
-                f"Means over {len(images)} images and {num_samples} samples of each. Similarity: cosine of a sample's own"
-                " representation to the one it was sampled for; rank: of that one among the images', 1 is nearest.",
+                f"Means over {counted(len(images), 'image')} with {counted(num_samples, 'sample')} each. Standard"
+                " deviation: per pixel over the samples, in % of the pixel range. Similarity: cosine similarity between"
+                " the representation of a sample and the representation of the image. Rank: position of the image among"
+                " all images, ordered by similarity to the sample; 1 is best.",
             ),
             Table(
-                ("image", "file", "method", "level", "similarity", "ranks", "spread"),
-                tuple(rows),
-                f"Each image at each method and level.{part}",
+                ("image", "file", "method", "level", "similarity", "ranks", "standard deviation in %"),
+                tuple(
+                    (
+                        str(number),
+                        image["image"],
+                        one["method"],
+                        one["level"],
+                        f"{np.mean(one['similarity']):.3f}",
+                        ", ".join(str(rank) for rank in one["rank"]),
+                        f"{100 * one['mean_spread']:.1f}",
+                    )
+                    for number, image in enumerate(on_page, 1)
+                    for one in image["representations"]
+                ),
+                f"Numbers of each image.{part}",
             ),
         ),
     )
 
 
-def _answer(results: Mapping[str, Any]) -> str:
-    """What the spreads say, as far as there is something to compare."""
-    said = []
-    for method in dict.fromkeys(one["method"] for one in results["summary"]):
-        pairs = [
-            tuple(one["mean_spread"] for one in image["representations"] if one["method"] == method)
-            for image in results["images"]
+def _row(image: Mapping[str, Any]) -> ImageRow:
+    name = image["image"]
+    groups = []
+    for one in image["representations"]:
+        similarity, spread = float(np.mean(one["similarity"])), one["mean_spread"]
+        details = zip(one["samples"], image["seeds"], one["similarity"], one["rank"], strict=True)
+        cells = [
+            GridImage(
+                file,
+                f"Sample {number} of {name_of(one)} for {name}",
+                (f"seed {seed}", f"similarity {own:.3f}", f"rank {rank}"),
+            )
+            for number, (file, seed, own, rank) in enumerate(details, 1)
         ]
-        levels = [one for one in results["summary"] if one["method"] == method]
-        shown = ", ".join(f"{one['mean_spread']:.3f} at {one['level']} level" for one in levels)
-        said.append(f"{method}: the samples' mean spread is {shown}, as a share of the pixel range")
-        if len(levels) == 2:
-            wider = sum(projector > backbone for backbone, projector in pairs)
-            said[-1] += f"; the projector's samples vary more for {wider} of {len(pairs)} images"
-    return ". ".join(said) + "."
+        alt = f"Standard-deviation map of {name_of(one)} for {name}"
+        cells.append(GridImage(one["std_map"], alt, (f"mean standard deviation {100 * spread:.1f} %",), "map"))
+        label = f"std. dev. {100 * spread:.1f} % · similarity {similarity:.2f}"
+        groups.append(ImageGroup(label, tuple(cells), one["method"], one["level"], spread, similarity))
+    own_image = GridImage(image["file"], f"Input image {name}", ("input image",), "image") if image["file"] else None
+    return ImageRow(name, tuple(groups), own_image)
+
+
+def _findings(results: Mapping[str, Any]) -> str:
+    """Compare the levels of each method, or give the standard deviation of each representation."""
+    both, single = [], []
+    for method in dict.fromkeys(one["method"] for one in results["summary"]):
+        levels = {one["level"]: 100 * one["mean_spread"] for one in results["summary"] if one["method"] == method}
+        if levels.keys() == {"backbone", "projector"}:
+            by_image = [
+                {one["level"]: one["mean_spread"] for one in image["representations"] if one["method"] == method}
+                for image in results["images"]
+            ]
+            wider = sum(one["projector"] > one["backbone"] for one in by_image)
+            both.append(
+                f"{method} {wider} of {len(by_image)} (mean standard deviation {levels['projector']:.1f} % against"
+                f" {levels['backbone']:.1f} % of the pixel range)"
+            )
+        else:
+            single += [f"{method} {level} {spread:.1f} %" for level, spread in levels.items()]
+    sentences = []
+    if both:
+        sentences.append(
+            f"Images for which the samples of the projector vary more than the samples of the backbone: {listed(both)}."
+        )
+    if single:
+        sentences.append(f"Mean standard deviation of the samples, in % of the pixel range: {listed(single)}.")
+    return " ".join(sentences)
