@@ -24,7 +24,7 @@ class Site:
         status: HTTP status.
         redirect: target of a redirect.
         times: number of faulty answers.
-        asked: method and Range header of each request.
+        requests: method and Range header of each request.
         url: address of the file.
     """
 
@@ -39,7 +39,7 @@ class Site:
     status: int = 200
     redirect: str = ""
     times: int = 10**9
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
     url: str = ""
 
     def bad(self) -> bool:
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, body):
         site = self.site
         wanted = self.headers.get("Range")
-        site.asked.append((self.command, wanted))
+        site.requests.append((self.command, wanted))
         if site.redirect and self.path != "/elsewhere":
             self.send_response(302)
             self.send_header("Location", site.redirect)

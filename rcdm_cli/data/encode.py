@@ -10,16 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.crop import center_crop, too_narrow
 from rcdm_cli.data.cropped import read_crops
 from rcdm_cli.data.dataset import ImageDataset
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.data.tensor import to_tensor
 
-Pixels = NDArray[np.uint8]
 Forward = Callable[[Tensor], Sequence[Tensor]]
 """Forward pass of an encoder: float32 (B, 3, S, S) in [-1, 1] to one tensor (B, D) per level."""
 

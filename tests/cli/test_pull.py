@@ -85,7 +85,7 @@ def test_size_source_and_licence_are_named_before_anything_is_downloaded(invoke,
     assert lines[1] == f"RCDM: {len(server.content) / 1e6:.0f} MB, CC-BY-NC 4.0, {server.url}/rcdm_ema_dino_trunk.pt"
     assert "Download, under Apache-2.0 and CC-BY-NC 4.0?" in lines[2]
     assert "give --yes" in lines[2]
-    assert [method for method, _ in server.asked] == ["HEAD"]
+    assert [method for method, _ in server.requests] == ["HEAD"]
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("\n", 2)])
@@ -102,7 +102,7 @@ def test_on_a_terminal_it_asks(server, monkeypatch, answer, code):
     monkeypatch.setattr(pull, "sys", type("sys", (), {"stdin": Terminal()}))
     result = CliRunner().invoke(app, ["pull", "dino"], input=answer)
     assert result.exit_code == code, result.output
-    assert any(method == "GET" for method, _ in server.asked) == (code == 0)
+    assert any(method == "GET" for method, _ in server.requests) == (code == 0)
 
 
 def test_dry_run_downloads_nothing(invoke, server, workplace):
@@ -117,17 +117,17 @@ def test_dry_run_downloads_nothing(invoke, server, workplace):
 
 def test_what_is_here_is_not_downloaded_again_even_offline(invoke, server, workplace, monkeypatch):
     assert invoke("pull", "dino", "--yes").exit_code == 0
-    server.asked.clear()
+    server.requests.clear()
     monkeypatch.setenv("RCDM_OFFLINE", "1")
     result = invoke("pull", "dino", "--force")
     assert result.exit_code == 0, result.output
     assert result.stderr.count("(here already)") == 2
-    assert server.asked == []
+    assert server.requests == []
     (workplace / "cache" / "dino" / "rcdm_ema_dino_trunk.pt").write_bytes(b"spoilt")
     result = invoke("pull", "dino", "--force", "--yes")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "RCDM_OFFLINE forbids" in result.stderr
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_a_broken_pull_goes_on(invoke, server, workplace):
@@ -138,10 +138,10 @@ def test_a_broken_pull_goes_on(invoke, server, workplace):
     assert not (workplace / "cache" / "dino" / "rcdm_ema_dino_trunk.pt").exists()
     assert not (workplace / "engines").exists()
     server.truncate = None
-    server.asked.clear()
+    server.requests.clear()
     assert invoke("pull", "dino", "--yes").exit_code == 0
-    assert server.asked == [("HEAD", None), ("GET", "bytes=100000-")]
-    assert [method for method, _ in server.encoder.asked].count("GET") == 1
+    assert server.requests == [("HEAD", None), ("GET", "bytes=100000-")]
+    assert [method for method, _ in server.encoder.requests].count("GET") == 1
 
 
 @pytest.mark.parametrize("content", [b"<html>Please log in</html>", b"PK\x03\x04 cut"])

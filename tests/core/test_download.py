@@ -63,7 +63,7 @@ def test_download_is_complete_and_recorded(site, path):
 def test_broken_download_is_resumed(site, path):
     site.truncate, site.times = 1_200_000, 2
     assert_complete(path, download(site.url, path))
-    assert site.asked == [("GET", None), ("GET", "bytes=1200000-"), ("GET", "bytes=2400000-")]
+    assert site.requests == [("GET", None), ("GET", "bytes=1200000-"), ("GET", "bytes=2400000-")]
 
 
 def test_next_call_resumes_a_failed_download(site, path):
@@ -73,15 +73,15 @@ def test_next_call_resumes_a_failed_download(site, path):
     assert not isinstance(caught.value, InputError)
     assert visible(path) == ["a.pt.part", "a.pt.part.tag"]
     site.truncate = None
-    site.asked.clear()
+    site.requests.clear()
     assert_complete(path, download(site.url, path))
-    assert site.asked == [("GET", "bytes=800000-")]
+    assert site.requests == [("GET", "bytes=800000-")]
 
 
 def test_stalled_connection_is_retried(site, path):
     site.stall, site.times = 1_000_000, 1
     assert_complete(path, download(site.url, path, timeout=0.3))
-    assert site.asked == [("GET", None), ("GET", "bytes=1000000-")]
+    assert site.requests == [("GET", None), ("GET", "bytes=1000000-")]
 
 
 def test_changed_file_is_downloaded_from_the_start(site, path):
@@ -115,7 +115,7 @@ def test_wrong_range_is_refused(site, path):
 def test_download_without_validator_is_not_resumed(site, path):
     site.tag, site.truncate, site.times = "", 1_000_000, 2
     assert_complete(path, download(site.url, path))
-    assert site.asked == [("GET", None)] * 3
+    assert site.requests == [("GET", None)] * 3
 
 
 def test_server_without_content_length(site, path):
@@ -140,7 +140,7 @@ def test_complete_partial_file_is_not_fetched_again(site, path):
         download(site.url, path, attempts=1)
     site.claim = None
     assert_complete(path, download(site.url, path))
-    assert site.asked == [("GET", None), ("GET", f"bytes={len(CONTENT)}-")]
+    assert site.requests == [("GET", None), ("GET", f"bytes={len(CONTENT)}-")]
 
 
 def test_too_small_content_length_is_detected_by_the_hash(site, path):

@@ -37,8 +37,8 @@ def test_optimum_equals_scikit_learn(data, strength):
 def test_optimum_does_not_depend_on_earlier_strengths(data):
     h, labels = data
     *_, after_others = solve(h, labels, 4, [1.0, 0.1, 0.01])
-    [alone] = solve(h, labels, 4, [0.01])
-    torch.testing.assert_close(after_others.logits(h), alone.logits(h), atol=1e-3, rtol=1e-3)
+    [separate] = solve(h, labels, 4, [0.01])
+    torch.testing.assert_close(after_others.logits(h), separate.logits(h), atol=1e-3, rtol=1e-3)
 
 
 def test_repeated_image_has_double_weight(data):
