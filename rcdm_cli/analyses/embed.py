@@ -13,7 +13,7 @@ from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.encode import EncoderFunction, encode_dataset
-from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity, packed, unpacked
+from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity, json_to_tensor, tensor_to_json
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.encoders.spec import EncoderSpec
@@ -86,7 +86,7 @@ def embed(
         make = partial(_chunk, encoders, source, index, device, batch, on_progress)
         part = cache.get_or_compute({"step": "embed", **about, "start": start, "stop": index.stop}, make)
         read += part["read"].tolist()
-        skipped += unpacked(part["skipped"])
+        skipped += tensor_to_json(part["skipped"])
         parts.append(part)
     on_progress(len(source), len(source))
     if not read:
@@ -118,4 +118,4 @@ def _chunk(
         empty = [torch.empty(0, encoder.spec.width_at(level)) for level in encoder.spec.levels]
         for level, h in zip(encoder.spec.levels, found.representations[method] or empty, strict=True):
             levels[f"{method}/{level}"] = h
-    return {"read": torch.tensor(found.read, dtype=torch.int64), "skipped": packed(found.skipped), **levels}
+    return {"read": torch.tensor(found.read, dtype=torch.int64), "skipped": json_to_tensor(found.skipped), **levels}

@@ -79,7 +79,7 @@ class Bundle:
             InputError: a method is not in the bundle, or a named method lacks the level.
         """
         known = [Pair(projection.method, projection.level) for projection in self.manifest.conditioning.projections]
-        return choose_among(known, methods or self.methods, level, bool(methods), "this bundle")
+        return choose_among(known, methods or self.methods, level, bool(methods), "The bundle")
 
     @property
     def size(self) -> int:

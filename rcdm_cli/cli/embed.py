@@ -74,9 +74,9 @@ def embed(
 
     from rcdm_cli.analyses.embed import embed as represent
     from rcdm_cli.analyses.step_cache import StepCache
-    from rcdm_cli.encoders.embeddings import checked_suffix, write_embeddings
+    from rcdm_cli.encoders.embeddings import embeddings_suffix, write_embeddings
 
-    checked_suffix(file)
+    embeddings_suffix(file)
     if file.exists() and not force:
         raise InputError(f"{file} exists already. Give --force to replace it, or another --out.")
     asked = ask_encoders(bundle_name, encoder, method, level, choose_device(device))

@@ -16,7 +16,7 @@ from rcdm_cli.core.errors import InputError
 
 if TYPE_CHECKING:
     from rcdm_cli.core.download import Downloaded
-    from rcdm_cli.encoders.published import Source
+    from rcdm_cli.encoders.published import PublishedFile
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Wanted:
     """A file that the bundle is made of, and whether it is here already."""
 
     part: str
-    source: "Source"
+    source: "PublishedFile"
     path: Path
     here: "Downloaded | None"
     size: int | None
@@ -106,7 +106,7 @@ def pull(
     out.result({"bundle": folder, "name": manifest.name, "files": plan}, [folder])
 
 
-def _sources(method: str, level: str) -> tuple["Source", "Source"]:
+def _sources(method: str, level: str) -> tuple["PublishedFile", "PublishedFile"]:
     from rcdm_cli.core.errors import unknown_name_message
     from rcdm_cli.encoders.published import PUBLISHED
 
@@ -119,7 +119,7 @@ def _sources(method: str, level: str) -> tuple["Source", "Source"]:
     raise InputError(f"There is no RCDM for {method} at {level}, only at {', '.join(published.rcdm)}.")
 
 
-def _wanted(part: str, source: "Source", place: Path) -> Wanted:
+def _wanted(part: str, source: "PublishedFile", place: Path) -> Wanted:
     """One file; offline, one that is not here ends the command."""
     from rcdm_cli.core.download import find_download, remote_size
 

@@ -1,1 +1,1 @@
-"""Image → representation: methods, trunks, heads as data, preprocessing."""
+"""Encoders: image → representation."""

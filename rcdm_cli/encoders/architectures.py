@@ -1,4 +1,4 @@
-"""Families of trunks: which timm model a state dict's names and shapes are, and its tensors under timm's names."""
+"""Detection of trunk architectures from the names and shapes of a state dict, with tensors under timm's names."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A timm trunk as data, and tensors under timm's names; what is not the trunk's stands among them still."""
+    """Configuration of a timm trunk, and tensors under timm's names, which may include other tensors."""
 
     name: str
     tensors: State
@@ -29,33 +29,33 @@ class Architecture:
     stem_padding: int | None = None
 
     def expected(self) -> dict[str, list[int]]:
-        """The shape of every tensor that the trunk has."""
+        """Return the shape of every tensor of the trunk, by name."""
         with torch.device("meta"):
             trunk = build_trunk(self.name, self.options, self.pool, self.stem_padding)
         return {name: list(value.shape) for name, value in trunk.state_dict().items()}
 
 
 def timm_preprocessing(name: str) -> Preprocessing:
-    """What timm's table says of a model's input. Of its crop only the size: an image is not cut further."""
+    """Return size, mean and standard deviation of a timm model. timm's crop ratio is not used."""
     config = timm_config(name)
     return Preprocessing(size=config.input_size[-1], mean=config.mean, std=config.std)
 
 
-def named(name: str, own: State, pool: str | None) -> Architecture:
-    """The trunk that a person names; timm's own converter renames what other projects call otherwise."""
+def named_architecture(name: str, own: State, pool: str | None) -> Architecture:
+    """Build the architecture of a timm name, with names of other projects converted by timm."""
     with torch.device("meta"):
-        tensors = _converted(own, build_trunk(name, {}, pool)) if own else {}
+        tensors = _convert(own, build_trunk(name, {}, pool)) if own else {}
     return Architecture(name, tensors, timm_preprocessing(name), pool=pool)
 
 
-def _converted(own: State, trunk: nn.Module) -> dict[str, Tensor]:
-    """Names and shapes of other projects as timm has them, where the file of timm's model knows how."""
+def _convert(own: State, trunk: nn.Module) -> dict[str, Tensor]:
+    """Convert names and shapes of other projects with timm's converter of the model, if present."""
     convert = getattr(import_module(type(trunk).__module__), "checkpoint_filter_fn", None)
     return convert(dict(own), trunk) if convert else dict(own)
 
 
 def resnet(own: State, pool: str | None) -> Architecture:
-    """ResNets (He et al. 2015, arXiv:1512.03385), wide ones and ResNeXts, as torchvision and timm name them."""
+    """Detect ResNets (arXiv:1512.03385), wide ResNets and ResNeXts with the names of torchvision and timm."""
     blocks = [_count(own, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5)]
     deep = "layer1.0.conv3.weight" in own
     planes = tuple(
@@ -64,9 +64,9 @@ def resnet(own: State, pool: str | None) -> Architecture:
         if f"layer{stage}.0.conv{3 if deep else 2}.weight" in own
     )
     name, depths = ("resnet50", [3, 4, 6, 3]) if deep else ("resnet18", [2, 2, 2, 2])
-    for other, known in (("resnet34", [3, 4, 6, 3]), ("resnet101", [3, 4, 23, 3]), ("resnet152", [3, 8, 36, 3])):
-        if blocks == known and (other == "resnet34") is not deep:
-            name, depths = other, known
+    for other, layers in (("resnet34", [3, 4, 6, 3]), ("resnet101", [3, 4, 23, 3]), ("resnet152", [3, 8, 36, 3])):
+        if blocks == layers and (other == "resnet34") is not deep:
+            name, depths = other, layers
     options: dict[str, Any] = {} if blocks == depths else {"layers": blocks}
     if planes != (64, 128, 256, 512):
         options["channels"] = planes
@@ -82,7 +82,7 @@ def resnet(own: State, pool: str | None) -> Architecture:
 
 
 def sequential_resnet(own: State, pool: str | None) -> Architecture:
-    """A ResNet that was cut off before its classifier with ``nn.Sequential(*children)``, as in lightly's examples."""
+    """Detect a ResNet without classifier as ``nn.Sequential(*children)``, as in lightly's examples."""
     places = sorted({int(place) for name in own if (place := name.partition(".")[0]).isdigit()})
     names = dict(zip(map(str, places), ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=False))
     renamed = {}
@@ -93,14 +93,14 @@ def sequential_resnet(own: State, pool: str | None) -> Architecture:
 
 
 def vit(own: State, pool: str | None) -> Architecture:
-    """ViTs (arXiv:2010.11929) as timm, DINO, DINOv2 and MAE name them; every head is 64 channels wide, ViT-H's 80."""
+    """Detect ViTs (arXiv:2010.11929) with the names of timm, DINO, DINOv2 and MAE; 64 channels a head, 80 in ViT-H."""
     width, _, patch, _ = own["patch_embed.proj.weight"].shape
-    places = own["pos_embed"].shape[1] if "pos_embed" in own else 0
+    positions = own["pos_embed"].shape[1] if "pos_embed" in own else 0
     registers = own.get("register_tokens", own.get("reg_token"))
     token = "cls_token" in own
-    # DINOv2 gives its class token a position; timm's models with registers have added it to the token itself.
-    positioned = isqrt(places) ** 2 != places
-    size = isqrt(places - positioned) * patch
+    # DINOv2 has a position embedding for the class token. In models with registers, timm adds it to the token.
+    token_position = isqrt(positions) ** 2 != positions
+    size = isqrt(positions - token_position) * patch
     hidden = own.get("blocks.0.mlp.fc1.weight", own.get("blocks.0.mlp.w12.weight"))
     options: dict[str, Any] = {
         "img_size": size,
@@ -117,7 +117,7 @@ def vit(own: State, pool: str | None) -> Architecture:
         options["qkv_bias"] = False
     if registers is not None:
         options |= {"reg_tokens": registers.shape[1], "no_embed_class": True}
-    elif token and not positioned:
+    elif token and not token_position:
         options["no_embed_class"] = True
     if not token:
         options["class_token"] = False
@@ -125,7 +125,7 @@ def vit(own: State, pool: str | None) -> Architecture:
     pool = pool or ("token" if token and not options["fc_norm"] else "avg")
     name = "vit_base_patch16_224"
     with torch.device("meta"):
-        tensors = _converted(own, build_trunk(name, options, pool))
+        tensors = _convert(own, build_trunk(name, options, pool))
     tensors.pop("mask_token", None)
     return Architecture(name, tensors, Preprocessing(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD), options, pool)
 
@@ -143,7 +143,7 @@ _PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw
 
 
 def efficientnet_lite(own: State, pool: str | None) -> Architecture:
-    """EfficientNet-Lite 0 to 4 as the PyTorch ports of TensorFlow's weights name them (``_blocks.3._expand_conv``)."""
+    """Detect EfficientNet-Lite 0 to 4 with the names of PyTorch ports of TensorFlow (``_blocks.3._expand_conv``)."""
     count = _count(own, r"_blocks\.(\d+)\.")
     for version in range(5):
         name = f"tf_efficientnet_lite{version}"
@@ -171,12 +171,12 @@ def _count(own: State, pattern: str) -> int:
     return len({match[1] for match in map(re.compile(pattern).match, own) if match})
 
 
-Reader = Callable[[State, str | None], Architecture]
+TrunkReader = Callable[[State, str | None], Architecture]
 
-KINDS: dict[str, Reader] = {
+FAMILIES: dict[str, TrunkReader] = {
     r"layer1\.0\.conv1\.weight": resnet,
     r"\d+\.0\.conv1\.weight": sequential_resnet,
     r"patch_embed\.proj\.weight": vit,
     r"_conv_stem\.weight": efficientnet_lite,
 }
-"""What reads a trunk, by the pattern of a name that tells the family."""
+"""Detection function of each family, by the pattern of a characteristic tensor name."""

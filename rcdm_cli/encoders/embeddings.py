@@ -1,14 +1,14 @@
-"""Representations as a file: vectors, the images they are of, and the encoders that made them.
+"""Files of representations with the paths and labels of the images and the identity of the encoders.
 
-A ``.safetensors`` file holds
+A ``.safetensors`` file contains
 
 * one float32 tensor (N, D) for each method and level, named ``<method>/<level>``;
-* ``paths`` and ``labels``, uint8: a JSON list of N strings as UTF-8 bytes; a label is null where an image has no class;
-* metadata ``kind`` = ``embeddings`` and ``about``, a JSON object: ``format`` 1, ``encoders`` (by method its ``spec``
-  and the ``sha256`` of its weights), and ``origin``, what the writer says besides.
+* ``paths`` and ``labels``, uint8: a JSON list of N strings as UTF-8 bytes; the label of an image without class is null;
+* metadata ``kind`` = ``embeddings`` and ``about``, a JSON object: ``format`` 1, ``encoders`` (by method, ``spec`` and
+  ``sha256`` of the weights), and ``origin``, further information of the writer.
 
-A ``.npz`` file holds the same arrays under the same names; ``paths`` and ``labels`` are arrays of strings, a missing
-label is the empty string, and ``about`` is one string. Neither needs pickle to be read.
+A ``.npz`` file contains the same arrays under the same names; ``paths`` and ``labels`` are arrays of strings, a missing
+label is the empty string, and ``about`` is a string. Neither format needs pickle.
 """
 
 import json
@@ -35,7 +35,7 @@ SUFFIXES = (".safetensors", ".npz")
 
 
 class EncoderIdentity(Spec):
-    """Which encoder made representations: its spec, and the SHA-256 of its weights."""
+    """Spec of an encoder and SHA-256 of its weights."""
 
     spec: EncoderSpec
     sha256: str
@@ -53,11 +53,11 @@ class Embeddings:
 
     Attributes:
         representations: float32 (N, D) by method and level.
-        paths: of the images, N.
-        labels: their classes; None where an image has none.
-        encoders: what made them, by method.
-        origin: what else is known: the bundle, the data set. JSON-able.
-        skipped: path and reason of images that could not be read; not kept in the file.
+        paths: paths of the N images.
+        labels: classes of the N images; None for an image without class.
+        encoders: identity of the encoders, by method.
+        origin: further information such as the bundle and the dataset, JSON-able.
+        skipped: path and reason of unreadable images; not written to the file.
     """
 
     representations: dict[Pair, Tensor]
@@ -68,7 +68,7 @@ class Embeddings:
     skipped: tuple[tuple[str, str], ...] = ()
 
     def rows(self, index: Sequence[int]) -> "Embeddings":
-        """The images ``index`` alone, in that order."""
+        """Return the images ``index``, in that order."""
         chosen = torch.tensor(index, dtype=torch.int64)
         return replace(
             self,
@@ -78,37 +78,37 @@ class Embeddings:
         )
 
     def split(self, name: str | None) -> "Embeddings":
-        """The images in the folder ``name``, at the first level or, below a single top folder, at the second.
+        """Return the images of the split ``name``, found in the same way as by ``open_dataset``.
 
-        That is where ``open_images`` looks for a split; the name of a tar shard is no folder of the data set.
+        Names of tar shards do not count as folders of the dataset.
 
         Raises:
-            InputError: no such image.
+            InputError: no image belongs to the split.
         """
         if name is None:
             return self
         parts = ([part for part in path.split("/") if not part.lower().endswith(".tar")] for path in self.paths)
-        places = ["/".join(part) for part in parts]
-        first = {place.partition("/")[0] for place in places}
+        folders = ["/".join(part) for part in parts]
+        first = {path.partition("/")[0] for path in folders}
         top = f"{first.pop()}/" if len(first) == 1 else ""
-        for above in ("", top):
-            if index := [i for i, place in enumerate(places) if place.startswith(f"{above}{name}/")]:
+        for parent in ("", top):
+            if index := [i for i, path in enumerate(folders) if path.startswith(f"{parent}{name}/")]:
                 return self.rows(index)
-        below = (place[len(top) :].partition("/") for place in places)
-        known = ", ".join(sorted({folder for folder, slash, _ in below if slash})[:20]) or "none"
-        raise InputError(f"The file of representations has no split {name!r}; its splits are: {known}.")
+        below = (path[len(top) :].partition("/") for path in folders)
+        splits = ", ".join(sorted({folder for folder, slash, _ in below if slash})[:20]) or "none"
+        raise InputError(f"The file of representations has no split {name!r}; its splits are: {splits}.")
 
 
 def write_embeddings(path: Path, embeddings: Embeddings) -> None:
-    """Write a ``.safetensors`` or ``.npz`` file in the module's format, whole or not at all.
+    """Write a ``.safetensors`` or ``.npz`` file atomically.
 
     Raises:
-        InputError: the suffix is another one.
+        InputError: the path has another suffix.
     """
     about = _About(encoders=embeddings.encoders, origin=embeddings.origin).model_dump_json()
     tensors = {f"{pair.method}/{pair.level}": h.float() for pair, h in embeddings.representations.items()}
-    if checked_suffix(path) == ".safetensors":
-        lists = {"paths": packed(embeddings.paths), "labels": packed(embeddings.labels)}
+    if embeddings_suffix(path) == ".safetensors":
+        lists = {"paths": json_to_tensor(embeddings.paths), "labels": json_to_tensor(embeddings.labels)}
         write_tensors(path, {**tensors, **lists}, {"kind": KIND, "about": about})
         return
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
@@ -118,19 +118,19 @@ def write_embeddings(path: Path, embeddings: Embeddings) -> None:
 
 
 def read_embeddings(path: Path) -> Embeddings:
-    """Read what ``write_embeddings`` wrote.
+    """Read a file of ``write_embeddings``.
 
     Raises:
-        InputError: no such file, damaged, or not a file of representations.
+        InputError: the file does not exist, is damaged, or is not a file of representations.
     """
-    if checked_suffix(path) == ".safetensors":
+    if embeddings_suffix(path) == ".safetensors":
         metadata = read_metadata(path)
         if metadata.get("kind") != KIND:
             kind = metadata.get("kind")
-            raise InputError(f"{path} holds no representations (its kind is {kind}). `rcdm embed` writes them.")
+            raise InputError(f"{path} is not a file of representations (kind {kind}). `rcdm embed` writes such files.")
         tensors = read_tensors(path)
         text = metadata["about"]
-        paths, labels = (unpacked(tensors.pop(name)) for name in ("paths", "labels"))
+        paths, labels = (tensor_to_json(tensors.pop(name)) for name in ("paths", "labels"))
     else:
         arrays = _read_npz(path)
         text = str(arrays.pop("about"))
@@ -143,29 +143,29 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def is_embeddings(path: Path) -> bool:
-    """Whether a path that a person gave for images names a file of representations instead, by its suffix."""
+    """Return whether ``path`` has the suffix of a file of representations."""
     return path.suffix.lower() in SUFFIXES
 
 
-def checked_suffix(path: Path) -> str:
-    """The suffix that says in which of the two formats ``path`` is.
+def embeddings_suffix(path: Path) -> str:
+    """Return the suffix of a file of representations, which determines its format.
 
     Raises:
-        InputError: it has another suffix.
+        InputError: the path has another suffix.
     """
     if not is_embeddings(path):
-        raise InputError(f"A file of representations ends in {' or '.join(SUFFIXES)}, not as {path} does.")
+        raise InputError(f"A file of representations ends in {' or '.join(SUFFIXES)}; given {path}.")
     return path.suffix.lower()
 
 
-def packed(values: Sequence[Any]) -> Tensor:
-    """A JSON list as uint8, since safetensors files hold tensors only."""
-    # ASCII with escapes, so that a file name that is no valid UTF-8 comes back as it was.
+def json_to_tensor(values: Sequence[Any]) -> Tensor:
+    """Convert a JSON list to a uint8 tensor, since safetensors files contain tensors only."""
+    # JSON escapes non-ASCII characters, so that file names that are not valid UTF-8 are preserved.
     return torch.from_numpy(np.frombuffer(json.dumps(values).encode(), np.uint8).copy())
 
 
-def unpacked(tensor: Tensor) -> list[Any]:
-    """What ``packed`` was given."""
+def tensor_to_json(tensor: Tensor) -> list[Any]:
+    """Convert a tensor of ``json_to_tensor`` back to the list."""
     values: list[Any] = json.loads(tensor.numpy().tobytes())
     return values
 
@@ -179,13 +179,17 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a complete npz file ({error}).") from error
     if missing := [name for name in ("about", "paths", "labels") if name not in arrays]:
-        raise InputError(f"{path} holds no representations: it lacks {', '.join(missing)}. `rcdm embed` writes them.")
+        raise InputError(
+            f"{path} is not a file of representations: {', '.join(missing)} missing. `rcdm embed` writes such files."
+        )
     return dict(arrays)
 
 
 def _pair(name: str, path: Path) -> Pair:
     method, _, level = name.rpartition("/")
-    for known in LEVELS:
-        if method and level == known:
-            return Pair(method, known)
-    raise InputError(f"{path} holds {name!r}, which is no method with one of the levels {', '.join(LEVELS)}.")
+    for one in LEVELS:
+        if method and level == one:
+            return Pair(method, one)
+    raise InputError(
+        f"{path} contains {name!r}. Representations are named METHOD/LEVEL, with the levels {', '.join(LEVELS)}."
+    )

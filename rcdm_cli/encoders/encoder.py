@@ -1,4 +1,4 @@
-"""Image → representation, at every level that the encoder has."""
+"""Encoder: image → representation at every level, and encoder files."""
 
 from pathlib import Path
 
@@ -10,21 +10,20 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
 from rcdm_cli.core.levels import Level
 from rcdm_cli.encoders.heads import build_head
-from rcdm_cli.encoders.onnx_trunk import OnnxTrunk
 from rcdm_cli.encoders.spec import EncoderSpec
-from rcdm_cli.encoders.trunks import build_trunk, trunk_width
+from rcdm_cli.encoders.trunks import OnnxTrunk, build_trunk, trunk_width
 
 KIND = "encoder"
 
 
 class Encoder(nn.Module):
-    """A trunk, and the projector head where the method has one.
+    """Trunk and optional projector head.
 
-    Gradients flow from the representation to the image, unless the encoder is an ONNX graph: an attack needs them.
+    Gradients flow from the representation to the image, unless the trunk is an ONNX graph.
 
     Args:
-        spec: what it is.
-        trunk: of that spec, where it is built already; else one with random weights is built.
+        spec: spec of the encoder.
+        trunk: trunk of the spec; None builds a trunk with random weights.
     """
 
     mean: Tensor
@@ -41,8 +40,7 @@ class Encoder(nn.Module):
     def preprocess(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [-1, 1] to the trunk's input (B, 3, size, size).
 
-        Images of another size are resized (bicubic, antialiased), so that images of a smaller denoiser
-        can be encoded again.
+        Images of another size, such as samples of a smaller denoiser, are resized (bicubic, antialiased).
         """
         size = self.spec.preprocessing.size
         if images.shape[-2:] != (size, size):
@@ -50,17 +48,17 @@ class Encoder(nn.Module):
         return ((images + 1) / 2 - self.mean) / self.std
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """All levels, in the order of ``spec.levels``: (B, 3, H, W) in [-1, 1] → one (B, D) a level."""
+        """Encode images (B, 3, H, W) in [-1, 1]: one (B, D) per level, in the order of ``spec.levels``."""
         backbone = self.trunk(self.preprocess(images))
-        if isinstance(backbone, tuple):  # an ONNX graph gives every level
+        if isinstance(backbone, tuple):  # an ONNX graph returns every level
             return backbone
         return (backbone,) if self.head is None else (backbone, self.head(backbone))
 
     def encode(self, images: Tensor, level: Level) -> Tensor:
-        """The representation ``h`` (B, D) of images (B, 3, H, W) in [-1, 1].
+        """Return the representation ``h`` (B, D) of images (B, 3, H, W) in [-1, 1].
 
         Raises:
-            InputError: the encoder has no such level.
+            InputError: the encoder does not have the level.
         """
         index = level_index(self.spec, level)
         h: Tensor = self(images)[index]
@@ -72,26 +70,23 @@ def _build(spec: EncoderSpec) -> nn.Module:
         return OnnxTrunk()
     trunk = build_trunk(spec.trunk, spec.trunk_options, spec.pool, spec.stem_padding)
     if (width := trunk_width(trunk)) != spec.width:
-        raise InputError(f"The trunk {spec.trunk!r} is {width} wide, but its spec says {spec.width}.")
+        raise InputError(f"The trunk {spec.trunk!r} has width {width}, but the spec has width {spec.width}.")
     return trunk
 
 
 def level_index(spec: EncoderSpec, level: Level) -> int:
-    """Where ``level`` stands in ``spec.levels``.
+    """Return the index of ``level`` in ``spec.levels``.
 
     Raises:
-        InputError: the encoder has no such level; names those it has.
+        InputError: the encoder does not have the level. The message lists its levels.
     """
     if level not in spec.levels:
-        raise InputError(
-            f"{spec.method!r} has no {level} level: no head came with its trunk. "
-            f"It has: {', '.join(spec.levels)}. Give one of these as the level."
-        )
+        raise InputError(f"{spec.method!r} has no {level} level. Available levels: {', '.join(spec.levels)}.")
     return spec.levels.index(level)
 
 
 def save_encoder(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write weights and spec as one safetensors file; floating-point weights in ``dtype``."""
+    """Write weights and spec to a safetensors file, with floating-point weights in ``dtype``."""
     tensors = {
         name: value.to(dtype) if value.is_floating_point() else value for name, value in encoder.state_dict().items()
     }
@@ -99,41 +94,41 @@ def save_encoder(encoder: Encoder, path: Path, dtype: torch.dtype = torch.float3
 
 
 def holds_encoder(path: Path, encoder: Encoder) -> bool:
-    """Whether ``path`` holds this encoder, bit by bit: the same spec and the same tensors.
+    """Return whether the file ``path`` contains this encoder: the same spec and identical tensors.
 
     Raises:
-        InputError: as ``read_encoder_spec``.
+        InputError: see ``read_encoder_spec``.
     """
-    # As JSON, in which tuples and lists of a trunk's options are one.
+    # JSON does not distinguish tuples and lists in the trunk's options.
     if read_encoder_spec(path).model_dump_json() != encoder.spec.model_dump_json():
         return False
-    held, own = read_tensors(path), encoder.state_dict()
-    return held.keys() == own.keys() and all(torch.equal(held[name], own[name].cpu()) for name in held)
+    stored, own = read_tensors(path), encoder.state_dict()
+    return stored.keys() == own.keys() and all(torch.equal(stored[name], own[name].cpu()) for name in stored)
 
 
 def read_encoder_spec(path: Path) -> EncoderSpec:
-    """The spec of an encoder file, without its weights.
+    """Read the spec of an encoder file, without the weights.
 
     Raises:
-        InputError: not there, not safetensors, or not an encoder of this program.
+        InputError: the file does not exist, or is not an encoder file of rcdm.
     """
     metadata = read_metadata(path)
     if metadata.get("kind") != KIND:
         raise InputError(
-            f"{path} is a safetensors file, but not an encoder that rcdm wrote (kind {metadata.get('kind')})."
+            f"{path} is a safetensors file, but not an encoder file of rcdm (kind {metadata.get('kind')})."
         )
     return EncoderSpec.parse_json(metadata["spec"], str(path))
 
 
 def load_encoder(path: Path) -> Encoder:
-    """Read an encoder for use: float32, on the CPU, in evaluation mode.
+    """Load an encoder for inference: float32, on the CPU, in evaluation mode.
 
     Raises:
-        InputError: as ``read_encoder_spec``, or the tensors are not those of the spec.
+        InputError: see ``read_encoder_spec``; or the tensors do not fit the spec.
     """
     encoder = Encoder(read_encoder_spec(path))
     try:
         encoder.load_state_dict(read_tensors(path))
     except RuntimeError as error:
-        raise InputError(f"The weights in {path} do not fit its own spec: {error}") from error
+        raise InputError(f"The weights in {path} do not fit the spec in the file: {error}") from error
     return encoder.float().eval().requires_grad_(False)

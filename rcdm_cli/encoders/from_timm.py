@@ -1,4 +1,4 @@
-"""Encoders out of timm's table of models."""
+"""Encoders with timm models as trunks."""
 
 import inspect
 from pathlib import Path, PurePosixPath
@@ -22,21 +22,22 @@ OPTIONS = ("pretrained", "pool", "size", "scaling", "mean", "std")
 
 
 def open_timm(reference: Reference) -> Encoder:
-    """An encoder with a timm model as its trunk and without a head.
+    """Open a timm model as the trunk of an encoder without projector head.
 
-    Size, mean and standard deviation are those of timm's table. Without ``pretrained`` the weights are random, and the
-    same each time: what an untrained network knows.
+    Size, mean and standard deviation are the defaults of timm's configuration. Without ``pretrained``, the weights are
+    random with a fixed seed.
 
     Raises:
-        InputError: no such model, weights or option; or the weights are not here and downloading is forbidden.
+        InputError: the model, weights or option does not exist; or the weights are not in the cache and downloads are
+            disabled.
         RcdmError: the weights could not be downloaded.
     """
     reference.check("a timm model", OPTIONS)
     name = reference.target.removeprefix(PREFIX)
     config = timm_config(name)
     if reference.pretrained and not config.has_weights:
-        known = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
-        raise InputError(f"timm has no weights for {name!r}; of that trunk it has: {known}.")
+        available = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
+        raise InputError(f"timm has no weights for {name!r}. Available weights of this model: {available}.")
     options = _options(name, reference)
     trunk = _build(name, options, reference)
     spec = EncoderSpec(
@@ -53,14 +54,14 @@ def open_timm(reference: Reference) -> Encoder:
 
 
 def _options(name: str, reference: Reference) -> dict[str, Any]:
-    """What the model must be told so that its weights fit another size or another pooling."""
+    """Return the options with which pretrained weights fit another size or pooling."""
     options: dict[str, Any] = {}
     if reference.size and timm_config(name).fixed_input_size:
         options["img_size"] = reference.size
     if reference.pool:
         with torch.device("meta"):
             own = build_trunk(name, {}, None)
-        # timm moves a ViT's last norm behind an average pooling, but weights have it where they were trained.
+        # For average pooling, timm moves the last norm of a ViT behind the pooling; the weights have the trained order.
         if "fc_norm" in inspect.signature(type(own).__init__).parameters:
             options["fc_norm"] = not isinstance(own.fc_norm, nn.Identity)
     return options
@@ -71,28 +72,28 @@ def _build(name: str, options: dict[str, Any], reference: Reference) -> nn.Modul
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return build_trunk(name, options, reference.pool)
-    _check_allowed(name)
+    _check_offline(name)
     try:
         return build_trunk(name, options, reference.pool, pretrained=True)
     except InputError:
         raise
-    except Exception as error:  # huggingface_hub, requests and urllib each have errors of their own
+    except Exception as error:  # huggingface_hub, requests and urllib have different error classes
         if constants.HF_HUB_OFFLINE and isinstance(error, LocalEntryNotFoundError):
-            raise _forbidden(name) from error
+            raise _offline_error(name) from error
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RcdmError(f"The weights of timm's {name!r} could not be downloaded: {reason}") from error
 
 
-def _check_allowed(name: str) -> None:
-    """A few weights are not on the hub but at an address of their own, where its setting does not reach."""
+def _check_offline(name: str) -> None:
+    """Check the offline setting for weights that are not on the Hugging Face hub."""
     config = timm_config(name)
     if constants.HF_HUB_OFFLINE and not config.hf_hub_id:
         file = PurePosixPath(str(config.url)).name
         if not Path(torch.hub.get_dir(), "checkpoints", file).is_file():
-            raise _forbidden(name)
+            raise _offline_error(name)
 
 
-def _forbidden(name: str) -> InputError:
+def _offline_error(name: str) -> InputError:
     return InputError(
-        f"The weights of timm's {name!r} are not here, and RCDM_OFFLINE (or HF_HUB_OFFLINE) forbids to download them."
+        f"The weights of timm's {name!r} are not in the cache, and RCDM_OFFLINE or HF_HUB_OFFLINE disables downloads."
     )

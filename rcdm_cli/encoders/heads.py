@@ -1,4 +1,4 @@
-"""A head read off its tensors: linear and batch norm layers in order; activations are what shapes cannot tell."""
+"""Projector heads: construction from a spec, and layers from the tensors of a state dict."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "t
 
 
 def build_head(width: int, layers: Sequence[HeadLayer]) -> nn.Sequential:
-    """A head on ``width``-wide representations: (B, width) → (B, layers[-1].width).
+    """Build a head (B, width) → (B, layers[-1].width).
 
-    The modules stand in one flat sequence, so that the state dict reads like the published heads
-    (``0.weight``, ``1.running_mean``, …).
+    The modules form a flat sequence, so that the state dict has the names of published heads (``0.weight``,
+    ``1.running_mean``, …).
     """
     modules: list[nn.Module] = []
     for layer in layers:
@@ -35,15 +35,15 @@ Activation = Literal["relu", "gelu", "tanh"]
 
 
 @dataclass(frozen=True)
-class Chain:
-    """A head's layers, without activations, and its tensors under the names of ``build_head``, less the positions.
+class HeadChain:
+    """Layers of a head without activations, and their tensors.
 
     Attributes:
-        layers: in order.
-        width: of the input.
-        follows: for each layer but the last, whether an activation stands after it.
+        layers: layers in order.
+        width: width of the input.
+        follows: for each layer but the last, whether an activation follows.
         linears: weight and bias of each layer.
-        norms: tensors of each layer's batch norm.
+        norms: tensors of each layer's batch norm; empty for a layer without norm.
     """
 
     layers: tuple[HeadLayer, ...]
@@ -53,46 +53,46 @@ class Chain:
     norms: tuple[State, ...]
 
     def activated(self, activation: Activation) -> tuple[HeadLayer, ...]:
-        """The layers with ``activation`` wherever one stands."""
+        """Return the layers with ``activation`` at the positions of activations."""
         return tuple(
             layer.model_copy(update={"activation": activation}) if follows else layer
             for layer, follows in zip(self.layers, (*self.follows, False), strict=True)
         )
 
     def fits(self, layers: Sequence[HeadLayer]) -> bool:
-        """Whether ``layers`` differ from these in activations only."""
+        """Return whether ``layers`` differ from these layers in activations only."""
         return self.layers == tuple(layer.model_copy(update={"activation": "none"}) for layer in layers)
 
     def tensors(self, layers: Sequence[HeadLayer]) -> dict[str, Tensor]:
-        """The state dict of ``build_head`` for ``layers``, which are these with activations."""
+        """Return the state dict of ``build_head`` for ``layers``, these layers with activations."""
         state: dict[str, Tensor] = {}
-        place = 0
+        position = 0
         for layer, linear, norm in zip(layers, self.linears, self.norms, strict=True):
-            state |= {f"{place}.{name}": value for name, value in linear.items()}
-            state |= {f"{place + 1}.{name}": value for name, value in norm.items()}
-            place += 1 + bool(norm) + (layer.activation != "none")
+            state |= {f"{position}.{name}": value for name, value in linear.items()}
+            state |= {f"{position + 1}.{name}": value for name, value in norm.items()}
+            position += 1 + bool(norm) + (layer.activation != "none")
         return state
 
 
-def read_chain(group: State, what: str) -> Chain:
-    """Read a head.
+def read_chain(group: State, what: str) -> HeadChain:
+    """Read the layers of a head from its tensors.
 
-    Modules stand in the order of the numbers in their names, a linear before a batch norm of the same number. In one
-    ``nn.Sequential`` a number left out between two layers is an activation; otherwise one stands after each layer but
-    the last.
+    Modules are ordered by the numbers in their names, with a linear layer before a batch norm of the same number. In an
+    ``nn.Sequential``, a missing number between two layers is an activation. Otherwise an activation follows each layer
+    but the last.
 
     Args:
-        group: the head's tensors, without the prefix that they share.
-        what: the head and its file, for errors.
+        group: tensors of the head, without their common prefix.
+        what: head and file, for errors.
 
     Raises:
-        InputError: it is no chain of linear and batch norm layers that fit together.
+        InputError: the tensors are not a chain of linear and batch norm layers with matching widths.
     """
     modules: dict[str, dict[str, Tensor]] = {}
     for name, value in group.items():
         path, _, kind = name.rpartition(".")
         modules.setdefault(path, {})[kind] = value
-    # Sorting is stable: modules without numbers stay in the file's order.
+    # Sorting is stable: modules without numbers keep the order of the file.
     ordered = sorted(modules, key=lambda path: ([int(n) for n in re.findall(r"\d+", path)], not _linear(modules[path])))
     layers: list[HeadLayer] = []
     linears: list[State] = []
@@ -105,8 +105,8 @@ def read_chain(group: State, what: str) -> Chain:
             weight = tensors["weight"]
             if layers and weight.shape[1] != layers[-1].width:
                 raise InputError(
-                    f"{what} does not fit together: {path}.weight takes {weight.shape[1]} values, but the layer before "
-                    f"it gives {layers[-1].width}."
+                    f"{what} is inconsistent: {path}.weight takes {weight.shape[1]} values, but the previous layer "
+                    f"returns {layers[-1].width}."
                 )
             layers.append(HeadLayer(width=weight.shape[0], bias="bias" in tensors))
             linears.append(tensors)
@@ -119,11 +119,11 @@ def read_chain(group: State, what: str) -> Chain:
             last[-1] = path
         else:
             names = ", ".join(f"{path}.{kind}".lstrip(".") for kind in tensors)
-            raise InputError(f"{what} is not a chain of linear and batch norm layers: what {names} is cannot be told.")
+            raise InputError(f"{what} is not a chain of linear and batch norm layers: {names} is not recognised.")
     if not layers:
         raise InputError(f"{what} is empty.")
     follows = tuple(_activation_between(end, start) for end, start in zip(last, first[1:], strict=False))
-    return Chain(tuple(layers), linears[0]["weight"].shape[1], follows, tuple(linears), tuple(norms))
+    return HeadChain(tuple(layers), linears[0]["weight"].shape[1], follows, tuple(linears), tuple(norms))
 
 
 def _linear(tensors: State) -> bool:

@@ -1,4 +1,4 @@
-"""The table of methods: what each one is, where it was published, and whether it trains a projector."""
+"""Training methods with their papers and levels."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from rcdm_cli.core.levels import LEVELS, Level
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train an encoder.
+    """Training method of an encoder.
 
     Attributes:
-        title: the name as the paper writes it.
+        title: name in the paper.
         paper: authors, year and arXiv number.
-        levels: the levels at which a representation can be taken.
-        projector: which output is the projector level.
+        levels: available levels.
+        projector: output at the projector level.
     """
 
     title: str
@@ -27,7 +27,7 @@ METHODS: dict[str, Method] = {
         "DINO",
         "Caron et al. 2021, arXiv:2104.14294",
         LEVELS,
-        "the bottleneck of the head, before its normalisation and the prototypes",
+        "the head's bottleneck, before normalisation and prototypes",
     ),
     "simclr": Method("SimCLR", "Chen et al. 2020, arXiv:2002.05709", LEVELS, "the input of the NT-Xent loss"),
     "vicreg": Method("VICReg", "Bardes et al. 2021, arXiv:2105.04906", LEVELS, "the expander's output"),

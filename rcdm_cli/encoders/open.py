@@ -1,43 +1,53 @@
-"""One way in for encoders: files of this program, checkpoints of others, timm models and ONNX files."""
+"""Opening of encoders by reference: rcdm's files, foreign checkpoints, ONNX graphs and timm models."""
 
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata
+from rcdm_cli.core.state_dict import load_state_dict_file
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
-from rcdm_cli.encoders.from_checkpoint import open_checkpoint
-from rcdm_cli.encoders.from_onnx import open_onnx
+from rcdm_cli.encoders.find_head import DetectedHead, find_head, read_head
+from rcdm_cli.encoders.find_trunk import DetectedTrunk, find_trunk
 from rcdm_cli.encoders.from_timm import PREFIX, open_timm
+from rcdm_cli.encoders.published import LAYOUTS
 from rcdm_cli.encoders.reference import Reference, parse_reference
+from rcdm_cli.encoders.spec import EncoderSpec, Preprocessing
+from rcdm_cli.encoders.trunks import OnnxTrunk, build_trunk, trunk_width
 
 ENCODER_FILE = "encoder.safetensors"
-"""The encoder in the folder of an ``rcdm pretrain`` run."""
+"""File name of the encoder in the folder of an ``rcdm pretrain`` run."""
+
+CHECKPOINT_OPTIONS = ("pool", "size", "scaling", "mean", "std", "trunk", "head", "activation")
+ONNX_OPTIONS = ("size", "scaling", "mean", "std")
 
 
 def open_encoder(reference: str, method: str | None = None, head: Path | None = None) -> Encoder:
-    """Open the encoder that ``reference`` names, for use: float32, on the CPU, in evaluation mode.
+    """Open an encoder for inference: float32, on the CPU, in evaluation mode.
 
-    A reference is one of these, with options after commas (``Reference`` has them all):
+    A reference is a target with options after commas (see ``Reference``):
 
-    - the file of an encoder that rcdm wrote, or the folder of an ``rcdm pretrain`` run;
+    - ``FILE.safetensors`` or ``FOLDER``: an encoder that rcdm wrote, or the folder of an ``rcdm pretrain`` run;
     - ``timm:NAME`` (random weights) or ``timm:NAME,pretrained``, such as
       ``timm:vit_small_patch14_dinov2,pretrained,pool=token,size=224``;
-    - a checkpoint of another project, ``.pt``, ``.pth``, ``.safetensors`` or any other name: its trunk and head are
-      recognised by names and shapes, ``trunk=NAME`` and ``head=NAME`` help out;
-    - ``FILE.onnx,scaling=imagenet``.
+    - ``FILE.pt``, ``FILE.pth``, ...: a checkpoint of another project. Trunk and head are recognised by names and
+      shapes, or given by ``trunk=NAME`` and ``head=NAME``;
+    - ``FILE.onnx,scaling=imagenet``: an ONNX graph.
 
     Args:
-        reference: as above.
-        method: the encoder's name; in place of the reference's own.
-        head: a file with the head of a checkpoint that holds none; in place of the reference's ``head``.
+        reference: reference of the encoder.
+        method: name of the encoder; overrides the reference.
+        head: file with the projector head of a checkpoint; overrides the reference.
 
     Raises:
-        InputError: it cannot be opened as an encoder.
+        InputError: the reference is wrong, or the file cannot be opened as an encoder.
         RcdmError: weights could not be downloaded, or a package is missing.
     """
-    given = {name: value for name, value in (("method", method), ("head", head and str(head))) if value}
+    overrides = {name: value for name, value in (("method", method), ("head", head and str(head))) if value}
     parsed = parse_reference(reference)
-    parsed = Reference.parse(parsed.model_dump(exclude_unset=True) | given, f"--encoder {reference}")
+    parsed = Reference.parse(parsed.model_dump(exclude_unset=True) | overrides, f"`encoder` {reference}")
     return _open(parsed).float().eval().requires_grad_(False)
 
 
@@ -54,13 +64,111 @@ def _open(reference: Reference) -> Encoder:
     if path.suffix == ".onnx":
         return open_onnx(path, reference)
     if path.suffix == ".safetensors" and "kind" in read_metadata(path):
-        return _own(path, reference)
+        return _open_own(path, reference)
     return open_checkpoint(path, reference)
 
 
-def _own(path: Path, reference: Reference) -> Encoder:
-    reference.check("an encoder that rcdm wrote, which brings its own spec", ())
+def _open_own(path: Path, reference: Reference) -> Encoder:
+    reference.check("an encoder that rcdm wrote, which includes its own spec", ())
     encoder = load_encoder(path)
     if reference.method:
         encoder.spec = encoder.spec.model_copy(update={"method": reference.method})
     return encoder
+
+
+def open_checkpoint(path: Path, reference: Reference) -> Encoder:
+    """Open the trunk and, if present, the projector head of another project's checkpoint.
+
+    A checkpoint with a layout of ``LAYOUTS`` has the method and preprocessing of the layout. Other checkpoints have the
+    preprocessing of their architecture, by default ImageNet's mean and standard deviation.
+
+    Raises:
+        InputError: the file is not a state dict, trunk or head cannot be read, or an option does not fit.
+    """
+    reference.check("a checkpoint", CHECKPOINT_OPTIONS)
+    state, where = load_state_dict_file(path), str(path)
+    found = find_trunk(state, where, reference.trunk, reference.pool)
+    architecture = found.architecture
+    if reference.size and "img_size" in architecture.options and reference.size != architecture.options["img_size"]:
+        size = architecture.options["img_size"]
+        raise InputError(f"The ViT in {path} has position embeddings for {size} pixels. Remove size={reference.size}.")
+    trunk = build_trunk(architecture.name, architecture.options, architecture.pool, architecture.stem_padding)
+    trunk.load_state_dict(architecture.tensors)
+    width = trunk_width(trunk)
+    head = _checkpoint_head(reference, found, width, where)
+    layout = LAYOUTS[head.method] if head and head.method else None
+    spec = EncoderSpec(
+        method=reference.method or (head.method if head and head.method else reference.name()),
+        trunk=architecture.name,
+        trunk_options=architecture.options,
+        pool=architecture.pool,
+        stem_padding=architecture.stem_padding,
+        width=width,
+        head=head.layers if head else (),
+        preprocessing=reference.preprocessing(layout.preprocessing if layout else architecture.preprocessing),
+        origin=layout.origin if layout else path.name,
+        licence=layout.licence if layout else "",
+    )
+    encoder = Encoder(spec, trunk)
+    if head and encoder.head is not None:
+        encoder.head.load_state_dict(head.tensors)
+    return encoder
+
+
+def _checkpoint_head(reference: Reference, trunk: DetectedTrunk, width: int, where: str) -> DetectedHead | None:
+    head = reference.head
+    if head is not None and Path(head).is_file():
+        return read_head(load_state_dict_file(Path(head)), width, head, reference.activation)
+    return find_head(trunk, width, where, head, reference.activation)
+
+
+def open_onnx(path: Path, reference: Reference) -> Encoder:
+    """Open an ONNX graph with one output (B, D) for the backbone and an optional second output for the projector.
+
+    The graph is stored unchanged and has no gradient. The scaling of the images is not part of an ONNX file and must be
+    given.
+
+    Raises:
+        InputError: the graph has other inputs or outputs, or an option is missing or does not fit.
+    """
+    reference.check("an ONNX file", ONNX_OPTIONS)
+    trunk = OnnxTrunk(path.read_bytes(), str(path))
+    size = _onnx_input_size(trunk.session, reference, path)
+    if reference.scaling is None and reference.mean is None:
+        raise InputError(
+            f"{path} does not define the scaling of its images. Give {path},scaling=imagenet, -1..1 or 0..1, "
+            "or mean=R/G/B,std=R/G/B."
+        )
+    outputs = trunk(torch.zeros(1, 3, size, size))
+    if not 1 <= len(outputs) <= 2 or any(h.ndim != 2 or len(h) != 1 for h in outputs):
+        shapes = ", ".join(str(list(h.shape)) for h in outputs)
+        raise InputError(
+            f"{path} returns {shapes} for one image. An encoder returns [1, D] for the backbone, and optionally a "
+            "second [1, D] for the projector."
+        )
+    widths = tuple(h.shape[1] for h in outputs)
+    spec = EncoderSpec(
+        method=reference.name(),
+        trunk="onnx",
+        width=widths[0],
+        onnx_widths=widths,
+        preprocessing=reference.preprocessing(Preprocessing(size=size)),
+        origin=path.name,
+    )
+    return Encoder(spec, trunk)
+
+
+def _onnx_input_size(session: Any, reference: Reference, path: Path) -> int:
+    entries = session.get_inputs()
+    shape = entries[0].shape if len(entries) == 1 else []
+    if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3) or entries[0].type != "tensor(float)":
+        found = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in entries)
+        raise InputError(f"{path} has the inputs {found}. An encoder has a single input: float32 images (B, 3, H, W).")
+    fixed = {side for side in shape[2:] if isinstance(side, int)}
+    if len(fixed) > 1 or (fixed and reference.size and reference.size not in fixed):
+        given = f", not {reference.size}" if reference.size else ""
+        raise InputError(f"{path} takes images of {shape[2]} x {shape[3]} pixels{given}. Images must be square.")
+    size = reference.size or next(iter(fixed), None)
+    if size is None:
+        raise InputError(f"{path} takes images of any size. Give the size: {path},size=224.")
+    return size

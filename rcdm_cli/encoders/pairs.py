@@ -1,4 +1,4 @@
-"""Which (method, level) pairs a question is asked of."""
+"""Pairs of method and level, at which representations are taken."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,37 +8,35 @@ from rcdm_cli.core.levels import LEVELS, Level
 
 
 class Pair(NamedTuple):
-    """A method of the bundle and one of its levels."""
+    """Method of an encoder and level of its representation."""
 
     method: str
     level: Level
 
 
 def choose_among(has: Sequence[Pair], methods: Sequence[str], level: str, named: bool, where: str) -> list[Pair]:
-    """The pairs of ``has`` for ``methods`` and a level.
+    """Select the pairs of ``has`` with one of ``methods`` and the given level.
 
     Args:
-        has: what there is.
-        methods: which of it.
+        has: available pairs.
+        methods: selected methods.
         level: ``backbone``, ``projector`` or ``both``.
-        named: whether a person named the methods: then each must have the level.
-        where: what errors call the place that ``has`` is from.
+        named: whether the user named the methods; each named method must have the level.
+        where: origin of ``has``, for errors.
 
     Raises:
-        InputError: no such method, or a named method lacks the level.
+        InputError: a method does not exist, or a named method does not have the level.
     """
-    wanted = LEVELS if level == "both" else [known for known in LEVELS if known == level]
+    wanted = LEVELS if level == "both" else [one for one in LEVELS if one == level]
     pairs = []
     for method in methods:
         levels = [pair.level for pair in has if pair.method == method]
         if not levels:
             raise InputError(unknown_name_message("method", method, dict.fromkeys(pair.method for pair in has)))
         if named and level != "both" and level not in levels:
-            raise InputError(
-                f"{method} has no {level} level here. It has: {', '.join(levels)}. Give one of these as --level."
-            )
+            raise InputError(f"{method} has no {level} level. Available levels: {', '.join(levels)}.")
         pairs += [Pair(method, one) for one in wanted if one in levels]
     if not pairs:
-        known = ", ".join(dict.fromkeys(pair.level for pair in has))
-        raise InputError(f"There is no {level} level in {where}. It has: {known}. Give one of these as --level.")
+        levels = list(dict.fromkeys(pair.level for pair in has))
+        raise InputError(f"{where} has no {level} level. Available levels: {', '.join(levels)}.")
     return pairs

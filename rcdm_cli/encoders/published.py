@@ -1,8 +1,8 @@
-"""The published encoders that the published RCDM was trained on, as rules: where names stand, and their heads.
+"""Published encoders and RCDMs: addresses, licences, and the layout of the checkpoints.
 
-Names and shapes are those that facebookresearch/RCDM reads (``get_ssl_models.py``). All are ResNet-50s on images of
-224 pixels in [-1, 1], although they were pretrained with ImageNet's mean and standard deviation: a published RCDM
-knows representations of the former only.
+Names and shapes follow facebookresearch/RCDM (``get_ssl_models.py``). All encoders are ResNet-50s. RCDM gave the
+encoders images of 224 pixels in [-1, 1], although the encoders were pretrained with ImageNet's mean and standard
+deviation. The published RCDMs are therefore valid only for representations of images in [-1, 1].
 """
 
 from collections.abc import Mapping
@@ -14,22 +14,22 @@ from rcdm_cli.encoders.reference import IMAGENET_MEAN, IMAGENET_STD
 from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
 
 RCDM_PREPROCESSING = Preprocessing(size=224)
-"""Of every encoder of the published RCDM, the supervised one too."""
+"""Preprocessing of all encoders of the published RCDMs."""
 
 TRUNK = "resnet50"
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a published checkpoint keeps trunk and head, as ``rcdm_cli.core.state_dict`` gives its names.
+class PublishedLayout:
+    """Names and head of a published checkpoint.
 
     Attributes:
-        trunk: prefix of the trunk's names.
+        trunk: prefix of the trunk's names, as loaded by ``rcdm_cli.core.state_dict``.
         head: prefix of the head's names.
-        layers: of the head, up to the output that is the projector level.
-        origin: where it is published.
-        licence: in the repository that publishes it, which says nothing else of the weights.
-        preprocessing: of its images.
+        layers: layers of the head up to the projector level.
+        origin: address of the checkpoint.
+        licence: licence of the publishing repository; none is stated for the weights.
+        preprocessing: preprocessing of the images.
     """
 
     trunk: str
@@ -45,24 +45,26 @@ _WIDE = HeadLayer(width=8192, norm="batch", activation="relu")
 _WIDE_NO_BIAS = _WIDE.model_copy(update={"bias": False})
 _LAST = HeadLayer(width=8192, bias=False)
 
-LAYOUTS: dict[str, Layout] = {
-    # The bottleneck; last_layer, the prototypes after its L2 normalisation, is left out.
-    "dino": Layout(
+LAYOUTS: dict[str, PublishedLayout] = {
+    # The bottleneck, without L2 normalisation and last_layer (the prototypes).
+    "dino": PublishedLayout(
         "backbone.",
         "head.mlp.",
         (HeadLayer(width=4096, norm="batch", activation="gelu"), HeadLayer(width=256)),
         f"{_FILES}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain_full_checkpoint.pth",
         "Apache-2.0",
     ),
-    "vicreg": Layout("backbone.", "projector.", (_WIDE, _WIDE, _LAST), f"{_FILES}/vicreg/resnet50_fullckpt.pth", "MIT"),
-    "barlow": Layout(
+    "vicreg": PublishedLayout(
+        "backbone.", "projector.", (_WIDE, _WIDE, _LAST), f"{_FILES}/vicreg/resnet50_fullckpt.pth", "MIT"
+    ),
+    "barlow": PublishedLayout(
         "trunk._feature_blocks.",
         "heads.",
         (_WIDE_NO_BIAS, _WIDE_NO_BIAS, _LAST),
         f"{_FILES}/vissl/model_zoo/barlow_twins/barlow_twins_32gpus_4node_imagenet1k_1000ep_resnet50.torch",
         "MIT",
     ),
-    "simclr": Layout(
+    "simclr": PublishedLayout(
         "trunk._feature_blocks.",
         "heads.",
         (HeadLayer(width=2048, activation="relu"), HeadLayer(width=128)),
@@ -70,8 +72,8 @@ LAYOUTS: dict[str, Layout] = {
         "model_final_checkpoint_phase999.torch",
         "MIT",
     ),
-    # AugNet (Chen et al. 2021, arXiv:2106.06250) as its package imgsim carries it: one linear layer and a tanh.
-    "augnet": Layout(
+    # AugNet (Chen et al. 2021, arXiv:2106.06250) in the package imgsim: a linear layer and a tanh.
+    "augnet": PublishedLayout(
         "pre.",
         "pre.fc.",
         (HeadLayer(width=768, activation="tanh"),),
@@ -80,23 +82,23 @@ LAYOUTS: dict[str, Layout] = {
         Preprocessing(size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD),
     ),
 }
-"""By method. The supervised one is torchvision's ResNet-50, which has no head and no layout of its own."""
+"""Layouts by method. The supervised encoder is torchvision's ResNet-50, which needs no layout."""
 
 
 _RCDM = "https://dl.fbaipublicfiles.com/rcdm"
 _NONCOMMERCIAL = "CC-BY-NC 4.0"
 PUBLISHED_INPUT = "224 px, RGB in [-1, 1]"
-"""What the published RCDM gave every encoder; not ImageNet's mean and standard deviation."""
+"""Input of all encoders of the published RCDMs; not ImageNet's mean and standard deviation."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """One published file.
+class PublishedFile:
+    """Published file.
 
     Attributes:
-        url: its address.
-        licence: of the weights.
-        sha256: how the hex SHA-256 of its bytes begins, where its publisher says so.
+        url: address of the file.
+        licence: licence of the weights.
+        sha256: published first characters of the hex SHA-256; empty if none are published.
     """
 
     url: str
@@ -105,46 +107,46 @@ class Source:
 
     @property
     def file(self) -> str:
-        """The last part of the address."""
+        """File name, the last part of the address."""
         return PurePosixPath(self.url).name
 
 
 @dataclass(frozen=True)
-class Published:
-    """A method's published encoder (ResNet-50, ImageNet) and the RCDM of each of its levels.
+class PublishedMethod:
+    """Published encoder of a method (ResNet-50, ImageNet) and the RCDM of each level.
 
     Attributes:
-        encoder: trunk, and head where the method has one.
-        widths: D of the representation by level.
-        rcdm: by level.
+        encoder: file with trunk and head.
+        widths: width D of the representation, by level.
+        rcdm: RCDM file, by level.
     """
 
-    encoder: Source
+    encoder: PublishedFile
     widths: Mapping[Level, int]
-    rcdm: Mapping[Level, Source]
+    rcdm: Mapping[Level, PublishedFile]
 
 
-def _rcdm(name: str) -> Source:
-    return Source(f"{_RCDM}/rcdm_ema_{name}.pt", _NONCOMMERCIAL)
+def _rcdm(name: str) -> PublishedFile:
+    return PublishedFile(f"{_RCDM}/rcdm_ema_{name}.pt", _NONCOMMERCIAL)
 
 
-def _with_projector(method: str) -> Published:
+def _with_projector(method: str) -> PublishedMethod:
     layout = LAYOUTS[method]
-    return Published(
-        Source(layout.origin, layout.licence),
+    return PublishedMethod(
+        PublishedFile(layout.origin, layout.licence),
         {"backbone": 2048, "projector": layout.layers[-1].width},
         {"backbone": _rcdm(f"{method}_trunk"), "projector": _rcdm(f"{method}_head")},
     )
 
 
-PUBLISHED: dict[str, Published] = {
+PUBLISHED: dict[str, PublishedMethod] = {
     "dino": _with_projector("dino"),
     "simclr": _with_projector("simclr"),
     "vicreg": _with_projector("vicreg"),
     "barlow": _with_projector("barlow"),
-    "supervised": Published(
-        # torchvision's IMAGENET1K_V1; the name ends in the beginning of its SHA-256.
-        Source(
+    "supervised": PublishedMethod(
+        # torchvision's IMAGENET1K_V1; the file name contains the first characters of its SHA-256.
+        PublishedFile(
             "https://download.pytorch.org/models/resnet50-0676ba61.pth",
             "BSD-3-Clause",
             sha256="0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
@@ -153,11 +155,11 @@ PUBLISHED: dict[str, Published] = {
         {"backbone": _rcdm("supervised")},
     ),
 }
-"""By method. Of the hashes only torchvision's is published."""
+"""Published encoders and RCDMs, by method. Only torchvision publishes a hash."""
 
 
-def find_rcdm(file: str) -> tuple[str, Level, Source] | None:
-    """The method, the level and the source of a published RCDM file, by its name; None if there is none."""
+def find_rcdm(file: str) -> tuple[str, Level, PublishedFile] | None:
+    """Return method, level and source of a published RCDM file by its file name, or None."""
     for method, published in PUBLISHED.items():
         for level, source in published.rcdm.items():
             if source.file == file:

@@ -1,4 +1,4 @@
-"""What names an encoder on a command line: ``timm:resnet50,pretrained`` or ``dino.pth,size=96,scaling=-1..1``."""
+"""References of encoders, such as ``timm:resnet50,pretrained`` or ``dino.pth,size=96,scaling=-1..1``."""
 
 import re
 from collections.abc import Collection
@@ -21,24 +21,26 @@ SCALINGS: dict[str, tuple[Triple, Triple]] = {
     "-1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "0..1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-"""Mean and standard deviation of pixel values in [0, 1], by what the trunk's input becomes."""
+"""Mean and standard deviation of pixel values in [0, 1], by name of the scaling."""
 
 _PARTS = re.compile(r"(?P<target>.+?)(?P<options>(?:,(?:pretrained|[a-z]+=[^,]*))*)")
 
 
 class Reference(Spec):
-    """A reference taken apart: what is opened, and the options after it.
+    """Target and options of an encoder reference.
 
     Attributes:
         target: ``timm:NAME``, or the path of a file or folder.
-        pretrained: with timm's weights; without, a timm model has random ones.
-        method: the encoder's name.
-        pool: what a timm trunk makes one vector of: ``avg`` and ``max`` of all places, or the class ``token``.
+        pretrained: use timm's pretrained weights instead of random weights.
+        method: name of the encoder.
+        pool: pooling of a timm trunk: ``avg`` or ``max`` over all positions, or the class ``token``.
         size: height and width of the input in pixels.
-        scaling: of the input; ``mean`` and ``std`` (``R/G/B``, of pixel values in [0, 1]) stand for any other.
-        trunk: timm's name of a checkpoint's trunk, where names and shapes do not tell.
-        head: a checkpoint's head: its name inside the checkpoint, or a file of its own.
-        activation: between the layers of that head.
+        scaling: scaling of the input.
+        mean: mean of pixel values in [0, 1] (``R/G/B``), instead of ``scaling``.
+        std: standard deviation of pixel values in [0, 1] (``R/G/B``), instead of ``scaling``.
+        trunk: timm's name of a checkpoint's trunk, if the trunk is not recognised.
+        head: name of the projector head inside the checkpoint, or a separate file.
+        activation: activation between the layers of the head.
     """
 
     target: str
@@ -61,53 +63,55 @@ class Reference(Spec):
     @model_validator(mode="after")
     def _one_scaling(self) -> "Reference":
         if (self.mean is None) != (self.std is None):
-            raise ValueError("mean and std stand together")
+            raise ValueError("mean and std must be given together")
         if self.mean is not None and self.scaling is not None:
-            raise ValueError("scaling, or mean and std, not both")
+            raise ValueError("give scaling, or mean and std, but not both")
         return self
 
     def check(self, what: str, allowed: Collection[str]) -> None:
-        """Raise ``InputError`` where an option is given that ``what`` does not have; ``method`` is for all."""
-        known = {"target", "method", *allowed}
-        if strangers := [name for name in type(self).model_fields if name in self.model_fields_set - known]:
-            choices = f"; it takes {', '.join(sorted(known - {'target'}))}"
-            raise InputError(f"--encoder {self.target}: {', '.join(strangers)} is not an option of {what}{choices}.")
+        """Raise ``InputError`` if an option other than ``allowed`` and ``method`` is given for ``what``."""
+        accepted = {"target", "method", *allowed}
+        if wrong := [name for name in type(self).model_fields if name in self.model_fields_set - accepted]:
+            raise InputError(
+                f"`encoder` {self.target}: {', '.join(wrong)} is not an option of {what}."
+                f" Options: {', '.join(sorted(accepted - {'target'}))}."
+            )
 
     def name(self) -> str:
-        """The encoder's name: ``method``, else made of the target."""
+        """Return the name of the encoder: ``method``, else a name derived from the target."""
         if self.method:
             return self.method
         stem = self.target.removeprefix("timm:") if self.target.startswith("timm:") else Path(self.target).stem
         return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "encoder"
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
-        """``own`` with what the options put in its place."""
+        """Return ``own`` with the values of the options."""
         mean, std = own.mean, own.std
         if self.scaling is not None:
             mean, std = SCALINGS[self.scaling]
         elif self.mean is not None and self.std is not None:
             mean, std = self.mean, self.std
         values = {"size": self.size or own.size, "mean": mean, "std": std}
-        return Preprocessing.parse(values, f"--encoder {self.target}")
+        return Preprocessing.parse(values, f"`encoder` {self.target}")
 
 
 def parse_reference(text: str) -> Reference:
-    """Take a reference apart.
+    """Parse a reference.
 
     Raises:
-        InputError: an option is unknown, stands twice, or has a value that it cannot have.
+        InputError: an option is unknown, repeated, or has a wrong value.
     """
     found = _PARTS.fullmatch(text)
     if not found:
-        raise InputError("An encoder's reference is empty. Give a file, or timm:NAME.")
+        raise InputError("The reference of the encoder is empty. Give a file, or timm:NAME.")
     target = found["target"]
-    if target.startswith("timm:") and "," in target:  # a path may have commas, a model's name has none
+    if target.startswith("timm:") and "," in target:  # paths may contain commas; timm's names do not
         wrong = target.split(",")[1]
-        raise InputError(f"--encoder {text}: {wrong!r} is no option; options are `pretrained` and NAME=VALUE.")
+        raise InputError(f"`encoder` {text}: {wrong!r} is not an option. Options are `pretrained` and NAME=VALUE.")
     values: dict[str, Any] = {}
     for option in found["options"].split(",")[1:]:
         name, _, value = option.partition("=")
         if name in values or name == "target":
-            raise InputError(f"--encoder {text}: {name} " + ("stands twice." if name in values else "is no option."))
+            raise InputError(f"`encoder` {text}: {name} " + ("is repeated." if name in values else "is not an option."))
         values[name] = value if "=" in option else True
-    return Reference.parse({"target": target, **values}, f"--encoder {text}")
+    return Reference.parse({"target": target, **values}, f"`encoder` {text}")

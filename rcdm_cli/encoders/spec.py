@@ -1,4 +1,4 @@
-"""What an encoder is, as data: trunk, head and preprocessing; it travels with the weights."""
+"""Spec of an encoder: trunk, head and preprocessing, stored with the weights."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,14 +8,14 @@ from rcdm_cli.core.levels import LEVELS, Level
 from rcdm_cli.core.spec import Spec
 
 METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""A method's name is a part of file names."""
+"""Pattern of method names, which are parts of file names."""
 
 
 class Preprocessing(Spec):
-    """How an image in [-1, 1] becomes the trunk's input.
+    """Preprocessing of images for the trunk.
 
-    The image is centre-cropped to ``size`` × ``size`` pixels, mapped to [0, 1], and standardised per RGB
-    channel as ``(x - mean) / std``. ``mean = std = 0.5`` keeps [-1, 1], as the published RCDM does.
+    The image is centre-cropped to ``size`` × ``size`` pixels, mapped to [0, 1], and standardised per RGB channel as
+    ``(x - mean) / std``. ``mean = std = 0.5`` gives the range [-1, 1] of the published RCDM.
     """
 
     size: int = Field(ge=16, le=2048)
@@ -30,9 +30,14 @@ class Preprocessing(Spec):
 
 
 class HeadLayer(Spec):
-    """One layer of a projector: linear, then optionally batch norm, then optionally an activation.
+    """Layer of a projector head: linear, optional batch norm, optional activation.
 
-    ``affine`` is whether the batch norm has a weight and a bias of its own.
+    Attributes:
+        width: width of the output.
+        bias: whether the linear layer has a bias.
+        norm: normalisation after the linear layer.
+        affine: whether the batch norm has weight and bias.
+        activation: activation at the end of the layer.
     """
 
     width: int = Field(ge=1)
@@ -43,24 +48,21 @@ class HeadLayer(Spec):
 
 
 class EncoderSpec(Spec):
-    """A trunk (any timm model), its pooled width, the projector head and the preprocessing.
-
-    An encoder from an ONNX file has ``trunk = "onnx"`` and the widths of the graph's outputs in ``onnx_widths``; its
-    graph holds trunk and head in one.
+    """Spec of an encoder.
 
     Attributes:
-        method: the name that commands and files know it by.
-        trunk: timm's name of the architecture.
-        trunk_options: go to ``timm.create_model`` as they are.
-        pool: timm's ``global_pool``; None is the model's own.
-        stem_padding: None keeps the trunk's own stem. A number gives a ResNet the stem for small images: a 3×3
-            convolution of stride 1 with this padding, and no max pooling (Chen et al. 2020, arXiv:2002.05709, B.9).
-        width: of the backbone's representation.
-        head: layers of the projector; none where the encoder has no projector level.
-        onnx_widths: of the backbone's and, where there is one, the projector's output.
-        preprocessing: how images become the trunk's input.
-        origin: of the images or the weights.
-        licence: of the same.
+        method: name of the encoder in commands and files.
+        trunk: timm's name of the trunk; ``onnx`` for a graph that contains trunk and head.
+        trunk_options: keyword arguments of ``timm.create_model``.
+        pool: timm's ``global_pool``; None uses the model's default.
+        stem_padding: padding of a ResNet's stem for small images: a 3×3 convolution of stride 1 without max pooling
+            (Chen et al. 2020, arXiv:2002.05709, B.9). None keeps the stem of the trunk.
+        width: width of the backbone representation.
+        head: layers of the projector head; empty for an encoder without projector level.
+        onnx_widths: widths of the outputs of an ONNX graph: backbone and optional projector.
+        preprocessing: preprocessing of images.
+        origin: origin of the images or the weights.
+        licence: licence of the images or the weights.
     """
 
     method: str = Field(pattern=METHOD_PATTERN)
@@ -77,11 +79,11 @@ class EncoderSpec(Spec):
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """The levels that this encoder has, backbone first."""
+        """Levels of the encoder, backbone first."""
         return LEVELS if self.head or len(self.onnx_widths) == 2 else ("backbone",)
 
     def width_at(self, level: Level) -> int:
-        """Width D of the representation at ``level``."""
+        """Return the width D of the representation at ``level``."""
         if level == "backbone":
             return self.width
         return self.onnx_widths[1] if self.onnx_widths else self.head[-1].width

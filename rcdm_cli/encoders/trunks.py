@@ -1,15 +1,18 @@
-"""Trunks: any timm model without its classifier."""
+"""Trunks of encoders: timm models without classifier, and ONNX graphs."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cached_property
 from glob import escape
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, RcdmError
 
-# timm is imported where it is used: it takes seconds, and a bundle with exported encoders needs none of it.
+# timm and onnx are imported inside functions: the import takes seconds, and exported encoders do not need them.
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
@@ -22,17 +25,17 @@ def build_trunk(
     *,
     pretrained: bool = False,
 ) -> nn.Module:
-    """A timm model that maps (B, 3, H, W) to pooled features (B, width).
+    """Build a timm model that maps (B, 3, H, W) to pooled features (B, width).
 
     Args:
-        name: of the model, with or without the tag of its weights.
-        options: for ``timm.create_model``.
-        pool: timm's ``global_pool``; None is the model's own.
-        stem_padding: as in ``EncoderSpec``.
-        pretrained: with the weights that timm knows for it, downloaded where they are not in its cache; else random.
+        name: timm's name of the model, with or without the tag of its weights.
+        options: keyword arguments of ``timm.create_model``.
+        pool: timm's ``global_pool``; None uses the model's default.
+        stem_padding: padding of the stem for small images, as in ``EncoderSpec``; None keeps the model's stem.
+        pretrained: load timm's pretrained weights, from the cache or by download; else random weights.
 
     Raises:
-        InputError: timm has no such model, or refuses the options.
+        InputError: timm has no such model, or rejects the options.
     """
     import timm
 
@@ -48,34 +51,122 @@ def build_trunk(
 
 
 def timm_config(name: str) -> "PretrainedCfg":
-    """What timm's table says of a model: input, weights, licence.
+    """Return timm's configuration of a model: input, weights, licence.
 
     Raises:
-        InputError: timm has no such model, or no such weights of it.
+        InputError: timm has no such model, or no such weights of the model.
     """
     import timm
 
     if not timm.is_model(name):
         near = get_close_matches(name.lower(), timm.list_models(), n=3) or timm.list_models(f"*{escape(name)}*")[:5]
-        hint = f" Near names: {', '.join(near)}." if near and name else ""
-        raise InputError(f"{name!r} is not a timm model.{hint} timm.list_models() lists all.")
+        hint = f" Similar names: {', '.join(near)}." if near and name else ""
+        raise InputError(f"{name!r} is not a timm model.{hint} timm.list_models() lists all models.")
     try:
         return timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
     except RuntimeError as error:
-        known = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
-        raise InputError(f"timm has no weights {name!r} of that trunk; it has: {known}.") from error
+        available = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
+        raise InputError(f"timm has no weights {name!r}. Available weights of this model: {available}.") from error
 
 
 def _use_small_stem(trunk: nn.Module, padding: int) -> None:
     import timm
 
     if not (isinstance(trunk, timm.models.resnet.ResNet) and isinstance(trunk.conv1, nn.Conv2d)):
-        raise InputError(f"stem_padding is for plain ResNets, and the trunk is a {type(trunk).__name__}.")
+        raise InputError(f"stem_padding requires a plain ResNet; the trunk is a {type(trunk).__name__}.")
     channels = trunk.conv1.out_channels
     trunk.register_module("conv1", nn.Conv2d(3, channels, 3, stride=1, padding=padding, bias=False))
     trunk.register_module("maxpool", nn.Identity())
 
 
 def trunk_width(trunk: nn.Module) -> int:
-    """Width of the pooled output; some timm models widen it after the last block (``head_hidden_size``)."""
+    """Return the width of the pooled output, after ``head_hidden_size`` in timm models with a hidden layer."""
     return int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)  # type: ignore[arg-type]
+
+
+class OnnxTrunk(nn.Module):
+    """ONNX graph (B, 3, H, W) → one or two (B, D), run by ONNX Runtime on the CPU, without gradient.
+
+    The bytes of the graph are the module's only state, a uint8 tensor in the state dict and in encoder files.
+
+    Args:
+        graph: bytes of the ONNX file.
+        what: name of the graph in errors.
+    """
+
+    def __init__(self, graph: bytes = b"", what: str = "The encoder's ONNX graph") -> None:
+        super().__init__()
+        self.graph, self.what = graph, what
+
+    def get_extra_state(self) -> Tensor:
+        """Return the bytes of the graph, uint8 (N,)."""
+        return torch.frombuffer(bytearray(self.graph), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Replace the graph by the bytes of another graph."""
+        self.graph = state.cpu().numpy().tobytes()
+        self.__dict__.pop("session", None)
+
+    @cached_property
+    def session(self) -> Any:
+        """ONNX Runtime session, created on first use.
+
+        Raises:
+            RcdmError: ONNX Runtime is not installed.
+            InputError: ONNX Runtime cannot open the graph, or the graph's weights are in another file.
+        """
+        self._check_complete()
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RcdmError("An ONNX encoder needs ONNX Runtime: pip install onnxruntime.") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        try:
+            return onnxruntime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has an error class for each status code
+            raise InputError(f"ONNX Runtime cannot open {self.what}: {str(error).splitlines()[0]}") from error
+
+    def _check_complete(self) -> None:
+        """Refuse external weights: they are not saved with the encoder, and may be any file of this machine."""
+        import onnx
+
+        try:
+            model = onnx.load_model_from_string(self.graph)
+        except Exception as error:  # protobuf's DecodeError, of which two implementations exist
+            raise InputError(f"{self.what} is not a complete ONNX file.") from error
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+            raise InputError(
+                f"{self.what} stores its weights in another file. Save a single file with onnx.save_model."
+            )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return all outputs of the graph for (B, 3, H, W), on the device of ``x``.
+
+        Raises:
+            InputError: a gradient is required.
+            RcdmError: the graph fails on this input.
+        """
+        if x.requires_grad:
+            raise InputError("An ONNX encoder has no gradient, which is needed here. Give the PyTorch weights instead.")
+        entry = self.session.get_inputs()[0]
+        values = x.detach().float().cpu().numpy()
+        fixed = entry.shape[0] if isinstance(entry.shape[0], int) else len(values)
+        try:
+            parts = [
+                self.session.run(None, {entry.name: _pad_batch(values[start : start + fixed], fixed)})
+                for start in range(0, len(values), fixed)
+            ]
+        except Exception as error:
+            raise RcdmError(f"{self.what} failed: {str(error).splitlines()[0]}") from error
+        return tuple(
+            torch.from_numpy(np.concatenate(outputs)[: len(values)]).to(x.device)
+            for outputs in zip(*parts, strict=True)
+        )
+
+
+def _pad_batch(values: np.ndarray, batch: int) -> np.ndarray:
+    """Append zeros up to ``batch`` rows, for graphs with a fixed batch size."""
+    short = batch - len(values)
+    return np.concatenate([values, np.zeros((short, *values.shape[1:]), values.dtype)]) if short else values

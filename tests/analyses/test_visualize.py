@@ -31,7 +31,7 @@ def test_pairs(bundle):
     assert bundle.pairs(None, "both") == everything
     assert bundle.pairs(None, "projector") == [Pair("dino", "projector")]
     assert bundle.pairs(["supervised"], "both") == [Pair("supervised", "backbone")]
-    with pytest.raises(InputError, match=r"supervised has no projector level here. It has: backbone"):
+    with pytest.raises(InputError, match=r"supervised has no projector level. Available levels: backbone"):
         bundle.pairs(["supervised"], "projector")
     with pytest.raises(InputError, match=r"Unknown method 'dine'.*Did you mean 'dino'"):
         bundle.pairs(["dine"], "both")

@@ -132,7 +132,7 @@ def test_guidance_of_one_is_none_and_more_changes_samples(bundle, images):
 def test_several_methods_must_be_told_apart(bundle, images):
     with pytest.raises(InputError, match=r"several methods; name one of: dino, supervised"):
         bundle.encode(images)
-    with pytest.raises(InputError, match=r"'supervised' has no projector level.*It has: backbone"):
+    with pytest.raises(InputError, match=r"'supervised' has no projector level.*Available levels: backbone"):
         bundle.encode(images, method="supervised", level="projector")
 
 

@@ -82,8 +82,8 @@ def test_a_bank_may_hold_no_image_that_is_asked_about(invoke):
     [
         (("--bank-split", "val"), "where each would be nearest to itself"),
         (("--bank-split", "tran"), "no split 'tran'"),
-        (("--space", "supervised/projector"), "It has: backbone"),
-        (("--space", "vicreg"), "no method in this bundle 'vicreg'"),
+        (("--space", "supervised/projector"), "Available levels: backbone"),
+        (("--space", "vicreg"), "Unknown method 'vicreg'"),
         (("--space", "dino/both"), "Give it as METHOD/backbone"),
         (("--inception", "nowhere.pth"), "nowhere.pth is not a file"),
     ],

@@ -88,7 +88,7 @@ def test_a_run_needs_a_place_for_its_bundle(invoke):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere",), "no bundle 'nowhere'"),
+        (("nowhere",), "Unknown bundle 'nowhere'"),
         (("clothing32", "--precision", "fp61"), "Did you mean 'fp16'"),
         (("run", "--out", "new", "--calibration", "nowhere"), "--calibration is for graphs in 8 bits."),
         (("clothing32", "--precision", "int8", "--split", "val"), "--split chooses among the images of --calibration."),

@@ -78,7 +78,7 @@ def test_encoders_that_cannot_be_trained_on_end_with_2(references, recipe, words
 
 
 @pytest.mark.parametrize(
-    ("offline", "code", "words"), [("1", 2, "RCDM_OFFLINE (or HF_HUB_OFFLINE) forbids"), ("", 1, "could not be")]
+    ("offline", "code", "words"), [("1", 2, "RCDM_OFFLINE or HF_HUB_OFFLINE disables"), ("", 1, "could not be")]
 )
 def test_offline_holds_for_the_weights_of_timm_too(offline, code, words, data, tmp_path):
     """In a process of its own, since huggingface_hub reads its settings once; it downloads from this hub here."""

@@ -14,7 +14,7 @@ from rcdm_cli.cli._environment import cache_folder
 from rcdm_cli.core import download
 from rcdm_cli.diffusion import published as architecture
 from rcdm_cli.encoders import published as sources
-from rcdm_cli.encoders.published import PUBLISHED, Published, Source
+from rcdm_cli.encoders.published import PUBLISHED, PublishedFile, PublishedMethod
 from tests.cli.foreign import encoder_file, rcdm_state
 from tests.servers import Site, serving
 
@@ -40,10 +40,10 @@ def server(workplace, monkeypatch):
         serving(Site((workplace / "rcdm.pt").read_bytes())) as rcdm,
         serving(Site((workplace / "encoder.pth").read_bytes())) as trunk,
     ):
-        found = Published(
-            Source(f"{trunk.url}/dino_full.pth", "Apache-2.0"),
+        found = PublishedMethod(
+            PublishedFile(f"{trunk.url}/dino_full.pth", "Apache-2.0"),
             {"backbone": 48},
-            {"backbone": Source(f"{rcdm.url}/rcdm_ema_dino_trunk.pt", "CC-BY-NC 4.0")},
+            {"backbone": PublishedFile(f"{rcdm.url}/rcdm_ema_dino_trunk.pt", "CC-BY-NC 4.0")},
         )
         monkeypatch.setitem(sources.PUBLISHED, "dino", found)
         rcdm.encoder = trunk

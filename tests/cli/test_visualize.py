@@ -134,9 +134,9 @@ def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
     ("options", "message"),
     [
         (("--level", "projekt"), "Did you mean"),
-        (("--method", "supervised", "--level", "projector"), "It has: backbone"),
-        (("--method", "vicreg"), "no method in this bundle 'vicreg'"),
-        (("--bundle", "nowhere"), "no bundle 'nowhere'"),
+        (("--method", "supervised", "--level", "projector"), "Available levels: backbone"),
+        (("--method", "vicreg"), "Unknown method 'vicreg'"),
+        (("--bundle", "nowhere"), "Unknown bundle 'nowhere'"),
     ],
 )
 def test_wrong_use_ends_with_2_and_writes_nothing(invoke, workplace, options, message):

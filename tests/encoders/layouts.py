@@ -1,4 +1,4 @@
-"""State dicts as other projects write them: torchvision's names, the head's, and values that keep their scale."""
+"""State dicts with the names and shapes of published checkpoints, and random values of a suitable scale."""
 
 import math
 
@@ -17,8 +17,8 @@ def resnet50_shapes() -> dict[str, list[int]]:
         return {name: shape for name, shape in shapes_of(resnet50()).items() if not name.startswith("fc.")}
 
 
-def linear(name: str, out: int, given: int, *, bias: bool = True) -> dict[str, list[int]]:
-    return {f"{name}.weight": [out, given], **({f"{name}.bias": [out]} if bias else {})}
+def linear(name: str, out: int, inputs: int, *, bias: bool = True) -> dict[str, list[int]]:
+    return {f"{name}.weight": [out, inputs], **({f"{name}.bias": [out]} if bias else {})}
 
 
 def batch_norm(name: str, width: int) -> dict[str, list[int]]:
@@ -69,11 +69,11 @@ def _simclr() -> dict[str, list[int]]:
 
 
 PUBLISHED = {"dino": _dino, "vicreg": _vicreg, "barlow": _barlow, "simclr": _simclr}
-"""Names and shapes by method; in VISSL's, a slash divides the two state dicts from the names inside them."""
+"""Names and shapes by method. For VISSL, a slash separates the state dict from the name."""
 
 
 def weights(shapes: dict[str, list[int]], seed: int = 0) -> dict[str, Tensor]:
-    """Random tensors; a network of them neither dies out nor explodes."""
+    """Return random tensors with which activations keep their scale."""
     draw = torch.Generator().manual_seed(seed)
     return {name: _tensor(name, shape, draw) for name, shape in shapes.items()}
 
@@ -89,7 +89,7 @@ def _tensor(name: str, shape: list[int], draw: torch.Generator) -> Tensor:
 
 
 def checkpoint(method: str, state: dict[str, Tensor]) -> dict[str, object]:
-    """What stands around the tensors in the published file."""
+    """Return the nested content of the published file."""
     if method == "dino":
         student = {"module.head.last_layer.weight": torch.zeros(2, 2)}
         return {"student": student, "teacher": state, "optimizer": {"state": {}}, "epoch": 800}
@@ -103,8 +103,8 @@ def checkpoint(method: str, state: dict[str, Tensor]) -> dict[str, object]:
 
 
 @torch.no_grad()
-def trunk_by_hand(state: dict[str, Tensor], prefix: str, x: Tensor) -> Tensor:
-    """torchvision's ResNet-50 up to its pooled output."""
+def reference_trunk(state: dict[str, Tensor], prefix: str, x: Tensor) -> Tensor:
+    """Compute the pooled output of torchvision's ResNet-50."""
     with torch.device("meta"):
         trunk = resnet50()
     trunk.fc = nn.Identity()
@@ -114,8 +114,8 @@ def trunk_by_hand(state: dict[str, Tensor], prefix: str, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def head_by_hand(method: str, state: dict[str, Tensor], h: Tensor) -> Tensor:
-    """Every published head, written out."""
+def reference_head(method: str, state: dict[str, Tensor], h: Tensor) -> Tensor:
+    """Compute the published head of ``method``."""
 
     def full(name: str, x: Tensor) -> Tensor:
         return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))

@@ -1,4 +1,4 @@
-"""Checkpoints of other projects against the networks that wrote them: torchvision, timm and lightly."""
+"""Checkpoints of other projects against the original networks in torchvision, timm and lightly."""
 
 import lightly.models.modules.heads as lightly_heads
 import pytest
@@ -11,6 +11,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_tensors
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
+from rcdm_cli.encoders.find_trunk import find_trunk
 from rcdm_cli.encoders.open import open_encoder
 from tests.encoders.layouts import linear, shapes_of, weights
 
@@ -23,7 +24,7 @@ def images():
 
 
 def filled(module, seed=0):
-    """The same module with weights of ``layouts.weights``, for evaluation."""
+    """Load random weights of ``layouts.weights`` into ``module`` and set evaluation mode."""
     module.load_state_dict(weights(shapes_of(module), seed), assign=True)
     return module.eval().requires_grad_(False)
 
@@ -36,15 +37,15 @@ def small_resnet(block=BasicBlock, layers=(1, 1, 1, 1), **options):
 
 
 def tiny_resnet(layers=(1, 1, 1, 1)):
-    """Sixteen wide; timm has the names of torchvision."""
+    """A ResNet of width 16 with the names of timm and torchvision."""
     return filled(timm.create_model("resnet18", num_classes=0, layers=layers, channels=(8, 8, 8, 16)))
 
 
-def under(prefix, module):
+def with_prefix(prefix, module):
     return {f"{prefix}{name}": value for name, value in module.state_dict().items()}
 
 
-def opened(tmp_path, state, options=PLAIN, **keywords):
+def open_saved(tmp_path, state, options=PLAIN, **keywords):
     torch.save(state, tmp_path / "own.pt")
     return open_encoder(f"{tmp_path / 'own.pt'},{options}".rstrip(","), **keywords)
 
@@ -63,42 +64,40 @@ RESNETS = {
 
 
 @pytest.mark.parametrize("kind", RESNETS)
-def test_resnets_of_every_shape_are_torchvisions(kind, images, tmp_path):
+def test_resnet_equals_torchvision(kind, images, tmp_path):
     block, layers, options = RESNETS[kind]
     trunk = small_resnet(block, layers, **options)
-    encoder = opened(tmp_path, trunk.state_dict())
+    encoder = open_saved(tmp_path, trunk.state_dict())
     assert_same(encoder.encode(images, "backbone"), trunk(images))
-    # What was told from shapes is in the spec: an rcdm file of it gives the same.
+    # The spec contains the detected options: the encoder can be saved and loaded.
     save_encoder(encoder, tmp_path / "again.safetensors")
     assert torch.equal(load_encoder(tmp_path / "again.safetensors")(images)[0], encoder(images)[0])
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
-def test_known_depths_have_timms_name(depth, tmp_path):
+def test_standard_depths_have_the_name_of_timm(depth, tmp_path):
     with torch.device("meta"):
         state = timm.create_model(f"resnet{depth}").state_dict()
-    from rcdm_cli.encoders.find_trunk import find_trunk
-
     architecture = find_trunk({f"backbone.{name}": value for name, value in state.items()}, "x").architecture
     assert (architecture.name, architecture.options) == (f"resnet{depth}", {})
 
 
 @pytest.mark.parametrize(("extra", "padding"), [({}, 1), ({"classifier.weight": torch.zeros(10, 16)}, 2)])
-def test_a_3x3_stem_is_the_one_for_small_images_and_solo_learn_pads_it_by_two(extra, padding, images, tmp_path):
+def test_3x3_stem_has_padding_1_or_2_for_solo_learn(extra, padding, images, tmp_path):
     trunk = tiny_resnet()
     trunk.conv1, trunk.maxpool = nn.Conv2d(3, 64, 3, 1, padding, bias=False), nn.Identity()
     filled(trunk)
-    encoder = opened(tmp_path, {"state_dict": under("backbone.", trunk) | extra}, "scaling=-1..1")
+    encoder = open_saved(tmp_path, {"state_dict": with_prefix("backbone.", trunk) | extra}, "scaling=-1..1")
     assert encoder.spec.preprocessing.size == 32
     assert encoder.spec.stem_padding == padding
     assert_same(encoder.encode(images, "backbone"), trunk(images))
 
 
-def test_a_trunk_cut_into_a_sequence_is_read(images, tmp_path):
+def test_sequential_resnet_is_detected(images, tmp_path):
     trunk = tiny_resnet()
     cut = nn.Sequential(*list(trunk.children())[:-1])
-    assert "backbone.4.0.conv1.weight" in under("backbone.", cut)
-    encoder = opened(tmp_path, under("backbone.", cut))
+    assert "backbone.4.0.conv1.weight" in with_prefix("backbone.", cut)
+    encoder = open_saved(tmp_path, with_prefix("backbone.", cut))
     assert_same(encoder.encode(images, "backbone"), trunk(images))
 
 
@@ -118,7 +117,7 @@ HEADS = {
 
 
 class Numbered(nn.Module):
-    """A head whose modules are attributes of their own."""
+    """A head whose modules are separate attributes."""
 
     def __init__(self):
         super().__init__()
@@ -130,11 +129,11 @@ class Numbered(nn.Module):
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("kind", HEADS)
-def test_heads_are_read_off_their_tensors(kind, suffix, images, tmp_path):
+def test_head_equals_the_original_module(kind, suffix, images, tmp_path):
     make, name = HEADS[kind]
     trunk, head = tiny_resnet(), filled(make(), seed=1)
     predictor = linear("prediction_head.0", 12, 12) | linear("online_classifier", 10, 16)
-    state = under("backbone.", trunk) | under(f"{name}.", head) | weights(predictor)
+    state = with_prefix("backbone.", trunk) | with_prefix(f"{name}.", head) | weights(predictor)
     path = tmp_path / f"own{suffix}"
     write_tensors(path, state, {}) if suffix == ".safetensors" else torch.save({"state_dict": state}, path)
     encoder = open_encoder(f"{path},{PLAIN}")
@@ -146,57 +145,63 @@ def test_heads_are_read_off_their_tensors(kind, suffix, images, tmp_path):
 DINO = ("student", "teacher")
 
 
-def test_dinos_bottleneck_is_the_projector_and_its_activation_gelu(images, tmp_path):
+def test_dino_projector_is_the_bottleneck_with_gelu(images, tmp_path):
     trunk, head = (
         tiny_resnet(),
         filled(nn.Sequential(nn.Linear(16, 24, bias=False), nn.BatchNorm1d(24), nn.GELU(), nn.Linear(24, 12))),
     )
     student = tiny_resnet((2, 1, 1, 1))
-    state = under("student_backbone.", student) | under("teacher_backbone.", trunk)
-    state |= under("student_head.layers.", filled(nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 12)), 3))
-    state |= under("teacher_head.layers.", head)
+    state = with_prefix("student_backbone.", student) | with_prefix("teacher_backbone.", trunk)
+    state |= with_prefix(
+        "student_head.layers.", filled(nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 12)), 3)
+    )
+    state |= with_prefix("teacher_head.layers.", head)
     state |= {f"{one}_head.last_layer.weight_{part}": torch.zeros(40, 1) for one in DINO for part in ("g", "v")}
-    encoder = opened(tmp_path, {"state_dict": state})
+    encoder = open_saved(tmp_path, {"state_dict": state})
     assert_same(encoder.encode(images, "backbone"), trunk(images))
     assert_same(encoder.encode(images, "projector"), head(trunk(images)))
 
 
-def test_mocos_head_is_inside_its_query_encoder(images, tmp_path):
+def test_moco_head_is_inside_the_query_encoder(images, tmp_path):
     query, key = tiny_resnet(), tiny_resnet((2, 1, 1, 1))
     for trunk, seed in ((query, 1), (key, 2)):
         trunk.fc = filled(nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 12)), seed)
-    state = under("module.encoder_k.", key) | under("module.encoder_q.", query) | {"module.queue": torch.zeros(12, 7)}
-    encoder = opened(tmp_path, {"state_dict": state, "arch": "resnet"})
+    state = (
+        with_prefix("module.encoder_k.", key)
+        | with_prefix("module.encoder_q.", query)
+        | {"module.queue": torch.zeros(12, 7)}
+    )
+    encoder = open_saved(tmp_path, {"state_dict": state, "arch": "resnet"})
     assert_same(encoder.encode(images, "projector"), query(images))
 
 
 @pytest.mark.parametrize("where", ["inside", "beside"])
-def test_a_head_of_another_name_or_file_is_named(where, images, tmp_path):
+def test_head_option_selects_a_name_or_a_file(where, images, tmp_path):
     trunk = tiny_resnet()
     head = filled(nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 12)), 1)
     if where == "inside":
-        state = under("net.", trunk) | under("expander.", head)
-        assert opened(tmp_path, state).spec.levels == ("backbone",)
-        encoder = opened(tmp_path, state, f"{PLAIN},head=expander,activation=gelu")
+        state = with_prefix("net.", trunk) | with_prefix("expander.", head)
+        assert open_saved(tmp_path, state).spec.levels == ("backbone",)
+        encoder = open_saved(tmp_path, state, f"{PLAIN},head=expander,activation=gelu")
     else:
         torch.save(head.state_dict(), tmp_path / "head.pt")
-        encoder = opened(tmp_path, trunk.state_dict(), f"{PLAIN},activation=gelu", head=tmp_path / "head.pt")
+        encoder = open_saved(tmp_path, trunk.state_dict(), f"{PLAIN},activation=gelu", head=tmp_path / "head.pt")
     assert_same(encoder.encode(images, "projector"), head(trunk(images)))
 
 
-def test_a_lone_linear_layer_is_a_classifier_unless_it_is_named(images, tmp_path):
+def test_single_linear_layer_is_a_classifier_unless_selected(images, tmp_path):
     trunk = tiny_resnet()
     trunk.fc = filled(nn.Linear(16, 10), 1)
-    assert opened(tmp_path, trunk.state_dict()).spec.levels == ("backbone",)
-    named = opened(tmp_path, trunk.state_dict(), f"{PLAIN},head=fc")
+    assert open_saved(tmp_path, trunk.state_dict()).spec.levels == ("backbone",)
+    named = open_saved(tmp_path, trunk.state_dict(), f"{PLAIN},head=fc")
     assert_same(named.encode(images, "projector"), trunk(images))
 
 
-def test_augnets_linear_layer_and_tanh_are_known(tmp_path):
+def test_augnet_head_is_linear_with_tanh(tmp_path):
     with torch.device("meta"):
         trunk = timm.create_model("resnet50", num_classes=768)
     state = weights({f"module.pre.{name}": shape for name, shape in shapes_of(trunk).items()})
-    encoder = opened(tmp_path, state, "size=32")
+    encoder = open_saved(tmp_path, state, "size=32")
     backbone, projector = encoder(torch.rand(2, 3, 32, 32))
     assert encoder.spec.method == "augnet"
     expected = nn.functional.linear(backbone, state["module.pre.fc.weight"], state["module.pre.fc.bias"]).tanh()
@@ -219,29 +224,33 @@ def vit(**options):
 @pytest.mark.parametrize(
     "options", [{}, {"init_values": 0.1}, {"reg_tokens": 2, "no_embed_class": True}, {"qkv_bias": False}]
 )
-def test_vits_give_their_class_token(options, images, tmp_path):
+def test_vit_returns_the_class_token(options, images, tmp_path):
     trunk = vit(**options)
     head = filled(nn.Sequential(nn.Linear(128, 24), nn.GELU(), nn.Linear(24, 12)), 1)
-    state = under("backbone.", trunk) | under("head.mlp.", head) | {"head.last_layer.weight_v": torch.zeros(9, 12)}
-    encoder = opened(tmp_path, {"teacher": state}, "scaling=-1..1")
+    state = (
+        with_prefix("backbone.", trunk)
+        | with_prefix("head.mlp.", head)
+        | {"head.last_layer.weight_v": torch.zeros(9, 12)}
+    )
+    encoder = open_saved(tmp_path, {"teacher": state}, "scaling=-1..1")
     assert (encoder.spec.method, encoder.spec.preprocessing.size) == ("own", 32)
     assert_same(encoder.encode(images, "backbone"), trunk(images))
     assert_same(encoder.encode(images, "projector"), head(trunk(images)))
 
 
-def test_the_average_of_a_vits_places_is_taken_where_it_is_asked_for(images, tmp_path):
+def test_pool_avg_averages_the_positions_of_a_vit(images, tmp_path):
     trunk = vit()
-    encoder = opened(tmp_path, trunk.state_dict(), "scaling=-1..1,pool=avg")
+    encoder = open_saved(tmp_path, trunk.state_dict(), "scaling=-1..1,pool=avg")
     assert_same(encoder.encode(images, "backbone"), trunk.forward_features(images)[:, 1:].mean(1))
 
 
-def test_a_vit_without_a_class_token_is_averaged(images, tmp_path):
+def test_vit_without_class_token_is_averaged(images, tmp_path):
     trunk = vit(class_token=False, global_pool="avg")
     assert "fc_norm.weight" in trunk.state_dict()
-    assert_same(opened(tmp_path, trunk.state_dict(), "scaling=-1..1").encode(images, "backbone"), trunk(images))
+    assert_same(open_saved(tmp_path, trunk.state_dict(), "scaling=-1..1").encode(images, "backbone"), trunk(images))
 
 
-def test_dinov2s_own_names_with_registers_are_converted(images, tmp_path):
+def test_dinov2_names_with_registers_are_converted(images, tmp_path):
     trunk = vit(reg_tokens=2, no_embed_class=True, init_values=0.1)
     state = trunk.state_dict()
     position = torch.randn(1, 1, 128)
@@ -249,13 +258,13 @@ def test_dinov2s_own_names_with_registers_are_converted(images, tmp_path):
     state["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
     state["cls_token"] = state["cls_token"] - position
     state["mask_token"] = torch.zeros(1, 128)
-    assert_same(opened(tmp_path, state, "scaling=-1..1").encode(images, "backbone"), trunk(images))
+    assert_same(open_saved(tmp_path, state, "scaling=-1..1").encode(images, "backbone"), trunk(images))
 
 
 # Others
 
 
-def test_efficientnet_lite_by_the_names_of_its_ports(tmp_path):
+def test_efficientnet_lite_with_names_of_ports_is_detected(tmp_path):
     torch.manual_seed(0)
     trunk = timm.create_model("tf_efficientnet_lite0", num_classes=7).eval()
     state = {}
@@ -272,18 +281,18 @@ def test_efficientnet_lite_by_the_names_of_its_ports(tmp_path):
         module = {**modules, **norms, "conv_pw": "_project_conv" if plain else "_expand_conv"}[parts[3]]
         state[f"_blocks.{starts[int(parts[1])] + int(parts[2])}.{module}.{parts[4]}"] = value
     x = torch.rand(2, 3, 64, 64) * 2 - 1
-    encoder = opened(tmp_path, state, "size=64")
+    encoder = open_saved(tmp_path, state, "size=64")
     assert encoder.spec.preprocessing.mean == (0.5, 0.5, 0.5)
     trunk.reset_classifier(0)
     with torch.no_grad():
         assert_same(encoder.encode(x, "backbone"), trunk(x))
 
 
-def test_any_timm_model_goes_by_its_name(tmp_path):
+def test_trunk_option_opens_any_timm_model(tmp_path):
     torch.manual_seed(0)
     trunk = timm.create_model("convnext_atto", num_classes=3).eval()
-    torch.save({"state_dict": under("module.backbone.", trunk)}, tmp_path / "own.pth")
-    with pytest.raises(InputError, match=r"own\.pth holds no trunk that is recognised.*trunk=NAME"):
+    torch.save({"state_dict": with_prefix("module.backbone.", trunk)}, tmp_path / "own.pth")
+    with pytest.raises(InputError, match=r"own\.pth contains no recognised trunk.*trunk=NAME"):
         open_encoder(str(tmp_path / "own.pth"))
     encoder = open_encoder(f"{tmp_path / 'own.pth'},trunk=convnext_atto,size=64,scaling=-1..1")
     trunk.reset_classifier(0)
@@ -292,7 +301,7 @@ def test_any_timm_model_goes_by_its_name(tmp_path):
         assert_same(encoder.encode(x, "backbone"), trunk(x))
 
 
-# What does not fit
+# Checkpoints that do not fit
 
 
 def renamed(state, old, new):
@@ -302,33 +311,42 @@ def renamed(state, old, new):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: renamed(s, "layer2.0.bn1.weight", "layer2.0.bn1.wait"), r"lacks layer2\.0\.bn1\.weight; it has too"),
-        (lambda s: {**s, "layer1.0.se.fc.weight": torch.zeros(1)}, r"has too many: layer1\.0\.se\.fc\.weight"),
+        (
+            lambda s: renamed(s, "layer2.0.bn1.weight", "layer2.0.bn1.wait"),
+            r"lacks layer2\.0\.bn1\.weight and has unexpected tensors",
+        ),
+        (
+            lambda s: {**s, "layer1.0.se.fc.weight": torch.zeros(1)},
+            r"has unexpected tensors: layer1\.0\.se\.fc\.weight",
+        ),
         (lambda s: {**s, "layer3.0.bn2.bias": torch.zeros(3)}, r"another shape at layer3\.0\.bn2\.bias"),
-        (lambda s: renamed(s, "layer1.0.conv2.weight", "layer1.0.conv.weight"), "lacks tensors that tell|lacks layer1"),
-        (lambda s: renamed(s, "projector.2.weight", "projector.2.wait"), r"'projector' in .*what .*2\.wait"),
-        (lambda s: {**s, "projector.2.weight": torch.zeros(12, 9)}, r"2\.weight takes 9 values, but .* gives 24"),
-        (lambda s: {**s, "projector.2.bias": torch.zeros(5)}, r"what 2\.weight, 2\.bias is cannot be told"),
-        (lambda s: {**s, "layer1.0.conv2.weight": torch.tensor(0.0)}, "tensors that tell what it is, or has them in"),
-        (lambda s: {**s, "projector.0.weight": torch.zeros(24, 99)}, r"takes 99 values, but the trunk gives 16"),
+        (
+            lambda s: renamed(s, "layer1.0.conv2.weight", "layer1.0.conv.weight"),
+            "lacks tensors that define|lacks layer1",
+        ),
+        (lambda s: renamed(s, "projector.2.weight", "projector.2.wait"), r"'projector' in .*2\.wait.*not recognised"),
+        (lambda s: {**s, "projector.2.weight": torch.zeros(12, 9)}, r"2\.weight takes 9 values, but .* returns 24"),
+        (lambda s: {**s, "projector.2.bias": torch.zeros(5)}, r"2\.weight, 2\.bias is not recognised"),
+        (lambda s: {**s, "layer1.0.conv2.weight": torch.tensor(0.0)}, "lacks tensors that define"),
+        (lambda s: {**s, "projector.0.weight": torch.zeros(24, 99)}, r"takes 99 values, but the trunk returns 16"),
     ],
 )
-def test_a_checkpoint_that_is_almost_right_names_what_differs(change, words, tmp_path):
+def test_error_names_the_tensors_that_differ(change, words, tmp_path):
     head = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 12))
-    state = tiny_resnet().state_dict() | under("projector.", head)
+    state = tiny_resnet().state_dict() | with_prefix("projector.", head)
     with pytest.raises(InputError, match=words) as caught:
-        opened(tmp_path, change(dict(state)))
+        open_saved(tmp_path, change(dict(state)))
     assert len(str(caught.value)) < 400
 
 
-def test_a_checkpoint_without_a_head_names_its_levels(images, tmp_path):
-    encoder = opened(tmp_path, tiny_resnet().state_dict())
-    with pytest.raises(InputError, match=r"'own' has no projector level.*It has: backbone"):
+def test_missing_head_is_reported_with_the_levels(images, tmp_path):
+    encoder = open_saved(tmp_path, tiny_resnet().state_dict())
+    with pytest.raises(InputError, match=r"'own' has no projector level.*Available levels: backbone"):
         encoder.encode(images, "projector")
-    with pytest.raises(InputError, match=r"has no head called 'expander'"):
-        opened(tmp_path, tiny_resnet().state_dict(), "head=expander")
+    with pytest.raises(InputError, match=r"has no head 'expander'"):
+        open_saved(tmp_path, tiny_resnet().state_dict(), "head=expander")
 
 
-def test_a_vits_size_cannot_be_changed(tmp_path):
-    with pytest.raises(InputError, match=r"positions for 32 pixels"):
-        opened(tmp_path, vit().state_dict(), "size=64")
+def test_size_of_a_vit_cannot_be_changed(tmp_path):
+    with pytest.raises(InputError, match=r"position embeddings for 32 pixels"):
+        open_saved(tmp_path, vit().state_dict(), "size=64")

@@ -1,4 +1,4 @@
-"""Encoders against timm and plain torch written out here, and their files."""
+"""Encoders against timm and plain PyTorch; encoder files."""
 
 import pytest
 import timm
@@ -23,8 +23,8 @@ def images():
     return torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def by_hand(encoder, images):
-    """Both levels: normalisation, timm's trunk and the head, each written out."""
+def reference_levels(encoder, images):
+    """Compute both levels with timm's trunk and an ``nn.Sequential`` head."""
     trunk = timm.create_model("resnet18", num_classes=0, **TRUNK_OPTIONS).eval()
     head = nn.Sequential(nn.Linear(WIDTH, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 12, bias=False)).eval()
     state = encoder.state_dict()
@@ -38,8 +38,8 @@ def by_hand(encoder, images):
         return backbone, head(backbone)
 
 
-def test_both_levels_are_those_of_timm_and_a_head_written_out(encoder, images):
-    backbone, projector = by_hand(encoder, images)
+def test_both_levels_equal_timm_and_a_sequential_head(encoder, images):
+    backbone, projector = reference_levels(encoder, images)
     torch.testing.assert_close(encoder.encode(images, "backbone"), backbone, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(encoder.encode(images, "projector"), projector, rtol=1e-5, atol=1e-5)
     assert backbone.shape == (3, encoder.spec.width_at("backbone"))
@@ -47,7 +47,7 @@ def test_both_levels_are_those_of_timm_and_a_head_written_out(encoder, images):
 
 
 def test_images_of_another_size_are_resized(encoder):
-    # A constant image stays constant whatever the filter, so its representation cannot change with its size.
+    # Resizing does not change a constant image.
     small, large = (torch.full((1, 3, size, size), 0.25) for size in (16, 48))
     torch.testing.assert_close(encoder(small)[0], encoder(large)[0], rtol=1e-4, atol=1e-5)
 
@@ -58,27 +58,27 @@ def test_gradients_reach_the_image(encoder, images):
     assert images.grad.abs().sum() > 0
 
 
-def test_gelu_and_no_norm_are_built():
+def test_head_with_gelu_and_without_norm():
     layers = (HeadLayer(width=5, activation="gelu"), HeadLayer(width=4))
     built = Encoder(encoder_spec().model_copy(update={"head": layers}))
     assert [type(module) for module in built.head] == [nn.Linear, nn.GELU, nn.Linear]
     assert built.spec.width_at("projector") == 4
 
 
-def test_the_projector_that_is_not_there_is_an_error_that_names_the_levels(images):
+def test_missing_projector_error_lists_the_levels(images):
     headless = tiny_encoder("supervised", head=False)
     assert headless.spec.levels == ("backbone",)
-    with pytest.raises(InputError, match=r"'supervised' has no projector level.*It has: backbone\."):
+    with pytest.raises(InputError, match=r"'supervised' has no projector level.*Available levels: backbone\."):
         headless.encode(images, "projector")
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_without_a_projector_says_so(method):
+def test_only_supervised_has_no_projector_level(method):
     assert METHODS[method].paper
     assert ("projector" in METHODS[method].levels) is (method != "supervised")
 
 
-def test_a_saved_encoder_gives_the_same_representations(encoder, images, tmp_path):
+def test_saved_encoder_returns_the_same_representations(encoder, images, tmp_path):
     save_encoder(encoder, tmp_path / "e.safetensors")
     loaded = load_encoder(tmp_path / "e.safetensors")
     assert loaded.spec == encoder.spec == read_encoder_spec(tmp_path / "e.safetensors")
@@ -87,7 +87,7 @@ def test_a_saved_encoder_gives_the_same_representations(encoder, images, tmp_pat
         assert torch.equal(ours, theirs)
 
 
-def test_half_precision_halves_the_file_and_is_read_as_float32(encoder, images, tmp_path):
+def test_half_precision_file_is_loaded_as_float32(encoder, images, tmp_path):
     save_encoder(encoder, tmp_path / "e.safetensors", torch.float16)
     stored = read_tensors(tmp_path / "e.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16, torch.int64}
@@ -102,11 +102,11 @@ def test_weights_that_do_not_fit_the_spec_are_an_error(encoder, tmp_path):
     path = tmp_path / "e.safetensors"
     tensors = encoder.state_dict() | {"head.0.weight": torch.zeros(3, 3)}
     write_tensors(path, tensors, {"kind": "encoder", "spec": encoder.spec.model_dump_json()})
-    with pytest.raises(InputError, match=r"(?s)e\.safetensors do not fit its own spec.*head\.0\.weight"):
+    with pytest.raises(InputError, match=r"(?s)e\.safetensors do not fit the spec.*head\.0\.weight"):
         load_encoder(path)
 
 
-def test_another_safetensors_file_is_an_error(tmp_path):
+def test_safetensors_file_of_another_kind_is_an_error(tmp_path):
     write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "checkpoint"})
     with pytest.raises(InputError, match=r"x\.safetensors is .*not an encoder.*kind checkpoint"):
         load_encoder(tmp_path / "x.safetensors")
@@ -115,17 +115,17 @@ def test_another_safetensors_file_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"width": 17}, "'resnet18' is 16 wide, but its spec says 17"),
+        ({"width": 17}, "'resnet18' has width 16, but the spec has width 17"),
         ({"trunk": "resnet81"}, "'resnet81' is not a timm model.*resnet18"),
         ({"trunk_options": {"layerz": 1}}, "cannot build the trunk 'resnet18'.*layerz"),
     ],
 )
-def test_a_trunk_that_cannot_be_is_an_error(changes, words):
+def test_invalid_trunk_is_an_error(changes, words):
     with pytest.raises(InputError, match=words):
         Encoder(encoder_spec().model_copy(update=changes))
 
 
-def test_a_pool_of_ones_own_is_passed_to_timm():
+def test_pool_is_passed_to_timm():
     built = Encoder(encoder_spec(head=False).model_copy(update={"pool": "max"})).eval()
     features = built.trunk.forward_features(x := torch.randn(2, 3, 64, 64))
     torch.testing.assert_close(built.trunk(x), features.amax(dim=(2, 3)))
@@ -140,7 +140,7 @@ def test_a_pool_of_ones_own_is_passed_to_timm():
         ({"heads": []}, "heads is not a known key"),
     ],
 )
-def test_a_wrong_spec_names_its_key(values, words):
-    right = {"method": "m", "trunk": "resnet18", "width": 16, "preprocessing": Preprocessing(size=32).model_dump()}
+def test_wrong_spec_names_the_key(values, words):
+    valid = {"method": "m", "trunk": "resnet18", "width": 16, "preprocessing": Preprocessing(size=32).model_dump()}
     with pytest.raises(InputError, match=words):
-        EncoderSpec.parse(right | values, "spec.json")
+        EncoderSpec.parse(valid | values, "spec.json")

@@ -1,4 +1,4 @@
-"""One way in: references, encoders that rcdm wrote, and timm models."""
+"""References, encoder files of rcdm, and timm models."""
 
 import pytest
 import timm
@@ -31,26 +31,26 @@ def images():
         ("a.pt,head=b.pt,activation=gelu", {"target": "a.pt", "head": "b.pt", "activation": "gelu"}),
     ],
 )
-def test_a_reference_is_a_target_and_options(text, expected):
+def test_reference_is_a_target_with_options(text, expected):
     assert parse_reference(text).model_dump(exclude_unset=True) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "reference is empty"),
-        ("a.pt,size=eight", "--encoder a.pt,size=eight: size.*valid integer"),
+        ("", "is empty"),
+        ("a.pt,size=eight", "`encoder` a.pt,size=eight: size.*valid integer"),
         ("a.pt,size=8", "size.*greater than or equal to 16"),
-        ("a.pt,size=32,size=64", "size stands twice"),
+        ("a.pt,size=32,size=64", "size is repeated"),
         ("a.pt,scaling=half", r"scaling.*'imagenet', '-1\.\.1' or '0\.\.1'"),
-        ("a.pt,mean=1/2/3", "mean and std stand together"),
+        ("a.pt,mean=1/2/3", "mean and std must be given together"),
         ("a.pt,mean=1/2,std=1/1/1", "mean"),
-        ("a.pt,mean=0/0/0,std=1/1/1,scaling=imagenet", "not both"),
+        ("a.pt,mean=0/0/0,std=1/1/1,scaling=imagenet", "but not both"),
         ("a.pt,polo=avg", "polo is not a known key"),
         ("a.pt,method=../x", "method.*pattern"),
     ],
 )
-def test_a_wrong_reference_is_answered(text, words):
+def test_wrong_reference_is_refused(text, words):
     with pytest.raises(InputError, match=words):
         parse_reference(text)
 
@@ -64,7 +64,7 @@ def test_a_wrong_reference_is_answered(text, words):
         ("ß", "encoder"),
     ],
 )
-def test_a_name_is_made_of_the_target(target, name):
+def test_name_is_derived_from_the_target(target, name):
     assert parse_reference(target).name() == name
     EncoderSpec(method=name, trunk="resnet18", width=1, preprocessing=Preprocessing(size=32))
 
@@ -83,34 +83,34 @@ def test_a_name_is_made_of_the_target(target, name):
         ),
     ],
 )
-def test_options_go_before_the_encoders_own_preprocessing(options, expected):
+def test_options_override_the_preprocessing(options, expected):
     own = Preprocessing(size=32, mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
     assert Reference(target="x", **options).preprocessing(own) == expected
 
 
-# rcdm's own
+# Encoder files of rcdm
 
 
-def test_an_encoder_that_rcdm_wrote_is_read_as_it_is_by_file_and_by_run(images, tmp_path):
+def test_encoder_file_is_opened_by_file_and_by_run(images, tmp_path):
     encoder = tiny_encoder()
     save_encoder(encoder, tmp_path / "run" / "encoder.safetensors")
     for reference in (str(tmp_path / "run"), str(tmp_path / "run" / "encoder.safetensors")):
-        opened = open_encoder(reference)
-        assert opened.spec == encoder.spec
-        assert torch.equal(opened(images)[1], encoder(images)[1])
-        assert not opened.training
+        found = open_encoder(reference)
+        assert found.spec == encoder.spec
+        assert torch.equal(found(images)[1], encoder(images)[1])
+        assert not found.training
     assert open_encoder(f"{tmp_path / 'run'},method=mine").spec.method == "mine"
     assert open_encoder(f"{tmp_path / 'run'},method=mine", "yours").spec.method == "yours"
 
 
-def test_what_it_brings_cannot_be_changed(tmp_path):
+def test_preprocessing_of_an_encoder_file_cannot_be_changed(tmp_path):
     save_encoder(tiny_encoder(), tmp_path / "encoder.safetensors")
     with pytest.raises(InputError, match="size, scaling is not an option of an encoder that rcdm wrote"):
         open_encoder(f"{tmp_path},size=64,scaling=imagenet")
 
 
-def test_a_file_of_the_first_version_is_read(tmp_path):
-    """What the spec did not have then has its default."""
+def test_encoder_file_of_the_first_version_is_read(tmp_path):
+    """Keys that the first version of the spec did not have get their defaults."""
     encoder = tiny_encoder()
     values = encoder.spec.model_dump(mode="json", exclude={"stem_padding", "onnx_widths"})
     for layer in values["head"]:
@@ -122,7 +122,7 @@ def test_a_file_of_the_first_version_is_read(tmp_path):
     assert open_encoder(str(tmp_path / "old.safetensors")).spec == encoder.spec
 
 
-def test_a_method_that_leads_out_of_a_folder_is_refused():
+def test_method_with_a_path_is_refused():
     with pytest.raises(InputError, match=r"method.*\.\./x"):
         EncoderSpec.parse({**tiny_encoder().spec.model_dump(), "method": "../x"}, "e.safetensors")
 
@@ -132,11 +132,11 @@ def test_a_method_that_leads_out_of_a_folder_is_refused():
     [
         (lambda folder: "nothing.pt", r"nothing\.pt is not a file\. An encoder is a file, the folder"),
         (lambda folder: str(folder), r"encoder\.safetensors is not a file"),
-        (lambda folder: _written(folder, {"kind": "checkpoint"}), "not an encoder that rcdm wrote"),
-        (lambda folder: _written(folder, {}), "holds no trunk that is recognised"),
+        (lambda folder: _written(folder, {"kind": "checkpoint"}), "not an encoder file of rcdm"),
+        (lambda folder: _written(folder, {}), "contains no recognised trunk"),
     ],
 )
-def test_what_is_no_encoder_says_so(make, words, tmp_path):
+def test_other_files_are_refused(make, words, tmp_path):
     with pytest.raises(InputError, match=words):
         open_encoder(make(tmp_path))
 
@@ -149,14 +149,14 @@ def _written(folder, metadata):
 # timm
 
 
-def test_a_timm_model_brings_its_input(images):
+def test_timm_model_has_its_default_input(images):
     encoder = open_encoder("timm:resnetv2_50x1_bit.goog_in21k,size=32")
     assert encoder.spec.preprocessing == Preprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     assert encoder.spec.levels == ("backbone",)
     assert encoder.encode(images, "backbone").shape == (2, encoder.spec.width) == (2, 2048)
 
 
-def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(images):
+def test_random_weights_are_reproducible_and_preserve_the_generator(images):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     first, second = (open_encoder("timm:test_resnet,size=32,method=again") for _ in range(2))
@@ -166,19 +166,19 @@ def test_random_weights_are_the_same_each_time_and_leave_the_generator_alone(ima
 
 
 @pytest.mark.parametrize(
-    ("pool", "by_hand"),
+    ("pool", "formula"),
     [("token", lambda x: x[:, 0]), ("avg", lambda x: x[:, 1:].mean(1)), ("max", lambda x: x[:, 1:].amax(1))],
 )
-def test_a_vits_vector_is_made_as_asked_of_the_same_normalised_places(pool, by_hand, images):
+def test_pool_of_a_vit_uses_the_normalised_positions(pool, formula, images):
     encoder = open_encoder(f"timm:test_vit,pool={pool},size=32,scaling=-1..1")
     assert encoder.spec.trunk_options["img_size"] == 32
-    places = encoder.trunk.forward_features(images)
+    positions = encoder.trunk.forward_features(images)
     assert isinstance(encoder.trunk.norm, torch.nn.LayerNorm)
-    torch.testing.assert_close(encoder.encode(images, "backbone"), by_hand(places))
+    torch.testing.assert_close(encoder.encode(images, "backbone"), formula(positions))
 
 
-def test_weights_of_timm_are_asked_for(monkeypatch, images):
-    """No network here: timm's own table is given weights that lie beside it."""
+def test_pretrained_weights_are_loaded(monkeypatch, images):
+    """``timm.create_model`` is replaced by a function that returns given weights without a download."""
     torch.manual_seed(9)
     trained = timm.create_model("test_resnet", num_classes=0).eval()
     real = timm.create_model
@@ -195,7 +195,7 @@ def test_weights_of_timm_are_asked_for(monkeypatch, images):
     torch.testing.assert_close(encoder(images)[0], trained(images))
 
 
-def test_a_download_that_fails_is_one_sentence(monkeypatch):
+def test_failed_download_is_reported_in_one_line(monkeypatch):
     def fail(*_, **__):
         raise ConnectionError("no route\nand more")
 
@@ -205,11 +205,11 @@ def test_a_download_that_fails_is_one_sentence(monkeypatch):
     assert caught.value.exit_code == 1
 
 
-def test_weights_that_are_on_no_hub_are_not_downloaded_offline_either(monkeypatch, tmp_path):
+def test_weights_outside_the_hub_are_not_downloaded_offline(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("asked for a download"))
-    with pytest.raises(InputError, match=r"'gcvit_xxtiny' are not here, and RCDM_OFFLINE"):
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("download requested"))
+    with pytest.raises(InputError, match=r"'gcvit_xxtiny' are not in the cache, and RCDM_OFFLINE"):
         open_encoder("timm:gcvit_xxtiny,pretrained")
 
 
@@ -217,15 +217,15 @@ def test_weights_that_are_on_no_hub_are_not_downloaded_offline_either(monkeypatc
     ("reference", "words"),
     [
         ("timm:resnet81", "'resnet81' is not a timm model.*resnet18"),
-        ("timm:dinov2", "'dinov2' is not a timm model. Near names: vit_.*dinov2"),
+        ("timm:dinov2", "'dinov2' is not a timm model. Similar names: vit_.*dinov2"),
         ("timm:", r"'' is not a timm model\. timm"),
-        ("timm:resnet18,pretraind", "'pretraind' is no option; options are `pretrained` and NAME=VALUE"),
+        ("timm:resnet18,pretraind", "'pretraind' is not an option. Options are `pretrained` and NAME=VALUE"),
         ("timm:resnet50.nope,pretrained", r"no weights 'resnet50\.nope'.*resnet50\.a1_in1k"),
-        ("timm:botnet50ts_256,pretrained", "no weights for 'botnet50ts_256'; of that trunk it has: none"),
+        ("timm:botnet50ts_256,pretrained", "no weights for 'botnet50ts_256'. Available weights of this model: none"),
         ("timm:convnext_atto,pool=token", "cannot build the trunk.*token"),
-        ("timm:resnet18,head=fc", "head is not an option of a timm model; it takes"),
+        ("timm:resnet18,head=fc", "head is not an option of a timm model. Options"),
     ],
 )
-def test_a_timm_model_that_cannot_be_is_answered(reference, words):
+def test_wrong_timm_reference_is_refused(reference, words):
     with pytest.raises(InputError, match=words):
         open_encoder(reference)

@@ -1,4 +1,4 @@
-"""The published encoders: checkpoints with exactly their names and shapes against torchvision and heads written out."""
+"""Checkpoints with the names and shapes of the published encoders against torchvision and explicit heads."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ import torch
 
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.encoders.spec import Preprocessing
-from tests.encoders.layouts import PUBLISHED, checkpoint, head_by_hand, resnet50_shapes, trunk_by_hand, weights
+from tests.encoders.layouts import PUBLISHED, checkpoint, reference_head, reference_trunk, resnet50_shapes, weights
 
 DIGESTS = {
     "dino": "df247c35dc21bff512ff5d7196541730b38902b219f482735ca474f4c593d535",
@@ -32,7 +32,7 @@ def assert_equal(ours, theirs):
 
 
 @pytest.mark.parametrize("method", PUBLISHED)
-def test_names_and_shapes_are_those_of_the_published_file(method):
+def test_names_and_shapes_equal_the_published_file(method):
     lines = sorted(f"{name} {shape}" for name, shape in PUBLISHED[method]().items())
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == DIGESTS[method]
 
@@ -40,24 +40,24 @@ def test_names_and_shapes_are_those_of_the_published_file(method):
 @pytest.mark.parametrize(
     "method", [*("dino", "simclr"), *(pytest.param(wide, marks=pytest.mark.slow) for wide in ("vicreg", "barlow"))]
 )
-def test_a_published_layout_gives_both_levels(method, images, tmp_path):
+def test_published_checkpoint_has_both_levels(method, images, tmp_path):
     state = weights(PUBLISHED[method]())
     torch.save(checkpoint(method, state), tmp_path / "published.pth")
     encoder = open_encoder(f"{tmp_path / 'published.pth'},size=64")
     assert encoder.spec.method == method
     assert encoder.spec.licence == ("Apache-2.0" if method == "dino" else "MIT")
-    # The published RCDM's scaling: images in [-1, 1] reach the trunk as they are.
+    # The published RCDM passes images in [-1, 1] to the trunk unchanged.
     assert encoder.spec.preprocessing == Preprocessing(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     backbone, projector = encoder(images)
-    assert_equal(backbone, trunk_by_hand(state, PREFIXES.get(method, "trunk/_feature_blocks."), images))
-    assert_equal(projector, head_by_hand(method, state, backbone))
+    assert_equal(backbone, reference_trunk(state, PREFIXES.get(method, "trunk/_feature_blocks."), images))
+    assert_equal(projector, reference_head(method, state, backbone))
     assert (backbone.shape[1], projector.shape[1]) == (2048, WIDTHS[method])
 
 
-def test_the_supervised_resnet50_has_no_projector_and_the_scaling_it_is_given(images, tmp_path):
+def test_supervised_resnet50_has_no_projector_and_the_given_scaling(images, tmp_path):
     state = weights({**resnet50_shapes(), "fc.weight": [1000, 2048], "fc.bias": [1000]})
     torch.save(state, tmp_path / "resnet50.pth")
     encoder = open_encoder(f"{tmp_path / 'resnet50.pth'},size=64,scaling=-1..1", "supervised")
     assert (encoder.spec.method, encoder.spec.levels) == ("supervised", ("backbone",))
     trunk = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    assert_equal(encoder.encode(images, "backbone"), trunk_by_hand(trunk, "", images))
+    assert_equal(encoder.encode(images, "backbone"), reference_trunk(trunk, "", images))
