@@ -1,9 +1,9 @@
-"""Make the samples of examples/ anew: a bundle's own, from representations of images that are not in the project.
+"""Regenerate examples/: samples of a bundle for representations of validation images.
 
     python tools/make_examples.py clothing96.tar --split val --bundle clothing32
 
-Of the first images of each of the twelve largest classes, the sample is kept whose representation is nearest to the
-one it was made from. Writes `<class>.png` and README.md, which says how each sample was made.
+For each of the twelve largest classes, the script samples the first images and selects the sample whose representation
+is nearest to the representation it was drawn for. It writes `<class>.png` and README.md.
 """
 
 import argparse
@@ -21,12 +21,13 @@ NO_CLASS = {"not_sure", "other", "skip", "unlabelled"}
 COUNT = 12
 TRIED = 12
 
-README = """# Example samples
+README = """# Example images
 
-No images: `rcdm` made these itself with the bundle `{bundle}`, each from the representation (`{method}`, `{level}`) of
-a validation image of the class that its name says, with sampler `{sampler}`, {steps} steps and guidance {guidance:g}.
-Of {tried} images of each class, the sample was kept whose own representation is nearest to the one it was made from.
-`python tools/make_examples.py` makes them again.
+These images are samples of the bundle `{bundle}`. Each sample was drawn for the representation (`{method}`, \
+`{level}`) of a validation image of the class in its file name, with sampler `{sampler}`, {steps} steps and \
+guidance {guidance:g}. Of {tried} images per class, the table has the sample whose representation is nearest \
+to the representation it was drawn for. `python tools/make_examples.py clothing96.tar --split val` regenerates \
+the folder.
 
 | file | image | seed of the sample | cosine similarity |
 |---|---|---|---|
@@ -35,7 +36,7 @@ Of {tried} images of each class, the sample was kept whose own representation is
 
 
 def main() -> None:
-    """Parse, sample, write."""
+    """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="val")
