@@ -1,10 +1,9 @@
-"""Time the main job and the training step, as a person meets them.
+"""Time `rcdm visualize` as a whole process, and training steps.
 
     python tools/bench_visualize.py --bundle engines/clothing32 --data clothing96.tar --split train
 
-Prints one JSON object: seconds and peak memory of `rcdm visualize` on 8 images × 8 samples as a whole process, the
-share of the time that the denoiser takes, and images per second of training with cached representations against
-computing them at each step, both in one process, in turns.
+Prints one JSON object: seconds and peak memory of `rcdm visualize` with 8 images × 8 samples, the fraction of the time
+spent in the denoiser, and training images per second with cached and with computed representations, timed in turns.
 """
 
 import argparse
@@ -39,33 +38,33 @@ from rcdm_cli.training.representations import (
 
 
 def whole_command(bundle: Path, images: np.ndarray, runs: int) -> dict[str, float]:
-    """Medians over whole processes, from start to the written grid."""
+    """Return the median time and the peak memory of whole processes."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        root = Path(folder)
         for k, image in enumerate(images):
-            write_png(place / "imgs" / f"{k}.png", image)
-        command = [sys.executable, "-m", "rcdm_cli", "visualize", str(place / "imgs"), "--bundle", str(bundle)]
-        command += ["--method", "dino", "--level", "backbone", "--samples", "8", "--out", str(place / "out"), "--force"]
+            write_png(root / "imgs" / f"{k}.png", image)
+        command = [sys.executable, "-m", "rcdm_cli", "visualize", str(root / "imgs"), "--bundle", str(bundle)]
+        command += ["--method", "dino", "--level", "backbone", "--samples", "8", "--out", str(root / "out"), "--force"]
         seconds = []
         for _ in range(runs):
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - start_time)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     return {"seconds": statistics.median(seconds), "peak_mib": peak}
 
 
-class Timed:
-    """An engine whose calls are timed."""
+class TimedEngine:
+    """An engine that sums the time of its calls."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.max_batch, self.seconds = engine, engine.max_batch, 0.0
 
     def __call__(self, x: torch.Tensor, modulations: torch.Tensor) -> torch.Tensor:
-        """What the engine gives."""
-        began = time.perf_counter()
+        """Call the engine."""
+        start_time = time.perf_counter()
         output = self.engine(x, modulations)
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - start_time
         return output
 
     def close(self) -> None:
@@ -73,13 +72,13 @@ class Timed:
         self.engine.close()
 
 
-def denoiser_share(bundle: Path, images: np.ndarray) -> float:
-    """Share of `visualize` without start-up that is spent in the denoiser."""
+def denoiser_fraction(bundle: Path, images: np.ndarray) -> float:
+    """Return the fraction of `visualize`, without start-up, that is spent in the denoiser."""
     opened = load_bundle(bundle, backend="auto", precision="auto")
-    timed = Timed(opened.engine)
+    timed = TimedEngine(opened.engine)
     opened.engine = timed
     pairs = opened.pairs(["dino"], "backbone")
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     names = [str(k) for k in range(len(images))]
     visualize(
         opened,
@@ -89,11 +88,11 @@ def denoiser_share(bundle: Path, images: np.ndarray) -> float:
         num_samples=8,
         settings=opened.settings(),
     )
-    return timed.seconds / (time.perf_counter() - began)
+    return timed.seconds / (time.perf_counter() - start_time)
 
 
 def training_rates(bundle: Path, data: Path, split: str | None, steps: int, rounds: int) -> dict[str, float]:
-    """Images per second with cached and with computed representations, and their ratio."""
+    """Return training images per second with cached and with computed representations, and their ratio."""
     opened = load_bundle(bundle)
     recipe = TrainRecipe.model_validate(opened.manifest.trained["recipe"])
     source, cpu = open_dataset(data, split), torch.device("cpu")
@@ -112,17 +111,17 @@ def training_rates(bundle: Path, data: Path, split: str | None, steps: int, roun
         rates: dict[str, list[float]] = {name: [] for name in trainers}
         for turn in range(rounds + 1):
             for name, trainer in trainers.items():
-                began = time.perf_counter()
+                start_time = time.perf_counter()
                 for step in range(steps):
                     trainer.train_step(turn * steps + step)
                 if turn:  # the first round warms up
-                    rates[name].append(steps * recipe.optimization.batch / (time.perf_counter() - began))
+                    rates[name].append(steps * recipe.optimization.batch / (time.perf_counter() - start_time))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return {**medians, "ratio": medians["cached"] / medians["computed"]}
 
 
 def main() -> None:
-    """Measure, and print the JSON."""
+    """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -134,7 +133,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "visualize": whole_command(given.bundle, images, given.runs),
-        "denoiser_share": denoiser_share(given.bundle, images),
+        "denoiser_fraction": denoiser_fraction(given.bundle, images),
         "training": training_rates(given.bundle, given.data, given.split, 5, given.runs),
     }
     print(json.dumps(result, indent=2))

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# All that wants a GPU, in one call, with one JSON as its result.
+# Run all checks that need a GPU and write one JSON file.
 #
 #   tools/gpu_check.sh [BUNDLE] [RESULT.json] [PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM]
 #
-# Runs the tests marked gpu, exports a copy of the bundle for ONNX Runtime and TensorRT, and times PyTorch (recorded and
-# compiled), ONNX Runtime and TensorRT in turns; with a checkout, the published implementation too. PYTHON chooses the
-# interpreter, BATCHES the samples at a time, PRECISIONS those of the plans; int8 and fp8 are calibrated on the images
-# CALIBRATION. Ends with exit code 1 if any part failed or a backend was not timed; the JSON says which, and why.
+# Runs the tests marked gpu, exports a copy of the bundle to ONNX and TensorRT, and times PyTorch (torch and inductor),
+# ONNX Runtime and TensorRT in turns; with a checkout, also the published implementation. Environment variables: PYTHON
+# (interpreter), BATCHES (batch sizes), PRECISIONS (of the TensorRT plans), CALIBRATION (images for int8 and fp8). The
+# exit code is 1 if a part failed or a backend was not timed; the JSON file contains the reason.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -18,18 +18,17 @@ precisions=${PRECISIONS:-fp32,fp16}
 calibration=()
 [ -n "${CALIBRATION:-}" ] && calibration=(--calibration "$(realpath "$CALIBRATION")")
 if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "PyTorch sees no CUDA device here: the tests would all be skipped, which is no result." >&2
+    echo "PyTorch finds no CUDA device: all tests would be skipped." >&2
     exit 1
 fi
-against=()
-[ $# -ge 3 ] && against=(--against "$(realpath "$3")")
+[ $# -ge 3 ] && checkout=$(realpath "$3")
 cd "$root"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cp -r "$bundle" "$work/bundle"
 
-run() { # name, command...: keeps stdout, stderr and the exit code
+run() { # name, command...: stores stdout, stderr and the exit code
     local name=$1
     shift
     echo "== $name: $*" >&2
@@ -41,7 +40,11 @@ largest=$(tr , '\n' <<<"$batches" | sort -n | tail -n 1)
 run tests "$python" -m pytest -q -m gpu
 run export "$python" -m rcdm_cli export "$work/bundle" --trt --precision "$precisions" "${calibration[@]}" \
     --max-batch "$largest" --json
-run bench "$python" -m rcdm_cli bench "$work/bundle" --device cuda --batch "$batches" "${against[@]}" --json
+if [ $# -ge 3 ]; then
+    run bench "$python" -m tools.bench_published "$work/bundle" "$checkout" --device cuda --batch "$batches"
+else
+    run bench "$python" -m rcdm_cli bench "$work/bundle" --device cuda --batch "$batches" --json
+fi
 
 "$python" - "$work" "$result" <<'PYTHON'
 import json
@@ -56,20 +59,21 @@ for name in ("tests", "export", "bench"):
     code = int((work / f"{name}.code").read_text())
     output = (work / f"{name}.out").read_text()
     try:
-        said = json.loads(output)
+        value = json.loads(output)
     except ValueError:
-        said = output.splitlines()[-20:]
-    parts[name] = {"exit_code": code, "result": said}
+        value = output.splitlines()[-20:]
+    parts[name] = {"exit_code": code, "result": value}
     if name == "bench" and not code:
-        # What cannot run is left out of the result, with a note on stderr.
-        missing = sorted({"torch", "inductor", "onnxruntime", "tensorrt"} - {one["backend"] for one in said["calls"]})
+        # Unavailable backends are left out of the result, with a note on stderr.
+        timed = {timing["backend"] for timing in value["calls"]}
+        missing = sorted({"torch", "inductor", "onnxruntime", "tensorrt"} - timed)
         parts[name]["not_timed"] = missing
     if code or missing:
         parts[name]["stderr"] = (work / f"{name}.err").read_text().splitlines()[-20:]
-facts = "name,driver_version,compute_cap,memory.total"
+fields = "name,driver_version,compute_cap,memory.total"
 try:
     card = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={facts}", "--format=csv,noheader"], capture_output=True, text=True
+        ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True
     ).stdout.strip()
 except OSError:
     card = "no nvidia-smi"

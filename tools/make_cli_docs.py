@@ -1,4 +1,4 @@
-"""Write docs/CLI.md from the program itself, so that the page cannot say anything else."""
+"""Generate docs/CLI.md from the commands' help texts."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -28,8 +28,8 @@ Made by `make docs` from the program; `rcdm COMMAND --help` says the same.
 
 
 def page() -> str:
-    """The whole page as Markdown."""
-    # Typer's command objects come from one of two libraries, depending on its version: no type fits both.
+    """Return the page as Markdown."""
+    # The type of Typer's commands depends on the version of Typer.
     root: Any = typer.main.get_command(app)
     panels = defaultdict(list)
     for name, command in root.commands.items():

@@ -19,7 +19,7 @@ from rcdm_cli.metrics.ranks import own_similarity
 
 NO_CLASS = {"not_sure", "other", "skip", "unlabelled"}
 COUNT = 12
-TRIED = 12
+IMAGES_PER_CLASS = 12
 
 README = """# Example images
 
@@ -48,21 +48,21 @@ def main() -> None:
 
     source = open_dataset(options.data, options.split)
     sizes = Counter(label for label in source.labels if label is not None and label not in NO_CLASS)
-    of_class = {
-        label: [i for i, one in enumerate(source.labels) if one == label][:TRIED]
+    by_class = {
+        label: [i for i, other in enumerate(source.labels) if other == label][:IMAGES_PER_CLASS]
         for label, _ in sizes.most_common(COUNT)
     }
-    chosen = [index for label in sorted(of_class) for index in of_class[label]]
-    bundle = load_bundle(options.engines)
+    chosen = [index for label in sorted(by_class) for index in by_class[label]]
+    bundle = load_bundle(options.bundle)
     h = bundle.encode([source.read(index) for index in chosen], method=options.method, level="backbone")
     samples = bundle.sample(h, method=options.method, level="backbone", num_samples=1, seed=options.seed)[:, 0]
     similarity = own_similarity(bundle.encode(list(samples), method=options.method, level="backbone"), h).tolist()
     rows = []
-    for label in sorted(of_class):
-        place = max((chosen.index(index) for index in of_class[label]), key=similarity.__getitem__)
-        write_png(options.out / f"{label}.png", samples[place])
-        key, seed = source.keys[chosen[place]], sample_seed(options.seed, place, 0)
-        rows.append(f"| `{label}.png` | `{key}` | {seed} | {similarity[place]:.3f} |")
+    for label in sorted(by_class):
+        position = max((chosen.index(index) for index in by_class[label]), key=similarity.__getitem__)
+        write_png(options.out / f"{label}.png", samples[position])
+        key, seed = source.keys[chosen[position]], sample_seed(options.seed, position, 0)
+        rows.append(f"| `{label}.png` | `{key}` | {seed} | {similarity[position]:.3f} |")
     settings = bundle.settings()
     text = README.format(
         bundle=bundle.manifest.name,
@@ -71,7 +71,7 @@ def main() -> None:
         sampler=settings.sampler,
         steps=settings.steps,
         guidance=settings.guidance,
-        tried=TRIED,
+        tried=IMAGES_PER_CLASS,
         rows="\n".join(rows),
     )
     write_text(options.out / "README.md", text)

@@ -1,10 +1,10 @@
-"""Write a bundle with random weights, to measure speed and memory at a size that nobody has trained yet.
+"""Write a bundle with random weights, to measure speed and memory of architectures that have not been trained.
 
     python tools/make_random_bundle.py rcdm128 --out engines/random128
     python tools/make_random_bundle.py rcdm128 --set denoiser.size=64 --out engines/random64
 
-The denoiser is that of a recipe, the encoder is one of the demo bundle's. Layers that start at zero are drawn too: with
-them at zero, every call would give zero and no error could be seen.
+The denoiser is that of a recipe, the encoder is one of the demo bundle. Zero-initialised layers get random weights too:
+otherwise the output would be zero and errors could not be measured.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from rcdm_cli import load_bundle
-from rcdm_cli.bundle.write import write_bundle
+from rcdm_cli.bundle.files import write_bundle
 from rcdm_cli.core.resources import DEMO_BUNDLE, recipe_path
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditioningSpec, Representation
@@ -23,7 +23,7 @@ METHOD = "dino"
 
 
 def random_model(recipe: TrainRecipe, projections: tuple[Representation, ...], seed: int) -> Model:
-    """The recipe's denoiser with a conditioning for ``projections``; every weight is drawn."""
+    """Return the recipe's denoiser with conditioning for ``projections``; all weights are random."""
     torch.manual_seed(seed)
     model = Model(recipe.denoiser, ConditioningSpec(projections=projections, width=recipe.denoiser.cond_width))
     for parameter in model.parameters():
@@ -33,9 +33,9 @@ def random_model(recipe: TrainRecipe, projections: tuple[Representation, ...], s
 
 
 def main() -> None:
-    """Make the bundle, and print its folder."""
+    """Write the bundle and print its folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="name or file")
+    parser.add_argument("recipe", help="name or file of a recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes a value of the recipe")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,10 +1,10 @@
-"""Where one call of the denoiser spends its time: the published U-Net in PyTorch, and our graph on OpenVINO.
+"""Profile one call of the denoiser: the published U-Net in PyTorch, and the exported graph on OpenVINO.
 
     rcdm export BUNDLE --precision fp32,bf16
     python tools/profile_denoiser.py BUNDLE --against PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM --batch 1,8
 
-Prints one JSON object: for each implementation and batch, milliseconds a call by kind of operation, the mean of several
-calls. Profiling slows both down by itself: read the shares, and take times from `rcdm bench`.
+Prints one JSON object: for each implementation and batch size, the mean time of a call in milliseconds by kind of
+operation. Profiling slows both down: use the fractions here, and the times of `rcdm bench`.
 """
 
 import argparse
@@ -23,22 +23,22 @@ from tools.published_rcdm import PublishedRcdm
 CALLS = 10
 
 KINDS = (
-    ("copy and layout", ("convert",)),  # before "conv", which it holds
+    ("copy and layout", ("convert",)),  # before "conv", a prefix of "convert"
     ("convolution", ("conv",)),
     ("matrix product", ("matmul", "fullyconnected", "bmm", "addmm", "aten::mm", "gemm")),
     ("normalisation", ("norm", "mvn", "reduce", "var_mean")),
     ("copy and layout", ("copy", "reorder", "transpose", "clone", "contiguous", "reshape", "concat", "cat")),
 )
-"""What the names of operations hold, in the order in which they are tried; the rest is pointwise."""
+"""Substrings of operation names by kind, in order of priority. All other operations are pointwise."""
 
 
 def kind_of(name: str) -> str:
-    """The kind of an operation of PyTorch or OpenVINO."""
+    """Return the kind of an operation of PyTorch or OpenVINO."""
     return next((kind for kind, parts in KINDS if any(part in name.lower() for part in parts)), "pointwise")
 
 
-def of_published(published: PublishedRcdm, bundle: Bundle, batch: int, width: int) -> dict[str, float]:
-    """Milliseconds of a call by kind: PyTorch, float32, as published."""
+def profile_published(published: PublishedRcdm, bundle: Bundle, batch: int, width: int) -> dict[str, float]:
+    """Return milliseconds of a call by kind for the published U-Net in PyTorch at float32."""
     x, t, h = torch.randn(batch, 3, bundle.size, bundle.size), torch.full((batch,), 500), torch.randn(batch, width)
     with torch.no_grad():
         published.call(x, t, h)
@@ -51,9 +51,9 @@ def of_published(published: PublishedRcdm, bundle: Bundle, batch: int, width: in
     return dict(spent)
 
 
-def of_openvino(bundle: Bundle, precision: str, batch: int) -> dict[str, float]:
-    """Milliseconds of a call by kind: our graph on OpenVINO, all threads on one call."""
-    graph = bundle.manifest.graph("onnx", "loop", precision)
+def profile_openvino(bundle: Bundle, precision: str, batch: int) -> dict[str, float]:
+    """Return milliseconds of a call by kind for the exported graph on OpenVINO, with all threads on one call."""
+    graph = bundle.manifest.graph("onnx", "denoiser", precision)
     assert graph is not None, f"no graph at {precision}: rcdm export {bundle.folder} --precision {precision}"
     core = openvino.Core()
     model = core.read_model(bundle.folder / graph.file)
@@ -84,11 +84,11 @@ def main() -> None:
             schedule = bundle.manifest.schedule
             published = PublishedRcdm(given.against, bundle.model, 0, schedule, torch.device("cpu"))
             width = bundle.manifest.conditioning.projections[0].width
-            result[f"published, batch {batch}"] = of_published(published, bundle, batch, width)
+            result[f"published, batch {batch}"] = profile_published(published, bundle, batch, width)
         for graph in bundle.manifest.graphs:
-            if (graph.kind, graph.network) == ("onnx", "loop"):
+            if (graph.kind, graph.network) == ("onnx", "denoiser"):
                 name = f"openvino {graph.precision}, batch {batch}"
-                result[name] = of_openvino(bundle, graph.precision, batch)
+                result[name] = profile_openvino(bundle, graph.precision, batch)
     print(json.dumps({"threads": torch.get_num_threads(), "milliseconds": result}, indent=2))
 
 

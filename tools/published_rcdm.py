@@ -1,4 +1,4 @@
-"""The published implementation, from a person's checkout, with a bundle's weights: what speed is compared to."""
+"""The published RCDM implementation, imported from a checkout, with the weights of a bundle."""
 
 import sys
 from collections.abc import Iterator
@@ -16,24 +16,27 @@ from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec
 
 PACKAGE = "guided_diffusion_rcdm"
 README_STEPS = 100
-"""``--timestep_respacing`` of the published README."""
+"""Sampling steps in the published README (``--timestep_respacing``)."""
 
 
 class PublishedRcdm:
-    """The published U-Net and its sampler on one device, float32, as its scripts make them.
+    """The published U-Net and its sampler in float32; a ``Baseline`` of the bench analysis.
 
     Args:
-        checkout: of github.com/facebookresearch/RCDM.
-        model: whose weights are taken.
-        projection: of the conditioning: published RCDM has one. Its standardisation of h is folded into its weights.
-        schedule: of the model.
-        device: where it runs.
-        steps: of its sampler; every one is a call of its U-Net.
+        checkout: Folder of a checkout of github.com/facebookresearch/RCDM.
+        model: Model whose weights are used.
+        projection: Index of the conditioning projection. The published RCDM has one projection, into whose weights the
+            standardisation of ``h`` is folded.
+        schedule: Noise schedule of the model.
+        device: Device of the U-Net.
+        steps: Sampling steps; each step is one call of the U-Net.
 
     Raises:
-        InputError: ``checkout`` is none.
-        RcdmError: its code does not import, for want of a package for instance.
+        InputError: ``checkout`` is not a checkout of the repository.
+        RcdmError: The published code cannot be imported, for example because a package is missing.
     """
+
+    name = "published"
 
     def __init__(
         self,
@@ -53,12 +56,12 @@ class PublishedRcdm:
         self.unet: nn.Module = unet.to(device).eval().requires_grad_(False)
 
     def call(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """One call of its U-Net: x (B, 3, size, size), t (B,), h (B, D)."""
+        """Call the U-Net: x (B, 3, size, size), t (B,), h (B, D)."""
         output: Tensor = self.unet(x, t, feat=h)
         return output
 
     def sample(self, h: Tensor, noise: Tensor) -> Tensor:
-        """Its own sampler (``p_sample_loop``): h (B, D) and noise (B, 3, size, size) to x0 of noise's shape."""
+        """Sample with ``p_sample_loop``: h (B, D) and noise (B, 3, size, size) to x0 with the shape of ``noise``."""
         x0: Tensor = self._diffusion.p_sample_loop(
             self.unet, tuple(noise.shape), noise=noise, clip_denoised=True, model_kwargs={"feat": h}
         )
@@ -66,7 +69,7 @@ class PublishedRcdm:
 
 
 def published_options(spec: DenoiserSpec, schedule: ScheduleSpec, width: int, steps: int) -> dict[str, Any]:
-    """Arguments of the published ``create_model_and_diffusion`` for a network; ``width`` is the representation's."""
+    """Return the arguments of the published ``create_model_and_diffusion``; ``width`` is the width of h."""
     return {
         "image_size": spec.size,
         "class_cond": False,
@@ -77,7 +80,7 @@ def published_options(spec: DenoiserSpec, schedule: ScheduleSpec, width: int, st
         "num_heads": spec.heads,
         "num_head_channels": spec.head_channels or -1,
         "num_heads_upsample": -1,
-        # It takes at least one size: twice the sample's is none.
+        # At least one size is required. A feature map of twice the sample size does not exist.
         "attention_resolutions": ",".join(map(str, spec.attention or (2 * spec.size,))),
         "dropout": 0.0,
         "diffusion_steps": schedule.timesteps,
@@ -99,7 +102,7 @@ def published_options(spec: DenoiserSpec, schedule: ScheduleSpec, width: int, st
 
 
 def published_state(model: Model, projection: int) -> dict[str, Tensor]:
-    """The state dict of the published U-Net that equals ``model`` with one of its conditioning's projections."""
+    """Return the state dict of the published U-Net that is equivalent to ``model`` with one projection."""
     linear = model.conditioning.projections[projection]
     assert isinstance(linear, ConditioningProjection)
     weight = linear.weight / linear.scale
@@ -114,10 +117,10 @@ def published_state(model: Model, projection: int) -> dict[str, Tensor]:
 def _import(checkout: Path) -> Any:
     if not (checkout / PACKAGE / "script_util.py").is_file():
         raise InputError(
-            f"{checkout} is no checkout of github.com/facebookresearch/RCDM: it holds no {PACKAGE}/script_util.py."
+            f"{checkout} is not a checkout of github.com/facebookresearch/RCDM: {PACKAGE}/script_util.py is missing."
         )
     if not hasattr(torch._C, "has_mkldnn"):
-        # It imports this name, which PyTorch has since taken out, and does not use it.
+        # The published code imports this name without using it. Current versions of PyTorch have removed it.
         torch._C.has_mkldnn = True  # type: ignore[attr-defined]
     with _first_on_path(checkout):
         try:

@@ -1,1 +1,1 @@
-"""Backends: each turns an exported denoiser into a function."""
+"""Backends that run a bundle's denoiser: PyTorch, ONNX Runtime, OpenVINO and TensorRT."""

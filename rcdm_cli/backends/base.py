@@ -1,33 +1,32 @@
-"""What every backend gives: the denoiser's loop form as a function, and how it comes to be."""
+"""Interface of a backend: what runs (``RunContext``) and what every backend implements (``Backend``)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
-from rcdm_cli.backends.engine_file import Graph, Precision, find_graph
+from rcdm_cli.backends.graph import Graph, Precision, find_graph
+from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.diffusion.unet import UNet
 
-BackendName = Literal["torch", "inductor", "onnxruntime", "openvino", "tensorrt"]
-
 
 @dataclass(frozen=True)
 class RunContext:
-    """The bundle to run and the device to run it on.
+    """A bundle and the device that runs its denoiser.
 
     Attributes:
-        folder: of the bundle.
-        device: that runs the denoiser.
-        name: of the bundle.
-        denoiser: architecture of the denoiser.
-        weights_sha256: SHA-256 of the file with the denoiser's PyTorch weights; compiled graphs name the weights they
-            were made from.
+        folder: Folder of the bundle.
+        device: Device that runs the denoiser.
+        name: Name of the bundle.
+        denoiser: Architecture of the denoiser.
+        weights_sha256: SHA-256 of the denoiser's weights file. Graphs name the weights they were exported from.
         encoder_sha256: SHA-256 of each encoder's file, by method.
-        graphs: compiled networks of the bundle.
+        graphs: Compiled networks of the bundle.
     """
 
     folder: Path
@@ -39,32 +38,42 @@ class RunContext:
     graphs: tuple[Graph, ...]
 
     def graph(self, kind: str, network: str, precision: str, method: str | None = None) -> Graph | None:
-        """The graph of this kind, network, precision and method; None if the bundle has none."""
+        """Return the graph with these properties, or None."""
         return find_graph(self.graphs, kind, network, precision, method)
 
 
 class Backend(Protocol):
-    """A kind of engine. Modules of this folder hold one object each that has these two methods."""
+    """A way to run the denoiser. ``select.BACKENDS`` holds one instance per backend."""
 
-    def precisions(self, place: RunContext) -> tuple[Precision, ...]:
-        """What it can run at ``place``, the one to prefer first; the bundle's engines are not loaded for it.
+    def precisions(self, context: RunContext) -> tuple[Precision, ...]:
+        """Return the precisions available for ``context``, preferred one first. No network is loaded.
 
         Raises:
-            RcdmError: why it cannot run there at all, and what to do: a package is not installed, the manifest names
-                no engine that it runs, the device is not one of its own, its libraries do not load.
+            RcdmError: The backend cannot run ``context``: a package is not installed, the bundle has no suitable
+                graph, the device is not supported, or a library does not load.
         """
         ...
 
-    def open(self, place: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
-        """Load the engine.
+    def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
+        """Load the denoiser.
 
         Args:
-            place: for which ``precisions`` named the precision.
-            precision: of its matrix products.
-            unet: gives the bundle's network, float32, for evaluation, on the device: for a backend that runs
-                the weights themselves.
+            context: Context for which ``precisions`` returned ``precision``.
+            precision: Number format of the matrix products.
+            unet: Returns the bundle's network in float32, in evaluation mode, on the device. Called only by backends
+                that run the weights themselves.
 
         Raises:
-            RcdmError: the engine's file is missing, is another one than the manifest names, or does not load.
+            RcdmError: The graph's file is missing, differs from the manifest, or does not load.
         """
         ...
+
+
+def require_package(module: str, title: str, extra: str) -> None:
+    """Check that a package is installed, without importing it.
+
+    Raises:
+        RcdmError: The package is not installed.
+    """
+    if find_spec(module) is None:
+        raise RcdmError(f"{title} is not installed: `pip install 'rcdm[{extra}]'`.")

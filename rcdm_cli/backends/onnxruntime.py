@@ -1,6 +1,6 @@
-"""ONNX Runtime: the exported graph on the CPU, or on a CUDA device without a copy through the CPU."""
+"""ONNX Runtime: runs ONNX graphs on CPUs, and on CUDA devices without copies through the CPU."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -10,56 +10,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcdm_cli.backends.base import RunContext
-from rcdm_cli.backends.engine_file import Precision
-from rcdm_cli.backends.graph_file import Streams, exported, graph_file, needs_package, streams
+from rcdm_cli.backends.base import RunContext, require_package
+from rcdm_cli.backends.graph import Precision
+from rcdm_cli.backends.onnx_graph import GraphFunction, Streams, available_precisions, denoiser_path, streams
 from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.unet import UNet
 
 CUDA = "CUDAExecutionProvider"
 
-ON_CPU: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
-"""What it runs there; all but the first are slower than that, and good for checking such graphs."""
+CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
+"""Precisions on CPUs. Only fp32 is fast; the others are emulated, to check their graphs."""
 
-ON_CUDA: tuple[Precision, ...] = ("fp16", "fp32")
+CUDA_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
 
 
-class OnnxRuntime:
-    """The backend ``onnx``."""
+class OnnxRuntimeBackend:
+    """The backend ``onnxruntime``."""
 
-    def precisions(self, place: RunContext) -> tuple[Precision, ...]:
-        """float16 first on CUDA devices; a CPU emulates it. Neither runs bfloat16. See ``Backend.precisions``."""
-        on_cuda = place.device.type == "cuda"
-        needs_package("onnxruntime", "ONNX Runtime", "gpu" if on_cuda else "cpu")
+    def precisions(self, context: RunContext) -> tuple[Precision, ...]:
+        """See ``Backend.precisions``. Prefers fp16 on CUDA devices and fp32 on CPUs; bf16 is not supported."""
+        on_cuda = context.device.type == "cuda"
+        require_package("onnxruntime", "ONNX Runtime", "gpu" if on_cuda else "cpu")
         if on_cuda:
             import onnxruntime
 
             if CUDA not in onnxruntime.get_available_providers():
                 raise RcdmError(
-                    "The installed ONNX Runtime is for CPUs only: put onnxruntime-gpu in the place of onnxruntime, "
-                    "or give --device cpu."
+                    "The installed ONNX Runtime supports CPUs only. Replace the package onnxruntime by "
+                    "onnxruntime-gpu, or set `device` to cpu."
                 )
-        found = exported(place, ON_CUDA if on_cuda else ON_CPU)
+        found = available_precisions(context, CUDA_PRECISIONS if on_cuda else CPU_PRECISIONS)
         if on_cuda:
-            _needs_working_cuda(place.device.index or 0)
+            _check_cuda(context.device.index or 0)
         return found
 
-    def open(self, place: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
+    def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``."""
-        path = graph_file(place, precision)
-        size, channels = place.denoiser.size, place.denoiser.out_channels
-        if place.device.type == "cuda":
-            return CudaEngine(path, place.device, (channels, size, size), exact=precision == "fp32")
-        return CpuEngine(path, streams(place))
+        path = denoiser_path(context, precision)
+        size, channels = context.denoiser.size, context.denoiser.out_channels
+        if context.device.type == "cuda":
+            return OnnxRuntimeCudaEngine(path, context.device, (channels, size, size), exact=precision == "fp32")
+        return OnnxRuntimeCpuEngine(path, streams(context))
 
 
-class CpuEngine:
-    """Batches run as ``Streams`` says.
+class OnnxRuntimeCpuEngine:
+    """The denoiser on a CPU; batches are split as ``Streams`` says.
 
     Args:
-        path: of the graph.
-        streams: for its network.
+        path: The ONNX graph.
+        streams: Split of a batch.
     """
 
     max_batch: int | None = None
@@ -71,16 +71,16 @@ class CpuEngine:
 
     def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
         """See ``Engine``."""
-        given = {"x": x.contiguous().numpy(), "modulations": modulations.contiguous().numpy()}
+        inputs = {"x": x.contiguous().numpy(), "modulations": modulations.contiguous().numpy()}
         requests = self._streams.requests(len(x))
         threads = self._streams.threads if len(requests) == 1 else self._streams.threads // self._streams.count
         sessions = {samples: self._session(samples, threads) for _, samples in requests}
 
         def run(request: tuple[int, int]) -> Tensor:
             start, samples = request
-            own = {name: values[start : start + samples] for name, values in given.items()}
-            with _errors():
-                return torch.from_numpy(sessions[samples].run(None, own)[0])
+            part = {name: values[start : start + samples] for name, values in inputs.items()}
+            with _translated_errors():
+                return torch.from_numpy(sessions[samples].run(None, part)[0])
 
         if len(requests) == 1:
             return run(requests[0])
@@ -97,14 +97,14 @@ class CpuEngine:
         return self._sessions[samples, threads]
 
 
-class CudaEngine:
-    """Whole batches, from torch's memory to torch's memory.
+class OnnxRuntimeCudaEngine:
+    """The denoiser on a CUDA device. Inputs and outputs stay in PyTorch's GPU memory.
 
     Args:
-        path: of the graph.
-        device: CUDA.
-        shape: of one output.
-        exact: multiply float32 at full precision, which ONNX Runtime does not by itself.
+        path: The ONNX graph.
+        device: CUDA device.
+        shape: Shape of one output, (C, size, size).
+        exact: Whether to multiply float32 at full precision. ONNX Runtime uses TF32 by default.
     """
 
     max_batch: int | None = None
@@ -114,21 +114,21 @@ class CudaEngine:
         index = device.index or 0
         options = {"device_id": index, "cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0" if exact else "1"}
         self._session = _session(path, 1, None, (CUDA, options))
-        self._place = ("cuda", index)
+        self._binding_device = ("cuda", index)
 
     def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
         """See ``Engine``."""
         import numpy as np
 
         output = torch.empty((len(x), *self._shape), device=self._device)
-        given = {"x": x.contiguous(), "modulations": modulations.contiguous()}
+        inputs = {"x": x.contiguous(), "modulations": modulations.contiguous()}
         binding = self._session.io_binding()
-        for name, value in given.items():
-            binding.bind_input(name, *self._place, np.float32, tuple(value.shape), value.data_ptr())
-        binding.bind_output("output", *self._place, np.float32, tuple(output.shape), output.data_ptr())
-        # ONNX Runtime has a stream of its own: what torch still computes must be there before.
+        for name, value in inputs.items():
+            binding.bind_input(name, *self._binding_device, np.float32, tuple(value.shape), value.data_ptr())
+        binding.bind_output("output", *self._binding_device, np.float32, tuple(output.shape), output.data_ptr())
+        # ONNX Runtime uses its own CUDA stream, so PyTorch must have finished writing the inputs.
         torch.cuda.current_stream(self._device).synchronize()
-        with _errors():
+        with _translated_errors():
             self._session.run_with_iobinding(binding)
             binding.synchronize_outputs()
         return output
@@ -138,22 +138,40 @@ class CudaEngine:
         del self._session
 
 
-@cache
-def _needs_working_cuda(index: int) -> None:
-    """Load a graph of one node: that the provider is there does not say that its libraries load.
+def graph_function(path: Path) -> GraphFunction:
+    """Load any ONNX graph as a function of float32 tensors of any batch size, on the CPU.
 
     Raises:
-        RcdmError: they do not.
+        RcdmError: ONNX Runtime is not installed or cannot load the graph.
     """
-    _session(_one_node(), 1, None, (CUDA, {"device_id": index}))
+    require_package("onnxruntime", "ONNX Runtime", "cpu")
+    session = _session(path, torch.get_num_threads(), None)
+    names = [item.name for item in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        values = {name: value.contiguous().numpy() for name, value in zip(names, inputs, strict=True)}
+        with _translated_errors():
+            return [torch.from_numpy(output) for output in session.run(None, values)]
+
+    return run
 
 
-def _one_node() -> bytes:
+@cache
+def _check_cuda(index: int) -> None:
+    """Load a graph of one node on a CUDA device. A listed provider may still fail to load its libraries.
+
+    Raises:
+        RcdmError: The libraries do not load.
+    """
+    _session(_identity_graph(), 1, None, (CUDA, {"device_id": index}))
+
+
+def _identity_graph() -> bytes:
     from onnx import TensorProto, helper
 
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "one node", [x], [y])
-    # Versions that every ONNX Runtime reads.
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
+    # Every version of ONNX Runtime reads these versions.
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
     content: bytes = model.SerializeToString()
     return content
@@ -165,7 +183,7 @@ def _session(
     batch: int | None,
     provider: str | tuple[str, dict[str, Any]] = "CPUExecutionProvider",
 ) -> Any:
-    """A loaded graph; for one ``batch`` only, where it is given: with shapes that are known more is folded."""
+    """Load a graph, for a fixed batch size if ``batch`` is given: known shapes allow more constant folding."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -176,21 +194,21 @@ def _session(
     try:
         session = onnxruntime.InferenceSession(graph, options, providers=[provider])
     except Exception as error:
-        what = "a graph of one node" if isinstance(graph, bytes) else graph
-        raise RcdmError(f"ONNX Runtime cannot load {what}: {error}") from error
-    # It only logs that a provider does not work, and takes the next.
-    asked = provider if isinstance(provider, str) else provider[0]
-    if asked not in session.get_providers():
+        name = "a test graph" if isinstance(graph, bytes) else graph
+        raise RcdmError(f"ONNX Runtime cannot load {name}: {error}") from error
+    # If a provider fails, ONNX Runtime only logs an error and uses the next one.
+    requested = provider if isinstance(provider, str) else provider[0]
+    if requested not in session.get_providers():
         raise RcdmError(
-            f"ONNX Runtime did not take {asked}, mostly because its CUDA or cuDNN libraries are missing or have "
-            "another version. Give --device cpu or another --backend."
+            f"ONNX Runtime could not load {requested}. The usual cause is a missing CUDA or cuDNN library or a wrong "
+            "version of one. Set `device` to cpu or choose another `backend`."
         )
     return session
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
-    """What ONNX Runtime raises, as what ``Engine`` says."""
+def _translated_errors() -> Iterator[None]:
+    """Convert errors of ONNX Runtime to the errors that ``Engine`` documents."""
     try:
         yield
     except MemoryError:

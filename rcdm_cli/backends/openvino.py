@@ -1,16 +1,16 @@
-"""OpenVINO: the exported graph on a CPU."""
+"""OpenVINO: runs ONNX graphs on CPUs."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rcdm_cli.backends.base import RunContext
-from rcdm_cli.backends.engine_file import Precision
-from rcdm_cli.backends.graph_file import Streams, exported, graph_file, needs_package, streams
+from rcdm_cli.backends.base import RunContext, require_package
+from rcdm_cli.backends.graph import Precision
+from rcdm_cli.backends.onnx_graph import GraphFunction, Streams, available_precisions, denoiser_path, streams
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.precision import has_bf16
 from rcdm_cli.diffusion.inference import Engine
@@ -19,44 +19,42 @@ from rcdm_cli.diffusion.unet import UNet
 
 @functools.cache
 def core() -> Any:
-    """The ``openvino.Core`` of this process; it stays to the end.
+    """Return the ``openvino.Core`` of this process. The core is never destroyed.
 
-    A core gives the thread that makes it another stack for signal handlers, and puts the one of before in its place
-    when it goes. Of two that go in the order in which they came, the second puts in place the first one's, which is no
-    longer there: the next signal, such as that of Ctrl-C or of a worker that ends, is a segmentation fault then
-    (OpenVINO 2026.4).
+    Destroying two ``Core``s in creation order restores a dangling ``sigaltstack``: the next signal, such as Ctrl-C,
+    is then a segmentation fault (OpenVINO 2026.4).
     """
     import openvino
 
     return openvino.Core()
 
 
-GRAPHS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
-"""Precisions of graphs that it runs as they are. One at float16 it would compute in float32 on a CPU. Numbers at fp8 it
-rounds to float16 first, so that one of 260 falls to the wrong side (OpenVINO 2026.4)."""
+CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+"""Precisions that OpenVINO computes as the graph says. It computes fp16 graphs in float32 on CPUs, and it rounds fp8
+values to float16 first, which changes one value in 260 (OpenVINO 2026.4)."""
 
 
-class OpenVino:
+class OpenVinoBackend:
     """The backend ``openvino``."""
 
-    def precisions(self, place: RunContext) -> tuple[Precision, ...]:
-        """bfloat16 first, where the CPU multiplies it in hardware; int8 last. See ``Backend.precisions``."""
-        if place.device.type != "cpu":
-            raise InputError("OpenVINO runs on CPUs here: give --device cpu or another --backend.")
-        needs_package("openvino", "OpenVINO", "cpu")
-        return exported(place, ("bf16", "fp32", "int8") if has_bf16(place.device) else GRAPHS)
+    def precisions(self, context: RunContext) -> tuple[Precision, ...]:
+        """See ``Backend.precisions``. Prefers bf16 if the CPU multiplies bfloat16 in hardware."""
+        if context.device.type != "cpu":
+            raise InputError("OpenVINO runs on CPUs only. Set `device` to cpu or choose another `backend`.")
+        require_package("openvino", "OpenVINO", "cpu")
+        return available_precisions(context, ("bf16", "fp32", "int8") if has_bf16(context.device) else CPU_PRECISIONS)
 
-    def open(self, place: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
+    def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``."""
-        return CpuEngine(graph_file(place, precision), streams(place))
+        return OpenVinoEngine(denoiser_path(context, precision), streams(context))
 
 
-class CpuEngine:
-    """Batches run as ``Streams`` says.
+class OpenVinoEngine:
+    """The denoiser on a CPU; batches are split as ``Streams`` says.
 
     Args:
-        path: of the graph.
-        streams: for its network.
+        path: The ONNX graph.
+        streams: Split of a batch.
     """
 
     max_batch: int | None = None
@@ -67,19 +65,19 @@ class CpuEngine:
 
     def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
         """See ``Engine``."""
-        given = (x.contiguous().numpy(), modulations.contiguous().numpy())
+        inputs = (x.contiguous().numpy(), modulations.contiguous().numpy())
         requests = self._streams.requests(len(x))
-        side_by_side = 1 if len(requests) == 1 else self._streams.count
+        parallel = 1 if len(requests) == 1 else self._streams.count
         outputs: list[Tensor] = [x] * len(requests)
 
-        def keep(request: Any, index: int) -> None:
+        def store(request: Any, index: int) -> None:
             outputs[index] = torch.from_numpy(request.get_output_tensor(0).data.copy())
 
-        queues = {samples: self._queue(samples, side_by_side) for _, samples in requests}
+        queues = {samples: self._queue(samples, parallel) for _, samples in requests}
         for queue in queues.values():
-            queue.set_callback(keep)
+            queue.set_callback(store)
         for index, (start, samples) in enumerate(requests):
-            queues[samples].start_async(tuple(values[start : start + samples] for values in given), index)
+            queues[samples].start_async(tuple(values[start : start + samples] for values in inputs), index)
         for queue in queues.values():
             queue.wait_all()
         return torch.cat(outputs)
@@ -88,24 +86,44 @@ class CpuEngine:
         """See ``Engine``."""
         self._queues.clear()
 
-    def _queue(self, samples: int, side_by_side: int) -> Any:
-        if (samples, side_by_side) not in self._queues:
-            self._queues[samples, side_by_side] = self._compiled(samples, side_by_side)
-        return self._queues[samples, side_by_side]
+    def _queue(self, samples: int, parallel: int) -> Any:
+        if (samples, parallel) not in self._queues:
+            self._queues[samples, parallel] = self._compile(samples, parallel)
+        return self._queues[samples, parallel]
 
-    def _compiled(self, samples: int, side_by_side: int) -> Any:
+    def _compile(self, samples: int, parallel: int) -> Any:
         import openvino
 
-        # The precision is in the graph. Left to itself, OpenVINO takes bfloat16 for all of it where the CPU has it.
         properties = {
+            # The graph sets the precision. By default, OpenVINO computes in bfloat16 on CPUs that support it.
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": self._streams.threads,
-            "NUM_STREAMS": side_by_side,
+            "NUM_STREAMS": parallel,
             "ENABLE_CPU_PINNING": False,
         }
         try:
             model = core().read_model(self._path)
             model.reshape({port: [samples, *port.partial_shape[1:]] for port in model.inputs})
-            return openvino.AsyncInferQueue(core().compile_model(model, "CPU", properties), side_by_side)
+            return openvino.AsyncInferQueue(core().compile_model(model, "CPU", properties), parallel)
         except Exception as error:
             raise RcdmError(f"OpenVINO cannot load {self._path}: {error}") from error
+
+
+def graph_function(path: Path) -> GraphFunction:
+    """Load any ONNX graph as a function of float32 tensors of any batch size, on the CPU.
+
+    Raises:
+        RcdmError: OpenVINO is not installed or cannot load the graph.
+    """
+    require_package("openvino", "OpenVINO", "cpu")
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    try:
+        model = core().compile_model(path, "CPU", properties)
+    except Exception as error:
+        raise RcdmError(f"OpenVINO cannot load {path}: {error}") from error
+
+    def run(*inputs: Tensor) -> Sequence[Tensor]:
+        outputs = model([value.contiguous().numpy() for value in inputs])
+        return [torch.from_numpy(outputs[index].copy()) for index in range(len(outputs))]
+
+    return run

@@ -1,107 +1,123 @@
-"""Which backend runs a bundle: the one asked for, or the fastest that can."""
+"""Selection of the backend and the precision that run a bundle's denoiser."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
+from rcdm_cli.backends import onnxruntime, openvino
 from rcdm_cli.backends.base import Backend, RunContext
-from rcdm_cli.backends.engine_file import EIGHT_BIT, Precision
-from rcdm_cli.backends.graph_file import how_to_write
-from rcdm_cli.backends.onnxruntime import ON_CPU, ON_CUDA, OnnxRuntime
-from rcdm_cli.backends.openvino import GRAPHS, OpenVino
+from rcdm_cli.backends.graph import EIGHT_BIT, Precision
+from rcdm_cli.backends.onnx_graph import GraphFunction, encoder_path, how_to_export
 from rcdm_cli.backends.tensorrt.backend import TensorRTBackend
-from rcdm_cli.backends.torch import Inductor, Torch
+from rcdm_cli.backends.torch import InductorBackend, TorchBackend
 from rcdm_cli.core.errors import InputError, RcdmError, unknown_name_message
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.unet import UNet
 
 BACKENDS: dict[str, Backend] = {
-    "openvino": OpenVino(),
-    "onnxruntime": OnnxRuntime(),
-    "torch": Torch(),
-    "inductor": Inductor(),
+    "openvino": openvino.OpenVinoBackend(),
+    "onnxruntime": onnxruntime.OnnxRuntimeBackend(),
+    "torch": TorchBackend(),
+    "inductor": InductorBackend(),
     "tensorrt": TensorRTBackend(),
 }
 
-EXPORTED = {("openvino", "cpu"): GRAPHS, ("onnxruntime", "cpu"): ON_CPU, ("onnxruntime", "cuda"): ON_CUDA}
-"""Precisions that a backend has on a kind of device, once the bundle holds ONNX graphs at them."""
+EXPORTABLE = {
+    ("openvino", "cpu"): openvino.CPU_PRECISIONS,
+    ("onnxruntime", "cpu"): onnxruntime.CPU_PRECISIONS,
+    ("onnxruntime", "cuda"): onnxruntime.CUDA_PRECISIONS,
+}
+"""Precisions of each (backend, device type) for which an ONNX graph can be exported."""
 
 FASTEST_FIRST = {"cpu": ("openvino", "onnxruntime", "torch"), "cuda": ("tensorrt", "onnxruntime", "torch")}
-"""By kind of device: on CPUs as measured (docs/PERFORMANCE.md); on CUDA devices as expected, for nothing was measured
-on one. ``inductor`` is not among them: it takes a minute to start."""
+"""Backends that ``auto`` tries, by device type. The order for CPUs was measured (docs/PERFORMANCE.md); the order for
+CUDA devices is an expectation. ``inductor`` is left out because it compiles for a minute."""
 
 
 @dataclass(frozen=True)
 class BackendSelection:
-    """A backend and a precision for one place.
+    """A backend and a precision for one bundle on one device.
 
     Attributes:
-        backend: its name.
-        precision: of its matrix products.
-        why: a sentence for people.
+        context: The bundle and the device.
+        backend: Name of the backend.
+        precision: Number format of the matrix products.
+        reason: Sentence that explains the selection to the user.
     """
 
-    place: RunContext
+    context: RunContext
     backend: str
     precision: Precision
-    why: str
+    reason: str
 
     def open(self, unet: Callable[[], UNet]) -> Engine:
-        """Load the engine; ``unet`` gives the bundle's network, as for ``Backend.open``."""
-        return BACKENDS[self.backend].open(self.place, self.precision, unet)
+        """Load the denoiser. ``unet`` is the same as for ``Backend.open``."""
+        return BACKENDS[self.backend].open(self.context, self.precision, unet)
+
+    def open_encoder(self, method: str) -> GraphFunction | None:
+        """Load the ONNX graph of an encoder; None if this backend or the bundle has none.
+
+        A graph needs no timm, whose import takes longer than the sampling loop of a small network.
+
+        Raises:
+            InputError: The graph's file is missing or differs from the manifest.
+        """
+        load = {"onnxruntime": onnxruntime.graph_function, "openvino": openvino.graph_function}.get(self.backend)
+        if load is None or self.context.device.type != "cpu":
+            return None
+        path = encoder_path(self.context, method)
+        return load(path) if path else None
 
 
-def choose(place: RunContext, backend: str = "auto", precision: str = "auto") -> BackendSelection:
-    """What shall run the denoiser.
+def select_backend(context: RunContext, backend: str = "auto", precision: str = "auto") -> BackendSelection:
+    """Select what runs the denoiser.
 
     Args:
-        place: the bundle and the device.
-        backend: a name of ``BACKENDS``, or ``auto`` for the fastest that is installed and fits the manifest.
-        precision: of the matrix products, or ``auto`` for the one that the backend prefers there, which is never one
-            of ``EIGHT_BIT``.
+        context: The bundle and the device.
+        backend: Name in ``BACKENDS``, or ``auto`` for the fastest available backend.
+        precision: Number format of the matrix products, or ``auto`` for the one that the backend prefers. ``auto``
+            never selects int8 or fp8.
 
     Raises:
-        InputError: a name that there is not, or a precision that the backend does not have there.
-        RcdmError: the backend that was asked for cannot run there. Nothing else is taken in its place.
+        InputError: ``backend`` or ``precision`` is unknown, or the backend does not offer the precision.
+        RcdmError: The requested backend cannot run. There is no fallback to another backend.
     """
+    for name, given, allowed in (("backend", backend, BACKENDS), ("precision", precision, get_args(Precision))):
+        if given not in ("auto", *allowed):
+            raise InputError(unknown_name_message(name, str(given), ("auto", *allowed)))
     if backend != "auto":
-        if backend not in BACKENDS:
-            raise InputError(unknown_name_message("backend", backend, ("auto", *BACKENDS)))
-        chosen = _precision(backend, place, precision)
-        return BackendSelection(place, backend, chosen, f"{backend} at {chosen}.")
-    passed_over: dict[str, list[str]] = {}
-    for name in FASTEST_FIRST[place.device.type]:
+        selected = _precision(backend, context, precision)
+        return BackendSelection(context, backend, selected, f"{backend} at {selected}.")
+    rejected: dict[str, list[str]] = {}
+    for name in FASTEST_FIRST[context.device.type]:
         try:
-            chosen = _precision(name, place, precision)
+            selected = _precision(name, context, precision)
         except RcdmError as error:
-            passed_over.setdefault(str(error), []).append(name)
+            rejected.setdefault(str(error), []).append(name)
         else:
-            return BackendSelection(
-                place, name, chosen, _because(f"{name} at {chosen}, the fastest that can run", passed_over)
-            )
-    raise InputError(_because(f"No backend can run {place.name} at {precision}", passed_over))
+            reason = _with_rejected(f"{name} at {selected}, the fastest available backend", rejected)
+            return BackendSelection(context, name, selected, reason)
+    raise InputError(_with_rejected(f"No backend can run {context.name} at {precision}", rejected))
 
 
-def _because(found: str, passed_over: dict[str, list[str]]) -> str:
-    """A sentence on what was found, and one on each reason for which others were passed over."""
-    return " ".join([f"{found}.", *(f"Not {' or '.join(names)}: {why}" for why, names in passed_over.items())])
+def _with_rejected(result: str, rejected: dict[str, list[str]]) -> str:
+    """Append one sentence per reason for which backends were rejected."""
+    return " ".join([f"{result}.", *(f"Not {' or '.join(names)}: {reason}" for reason, names in rejected.items())])
 
 
-def _precision(backend: str, place: RunContext, asked: str) -> Precision:
-    have = BACKENDS[backend].precisions(place)
-    if asked == "auto":
-        for precision in have:
+def _precision(backend: str, context: RunContext, requested: str) -> Precision:
+    available = BACKENDS[backend].precisions(context)
+    if requested == "auto":
+        for precision in available:
             if precision not in EIGHT_BIT:
                 return precision
         raise InputError(
-            f"The backend {backend} has only {', '.join(have)} here, which is not taken unasked: give --precision "
-            f"{have[0]}."
+            f"The backend {backend} has only {', '.join(available)} here, which `precision` auto never selects. Set "
+            f"`precision` to {available[0]}."
         )
-    for precision in have:
-        if precision == asked:
+    for precision in available:
+        if precision == requested:
             return precision
-    if asked not in get_args(Precision):
-        raise InputError(unknown_name_message("precision", asked, ("auto", *get_args(Precision))))
-    known = EXPORTED.get((backend, place.device.type), ())
-    hint = f" {how_to_write(place.folder, asked)} writes its graph." if asked in known else ""
-    raise InputError(f"The backend {backend} has no {asked} here, only {', '.join(have)}.{hint}")
+    exportable = EXPORTABLE.get((backend, context.device.type), ())
+    hint = f" {how_to_export(context.folder, requested)} writes the graph." if requested in exportable else ""
+    raise InputError(f"The backend {backend} has no {requested} here, only {', '.join(available)}.{hint}")

@@ -1,7 +1,6 @@
-"""A bundle: images to representations, representations to samples."""
+"""A bundle in use: images to representations, representations to samples."""
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,18 +10,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.backends.encoder_graph import encoder_graph
-from rcdm_cli.backends.engine_file import checked
-from rcdm_cli.backends.select import choose
+from rcdm_cli.backends.graph import verified_path
+from rcdm_cli.backends.select import FASTEST_FIRST, select_backend
+from rcdm_cli.bundle.arguments import (
+    MAX_SEED,
+    ArrayLike,
+    parse_device,
+    representations,
+    require_guidance,
+    require_integer,
+    require_name,
+)
+from rcdm_cli.bundle.files import read_model
 from rcdm_cli.bundle.manifest import Manifest, read_manifest, run_context
 from rcdm_cli.core.errors import InputError, unknown_name_message
-from rcdm_cli.core.files import read_tensors
 from rcdm_cli.core.levels import Level
 from rcdm_cli.core.resources import bundle_path
 from rcdm_cli.data.encode import EncoderFunction, check_images, encode_images
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import Loop, Settings, sample_images
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder
@@ -30,22 +38,27 @@ from rcdm_cli.encoders.pairs import Pair, choose_among
 
 Pixels = NDArray[np.uint8]
 
-_OUTSIDE = re.compile(r"^conditioning\.|\.time_embed\.|\.emb_layers\.")
-
 
 class Bundle:
-    """A finished model on one device. Networks are read when they are first needed.
+    """A finished model on one device. Networks are loaded on first use.
+
+    Encoders and conditioning run in float32 on every backend. Representations and samples are returned on the CPU.
 
     Args:
-        folder: of the bundle.
-        device: where it runs; representations and samples come back on the CPU.
-        backend: what runs the denoiser: a name, or ``auto`` for the fastest that can.
-        precision: of the denoiser: ``fp32``, ``bf16`` ..., or ``auto`` for the one that the backend prefers. Encoders
-            and the conditioning are float32 on every backend.
-        on_note: told in a sentence what a person may want to know, such as that memory did not suffice for a batch.
+        folder: Folder of the bundle.
+        device: Device that runs the networks.
+        backend: Backend of the denoiser, or ``auto`` for the fastest available one.
+        precision: Precision of the denoiser, or ``auto`` for the one that the backend prefers.
+        on_note: Called with a sentence for the user, for example if a batch does not fit into memory.
 
     Attributes:
-        choice: the backend and the precision, and why.
+        manifest: Manifest of the bundle.
+        schedule: Noise schedule.
+        selection: Selected backend and precision.
+
+    Raises:
+        InputError: The manifest is missing or invalid, or ``backend`` or ``precision`` is unknown.
+        RcdmError: The backend cannot run the bundle on the device.
     """
 
     def __init__(
@@ -59,85 +72,64 @@ class Bundle:
         self.folder, self.device, self.on_note = folder, device, on_note
         self.manifest: Manifest = read_manifest(folder)
         self.schedule = Schedule(self.manifest.schedule)
-        self._place = run_context(folder, self.manifest, device)
-        self.choice = choose(self._place, backend, precision)
+        self.selection = select_backend(run_context(folder, self.manifest, device), backend, precision)
         self._graphs: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {}
         self._encoders: dict[str, Encoder] = {}
         self._encoded: tuple[tuple[str, bytes], tuple[Tensor, ...]] | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The methods whose representations the bundle takes."""
+        """Methods whose representations condition the denoiser."""
         return tuple(self.manifest.encoders)
 
     def pairs(self, methods: Sequence[str] | None = None, level: str = "both") -> list[Pair]:
-        """The (method, level) pairs of the bundle for ``methods`` (None is all) and a level.
+        """Return the (method, level) pairs of the bundle.
 
-        ``both`` takes the levels that a method has; so does any level where no method was named.
+        Args:
+            methods: Methods to select; None selects all.
+            level: ``backbone``, ``projector`` or ``both``. With ``both``, or if ``methods`` is None, a method without
+                the level is left out.
 
         Raises:
-            InputError: a method is not in the bundle, or a named method lacks the level.
+            InputError: A method is not in the bundle, or a named method lacks the level.
         """
-        known = [Pair(projection.method, projection.level) for projection in self.manifest.conditioning.projections]
-        return choose_among(known, methods or self.methods, level, bool(methods), "The bundle")
+        available = [Pair(projection.method, projection.level) for projection in self.manifest.conditioning.projections]
+        return choose_among(available, methods or self.methods, level, bool(methods), "The bundle")
 
     @property
     def size(self) -> int:
-        """Height and width of its samples in pixels."""
+        """Height and width of a sample in pixels."""
         return self.manifest.denoiser.size
 
     @cached_property
     def model(self) -> Model:
-        """Denoiser and conditioning, float32, for evaluation."""
-        model = self._unfilled()
-        try:
-            model.load_state_dict({name: self._ready(value) for name, value in self._weights().items()}, assign=True)
-        except RuntimeError as error:
-            path = self.folder / self.manifest.model.file
-            raise InputError(f"The weights in {path} do not fit the bundle's manifest: {error}") from error
-        return model.eval().requires_grad_(False)
+        """Denoiser and conditioning in float32, in evaluation mode."""
+        return read_model(self.folder, self.manifest, self.device)
+
+    @cached_property
+    def conditioning_model(self) -> Model:
+        """The model with only the weights that run before the sampling loop: modulations and conditioning.
+
+        With an exported denoiser, the other weights are not read a second time.
+        """
+        if self.selection.backend in ("torch", "inductor"):
+            return self.model
+        return read_model(self.folder, self.manifest, self.device, before_loop=True)
 
     @cached_property
     def engine(self) -> Engine:
-        """What runs the denoiser inside the loop."""
-        return self.choice.open(lambda: self.model.denoiser)
-
-    @cached_property
-    def outside(self) -> Model:
-        """The model with the weights that are needed before the loop: modulations and the conditioning.
-
-        Where an exported engine holds the rest, that is not read a second time.
-        """
-        if self.choice.backend in ("torch", "inductor"):
-            return self.model
-        model = self._unfilled()
-        needed = {name: self._ready(value) for name, value in self._weights().items() if _OUTSIDE.search(name)}
-        model.load_state_dict(needed, strict=False, assign=True)
-        return model.eval().requires_grad_(False)
-
-    def _unfilled(self) -> Model:
-        """The model without memory for its weights: they are read, not drawn first."""
-        with torch.device("meta"):
-            return Model(self.manifest.denoiser, self.manifest.conditioning)
-
-    def _weights(self) -> dict[str, Tensor]:
-        return read_tensors(checked(self.folder, self.manifest.model))
-
-    def _ready(self, weight: Tensor) -> Tensor:
-        """A stored weight, float32 on the device; convolutions of samples with channels last."""
-        layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
-        # A copy of every one: a single tensor of the file as it is would keep all of it mapped.
-        return weight.to(self.device, torch.float32, copy=True, memory_format=layout)
+        """The denoiser on the selected backend."""
+        return self.selection.open(lambda: self.model.denoiser)
 
     def encoder(self, method: str | None = None) -> Encoder:
-        """The encoder of ``method``, which may be None where the bundle has one.
+        """Return the encoder of ``method`` in float32; ``method`` may be None if the bundle has one method.
 
         Raises:
-            InputError: no such method.
+            InputError: The method is not in the bundle.
         """
         method = self._method(method)
         if method not in self._encoders:
-            path = checked(self.folder, self.manifest.encoders[method])
+            path = verified_path(self.folder, self.manifest.encoders[method])
             self._encoders[method] = load_encoder(path).to(self.device)
         return self._encoders[method]
 
@@ -149,7 +141,7 @@ class Bundle:
         """
         method = self._method(method)
         if method not in self._graphs:
-            self._graphs[method] = encoder_graph(self._place, self.choice.backend, method) or self.encoder(method)
+            self._graphs[method] = self.selection.open_encoder(method) or self.encoder(method)
         return EncoderFunction(self._graphs[method], self.manifest.encoders[method].spec.preprocessing.size)
 
     def encode(
@@ -180,15 +172,30 @@ class Bundle:
         return self._encoded[1][index].clone()
 
     @torch.no_grad()
-    def condition(self, h: Tensor, *, level: Level = "backbone", method: str | None = None) -> Tensor:
-        """What the denoiser is given for ``h`` (B, D): (B, W) on the CPU."""
-        projection = self.manifest.conditioning.projection(self._method(method), level)
-        cond: Tensor = self.outside.conditioning(h.to(self.device), projection)
+    def condition(self, h: ArrayLike, *, level: Level = "backbone", method: str | None = None) -> Tensor:
+        """Map representations to conditioning vectors.
+
+        Args:
+            h: Representations (B, D).
+            level: Level of ``h``.
+            method: Method of ``h``; may be None if the bundle has one method.
+
+        Returns:
+            Conditioning vectors, float32 (B, W), on the CPU.
+
+        Raises:
+            InputError: An argument is invalid.
+        """
+        spec = self.manifest.conditioning
+        projection = spec.projection(self._method(method), level)
+        expected = spec.projections[projection]
+        h = representations(h, expected.width, f"{expected.method} {expected.level}")
+        cond: Tensor = self.conditioning_model.conditioning(h.to(self.device), projection)
         return cond.cpu()
 
     def sample(
         self,
-        h: Tensor,
+        h: ArrayLike,
         *,
         level: Level = "backbone",
         method: str | None = None,
@@ -200,35 +207,44 @@ class Bundle:
         batch: int = 32,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Pixels:
-        """Samples of what ``h`` knows.
+        """Generate samples conditioned on representations.
 
-        Sample k of representation i starts from noise of ``sample_seed(seed, i, k)``, whatever the batch.
+        Sample k of representation i depends only on ``h[i]``, ``seed``, i and k. The batch size does not change the
+        samples.
 
         Args:
-            h: (B, D) representations.
-            level: of ``h``.
-            method: of ``h``; None where the bundle has one.
-            samples: samples of each representation.
-            steps: of the sampler; None is the bundle's default, as for ``sampler`` and ``guidance``.
-            sampler: ``ddpm``, ``ddim`` or ``dpmpp``.
-            guidance: scale of classifier-free guidance; 1 is none.
-            seed: start of all randomness.
-            batch: samples made at a time.
-            on_progress: called with (samples done, samples).
+            h: Representations (B, D), a floating-point tensor or array.
+            level: Level of ``h``.
+            method: Method of ``h``; may be None if the bundle has one method.
+            num_samples: Samples K per representation, at least 1.
+            steps: Sampling steps, from 1 to the number of timesteps. None uses the bundle's default.
+            sampler: ``ddpm``, ``ddim`` or ``dpmpp``. None uses the bundle's default.
+            guidance: Scale of classifier-free guidance, at least 0; 1 is no guidance. None uses the bundle's default.
+            seed: Seed of the noise, from 0 to 2**64 - 1.
+            batch: Samples generated at a time, at least 1.
+            on_progress: Called with (finished samples, total samples).
 
         Returns:
-            uint8 (B, samples, size, size, 3).
+            Samples, uint8 (B, K, size, size, 3).
+
+        Raises:
+            InputError: An argument is invalid.
+            RcdmError: A single sample does not fit into memory, or the backend fails.
+
+        Example:
+            >>> bundle = load_bundle("clothing32")
+            >>> h = bundle.encode([image], method="dino", level="projector")
+            >>> samples = bundle.sample(h, method="dino", level="projector", num_samples=8)
+            >>> samples.shape
+            (1, 8, 32, 32, 3)
         """
+        num_samples = require_integer("num_samples", num_samples, 1)
+        seed = require_integer("seed", seed, 0, MAX_SEED)
+        settings = self.settings(sampler, steps, guidance)
         cond = self.condition(h, level=level, method=method)
-        seeds = [sample_seed(seed, image, k) for image in range(len(h)) for k in range(num_samples)]
-        samples = self.sample_cond(
-            cond.repeat_interleave(num_samples, dim=0),
-            seeds,
-            self.settings(sampler, steps, guidance),
-            batch,
-            on_progress,
-        )
-        return samples.reshape(len(h), num_samples, *samples.shape[1:])
+        seeds = [sample_seed(seed, image, k) for image in range(len(cond)) for k in range(num_samples)]
+        samples = self.sample_cond(cond.repeat_interleave(num_samples, dim=0), seeds, settings, batch, on_progress)
+        return samples.reshape(len(cond), num_samples, *samples.shape[1:])
 
     def sample_cond(
         self,
@@ -238,29 +254,47 @@ class Bundle:
         batch: int = 32,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Pixels:
-        """One sample for each projection of ``cond`` (N, W) and each of N seeds: uint8 (N, size, size, 3).
+        """Generate one sample per conditioning vector and seed.
 
-        Rows may belong to different methods and levels: all share the denoiser, and so the batch.
+        Conditioning vectors of different methods and levels can share a batch.
+
+        Args:
+            cond: Conditioning vectors (N, W).
+            seeds: N seeds, from ``sample_seed``.
+            settings: Sampler, steps and guidance.
+            batch: Samples generated at a time, at least 1.
+            on_progress: Called with (finished samples, total samples).
+
+        Returns:
+            Samples, uint8 (N, size, size, 3).
         """
-        loop = Loop(self.engine, self.outside.denoiser, self.schedule, settings, self.device)
-        return sample_images(loop, cond, seeds, batch, on_progress, self.on_note)
+        batch = require_integer("batch", batch, 1)
+        return sample_images(self.loop(settings), cond, seeds, batch, on_progress, self.on_note)
+
+    def loop(self, settings: Settings, engine: Engine | None = None) -> Loop:
+        """Return the sampling loop with ``settings``; ``engine`` replaces the bundle's denoiser."""
+        return Loop(engine or self.engine, self.conditioning_model.denoiser, self.schedule, settings, self.device)
 
     def settings(self, sampler: str | None = None, steps: int | None = None, guidance: float | None = None) -> Settings:
-        """How samples are sampled: what is given, else the bundle's defaults."""
+        """Return sampling settings. None uses the bundle's default; ranges are those of ``sample``.
+
+        Raises:
+            InputError: An argument is invalid.
+        """
         defaults = self.manifest.defaults
         return Settings(
-            sampler or defaults.sampler,
-            defaults.steps if steps is None else steps,
-            defaults.guidance if guidance is None else guidance,
+            defaults.sampler if sampler is None else require_name("sampler", sampler, SAMPLERS),
+            defaults.steps if steps is None else require_integer("steps", steps, 1, len(self.schedule)),
+            defaults.guidance if guidance is None else require_guidance(guidance),
         )
 
     def _method(self, method: str | None) -> str:
         if method is None:
             if len(self.methods) > 1:
-                raise InputError(f"The bundle has several methods; name one of: {', '.join(self.methods)}.")
+                raise InputError(f"This bundle has several methods. Set `method` to one of {', '.join(self.methods)}.")
             return self.methods[0]
         if method not in self.methods:
-            raise InputError(unknown_name_message("method", method, self.methods))
+            raise InputError(unknown_name_message("method in this bundle", str(method), self.methods))
         return method
 
 
@@ -272,17 +306,29 @@ def load_bundle(
     precision: str = "fp32",
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Bundle:
-    """Open a bundle by its name or its folder; what is not given is the exact reference. See ``Bundle``.
+    """Load a bundle. The defaults give exact float32 results on the CPU.
+
+    Args:
+        name_or_path: Name of a bundle in ``engines/``, or a bundle's folder.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        backend: ``torch``, ``inductor``, ``onnxruntime``, ``openvino``, ``tensorrt``, or ``auto`` for the fastest
+            available one.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8``, or ``auto`` for the one that the backend prefers.
+        on_note: Called with a sentence for the user, for example if a batch does not fit into memory.
 
     Raises:
-        InputError: no such bundle, backend or precision, or its manifest does not validate.
-        RcdmError: the backend cannot run it on the device.
+        InputError: The bundle does not exist, its manifest is invalid, or an argument is invalid.
+        RcdmError: The device or the backend is not available.
+
+    Example:
+        >>> bundle = load_bundle("clothing32", backend="auto", precision="auto")
     """
-    return Bundle(bundle_path(name_or_path), torch.device(device), backend, precision, on_note)
+    folder = bundle_path(name_or_path)
+    return Bundle(folder, parse_device(device, FASTEST_FIRST), backend, precision, on_note)
 
 
 def _digest(images: Sequence[Pixels]) -> bytes:
-    """What tells images from others."""
+    """Return a hash of the images' shapes and pixels."""
     digest = hashlib.blake2b()
     for image in images:
         digest.update(repr(image.shape).encode())

@@ -1,4 +1,4 @@
-"""What a file of weights holds: parameters, types, levels, architecture; nothing is run."""
+"""Description of bundles and weight files: parameters, number formats, levels, architecture."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,60 +18,57 @@ from rcdm_cli.encoders.spec import EncoderSpec
 _ONNX_TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"}
 
 _COUNTED = (".running_mean", ".running_var", ".num_batches_tracked", ".mean", ".scale")
-"""Ends of the names of what was counted over images, not trained."""
+"""Suffixes of tensors that are statistics of images, not trained parameters."""
 
 
 def describe_bundle(folder: Path) -> dict[str, Any]:
-    """Parameters of each part, levels of each method, and bytes in all.
+    """Return the parameters of each network, the levels of each method, and the size in bytes.
 
     Raises:
-        InputError: the manifest does not validate, or a file that it names is not there.
+        InputError: The manifest is invalid, or a file is missing.
     """
     manifest = read_manifest(folder)
     files = {"denoiser and conditioning": manifest.model.file}
     files |= {f"{method} encoder": entry.file for method, entry in manifest.encoders.items()}
-    levels: dict[str, str] = {}
+    levels: dict[str, list[str]] = {}
     for projection in manifest.conditioning.projections:
-        told = levels.get(projection.method)
-        levels[projection.method] = (
-            f"{told}, {projection.level} {projection.width}" if told else f"{projection.level} {projection.width}"
-        )
+        levels.setdefault(projection.method, []).append(f"{projection.level} {projection.width}")
     return {
         "parameters": {part: _tensor_facts(read_tensors(folder / file))["parameters"] for part, file in files.items()},
-        "levels": levels,
+        "levels": {method: ", ".join(entries) for method, entries in levels.items()},
         "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
     }
 
 
 def describe_safetensors(path: Path) -> dict[str, Any]:
-    """Tensors, parameters, types and bytes of a safetensors file."""
+    """Return the tensors, parameters, number formats and size of a safetensors file."""
     return {**_tensor_facts(read_tensors(path)), "bytes": path.stat().st_size}
 
 
 def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
-    """What another program's state dict is, and what is known of it.
+    """Return the kind and the properties of a state dict of another program.
 
     Returns:
-        ``RCDM checkpoint``, with its architecture and the width of its representation; ``encoder checkpoint``, with
-        the spec it opens as and its levels; or ``state dict``, with the reason why it is neither.
+        ``RCDM checkpoint`` with architecture and width of the representation, ``encoder checkpoint`` with spec and
+        levels, or ``state dict`` with the reason why it is neither.
 
     Raises:
-        InputError: it is no state dict.
+        InputError: The file is not a state dict.
     """
     state = load_state_dict_file(path)
     facts = {**_tensor_facts(state), "bytes": path.stat().st_size}
     if "ssl_emb.weight" in state:
         unet, projection = split_state(state)
         architecture = read_architecture({name: tuple(tensor.shape) for name, tensor in unet.items()})
-        # As JSON has it: tuples are lists.
-        words = {
+        # JSON has lists instead of tuples.
+        values = {
             name: list(value) if isinstance(value, tuple) else value for name, value in asdict(architecture).items()
         }
-        facts |= {"representation": projection["weight"].shape[1], "architecture": words}
+        facts |= {"representation": projection["weight"].shape[1], "architecture": values}
         try:
             facts["denoiser"] = spec_of(architecture, Unseen()).model_dump(mode="json")
         except InputError as error:
-            facts["to import it"] = str(error)
+            facts["import problem"] = str(error)
         return "RCDM checkpoint", facts
     try:
         spec = open_encoder(str(path)).spec
@@ -81,21 +78,23 @@ def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def encoder_levels(spec: EncoderSpec) -> str:
-    """``backbone 2048, projector 256``."""
+    """Return levels and widths as text: ``backbone 2048, projector 256``."""
     return ", ".join(f"{level} {spec.width_at(level)}" for level in spec.levels)
 
 
 def describe_onnx(path: Path) -> dict[str, Any]:
-    """Inputs, outputs, operator sets, parameters, metadata and bytes of an ONNX file; weights beside it stay unread.
+    """Return the inputs, outputs, operator sets, parameters, metadata and size of an ONNX file.
+
+    A separate weights file is not read.
 
     Raises:
-        InputError: not an ONNX file.
+        InputError: The file is not an ONNX file.
     """
     import onnx
 
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf has errors of its own
+    except Exception as error:  # protobuf raises its own error types
         raise InputError(f"{path} is not a complete ONNX file.") from error
     graph = model.graph
     if not graph.output:

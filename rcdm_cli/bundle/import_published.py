@@ -1,59 +1,83 @@
-"""A bundle made of a published RCDM checkpoint and the encoder that it was trained on."""
+"""Import of a published RCDM checkpoint and its encoder as a bundle."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from rcdm_cli.bundle.files import refuse_existing_bundle, write_bundle
 from rcdm_cli.bundle.manifest import Manifest
-from rcdm_cli.bundle.write import write_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import Level
+from rcdm_cli.core.state_dict import load_state_dict_file
 from rcdm_cli.diffusion.published import Unseen, published_model
 from rcdm_cli.diffusion.spec import ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder, level_index
+from rcdm_cli.encoders.open import open_encoder
+from rcdm_cli.encoders.published import find_rcdm
 from rcdm_cli.encoders.spec import Preprocessing
 
 
 def import_published(
-    folder: Path,
-    state: Mapping[str, Tensor],
-    encoder: Encoder,
+    checkpoint: Path,
+    encoder: str,
+    out: Path,
     *,
+    method: str,
     level: Level,
     given: Unseen,
     schedule: ScheduleSpec,
-    about: Mapping[str, Any],
+    origin: Mapping[str, Any],
+    force: bool = False,
 ) -> Manifest:
-    """Write a bundle of a published state dict.
+    """Write a bundle from a published state dict and the encoder it was trained on.
 
-    RCDM was trained on images in [-1, 1], whatever its encoder was trained on (get_ssl_models.py of
-    facebookresearch/RCDM): the encoder in the bundle keeps its size and takes that scaling.
+    RCDM was trained on images in [-1, 1] (get_ssl_models.py of facebookresearch/RCDM). The encoder in the bundle keeps
+    its image size and uses this scaling, whatever scaling the encoder itself was trained with.
 
     Args:
-        folder: of the bundle; its name is the bundle's.
-        state: with the published names.
-        encoder: whose representations the checkpoint was trained on; its preprocessing is changed in place.
-        level: of those representations.
-        given: what shapes do not tell.
-        schedule: that the checkpoint was trained with.
-        about: ``description``, ``origin``, ``licence`` and ``trained`` of the manifest.
+        checkpoint: State dict with the published names.
+        encoder: Reference of the encoder, as for ``open_encoder``.
+        out: Folder of the bundle. Its name becomes the bundle's name.
+        method: Method of the encoder.
+        level: Level of the representations.
+        given: Parameters that cannot be inferred from the shapes of the weights.
+        schedule: Noise schedule of the checkpoint.
+        origin: Source of the files, stored in the manifest.
+        force: Whether to replace an existing bundle.
 
     Raises:
-        InputError: as ``published_model``; or the encoder lacks the level, or its representation has another width.
+        InputError: A file cannot be read, the architecture is not supported, or encoder, level and checkpoint do not
+            fit.
     """
-    spec = encoder.spec
-    level_index(spec, level)
-    model = published_model(state, spec.method, level, given)
-    wanted = model.conditioning.spec.projections[0].width
-    if spec.width_at(level) != wanted:
+    refuse_existing_bundle(out, force)
+    state = load_state_dict_file(checkpoint)
+    published = find_rcdm(checkpoint.name)
+    if published and published[:2] != (method, level):
         raise InputError(
-            f"The checkpoint takes a representation of {wanted} numbers, but {spec.method} gives "
-            f"{spec.width_at(level)} at {level}. It was trained on another level or another encoder."
+            f"{checkpoint.name} was published for {published[0]} at {published[1]}, not for {method} at {level}. Set "
+            f"`method` to {published[0]} and `level` to {published[1]}, or rename the file if it has other weights."
         )
-    preprocessing = Preprocessing(size=spec.preprocessing.size)
-    encoder.spec = spec.model_copy(update={"preprocessing": preprocessing})
+    trunk = open_encoder(encoder, method)
+    level_index(trunk.spec, level)
+    model = published_model(state, method, level, given)
+    width = model.conditioning.spec.projections[0].width
+    if trunk.spec.width_at(level) != width:
+        raise InputError(
+            f"The checkpoint expects representations of width {width}, but {method} has width "
+            f"{trunk.spec.width_at(level)} at {level}. The checkpoint was trained on another level or encoder."
+        )
+    _use_published_scaling(trunk)
+    about = {
+        "description": f"RCDM for {method} at {level}, imported from {checkpoint.name}",
+        "origin": f"ImageNet; weights from {published[2].url}" if published else "",
+        "licence": f"{published[2].licence} (the weights)" if published else "",
+        "trained": {"imported": dict(origin)},
+    }
+    return write_bundle(out, model, schedule, [trunk], about=about)
+
+
+def _use_published_scaling(encoder: Encoder) -> None:
+    preprocessing = Preprocessing(size=encoder.spec.preprocessing.size)
+    encoder.spec = encoder.spec.model_copy(update={"preprocessing": preprocessing})
     encoder.mean.fill_(preprocessing.mean[0])
     encoder.std.fill_(preprocessing.std[0])
-    return write_bundle(folder, model, schedule, [encoder], about=about)

@@ -1,4 +1,4 @@
-"""What stands in a bundle's manifest.json: specs, files with their hashes, defaults, origin."""
+"""Manifest of a bundle (``manifest.json``): specs, files with hashes, sampling defaults, origin."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 
 from rcdm_cli.backends.base import RunContext
-from rcdm_cli.backends.engine_file import EngineFile, Graph, find_graph
+from rcdm_cli.backends.graph import BundleFile, Graph, find_graph
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.core.spec import Spec
@@ -15,14 +15,14 @@ from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec
 from rcdm_cli.encoders.spec import EncoderSpec
 
 
-class EncoderEntry(EngineFile):
-    """An encoder of the bundle."""
+class EncoderEntry(BundleFile):
+    """File and spec of an encoder."""
 
     spec: EncoderSpec
 
 
 class Defaults(Spec):
-    """How samples are sampled unless a person says otherwise; ``guidance`` 1 is none."""
+    """Sampling parameters that a bundle uses by default; ``guidance`` 1 is no guidance."""
 
     sampler: Literal["ddpm", "ddim", "dpmpp"] = "dpmpp"
     steps: int = Field(default=20, ge=1)
@@ -30,20 +30,23 @@ class Defaults(Spec):
 
 
 class Manifest(Spec):
-    """A finished model: one denoiser, its conditioning, and the encoders it is conditioned on.
+    """A finished model: one denoiser, its conditioning, and the encoders of its representations.
 
     Attributes:
-        format: version of this file's layout.
-        name: of the bundle.
-        description: one line for people.
-        origin: of the images it was trained on.
-        licence: of those images.
-        trained: the recipe, the steps and the images seen.
-        model: file with the weights of denoiser and conditioning.
-        encoders: by method.
-        graphs: what `rcdm export` compiled; none in a bundle that holds weights only.
-        defaults: of sampling.
-        measured: why the defaults are those, as `rcdm tune` measured it; empty where it was not run.
+        format: Version of the manifest's layout.
+        name: Name of the bundle.
+        description: One line for the user.
+        origin: Origin of the images that the bundle was trained on.
+        licence: Licence of those images.
+        trained: Recipe, number of training steps, and number of images seen in training.
+        schedule: Noise schedule.
+        denoiser: Architecture of the denoiser.
+        conditioning: Representations and the width of the conditioning vector.
+        model: Weights of denoiser and conditioning.
+        encoders: Encoders by method.
+        graphs: Compiled networks that `rcdm export` wrote.
+        defaults: Default sampling parameters.
+        measured: Measurements of `rcdm tune` that led to the defaults; empty by default.
     """
 
     format: Literal[1] = 1
@@ -55,22 +58,22 @@ class Manifest(Spec):
     schedule: ScheduleSpec
     denoiser: DenoiserSpec
     conditioning: ConditioningSpec
-    model: EngineFile
+    model: BundleFile
     encoders: dict[str, EncoderEntry]
     graphs: tuple[Graph, ...] = ()
     defaults: Defaults = Defaults()
     measured: dict[str, Any] = {}
 
     def graph(self, kind: str, network: str, precision: str, method: str | None = None) -> Graph | None:
-        """The graph of these, if there is one."""
+        """Return the graph with these properties, or None."""
         return find_graph(self.graphs, kind, network, precision, method)
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle folder.
+    """Read the manifest of a bundle's folder.
 
     Raises:
-        InputError: it is missing, or does not validate.
+        InputError: The manifest is missing or invalid.
     """
     path = folder / MANIFEST
     try:
@@ -81,7 +84,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def run_context(folder: Path, manifest: Manifest, device: torch.device) -> RunContext:
-    """What backends need to know of a bundle to run its denoiser on ``device``."""
+    """Return what backends need to run the bundle's denoiser on ``device``."""
     return RunContext(
         folder=folder,
         device=device,

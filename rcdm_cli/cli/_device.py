@@ -54,5 +54,5 @@ def open_bundle(out: Output, bundle_name: str, device: str, backend: str, precis
     bundle = load_bundle(
         bundle_path(bundle_name), choose_device(device), backend=backend, precision=precision, on_note=out.note
     )
-    out.note(f"Denoiser: {bundle.choice.why}")
+    out.note(f"Denoiser: {bundle.selection.reason}")
     return bundle

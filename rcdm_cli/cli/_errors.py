@@ -64,7 +64,10 @@ def with_flags(message: str, context: typer.Context) -> str:
     root: Any = context.find_root().command
     for command in (context.command, *getattr(root, "commands", {}).values()):
         for parameter in command.params:
-            names.setdefault(parameter.name, _typed_as(parameter))
+            flag = _typed_as(parameter)
+            names.setdefault(parameter.name, flag)
+            # `--out` is the parameter `folder` of a command, because `out` is its output.
+            names.setdefault(flag.removeprefix("--").replace("-", "_"), flag)
     return _IN_BACKTICKS.sub(lambda match: names.get(match[1], match[0]), message)
 
 

@@ -30,8 +30,8 @@ def made_with(bundle: "Bundle", seed: int, settings: "Settings") -> dict[str, An
         "rcdm": __version__,
         "bundle": bundle.manifest.name,
         "manifest_sha256": sha256(bundle.folder / MANIFEST),
-        "backend": bundle.choice.backend,
-        "precision": bundle.choice.precision,
+        "backend": bundle.selection.backend,
+        "precision": bundle.selection.precision,
         "seed": seed,
         "settings": {"sampler": settings.sampler, "steps": settings.steps, "guidance": settings.guidance},
     }
@@ -44,7 +44,7 @@ def step_cache_in(folder: Path, bundle: "Bundle") -> "StepCache":
     about = {
         "rcdm": __version__,
         "manifest_sha256": sha256(bundle.folder / MANIFEST),
-        "backend": bundle.choice.backend,
-        "precision": bundle.choice.precision,
+        "backend": bundle.selection.backend,
+        "precision": bundle.selection.precision,
     }
     return StepCache(folder / "parts", about)

@@ -1,8 +1,8 @@
-"""``rcdm import``: a bundle of a published RCDM checkpoint."""
+"""``rcdm import``: make a bundle from a published RCDM checkpoint."""
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,14 +12,13 @@ from rcdm_cli.cli._options import ENCODER_HELP, LEVEL_HELP, METHOD_HELP, OUTPUT_
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import LEVELS, Level
-from rcdm_cli.core.resources import MANIFEST
 
 if TYPE_CHECKING:
     from rcdm_cli.bundle.manifest import Manifest
     from rcdm_cli.diffusion.published import Unseen
 
 SCHEDULES = ("linear", "cosine")
-UNSEEN_PANEL = "What shapes do not tell (known for the published RCDM)"
+UNSEEN_PANEL = "Parameters that weights do not show (known for the published RCDM)"
 
 OneLevel = Annotated[
     str,
@@ -53,7 +52,7 @@ def import_checkpoint(
             "--out",
             "-o",
             metavar="PATH",
-            help="Where the results go.",
+            help="Folder of the bundle.",
             show_default=False,
             rich_help_panel=OUTPUT_PANEL,
         ),
@@ -64,7 +63,7 @@ def import_checkpoint(
         typer.Option(
             "--encoder",
             metavar="REF",
-            help=f"Encoder in place of the one that `rcdm pull` downloaded: {ENCODER_HELP}.",
+            help=f"Encoder to use instead of the one that `rcdm pull` downloaded: {ENCODER_HELP}.",
             show_default=False,
         ),
     ] = None,
@@ -80,7 +79,7 @@ def import_checkpoint(
         typer.Option(
             "--head-channels",
             min=1,
-            help="Channels per attention head, in place of --heads.",
+            help="Channels per attention head; replaces --heads.",
             rich_help_panel=UNSEEN_PANEL,
         ),
     ] = None,
@@ -88,7 +87,7 @@ def import_checkpoint(
         bool,
         typer.Option(
             "--split-qkv-first",
-            help="Attention's channels are queries, keys, values, each of all heads (published: "
+            help="Order of attention channels: queries, keys and values, each with all heads (published: "
             "use_new_attention_order).",
             rich_help_panel=UNSEEN_PANEL,
         ),
@@ -104,22 +103,21 @@ def import_checkpoint(
         ),
     ] = "linear",
     timesteps: Annotated[
-        int, typer.Option("--timesteps", min=1, help="Noise levels of the schedule.", rich_help_panel=UNSEEN_PANEL)
+        int, typer.Option("--timesteps", min=1, help="Timesteps of the noise schedule.", rich_help_panel=UNSEEN_PANEL)
     ] = 1000,
     cache: Cache = None,
     force: Force = False,
 ) -> None:
-    """Make a bundle of a published RCDM checkpoint (github.com/facebookresearch/RCDM) and its encoder.
+    """Make a bundle from a published RCDM checkpoint (github.com/facebookresearch/RCDM) and its encoder.
 
-    The architecture is read off the tensors, and weights are stored in half precision. Files are read as data only: a
-    pickle that asks to run something is refused.
+    The architecture is inferred from the shapes of the weights. The bundle stores weights in half precision. Files are
+    read as data only: a pickle that runs code is refused.
     """
     from rcdm_cli.core.files import sha256
     from rcdm_cli.diffusion.published import Unseen
 
-    check_free(folder, force)
-    started = time.monotonic()
-    manifest = make_bundle(
+    start = time.monotonic()
+    manifest = import_bundle(
         out,
         checkpoint,
         encoder or pulled_encoder(method, cache_folder(cache)),
@@ -129,34 +127,29 @@ def import_checkpoint(
         given=Unseen(size, heads, head_channels, split_qkv_first),
         schedule=(schedule, timesteps),
         origin={"file": checkpoint.name, "sha256": sha256(checkpoint) if checkpoint.is_file() else ""},
+        force=force,
     )
-    out.note(f"Imported in {time.monotonic() - started:.0f} s.")
+    out.note(f"Imported in {time.monotonic() - start:.0f} s.")
     values = {"bundle": folder, "name": manifest.name, "denoiser": manifest.denoiser.model_dump(mode="json")}
     out.result(values, [folder])
 
 
-def check_free(folder: Path, force: bool) -> None:
-    """Raise ``InputError`` where a bundle is in the way, unless it may be replaced."""
-    if (folder / MANIFEST).exists() and not force:
-        raise InputError(f"{folder} holds a bundle already. Give --force to replace it, or another --out.")
-
-
 def pulled_encoder(method: str, cache: Path) -> str:
-    """The encoder that ``rcdm pull`` downloaded for ``method``.
+    """Return the path of the encoder that ``rcdm pull`` downloaded for ``method``.
 
     Raises:
-        InputError: it did not.
+        InputError: The encoder was not downloaded.
     """
     from rcdm_cli.encoders.published import PUBLISHED
 
-    known = PUBLISHED.get(method)
-    if known and (path := cache / method / known.encoder.file).is_file():
+    published = PUBLISHED.get(method)
+    if published and (path := cache / method / published.encoder.file).is_file():
         return str(path)
-    advice = f", or download it with `rcdm pull {method}`" if known else ""
-    raise InputError(f"No encoder for {method} is here. Name it with --encoder{advice}.")
+    hint = f", or download it with `rcdm pull {method}`" if published else ""
+    raise InputError(f"The encoder of {method} was not downloaded. Name an encoder with --encoder{hint}.")
 
 
-def make_bundle(
+def import_bundle(
     out: Output,
     checkpoint: Path,
     encoder: str,
@@ -167,48 +160,28 @@ def make_bundle(
     given: "Unseen",
     schedule: tuple[str, int],
     origin: dict[str, object],
+    force: bool,
 ) -> "Manifest":
-    """Read a checkpoint and its encoder and write the bundle; ``origin`` stands in its manifest.
-
-    Raises:
-        InputError: a file cannot be read or does not fit.
-    """
-    from typing import cast
-
+    """Import a checkpoint and print its architecture; see ``import_published``."""
     from rcdm_cli.bundle.import_published import import_published
-    from rcdm_cli.core.state_dict import load_state_dict_file
     from rcdm_cli.diffusion.spec import ScheduleSpec
-    from rcdm_cli.encoders.open import open_encoder
-    from rcdm_cli.encoders.published import find_rcdm
 
     kind, timesteps = schedule
-    state = load_state_dict_file(checkpoint)
-    known = find_rcdm(checkpoint.name)
-    if known and known[:2] != (method, level):
-        raise InputError(
-            f"{checkpoint.name} was published for {known[0]} at {known[1]}, not for {method} at {level}. Give "
-            f"--method {known[0]} --level {known[1]}, or the file another name if it is another one."
-        )
-    about = {
-        "description": f"RCDM for {method} at {level}, imported from {checkpoint.name}",
-        "origin": f"ImageNet; weights from {known[2].url}" if known else "",
-        "licence": f"{known[2].licence} (the weights)" if known else "",
-        "trained": {"imported": origin},
-    }
     manifest = import_published(
+        checkpoint,
+        encoder,
         folder,
-        state,
-        open_encoder(encoder, method),
+        method=method,
         level=cast(Level, level),
         given=given,
-        schedule=ScheduleSpec.parse({"kind": kind, "timesteps": timesteps}, "--schedule"),
-        about=about,
+        schedule=ScheduleSpec.parse({"kind": kind, "timesteps": timesteps}, "`schedule`"),
+        origin=origin,
+        force=force,
     )
-    spec = manifest.denoiser
+    spec, representation = manifest.denoiser, manifest.conditioning.projections[0]
     out.note(
         f"{spec.size} px, {spec.channels} channels × {','.join(map(str, spec.channel_mult))}, "
-        f"{spec.num_res_blocks} blocks, "
-        f"attention at {','.join(map(str, spec.attention))} px, {method} at {level} with "
-        f"{manifest.conditioning.projections[0].width} numbers."
+        f"{spec.num_res_blocks} residual blocks, attention at {','.join(map(str, spec.attention))} px, {method} at "
+        f"{level} with width {representation.width}."
     )
     return manifest

@@ -1,4 +1,4 @@
-"""``rcdm info``: what is in a bundle, a checkpoint, an ONNX file or a recipe."""
+"""``rcdm info``: show the contents of a bundle, a checkpoint, an ONNX file or a recipe."""
 
 import json
 import tomllib
@@ -20,7 +20,7 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="PATH",
-        help="A bundle or recipe (its name or its path), a checkpoint (.safetensors, .pt, .pth), or an ONNX file.",
+        help="Bundle or recipe (name or path), checkpoint (.safetensors, .pt, .pth), or ONNX file.",
         show_default=False,
     ),
 ]
@@ -28,11 +28,17 @@ Target = Annotated[
 
 @dataclass(frozen=True)
 class Info:
-    """What a thing is, what it says of itself, and what was found by looking at it."""
+    """Kind of a file, its metadata, and properties of its tensors.
 
-    what: str
+    Attributes:
+        kind: Such as ``bundle`` or ``encoder checkpoint``.
+        content: Manifest, recipe or metadata as stored in the file.
+        properties: Properties computed from the file.
+    """
+
+    kind: str
     content: Mapping[str, Any]
-    facts: Mapping[str, Any]
+    properties: Mapping[str, Any]
 
 
 @command(
@@ -41,14 +47,14 @@ class Info:
     examples=("rcdm info clothing32", "rcdm info runs/dino/checkpoint.safetensors", "rcdm info my-recipe.toml --json"),
 )
 def info(out: Output, target: Target) -> None:
-    """Show what a bundle, checkpoint, ONNX file or recipe is: its specs, parameters, levels, origin and licence.
+    """Show specs, parameters, levels, origin and licence of a bundle, checkpoint, ONNX file or recipe.
 
-    Checkpoints of other programs are read as data only: a pickle that asks to run something is refused.
+    Checkpoints of other programs are read as data only: a pickle that runs code is refused.
     """
     path = _find(target)
     found = _read(path)
-    values = {"path": path, "what": found.what, "content": found.content, "facts": found.facts}
-    out.result(values, [f"{found.what}: {path}", *_outline(found.facts), *_outline(found.content)])
+    values = {"path": path, "kind": found.kind, "content": found.content, "properties": found.properties}
+    out.result(values, [f"{found.kind}: {path}", *_outline(found.properties), *_outline(found.content)])
 
 
 def _find(target: str) -> Path:
@@ -57,7 +63,7 @@ def _find(target: str) -> Path:
     known = recipes() | bundles()
     if found := known.get(target) or recipes().get(target.removesuffix(".toml")):
         return found
-    raise InputError(f"{unknown_name_message('bundle or recipe', target, known)} No file is called that either.")
+    raise InputError(f"{unknown_name_message('bundle or recipe', target, known)} No file has this name either.")
 
 
 def _read(path: Path) -> Info:
@@ -68,7 +74,7 @@ def _read(path: Path) -> Info:
         content = _parse(manifest, json.loads, "JSON")
         from rcdm_cli.bundle.describe import describe_bundle
 
-        return Info("bundle", content, _or_why_not(lambda: describe_bundle(path)))
+        return Info("bundle", content, _or_problem(lambda: describe_bundle(path)))
     if path.suffix == ".toml":
         return Info("recipe", _parse(path, tomllib.loads, "TOML"), {})
     if path.suffix == ".onnx":
@@ -84,21 +90,21 @@ def _read(path: Path) -> Info:
             return Info("checkpoint", metadata, describe_safetensors(path))
     elif path.suffix not in CHECKPOINTS:
         raise InputError(
-            f"{path} is neither a bundle nor a recipe (.toml) nor a checkpoint ({', '.join(CHECKPOINTS)}, "
-            ".safetensors) nor an ONNX file."
+            f"{path} is not a bundle, a recipe (.toml), a checkpoint ({', '.join(CHECKPOINTS)}, .safetensors) or an "
+            "ONNX file (.onnx)."
         )
     from rcdm_cli.bundle.describe import describe_foreign
 
-    what, facts = describe_foreign(path)
-    return Info(what, {}, facts)
+    kind, properties = describe_foreign(path)
+    return Info(kind, {}, properties)
 
 
-def _or_why_not(look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A bundle that is not in order can be shown all the same; what is wrong stands among the facts."""
+def _or_problem(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the properties, or the problem of an invalid bundle, whose manifest is shown nevertheless."""
     try:
-        return look()
+        return describe()
     except InputError as error:
-        return {"not in order": str(error)}
+        return {"problem": str(error)}
 
 
 def _parse(path: Path, parse: Callable[[str], dict[str, Any]], syntax: str) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def _parse(path: Path, parse: Callable[[str], dict[str, Any]], syntax: str) -> d
 
 
 def _decoded(text: str) -> Any:
-    """Specs travel as JSON text; whatever else stands beside them is shown as it is."""
+    """Parse JSON text, such as a spec; return other text unchanged."""
     try:
         return json.loads(text)
     except ValueError:
@@ -117,7 +123,7 @@ def _decoded(text: str) -> Any:
 
 
 def _outline(values: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
-    """One line per value, a heading per group."""
+    """Yield one line per value and a heading per group."""
     for name, value in values.items():
         if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
             value = {str(number): item for number, item in enumerate(value, start=1)}
@@ -125,10 +131,10 @@ def _outline(values: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
             yield f"{indent}{name}:"
             yield from _outline(value, f"{indent}  ")
         else:
-            yield f"{indent}{name}: {_in_words(value)}"
+            yield f"{indent}{name}: {_as_text(value)}"
 
 
-def _in_words(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or value in ("", [], {}):

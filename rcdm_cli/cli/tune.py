@@ -135,8 +135,8 @@ def tune(
         "model_sha256": manifest.model.sha256,
         "images_sha256": some.fingerprint(),
         "seed": seed,
-        "backend": bundle.choice.backend,
-        "precision": bundle.choice.precision,
+        "backend": bundle.selection.backend,
+        "precision": bundle.selection.precision,
     }
     cache = StepCache(folder / "parts", origin)
     with out.progress("Sampling") as show:

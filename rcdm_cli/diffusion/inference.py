@@ -59,22 +59,6 @@ class LoopForm(nn.Module):
         return self.unet.denoise_with(x, modulations).float()
 
 
-class FullForm(nn.Module):
-    """The denoiser by itself: ``(x, t, cond) → output``, float32; t may have fractions.
-
-    Args:
-        unet: as ``at_precision`` gives it.
-    """
-
-    def __init__(self, unet: UNet) -> None:
-        super().__init__()
-        self.loop = LoopForm(unet)
-
-    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """Noisy images (B, 3, size, size), timesteps (B,) and cond (B, W) to (B, 3 or 6, size, size)."""
-        return cast(Tensor, self.loop(x, self.loop.unet.modulations(t, cond)))
-
-
 class Fp32Stem(nn.Module):
     """The first convolution, at float32; what follows goes on in ``dtype``.
 

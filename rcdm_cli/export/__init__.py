@@ -1,1 +1,5 @@
-"""Compile a bundle: ONNX graphs, parity, quantization, TensorRT plans."""
+"""Export of bundles: ONNX graphs, quantized graphs and TensorRT plans."""
+
+from rcdm_cli.export.run import ExportResult, export
+
+__all__ = ["ExportResult", "export"]

@@ -1,84 +1,146 @@
-"""Put finished graphs into a bundle: files, then what was measured of them, the manifest last."""
+"""Installation of finished graphs in a bundle: first the files, then ``parity.json``, last the manifest."""
 
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from rcdm_cli.backends.engine_file import Graph
+from rcdm_cli.backends.graph import BundleFile, Graph, verified_path
 from rcdm_cli.bundle.manifest import Manifest, read_manifest
-from rcdm_cli.core.errors import RcdmError
-from rcdm_cli.core.files import write_json
+from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.core.files import sha256, write_json
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.export.parity import BOUNDS, Parity
 
 PARITY = "parity.json"
+
+NOT_WRITTEN = ""
+"""``Graph.sha256`` of a graph that is to be written."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Graphs that were installed in a bundle.
+
+    Attributes:
+        manifest: Manifest after the installation.
+        graphs: Installed graphs.
+        parity: Errors against PyTorch, by file name.
+    """
+
+    manifest: Manifest
+    graphs: Sequence[Graph]
+    parity: Mapping[str, Sequence[Parity]]
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Create a temporary folder inside the bundle, on the same disk, and remove it afterwards.
+
+    Raises:
+        RcdmError: The bundle's folder is not writable.
+    """
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+    except OSError as error:
+        raise RcdmError(f"Could not write to {folder}: {error.strerror or error}. Copy the bundle first.") from error
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def finished(graph: Graph, path: Path, data: Path | None = None, versions: Mapping[str, str] | None = None) -> Graph:
+    """Return ``graph`` with the hashes of its files.
+
+    Args:
+        graph: Entry of the graph, with ``NOT_WRITTEN`` as its hash.
+        path: File of the graph.
+        data: Weights file of the graph, if there is one.
+        versions: Versions of further packages that wrote the graph.
+    """
+    entry = BundleFile(file=data.name, sha256=sha256(data)) if data else None
+    versions = {**graph.versions, **(versions or {})}
+    return graph.model_copy(update={"sha256": sha256(path), "data": entry, "versions": versions})
+
+
+def is_current(folder: Path, manifest: Manifest, wanted: Graph) -> bool:
+    """Return whether the bundle contains ``wanted``, made from the same weights by the same versions, undamaged."""
+    found = manifest.graph(*(wanted.kind, wanted.network, wanted.precision, wanted.method))
+    if found is None or (found.source, found.max_batch, found.target) != (
+        wanted.source,
+        wanted.max_batch,
+        wanted.target,
+    ):
+        return False
+    if not wanted.versions.items() <= found.versions.items():
+        return False
+    try:
+        verified_path(folder, found)
+    except InputError:
+        return False
+    return True
 
 
 def install(
     folder: Path,
     stage: Path,
     graphs: Sequence[Graph],
-    parity: Mapping[str, Sequence[Parity]],
+    parity: Mapping[str, Sequence[Parity]] = MappingProxyType({}),
     samples: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-) -> Manifest:
-    """Move ``graphs`` from ``stage``, a folder on the same disk, into the bundle, in the place of older ones.
+) -> Installation:
+    """Move graphs into the bundle, and replace older graphs of the same kind, network, method and precision.
 
     Args:
-        folder: of the bundle.
-        stage: holds the files of ``graphs``.
-        graphs: with their hashes.
-        parity: by file; one that was not checked has none, and loses what was measured of an older file.
-        samples: by file, what was measured of samples that were made with it; JSON-able.
+        folder: Folder of the bundle.
+        stage: Folder with the files of ``graphs``, on the same disk.
+        graphs: Entries of the graphs, with hashes.
+        parity: Errors against PyTorch, by file name. Earlier errors of a graph that is not listed are discarded.
+        samples: Quality of samples, by file name; JSON-compatible values.
 
-    Returns:
-        The bundle's manifest as it is now.
+    Raises:
+        RcdmError: The bundle's folder is not writable.
     """
-    # Read here and not before: an export takes minutes, and another may have ended meanwhile.
+    # Another export may have changed the manifest since this one started.
     manifest = read_manifest(folder)
     if not graphs:
-        return manifest
-    replaced = {_key(graph) for graph in graphs}
-    kept = [graph for graph in manifest.graphs if _key(graph) not in replaced]
-    manifest = manifest.model_copy(update={"graphs": (*kept, *graphs)})
+        return Installation(manifest, graphs, parity)
+    replaced = {graph.key for graph in graphs}
+    others = [graph for graph in manifest.graphs if graph.key not in replaced]
+    manifest = manifest.model_copy(update={"graphs": (*others, *graphs)})
     try:
-        for entry in _files(graphs):
-            (stage / entry).replace(folder / entry)
-        written = _measured(folder, manifest, {graph.file for graph in graphs}, parity, samples)
-        write_json(folder / PARITY, written)
+        for entry in (entry for graph in graphs for entry in graph.files):
+            (stage / entry.file).replace(folder / entry.file)
+        _write_parity(folder, manifest, {graph.file for graph in graphs}, parity, samples)
         write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
     except OSError as error:
-        raise RcdmError(f"Could not write into {folder}: {error.strerror or error}.") from error
-    return manifest
+        raise RcdmError(f"Could not write to {folder}: {error.strerror or error}.") from error
+    return Installation(manifest, graphs, parity)
 
 
-def _measured(
+def _write_parity(
     folder: Path,
     manifest: Manifest,
     new: set[str],
     parity: Mapping[str, Sequence[Parity]],
     samples: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    known = {}
-    if (folder / PARITY).is_file():
-        known = json.loads((folder / PARITY).read_text(encoding="utf-8"))["graphs"]
+) -> None:
+    path = folder / PARITY
+    earlier = json.loads(path.read_text(encoding="utf-8"))["graphs"] if path.is_file() else {}
     graphs = {}
     for graph in manifest.graphs:
         if graph.file in parity:
-            cases = [one.as_json() for one in parity[graph.file]]
-            worst = max(one.relative for one in parity[graph.file])
+            cases = [case.as_json() for case in parity[graph.file]]
+            worst = max(case.relative for case in parity[graph.file])
             graphs[graph.file] = {"sha256": graph.sha256, "worst_relative": worst, "cases": cases}
             if graph.file in samples:
                 graphs[graph.file]["samples"] = dict(samples[graph.file])
-        elif graph.file in known and graph.file not in new:
-            graphs[graph.file] = known[graph.file]
-    return {"against": "torch at fp32", "bounds": BOUNDS, "graphs": graphs}
-
-
-def _key(graph: Graph) -> tuple[str, str, str | None, str]:
-    return graph.kind, graph.network, graph.method, graph.precision
-
-
-def _files(graphs: Sequence[Graph]) -> list[str]:
-    return [entry.file for graph in graphs for entry in (graph, graph.data) if entry]
+        elif graph.file in earlier and graph.file not in new:
+            graphs[graph.file] = earlier[graph.file]
+    if graphs or earlier:
+        write_json(path, {"against": "torch at fp32", "bounds": BOUNDS, "graphs": graphs})

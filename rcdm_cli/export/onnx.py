@@ -1,4 +1,4 @@
-"""A torch module as an ONNX file: opset 22, any batch, weights folded, nothing in it about where it was made."""
+"""Export of a PyTorch module to ONNX: opset 22, dynamic batch size, folded weights, no metadata of the machine."""
 
 import logging
 import warnings
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 OPSET = 22
 LARGE = 2**29
-"""Bytes of weights from which on they lie in a file beside the graph: protobuf ends at 2 GB, and weights of their own
-are mapped into memory instead of read twice."""
+"""Size of the weights in bytes above which they are written to a second file. Protobuf files are limited to 2 GB, and a
+second file is memory-mapped instead of read twice."""
 
 
-def needs_exporter() -> None:
-    """Look for what an export needs.
+def require_exporter() -> None:
+    """Check that the packages for writing ONNX graphs are installed.
 
     Raises:
-        RcdmError: it is not installed.
+        RcdmError: A package is not installed.
     """
     if find_spec("onnxscript") is None:
         raise RcdmError("Writing ONNX graphs needs onnxscript, which is not installed: `pip install 'rcdm[export]'`.")
@@ -36,26 +36,27 @@ def needs_exporter() -> None:
 def export_graph(
     module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], path: Path, large: int = LARGE
 ) -> Path | None:
-    """Write ``module`` to ``path``, whole or not at all.
+    """Write a module as an ONNX graph.
 
     Args:
-        module: for evaluation; its precision is that of its weights, and stays in the graph.
-        inputs: by the names of ``module.forward``, in its order; the first dimension of each is the batch, and free.
-        outputs: names for what it returns.
-        path: of the ONNX file.
-        large: bytes of weights from which on they get a file of their own, ``path`` with ``.data`` behind its name.
+        module: Module in evaluation mode. The graph computes in the number formats of the module's weights.
+        inputs: Example inputs by the parameter names of ``module.forward``, in order. The first dimension of each is
+            the batch, which is dynamic in the graph.
+        outputs: Names of the outputs.
+        path: ONNX file.
+        large: Size of the weights in bytes above which they are written to ``path`` + ``.data``.
 
     Returns:
-        The path of that file, or None where there is none.
+        Path of the weights file, or None if the weights are in ``path``.
     """
-    needs_exporter()
-    model = _traced(module, inputs, outputs)
+    require_exporter()
+    model = _trace(module, inputs, outputs)
     _fold(model)
     return write_graph(model, path, large)
 
 
 def write_graph(model: "onnx_ir.Model", path: Path, large: int = LARGE) -> Path | None:
-    """Write a graph, as ``export_graph``, without what tells where it was made; ``model`` is changed."""
+    """Write a graph without metadata of the machine; see ``export_graph``. ``model`` is modified."""
     import onnx_ir
 
     _clean(model)
@@ -64,25 +65,25 @@ def write_graph(model: "onnx_ir.Model", path: Path, large: int = LARGE) -> Path 
         with atomic_write(path) as temporary:
             onnx_ir.save(model, temporary)
         return None
-    # The graph names its data by a path relative to itself, so they are written where they stay.
+    # The graph stores the relative path of the weights file, so both are written to their final names.
     data = path.with_name(f"{path.name}.data")
     data.unlink(missing_ok=True)
-    # Smaller ones stay: sizes of a split are read before weights are.
+    # Small tensors stay in the graph: the sizes of a split are read before the weights file.
     onnx_ir.save(model, path, external_data=data.name, size_threshold_bytes=1024)
     return data
 
 
-def _traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> "onnx_ir.Model":
-    free = {name: {0: torch.export.Dim("batch", min=1)} for name in inputs}
+def _trace(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str]) -> "onnx_ir.Model":
+    dynamic = {name: {0: torch.export.Dim("batch", min=1)} for name in inputs}
     with warnings.catch_warnings():
-        # Of the exporter about itself; what it cannot export is an error.
+        # The exporter warns about its own code. A module that it cannot export is an error.
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             module,
             tuple(inputs.values()),
             dynamo=True,
-            dynamic_shapes=free,
+            dynamic_shapes=dynamic,
             input_names=list(inputs),
             output_names=list(outputs),
             opset_version=OPSET,
@@ -94,9 +95,9 @@ def _traced(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[s
 
 
 def _fold(model: "onnx_ir.Model") -> None:
-    """Compute what depends on weights only, and take out what is there twice or unused.
+    """Fold constants, and remove duplicate and unused nodes.
 
-    The exporter's own optimization also looks for fusions, which takes minutes and finds none here.
+    The exporter's own optimization also searches for fusions, which takes minutes and finds none in these networks.
     """
     import onnx_ir.passes.common as passes
     from onnx_ir.passes import Sequential
@@ -114,7 +115,7 @@ def _fold(model: "onnx_ir.Model") -> None:
 
 
 def _clean(model: "onnx_ir.Model") -> None:
-    """Take out names of source files, and of sets of operators that are not used."""
+    """Remove names of source files and unused operator sets."""
     import onnx_ir.passes.common as passes
     from onnx_ir.passes import Sequential
 

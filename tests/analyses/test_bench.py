@@ -5,62 +5,112 @@ import pytest
 import torch
 
 from rcdm_cli import load_bundle
-from rcdm_cli.analyses.bench.compute import bench
-from rcdm_cli.analyses.bench.timing import Times, in_turns, macs, macs_of_call, matrix_product
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.analyses.bench.compute import bench, open_contenders
+from rcdm_cli.analyses.bench.timing import Times, count_macs, count_macs_of_call, matrix_product, time_in_turns
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from tests.bundle.tiny import tiny_bundle
 
 CPU = torch.device("cpu")
 
 
-def test_contenders_run_in_turns_and_the_first_round_does_not_count():
-    log, shown = [], []
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+def test_contenders_run_in_turns_and_the_warm_up_round_is_not_timed():
+    log, progress = [], []
     contenders = {name: lambda name=name: log.append(name) for name in "abc"}
-    times = in_turns(contenders, 2, CPU, on_round=lambda *facts: shown.append(facts))
+    times = time_in_turns(contenders, 2, CPU, on_round=lambda *values: progress.append(values))
     assert "".join(log) == "abcabcabc"
-    assert {name: one.runs for name, one in times.items()} == {"a": 2, "b": 2, "c": 2}
-    assert shown == [(0, 2), (1, 2), (2, 2)]
-    assert in_turns({"a": lambda: None}, 3, CPU, warm_up=False)["a"].runs == 3
+    assert {name: value.runs for name, value in times.items()} == {"a": 2, "b": 2, "c": 2}
+    assert progress == [(0, 2), (1, 2), (2, 2)]
+    assert time_in_turns({"a": lambda: None}, 3, CPU, warm_up=False)["a"].runs == 3
 
 
-def test_a_runner_of_small_batches_is_left_out_of_large_ones_or_fails_before_anything_is_timed(tmp_path):
+def test_backends_with_a_small_max_batch_are_left_out_or_rejected_before_timing(folder):
     notes = []
-    folder = tiny_bundle(tmp_path / "tiny")
     small, free = (load_bundle(folder, on_note=notes.append) for _ in range(2))
     small.engine.max_batch = 1
-    small.choice = replace(small.choice, backend="tensorrt")
-    few = {"rounds": 1, "sample_rounds": 1}
-    found = bench([small, free], [1, 2], free.settings(steps=1), **few, leave_out=True)
-    for timed in (found.calls, found.samples):
-        assert [(one.backend, one.batch) for one in timed] == [("tensorrt", 1), ("torch", 1), ("torch", 2)]
-    assert [note.partition(": `")[0] for note in notes] == ["Left out at batch 2: tensorrt at fp32 takes batches up to 1"]
-    for runners, leave_out, message in (([small, free], False, "up to 1"), ([small], True, "takes a batch of 2")):
+    small.selection = replace(small.selection, backend="tensorrt")
+    rounds = {"rounds": 1, "sample_rounds": 1}
+    result = bench([small, free], [1, 2], free.settings(steps=1), **rounds, skip_large_batches=True)
+    for timings in (result.calls, result.samples):
+        assert [(timing.backend, timing.batch) for timing in timings] == [("tensorrt", 1), ("torch", 1), ("torch", 2)]
+    assert len(notes) == 1
+    assert notes[0].startswith("Left out at batch 2: tensorrt at fp32 supports batches up to 1.")
+    for bundles, skip, message in (([small, free], False, "up to 1"), ([small], True, "batch of 2")):
         with pytest.raises(InputError, match=message):
-            bench(runners, [1, 2], free.settings(), **few, leave_out=leave_out, on_progress=pytest.fail)
+            bench(bundles, [1, 2], free.settings(), **rounds, skip_large_batches=skip, on_progress=pytest.fail)
 
 
-def test_a_summary_is_in_percentiles():
-    times = Times.of([0.5, 0.1, 0.2, 0.3, 0.4])
+class Baseline:
+    """The bundle's own network as another implementation."""
+
+    name, steps = "baseline", 3
+
+    def __init__(self, bundle):
+        self.model = bundle.model
+
+    def call(self, x, t, h):
+        return self.model.denoiser(x, t, self.model.conditioning(h, 0))
+
+    def sample(self, h, noise):
+        for t in range(self.steps):
+            noise = self.call(noise, torch.full((len(noise),), t), h)
+        return noise
+
+
+def test_baseline_is_timed_in_the_same_rounds(folder):
+    bundle = load_bundle(folder)
+    result = bench([bundle], [2], bundle.settings(steps=1), rounds=2, sample_rounds=1, baseline=Baseline(bundle))
+    (own, call), (_, sample) = result.calls, result.samples
+    assert [(timing.backend, timing.precision, timing.times.runs) for timing in (own, call)] == [
+        ("torch", "fp32", 2),
+        ("baseline", "fp32", 2),
+    ]
+    assert call.relative_error == 0
+    assert own.relative_error < 1e-5
+    assert sample.calls == 3
+    # The rewrites of the exported network remove operations.
+    assert result.macs["baseline"] >= result.macs["rcdm"]
+
+
+def test_open_contenders_rejects_unknown_and_unavailable_backends(folder):
+    with pytest.raises(InputError, match="Unknown backend 'tensorflow'"):
+        list(open_contenders(folder, CPU, ["tensorflow"], ["auto"]))
+    with pytest.raises(RcdmError, match="CUDA"):
+        list(open_contenders(folder, CPU, ["torch", "tensorrt"], ["auto"]))
+    with pytest.raises(InputError, match="int8"):
+        list(open_contenders(folder, CPU, ["torch"], ["int8"]))
+    notes = []
+    bundles = list(open_contenders(folder, CPU, ["auto"], ["fp32"], notes.append))
+    assert {"torch"} <= {bundle.selection.backend for bundle in bundles} <= {"torch", "inductor"}
+    assert any(note.startswith("tensorrt is left out") for note in notes)
+
+
+def test_times_are_percentiles():
+    times = Times.from_runs([0.5, 0.1, 0.2, 0.3, 0.4])
     assert times == Times(*(pytest.approx(value) for value in (0.3, 0.14, 0.46)), 5)
 
 
-def test_time_is_wall_time(monkeypatch):
+def test_times_are_wall_time(monkeypatch):
     clock = iter([0.0, 10.0, 13.0, 20.0, 22.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert in_turns({"a": lambda: None}, 2, CPU)["a"].median == pytest.approx(np.median([3.0, 2.0]))
+    assert time_in_turns({"a": lambda: None}, 2, CPU)["a"].median == pytest.approx(np.median([3.0, 2.0]))
 
 
-def test_operations_are_counted_as_the_textbook_counts_them():
+def test_macs_equal_the_textbook_formula():
     convolution = torch.nn.Conv2d(8, 16, 3, padding=1)
-    assert macs(lambda: convolution(torch.zeros(2, 8, 10, 12))) == 2 * 16 * 10 * 12 * 8 * 9
-    run, work = matrix_product(CPU, torch.bfloat16)
+    assert count_macs(lambda: convolution(torch.zeros(2, 8, 10, 12))) == 2 * 16 * 10 * 12 * 8 * 9
+    run, macs = matrix_product(CPU, torch.bfloat16)
     assert run().dtype == torch.bfloat16
-    assert macs(run) == work == run().shape[0] ** 3
+    assert count_macs(run) == macs == run().shape[0] ** 3
 
 
-def test_operations_of_the_published_network():
-    # 306.9 G without the two exact rewrites that take work out; upsampled convolutions are 4 / 9 of what they were.
+def test_macs_of_the_published_network():
+    # 306.9 G without the two exact rewrites that remove operations: upsampled convolutions take 4 / 9 of them.
     spec = DenoiserSpec(
         size=128,
         channels=256,
@@ -71,4 +121,4 @@ def test_operations_of_the_published_network():
     )
     widths = {16: 1024, 32: 768, 64: 512, 128: 256}
     saved = sum(size**2 * 9 * width**2 * 5 / 9 for size, width in widths.items())
-    assert macs_of_call(spec) == pytest.approx(306.9e9 - saved, rel=2e-3)
+    assert count_macs_of_call(spec) == pytest.approx(306.9e9 - saved, rel=2e-3)

@@ -1,4 +1,4 @@
-"""Every backend says the same: calls of the denoiser, and samples. What it cannot run, it names."""
+"""All backends against PyTorch at float32, and the selection of a backend."""
 
 import json
 import shutil
@@ -12,17 +12,16 @@ import pytest
 import torch
 
 from rcdm_cli import load_bundle
-from rcdm_cli.backends import graph_file
-from rcdm_cli.backends import select as choose
-from rcdm_cli.backends.graph_file import Streams
-from rcdm_cli.backends.onnxruntime import CudaEngine
+from rcdm_cli.backends.onnx_graph import Streams, denoiser_path
+from rcdm_cli.backends.onnxruntime import OnnxRuntimeCudaEngine
+from rcdm_cli.backends.select import select_backend
 from rcdm_cli.bundle.manifest import run_context
 from rcdm_cli.core.errors import CheckFailed, InputError, RcdmError
 from rcdm_cli.core.files import sha256
-from rcdm_cli.export import graphs as export
-from rcdm_cli.export import parity
-from rcdm_cli.export.graphs import export_onnx
-from rcdm_cli.export.parity import check_graph
+from rcdm_cli.export import graphs, parity
+from rcdm_cli.export.graphs import denoiser_graph, wanted_graphs, write_graphs
+from rcdm_cli.export.parity import measure_parity
+from rcdm_cli.export.run import export
 from tests.bundle.tiny import tiny_bundle
 
 PRECISIONS = ("fp32", "fp16", "bf16")
@@ -45,16 +44,17 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, plain):
-    """A bundle with graphs at all precisions."""
+    """A bundle with graphs at all precisions, exported without a check."""
     folder = tmp_path_factory.mktemp("exported") / "tiny"
     shutil.copytree(plain, folder)
-    export_onnx(folder, PRECISIONS, check=False)
+    bundle = load_bundle(folder)
+    write_graphs(bundle, wanted_graphs(bundle.manifest, PRECISIONS), check=False)
     return folder
 
 
 @pytest.fixture(autouse=True)
 def with_bf16(monkeypatch):
-    """Say that the CPU multiplies bfloat16, so that the choice is the same on every machine; all can compute in it."""
+    """Pretend that the CPU multiplies bfloat16 in hardware, so that the selection is the same on every machine."""
     for module in ("openvino", "torch"):
         monkeypatch.setattr(f"rcdm_cli.backends.{module}.has_bf16", lambda device: True)
 
@@ -65,50 +65,57 @@ def inputs(t, batch):
     return x, torch.full((batch,), t), cond
 
 
-def relative(ours, theirs):
-    return float((ours - theirs).norm() / theirs.norm())
+def relative_error(actual, expected):
+    return float((actual - expected).norm() / expected.norm())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("backend", "precision"), ENGINES)
 @torch.no_grad()
-def test_the_loop_form_says_what_torch_says(folder, backend, precision):
+def test_engine_equals_the_network_in_pytorch(folder, backend, precision):
     reference = load_bundle(folder).model.denoiser
     bundle = load_bundle(folder, backend=backend, precision=precision)
     for t in (10, 500, 999):
         for batch in (1, 7):
             x, times, cond = inputs(t, batch)
-            found = bundle.engine(x, bundle.outside.denoiser.modulations(times, cond))
+            found = bundle.engine(x, bundle.conditioning_model.denoiser.modulations(times, cond))
             assert (found.dtype, found.shape) == (torch.float32, x.shape)
-            assert relative(found, reference(x, times, cond)) < BOUNDS[precision]
+            assert relative_error(found, reference(x, times, cond)) < BOUNDS[precision]
     bundle.engine.close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_full_form_and_the_encoders_say_what_torch_says(folder, precision):
+def test_parity_covers_timesteps_batch_sizes_and_backends(folder, precision):
     bundle = load_bundle(folder)
-    graphs = [bundle.manifest.graph("onnx", "full", precision)]
-    graphs += [bundle.manifest.graph("onnx", "encoder", "fp32", method) for method in bundle.methods]
-    found = [case for graph in graphs for case in check_graph(bundle, graph, folder)]
-    assert {(case.timestep, case.batch) for case in found if case.network == "full"} == {
-        (t, batch) for t in (10, 500, 999) for batch in (1, 7)
-    }
-    assert all(case.relative < BOUNDS[case.precision] for case in found)
+    cases = measure_parity(bundle, bundle.manifest.graph("onnx", "denoiser", precision), folder)
+    assert {(case.timestep, case.batch) for case in cases} == {(t, batch) for t in (10, 500, 999) for batch in (1, 7)}
+    runners = {"fp32": {"onnxruntime", "openvino"}, "fp16": {"onnxruntime"}, "bf16": {"openvino"}}
+    assert {case.runner for case in cases} == runners[precision]
+    assert all(case.relative < BOUNDS[precision] for case in cases)
 
 
 @pytest.mark.slow
-def test_signals_are_still_handled_after_engines_of_openvino_have_gone(folder):
-    """Ctrl-C, or the end of a worker, was a segmentation fault after two that went in the order in which they came."""
+def test_parity_of_encoders(folder):
+    bundle = load_bundle(folder)
+    graphs = [bundle.manifest.graph("onnx", "encoder", "fp32", method) for method in bundle.methods]
+    cases = [case for graph in graphs for case in measure_parity(bundle, graph, folder)]
+    assert {(case.method, case.batch) for case in cases} == {(m, b) for m in ("dino", "supervised") for b in (1, 7)}
+    assert all(case.relative < BOUNDS["fp32"] for case in cases)
+
+
+@pytest.mark.slow
+def test_signals_are_handled_after_openvino_engines_are_closed(folder):
+    """Destroying two OpenVINO cores in creation order made the next signal a segmentation fault."""
     script = f"""
 import faulthandler, signal
 import torch
 from rcdm_cli import load_bundle
 
-faulthandler.enable()  # as pytest does: handlers run on the stack that it gives, unless OpenVINO gives another
+faulthandler.enable()  # as in pytest: sets an alternative signal stack
 bundles = [load_bundle({str(folder)!r}, backend="openvino", precision="fp32") for _ in range(2)]
 for bundle in bundles:
-    bundle.engine(torch.zeros(1, 3, 16, 16), torch.zeros(1, bundle.outside.denoiser.modulation_width))
+    bundle.engine(torch.zeros(1, 3, 16, 16), torch.zeros(1, bundle.conditioning_model.denoiser.modulation_width))
 for bundle in bundles:
     bundle.engine.close()
 signal.signal(signal.SIGINT, lambda number, frame: print("handled"))
@@ -120,7 +127,7 @@ signal.raise_signal(signal.SIGINT)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_exported_encoders_say_what_torch_says_and_need_no_timm(folder, backend):
+def test_exported_encoders_equal_pytorch_and_do_not_import_timm(folder, backend):
     images = np.random.default_rng(0).integers(0, 256, (5, 40, 50, 3), dtype=np.uint8)
     plain = load_bundle(folder)
     expected = {level: plain.encode(images, method="dino", level=level) for level in ("backbone", "projector")}
@@ -136,14 +143,14 @@ for level in ("backbone", "projector"):
     np.save(sys.argv[1] + "/" + level, h.numpy())
 assert "timm" not in sys.modules
 """
-    with tempfile.TemporaryDirectory() as place:
-        subprocess.run([sys.executable, "-c", script, place], check=True)
+    with tempfile.TemporaryDirectory() as results:
+        subprocess.run([sys.executable, "-c", script, results], check=True)
         for level, h in expected.items():
-            assert relative(torch.from_numpy(np.load(f"{place}/{level}.npy")), h) < 1e-5
+            assert relative_error(torch.from_numpy(np.load(f"{results}/{level}.npy")), h) < 1e-5
 
 
 @pytest.mark.slow
-def test_an_encoder_that_was_exported_of_other_weights_is_passed_over(folder, tmp_path):
+def test_encoder_graph_of_other_weights_is_not_used(folder, tmp_path):
     other = tmp_path / "tiny"
     shutil.copytree(folder, other)
     manifest = json.loads((other / "manifest.json").read_text())
@@ -158,7 +165,7 @@ def test_an_encoder_that_was_exported_of_other_weights_is_passed_over(folder, tm
 
 
 @pytest.mark.slow
-def test_samples_are_the_same_on_every_backend(folder):
+def test_samples_are_equal_on_every_backend(folder):
     h = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
 
     def samples(backend, precision):
@@ -175,15 +182,15 @@ def test_samples_are_the_same_on_every_backend(folder):
 
 
 PSNR = {"bf16": 30, "fp16": 45}
-"""Decibels by which samples at reduced precision are like those at float32, at least."""
+"""Smallest accepted PSNR in decibels of samples at reduced precision against those at float32."""
 
 
 @pytest.mark.slow
-def test_graphs_hold_nothing_of_where_they_were_made(folder):
+def test_graphs_contain_no_metadata_of_the_machine(folder):
     for path in folder.glob("*.onnx"):
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
-        assert [(one.domain, one.version) for one in model.opset_import] == [("", 22)]
+        assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 22)]
         assert not model.metadata_props
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
         assert b".py" not in path.read_bytes()
@@ -198,11 +205,10 @@ def test_graphs_hold_nothing_of_where_they_were_made(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_weights_are_folded_and_softmax_and_statistics_are_float32(folder, precision):
-    model = onnx.shape_inference.infer_shapes(onnx.load(folder / f"denoiser-loop.{precision}.onnx"))
+    model = onnx.shape_inference.infer_shapes(onnx.load(folder / f"denoiser.{precision}.onnx"))
     weights = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    types = {
-        one.name: one.type.tensor_type.elem_type for one in (*model.graph.value_info, *model.graph.input)
-    } | weights
+    values = (*model.graph.value_info, *model.graph.input)
+    types = {value.name: value.type.tensor_type.elem_type for value in values} | weights
     narrow = getattr(onnx.TensorProto, {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16"}[precision])
     by_kind = {}
     for node in model.graph.node:
@@ -216,38 +222,37 @@ def test_weights_are_folded_and_softmax_and_statistics_are_float32(folder, preci
 
 
 @pytest.mark.slow
-def test_what_is_up_to_date_is_not_written_again(folder, tmp_path, monkeypatch):
+def test_graphs_that_are_up_to_date_are_not_written_again(folder, tmp_path, monkeypatch):
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
-    monkeypatch.setattr(export, "export_graph", lambda *arguments: pytest.fail("written again"))
-    done = export_onnx(copy, PRECISIONS)
-    assert (done.built, len(done.kept)) == ([], 2 + 2 * len(PRECISIONS))
+    monkeypatch.setattr(graphs, "export_graph", lambda *arguments: pytest.fail("written again"))
+    result = export(copy, precisions=PRECISIONS)
+    assert (result.written, len(result.up_to_date)) == ([], 2 + len(PRECISIONS))
 
 
 @pytest.mark.slow
-def test_the_manifest_names_graphs_and_parity_holds_what_they_differ(plain, folder, tmp_path):
+def test_export_replaces_a_damaged_graph_and_updates_manifest_and_parity(plain, folder, tmp_path):
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
     (copy / "encoder-dino.fp32.onnx").write_bytes(b"damaged")
-    done = export_onnx(copy, ("fp32",))
-    assert done.built == ["encoder-dino.fp32.onnx"]
+    assert export(copy, precisions=["fp32"]).written == ["encoder-dino.fp32.onnx"]
     measured = json.loads((copy / "parity.json").read_text())["graphs"]["encoder-dino.fp32.onnx"]
     assert measured["sha256"] == sha256(copy / "encoder-dino.fp32.onnx")
     assert measured["worst_relative"] == max(case["relative"] for case in measured["cases"]) < 1e-5
     entries = {graph.file: graph for graph in load_bundle(copy).manifest.graphs}
     assert entries.keys() == {path.name for path in copy.glob("*.onnx")}
     assert all(entry.sha256 == sha256(copy / name) for name, entry in entries.items())
-    assert entries["denoiser-loop.fp16.onnx"].source == sha256(plain / "denoiser.safetensors")
+    assert entries["denoiser.fp16.onnx"].source == sha256(plain / "denoiser.safetensors")
     assert not list(copy.glob(".export-*"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [KeyboardInterrupt, CheckFailed])
-def test_what_ends_an_export_leaves_the_bundle_as_it_was(folder, tmp_path, monkeypatch, end):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, CheckFailed])
+def test_failed_or_interrupted_export_leaves_the_bundle_unchanged(folder, tmp_path, monkeypatch, error):
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    if end is CheckFailed:
+    if error is CheckFailed:
         monkeypatch.setitem(parity.BOUNDS, "fp32", 1e-9)
     else:
         written = []
@@ -256,148 +261,154 @@ def test_what_ends_an_export_leaves_the_bundle_as_it_was(folder, tmp_path, monke
             written.append(arguments)
             if len(written) == 2:
                 raise KeyboardInterrupt
-            return check_graph(*arguments)
+            return measure_parity(*arguments)
 
-        monkeypatch.setattr(export, "check_graph", interrupted)
-    with pytest.raises(end):
-        export_onnx(copy, ("fp32",), force=True)
+        monkeypatch.setattr(graphs, "measure_parity", interrupted)
+    with pytest.raises(error):
+        export(copy, precisions=["fp32"], force=True)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_swapped_graph_is_refused(folder, tmp_path, backend):
+def test_swapped_graph_is_rejected(folder, tmp_path, backend):
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
-    shutil.copy(copy / "denoiser-full.fp32.onnx", copy / "denoiser-loop.fp32.onnx")
+    shutil.copy(copy / "denoiser.fp16.onnx", copy / "denoiser.fp32.onnx")
     bundle = load_bundle(copy, backend=backend, precision="fp32")
-    with pytest.raises(InputError, match=r"denoiser-loop.fp32.onnx is not the file .*SHA-256"):
+    with pytest.raises(InputError, match=r"denoiser.fp32.onnx is not the file .*SHA-256"):
         bundle.sample(torch.zeros(1, 16), method="dino", num_samples=1, steps=1)
 
 
 @pytest.mark.slow
-def test_auto_takes_the_fastest_and_says_why(folder, monkeypatch):
-    choice = load_bundle(folder, backend="auto", precision="auto").choice
-    assert (choice.backend, choice.precision) == ("openvino", "bf16")
-    # OpenVINO would compute in float32.
-    assert load_bundle(folder, backend="auto", precision="fp16").choice.backend == "onnxruntime"
+def test_auto_selects_the_fastest_backend_and_explains_the_selection(folder, monkeypatch):
+    selection = load_bundle(folder, backend="auto", precision="auto").selection
+    assert (selection.backend, selection.precision) == ("openvino", "bf16")
+    # OpenVINO would compute fp16 graphs in float32.
+    assert load_bundle(folder, backend="auto", precision="fp16").selection.backend == "onnxruntime"
     with pytest.raises(InputError, match=r"openvino has no fp16 here, only bf16, fp32\.$"):
         load_bundle(folder, backend="openvino", precision="fp16")
-    with pytest.raises(InputError, match=r"only bf16, fp32\. `rcdm export .* --precision int8 --calibration IMAGES`"):
+    with pytest.raises(InputError, match=r"only bf16, fp32\. `rcdm export .*` with `precision` int8 and `calibration`"):
         load_bundle(folder, backend="openvino", precision="int8")
-    with pytest.raises(InputError, match=r"only fp32, fp16\. `rcdm export .* --precision fp8 --calibration IMAGES`"):
+    with pytest.raises(InputError, match=r"only fp32, fp16\. `rcdm export .*` with `precision` fp8 and `calibration`"):
         load_bundle(folder, backend="onnxruntime", precision="fp8")
     with pytest.raises(InputError, match=r"openvino has no fp8 here, only bf16, fp32\.$"):
         load_bundle(folder, backend="openvino", precision="fp8")
-    monkeypatch.setattr(graph_file, "find_spec", lambda name: None if name == "openvino" else True)
-    choice = load_bundle(folder, backend="auto", precision="auto").choice
-    assert (choice.backend, choice.precision) == ("onnxruntime", "fp32")
-    assert "onnx at fp32, the fastest that can run. Not openvino: OpenVINO is not installed" in choice.why
+    monkeypatch.setattr("rcdm_cli.backends.base.find_spec", lambda name: None if name == "openvino" else True)
+    selection = load_bundle(folder, backend="auto", precision="auto").selection
+    assert (selection.backend, selection.precision) == ("onnxruntime", "fp32")
+    assert "Not openvino: OpenVINO is not installed" in selection.reason
     with pytest.raises(RcdmError, match=r"pip install 'rcdm\[cpu\]'"):
         load_bundle(folder, backend="openvino")
 
 
-def test_a_bundle_without_graphs_runs_on_torch_and_says_how_to_get_them(plain):
-    choice = load_bundle(plain, backend="auto", precision="fp32").choice
-    assert choice.backend == "torch"
-    assert f"Not openvino or onnx: {plain} holds no ONNX graph that it runs: `rcdm export" in choice.why
+def test_bundle_without_graphs_runs_on_torch_and_names_the_export_command(plain):
+    selection = load_bundle(plain, backend="auto", precision="fp32").selection
+    assert selection.backend == "torch"
+    assert f"Not openvino or onnxruntime: {plain} contains no ONNX graph" in selection.reason
     for backend in ("onnxruntime", "openvino"):
-        with pytest.raises(InputError, match=r"`rcdm export .* writes them"):
+        with pytest.raises(InputError, match="`rcdm export"):
             load_bundle(plain, backend=backend)
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("arguments", "message"),
     [
-        ({"backend": "onxn"}, "Did you mean 'onnxruntime'"),
-        ({"precision": "fp31"}, "Did you mean 'fp32'"),
         ({"precision": "int8"}, "torch has no int8 here, only bf16, fp32"),
         ({"precision": "fp8"}, "torch has no fp8 here, only bf16, fp32"),
         ({"backend": "auto", "precision": "int8"}, "No backend can run tiny at int8"),
         ({"backend": "auto", "precision": "fp8"}, "No backend can run tiny at fp8"),
-        ({"backend": "openvino", "device": "cuda"}, "OpenVINO runs on CPUs"),
     ],
 )
-def test_what_is_not_there_is_an_error(plain, given, message):
+def test_unavailable_precision_is_an_error(plain, arguments, message):
     with pytest.raises(RcdmError, match=message):
-        load_bundle(plain, **given)
+        load_bundle(plain, **arguments)
 
 
-def test_weights_that_the_graph_was_not_made_of(plain):
-    graph = export._denoisers(load_bundle(plain).manifest, ["fp32"])[0].model_copy(update={"source": "0" * 64})
-    bundle = load_bundle(plain)
-    place = run_context(plain, bundle.manifest.model_copy(update={"graphs": (graph,)}), torch.device("cpu"))
-    with pytest.raises(InputError, match="was made of other weights: `rcdm export"):
-        graph_file.graph_file(place, "fp32")
+def test_openvino_rejects_cuda_devices(plain):
+    with pytest.raises(InputError, match="OpenVINO runs on CPUs"):
+        select_backend(context_with_fp32_graph(plain, torch.device("cuda")), "openvino")
 
 
-@pytest.mark.parametrize("takes_cuda", [False, True])
-def test_on_a_gpu_auto_passes_over_an_onnx_runtime_whose_libraries_do_not_load(plain, monkeypatch, takes_cuda):
-    given = []
+def context_with_fp32_graph(folder, device, **changes):
+    manifest = load_bundle(folder).manifest
+    graph = denoiser_graph(manifest, "fp32").model_copy(update=changes)
+    return run_context(folder, manifest.model_copy(update={"graphs": (graph,)}), device)
+
+
+def test_graph_of_other_weights_is_rejected(plain):
+    context = context_with_fp32_graph(plain, torch.device("cpu"), source="0" * 64)
+    with pytest.raises(InputError, match=r"was exported from other weights\. `rcdm export"):
+        denoiser_path(context, "fp32")
+
+
+@pytest.mark.parametrize("cuda_loads", [False, True])
+def test_auto_rejects_onnx_runtime_if_cuda_libraries_do_not_load(plain, monkeypatch, cuda_loads):
+    requested = []
 
     class Session:
         def __init__(self, graph, options, providers):
             onnx.checker.check_model(graph)
-            given.append(providers)
+            requested.append(providers)
 
         def get_providers(self):
-            return ["CUDAExecutionProvider"] * takes_cuda + ["CPUExecutionProvider"]
+            return ["CUDAExecutionProvider"] * cuda_loads + ["CPUExecutionProvider"]
 
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider"])
-    manifest = load_bundle(plain).manifest
-    graphs = (export._denoisers(manifest, ["fp32"])[0],)
-    # No other test has these devices: it is remembered of which the libraries load.
-    device = torch.device("cuda", 8 + takes_cuda)
-    place = run_context(plain, manifest.model_copy(update={"graphs": graphs}), device)
-    choice = choose.choose(place, "auto", "fp32")
-    assert given == [[("CUDAExecutionProvider", {"device_id": device.index})]]
-    assert choice.backend == ("onnxruntime" if takes_cuda else "torch")
-    if not takes_cuda:
-        assert "Not onnx: ONNX Runtime did not take CUDAExecutionProvider, mostly because its CUDA" in choice.why
-        with pytest.raises(RcdmError, match="did not take CUDAExecutionProvider"):
-            choose.choose(place, "onnxruntime", "fp32")
+    # The result is cached per device, so each case uses a device of its own.
+    device = torch.device("cuda", 8 + cuda_loads)
+    context = context_with_fp32_graph(plain, device)
+    selection = select_backend(context, "auto", "fp32")
+    assert requested == [[("CUDAExecutionProvider", {"device_id": device.index})]]
+    assert selection.backend == ("onnxruntime" if cuda_loads else "torch")
+    if not cuda_loads:
+        assert "Not onnxruntime: ONNX Runtime could not load CUDAExecutionProvider" in selection.reason
+        with pytest.raises(RcdmError, match="could not load CUDAExecutionProvider"):
+            select_backend(context, "onnxruntime", "fp32")
 
 
-def test_on_a_gpu_onnx_runtime_multiplies_in_tf32_at_reduced_precision_alone(monkeypatch, tmp_path):
-    given = []
-    monkeypatch.setattr("rcdm_cli.backends.onnxruntime._session", lambda *about: given.append(about[3][1]["use_tf32"]))
+def test_onnx_runtime_uses_tf32_at_reduced_precision_only(monkeypatch, tmp_path):
+    use_tf32 = []
+    monkeypatch.setattr(
+        "rcdm_cli.backends.onnxruntime._session", lambda *arguments: use_tf32.append(arguments[3][1]["use_tf32"])
+    )
     for exact in (True, False):
-        CudaEngine(tmp_path, torch.device("cuda"), (3, 16, 16), exact)
-    assert given == ["0", "1"]
+        OnnxRuntimeCudaEngine(tmp_path, torch.device("cuda"), (3, 16, 16), exact)
+    assert use_tf32 == ["0", "1"]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 7, 9])
-@pytest.mark.parametrize("together", [1, 4])
-def test_requests_cover_the_batch(batch, together):
-    requests = Streams(2, 2, together).requests(batch)
+@pytest.mark.parametrize("request_batch", [1, 4])
+def test_requests_cover_the_batch(batch, request_batch):
+    requests = Streams(2, 2, request_batch).requests(batch)
     assert [row for start, samples in requests for row in range(start, start + samples)] == list(range(batch))
-    assert {samples for _, samples in requests} <= {1, together}
+    assert {samples for _, samples in requests} <= {1, request_batch}
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @torch.no_grad()
-def test_the_compiled_network_says_what_torch_says(plain):
-    """At one batch: compiling takes longer than all other backends together."""
+def test_inductor_equals_the_network_in_pytorch(plain):
+    """One batch size only, because compiling is slow."""
     bundle = load_bundle(plain, backend="inductor")
     x, times, cond = inputs(500, 7)
-    found = bundle.engine(x, bundle.outside.denoiser.modulations(times, cond))
-    assert relative(found, bundle.model.denoiser(x, times, cond)) < BOUNDS["fp32"]
+    found = bundle.engine(x, bundle.conditioning_model.denoiser.modulations(times, cond))
+    assert relative_error(found, bundle.model.denoiser(x, times, cond)) < BOUNDS["fp32"]
 
 
-def test_what_compiling_needs_is_named(plain, monkeypatch):
+def test_missing_compiler_is_named(plain, monkeypatch):
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
     with pytest.raises(RcdmError, match=r"needs a C\+\+ compiler"):
         load_bundle(plain, backend="inductor")
 
 
-def test_a_compiler_that_fails_is_named(plain, monkeypatch):
+def test_failing_compiler_is_named(plain, monkeypatch):
     def fail(x, modulations):
-        raise ValueError("Python.h is not there\nand a hundred lines")
+        raise ValueError("Python.h is missing\nand a hundred lines")
 
-    monkeypatch.setattr("rcdm_cli.backends.torch.Compiled.precisions", lambda self, place: ("fp32",))
+    monkeypatch.setattr("rcdm_cli.backends.torch.InductorBackend.precisions", lambda self, context: ("fp32",))
     monkeypatch.setattr("torch.compile", lambda network: fail)
     engine = load_bundle(plain, backend="inductor").engine
-    with pytest.raises(RcdmError, match=r"not there\); --backend torch runs it without"):
+    with pytest.raises(RcdmError, match=r"Python.h is missing\).* `backend` torch needs no compiler"):
         engine(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1))

@@ -1,11 +1,11 @@
-"""Plans that really run: only where there is a GPU."""
+"""TensorRT plans on a GPU."""
 
 import pytest
 import torch
 
 from rcdm_cli import load_bundle
 from rcdm_cli.core.errors import InputError
-from tests.bundle.tiny import put_graphs, tiny_bundle
+from tests.bundle.tiny import build_plan_for, put_graphs, tiny_bundle
 
 pytestmark = pytest.mark.gpu
 
@@ -15,46 +15,44 @@ DECIBELS = {"fp32": 40, "fp16": 30, "int8": 15, "fp8": 15}
 
 @pytest.fixture(scope="module", params=list(BOUNDS))
 def bundle(request, tmp_path_factory):
-    from rcdm_cli.export.tensorrt.build import build_loop_plan
-
     if request.param == "fp8" and torch.cuda.get_device_capability() < (8, 9):
-        pytest.skip("this GPU has no fp8")
+        pytest.skip("the GPU has no fp8")
     folder = put_graphs(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"), *{"fp32", request.param})
-    build_loop_plan(folder, request.param, 8, torch.device("cuda"))
+    build_plan_for(folder, request.param, 8, torch.device("cuda"))
     return load_bundle(folder, "cuda", backend="tensorrt", precision=request.param)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 8])
-def test_a_plan_says_what_pytorch_says(bundle, batch):
+def test_plan_equals_the_network_in_pytorch(bundle, batch):
     exact = load_bundle(bundle.folder).model.denoiser
     for timestep in (0, 500, 999):
         x = torch.randn(batch, 3, 16, 16)
         modulations = exact.modulations(torch.full((batch,), timestep), torch.randn(batch, exact.spec.cond_width))
         expected = exact.denoise_with(x, modulations)
-        # Twice: the second replays what the first has captured.
+        # The second call replays the CUDA graph of the first.
         for _ in range(2):
             found = bundle.engine(x.cuda(), modulations.cuda())
             assert found.dtype == torch.float32
-            assert (found.cpu() - expected).norm() / expected.norm() < BOUNDS[bundle.choice.precision]
+            assert (found.cpu() - expected).norm() / expected.norm() < BOUNDS[bundle.selection.precision]
 
 
-def test_a_later_call_does_not_change_an_output(bundle):
-    width = bundle.outside.denoiser.modulation_width
+def test_later_call_does_not_change_an_output(bundle):
+    width = bundle.conditioning_model.denoiser.modulation_width
     first = bundle.engine(torch.randn(2, 3, 16, 16).cuda(), torch.randn(2, width).cuda())
-    kept = first.clone()
+    copy = first.clone()
     bundle.engine(torch.randn(2, 3, 16, 16).cuda(), torch.randn(2, width).cuda())
-    assert torch.equal(first, kept)
+    assert torch.equal(first, copy)
 
 
-def test_samples_equal_those_of_pytorch(bundle):
+def test_samples_are_close_to_those_of_pytorch(bundle):
     h = torch.randn(5, 16)
-    ours = bundle.sample(h, method="dino", num_samples=3, steps=4, guidance=2.0)
-    theirs = load_bundle(bundle.folder, "cuda").sample(h, method="dino", num_samples=3, steps=4, guidance=2.0)
-    mean_square = ((ours.astype(float) - theirs) ** 2).mean()
-    assert mean_square < 255**2 / 10 ** (DECIBELS[bundle.choice.precision] / 10)
+    actual = bundle.sample(h, method="dino", num_samples=3, steps=4, guidance=2.0)
+    expected = load_bundle(bundle.folder, "cuda").sample(h, method="dino", num_samples=3, steps=4, guidance=2.0)
+    mean_square = ((actual.astype(float) - expected) ** 2).mean()
+    assert mean_square < 255**2 / 10 ** (DECIBELS[bundle.selection.precision] / 10)
 
 
-def test_a_larger_batch_than_it_was_built_for_is_refused(bundle):
-    width = bundle.outside.denoiser.modulation_width
+def test_batch_larger_than_the_plan_supports_is_rejected(bundle):
+    width = bundle.conditioning_model.denoiser.modulation_width
     with pytest.raises(InputError, match="batches up to 8; given 9"):
         bundle.engine(torch.zeros(9, 3, 16, 16).cuda(), torch.zeros(9, width).cuda())

@@ -1,4 +1,4 @@
-"""What must never reach TensorRT is refused with one sentence before."""
+"""Plans and machines that the TensorRT backend rejects before TensorRT reads a plan."""
 
 import sys
 import types
@@ -8,15 +8,15 @@ import pytest
 import tensorrt_rtx
 import torch
 
-from rcdm_cli.backends.engine_file import Graph
+from rcdm_cli.backends.graph import Graph
 from rcdm_cli.backends.tensorrt import backend as trt
-from rcdm_cli.backends.tensorrt.module import TensorRT, import_tensorrt
+from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt
 from rcdm_cli.backends.tensorrt.target import Gpu, target_of
 from rcdm_cli.bundle.manifest import read_manifest, run_context
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256
-from rcdm_cli.export.tensorrt import build as tensorrt_build
-from rcdm_cli.export.tensorrt.build import prepare_plan
+from rcdm_cli.export.tensorrt import plans
+from rcdm_cli.export.tensorrt.plans import prepare_plan
 from tests.bundle.tiny import tiny_bundle
 
 AMPERE = Gpu("NVIDIA A40", "8.6")
@@ -28,53 +28,53 @@ PLAN = b"a plan of forty-two bytes, give or take one"
 
 
 @pytest.fixture
-def place(tmp_path):
-    """A bundle with a file for a plan that its manifest does not name, asked to run on a CUDA device."""
+def context(tmp_path):
+    """A bundle on a CUDA device, with a plan file that the manifest does not list."""
     folder = tiny_bundle(tmp_path / "tiny")
-    (folder / "loop-fp16.plan").write_bytes(PLAN)
+    (folder / "denoiser.fp16.plan").write_bytes(PLAN)
     return run_context(folder, read_manifest(folder), torch.device("cuda"))
 
 
 @pytest.fixture
 def on(monkeypatch):
-    """Have a GPU and a TensorRT; loading a plan fails the test unless it is expected."""
+    """Pretend that a GPU and a TensorRT are present. Loading a plan fails the test unless ``load`` is given."""
 
-    def have(tensorrt, gpu, load=lambda *arguments: pytest.fail("the plan reached TensorRT")):
+    def set_up(tensorrt, gpu, load=lambda *arguments: pytest.fail("the plan reached TensorRT")):
         monkeypatch.setattr(trt, "import_tensorrt", lambda: tensorrt)
         monkeypatch.setattr(trt, "gpu_of", lambda device: gpu)
-        monkeypatch.setattr(trt, "PlanEngine", load)
+        monkeypatch.setattr(trt, "TensorRTEngine", load)
 
-    return have
+    return set_up
 
 
-def with_plan(place, target):
-    plan = place.folder / "loop-fp16.plan"
+def with_plan(context, target):
+    plan = context.folder / "denoiser.fp16.plan"
     graph = Graph(
         kind="tensorrt",
-        network="loop",
+        network="denoiser",
         precision="fp16",
         file=plan.name,
         sha256=sha256(plan),
-        source=place.weights_sha256,
+        source=context.weights_sha256,
         max_batch=8,
         target=target.model_dump(),
     )
-    return replace(place, graphs=(graph,))
+    return replace(context, graphs=(graph,))
 
 
-def open_plan(place):
-    return trt.TensorRTBackend().open(place, "fp16", lambda: pytest.fail("a plan needs no weights"))
+def open_plan(context):
+    return trt.TensorRTBackend().open(context, "fp16", lambda: pytest.fail("a plan needs no weights"))
 
 
-def test_a_plan_that_fits_is_loaded(place, on):
+def test_fitting_plan_is_loaded(context, on):
     on(RTX, ADA, lambda *arguments: arguments)
-    place = with_plan(place, target_of(RTX, None, "fp16"))
-    assert trt.TensorRTBackend().precisions(place) == ("fp16",)
-    assert open_plan(place) == (place.folder / "loop-fp16.plan", RTX, place.device)
+    context = with_plan(context, target_of(RTX, None, "fp16"))
+    assert trt.TensorRTBackend().precisions(context) == ("fp16",)
+    assert open_plan(context) == (context.folder / "denoiser.fp16.plan", RTX, context.device)
 
 
 @pytest.mark.parametrize(
-    ("built_by", "built_on", "runs_on", "gpu", "why"),
+    ("built_by", "built_on", "runs_on", "gpu", "reason"),
     [
         (FULL, ADA, FULL, HOPPER, r"compute capability 8\.9 \(NVIDIA L4\), but this GPU, NVIDIA H100, has 9\.0"),
         (RTX, None, RTX, HOPPER, r"8\.0, 8\.6, 8\.9, 12\.0, but this GPU, NVIDIA H100, has 9\.0"),
@@ -88,56 +88,56 @@ def test_a_plan_that_fits_is_loaded(place, on):
         ),
     ],
 )
-def test_a_plan_for_something_else_is_refused(place, on, built_by, built_on, runs_on, gpu, why):
+def test_plan_with_another_target_is_rejected(context, on, built_by, built_on, runs_on, gpu, reason):
     on(runs_on, gpu)
-    place = with_plan(place, target_of(built_by, built_on, "fp16"))
-    for refuse in (trt.TensorRTBackend().precisions, open_plan):
-        with pytest.raises(InputError, match=rf"loop-fp16\.plan was .*{why}\. `rcdm export BUNDLE --trt`"):
-            refuse(place)
+    context = with_plan(context, target_of(built_by, built_on, "fp16"))
+    for function in (trt.TensorRTBackend().precisions, open_plan):
+        with pytest.raises(InputError, match=rf"denoiser\.fp16\.plan was .*{reason}\. `rcdm export` with `trt`"):
+            function(context)
 
 
-def test_a_truncated_plan_is_refused(place, on):
+def test_truncated_plan_is_rejected(context, on):
     on(RTX, ADA)
-    place = with_plan(place, target_of(RTX, None, "fp16"))
-    (place.folder / "loop-fp16.plan").write_bytes(PLAN[:20])
-    with pytest.raises(InputError, match=r"loop-fp16.plan is not the file that the bundle's manifest names"):
-        open_plan(place)
+    context = with_plan(context, target_of(RTX, None, "fp16"))
+    (context.folder / "denoiser.fp16.plan").write_bytes(PLAN[:20])
+    with pytest.raises(InputError, match=r"denoiser.fp16.plan is not the file that the bundle's manifest lists"):
+        open_plan(context)
 
 
-def test_a_plan_that_the_manifest_does_not_name_is_refused(place, on):
+def test_unlisted_plan_is_rejected(context, on):
     on(RTX, ADA)
-    for refuse in (trt.TensorRTBackend().precisions, open_plan):
-        with pytest.raises(InputError, match=r"names no TensorRT plan \(loop-fp16.plan lies there, but"):
-            refuse(place)
+    for function in (trt.TensorRTBackend().precisions, open_plan):
+        with pytest.raises(InputError, match=r"lists no TensorRT plan\. The folder contains denoiser.fp16.plan, but"):
+            function(context)
 
 
-def test_a_plan_whose_target_is_not_known_is_refused(place, on):
+def test_plan_with_an_invalid_target_is_rejected(context, on):
     on(RTX, ADA)
-    place = with_plan(place, target_of(RTX, None, "fp16"))
-    graph = place.graphs[0].model_copy(update={"target": {"gpu": "NVIDIA L4"}})
-    place = replace(place, graphs=(graph,))
-    with pytest.raises(InputError, match=r"target of loop-fp16.plan: flavour is missing"):
-        trt.TensorRTBackend().precisions(place)
+    context = with_plan(context, target_of(RTX, None, "fp16"))
+    graph = context.graphs[0].model_copy(update={"target": {"gpu": "NVIDIA L4"}})
+    context = replace(context, graphs=(graph,))
+    with pytest.raises(InputError, match=r"target of denoiser.fp16.plan: flavour is missing"):
+        trt.TensorRTBackend().precisions(context)
 
 
-def test_it_is_for_gpus_only(place):
-    with pytest.raises(RcdmError, match=r"runs on a CUDA device, not on cpu"):
-        trt.TensorRTBackend().precisions(replace(place, device=torch.device("cpu")))
+def test_cpu_is_rejected(context):
+    with pytest.raises(RcdmError, match=r"runs on CUDA devices only, not on cpu"):
+        trt.TensorRTBackend().precisions(replace(context, device=torch.device("cpu")))
 
 
-def test_tensorrt_rtx_does_not_build_for_every_gpu():
-    with pytest.raises(InputError, match=r"does not build for NVIDIA H100 \(compute capability 9.0\).*rcdm\[trt\]"):
+def test_tensorrt_rtx_rejects_gpus_that_it_does_not_support():
+    with pytest.raises(InputError, match=r"builds no plans for NVIDIA H100 \(compute capability 9.0\).*rcdm\[trt\]"):
         target_of(RTX, HOPPER, "fp16")
     assert target_of(RTX, ADA, "fp16").compute_capability == "8.9"
 
 
-def test_fp8_is_for_gpus_that_have_it(monkeypatch):
+def test_fp8_needs_a_gpu_that_supports_fp8(monkeypatch):
     assert target_of(RTX, None, "int8").compute_capability == "8.0, 8.6, 8.9, 12.0"
     assert target_of(RTX, None, "fp8").compute_capability == "8.9, 12.0"
     assert target_of(RTX, ADA, "fp8").compute_capability == "8.9"
     assert target_of(FULL, HOPPER, "fp8").compute_capability == "9.0"
-    monkeypatch.setattr(tensorrt_build, "import_tensorrt", lambda: FULL)
-    monkeypatch.setattr(tensorrt_build, "gpu_of", lambda device: AMPERE)
+    monkeypatch.setattr(plans, "import_tensorrt", lambda: FULL)
+    monkeypatch.setattr(plans, "gpu_of", lambda device: AMPERE)
     assert prepare_plan(torch.device("cuda"), "int8")[1].compute_capability == "8.6"
     with pytest.raises(
         InputError, match=r"^fp8 needs a GPU of compute capability 8\.9 or later .* NVIDIA A40 has 8\.6"
@@ -145,14 +145,14 @@ def test_fp8_is_for_gpus_that_have_it(monkeypatch):
         prepare_plan(torch.device("cuda"), "fp8")
 
 
-def test_without_tensorrt_it_is_said_what_to_install(monkeypatch):
+def test_missing_tensorrt_names_the_packages_to_install(monkeypatch):
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(RcdmError, match=r"tensorrt and tensorrt_rtx are not installed\. .*rcdm\[rtx\]"):
         import_tensorrt()
 
 
-def test_an_old_tensorrt_is_not_taken(monkeypatch):
+def test_old_tensorrt_is_not_used(monkeypatch):
     old = types.ModuleType("tensorrt")
     old.__version__ = "10.8.0.43"
     monkeypatch.setitem(sys.modules, "tensorrt", old)

@@ -1,24 +1,29 @@
-"""A bundle small enough for a test, with random weights, and the graphs of a bundle."""
+"""A tiny bundle with random weights, and exported graphs for it."""
 
 from pathlib import Path
 
 import torch
 
-from rcdm_cli.backends.engine_file import EIGHT_BIT
-from rcdm_cli.bundle.write import write_bundle
+from rcdm_cli.backends.graph import EIGHT_BIT, Precision
+from rcdm_cli.bundle.bundle import load_bundle
+from rcdm_cli.bundle.files import write_bundle
+from rcdm_cli.bundle.manifest import read_manifest
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
-from rcdm_cli.export.graphs import export_onnx
-from rcdm_cli.export.quantization.export import export_quantized
+from rcdm_cli.export.graphs import wanted_graphs, write_graphs
+from rcdm_cli.export.install import Installation, install, staging
+from rcdm_cli.export.quantization.calibration import calibrate
+from rcdm_cli.export.quantization.graphs import quantize_graphs, wanted_quantized
+from rcdm_cli.export.tensorrt.plans import prepare_plan, wanted_plan, write_plan
 from tests.training.tiny import random_images
 
 TRUNK = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
 
 def tiny_bundle(folder: Path) -> Path:
-    """Methods dino (both levels) and supervised (backbone); samples of 16 pixels."""
+    """Write a bundle with the methods dino (both levels) and supervised (backbone) and samples of 16 pixels."""
     torch.manual_seed(0)
     preprocessing = Preprocessing(size=32)
     dino = EncoderSpec(
@@ -49,11 +54,23 @@ def tiny_bundle(folder: Path) -> Path:
 
 
 def put_graphs(folder: Path, *precisions: str) -> Path:
-    """Export without a look at what the graphs compute; for those in 8 bits, fp32 must be there."""
-    narrow = [one for one in precisions if one in EIGHT_BIT]
-    if wide := [one for one in precisions if one not in EIGHT_BIT]:
-        export_onnx(folder, wide, check=False)
-    if narrow:
-        images = list(random_images(1, 40))
-        export_quantized(folder, narrow, images, lambda bundle, engines: {one: {} for one in engines})
+    """Export without checks. 8-bit graphs need the fp32 graph."""
+    bundle = load_bundle(folder)
+    eight_bit = [precision for precision in precisions if precision in EIGHT_BIT]
+    if wide := [precision for precision in precisions if precision not in EIGHT_BIT]:
+        write_graphs(bundle, wanted_graphs(bundle.manifest, wide), check=False)
+    if eight_bit:
+        bundle = load_bundle(folder, backend="auto")
+        graphs = wanted_quantized(bundle.manifest, eight_bit)
+        with staging(folder) as stage:
+            written, parity = quantize_graphs(bundle, graphs, calibrate(bundle, list(random_images(1, 40))), stage)
+            install(folder, stage, list(written.values()), parity)
     return folder
+
+
+def build_plan_for(folder: Path, precision: Precision, max_batch: int, device: torch.device) -> Installation:
+    """Build the TensorRT plan of an exported graph and install it."""
+    manifest = read_manifest(folder)
+    tensorrt, target = prepare_plan(device, precision)
+    wanted = wanted_plan(folder, manifest, precision, max_batch, tensorrt, target)
+    return write_plan(folder, manifest, wanted, device)

@@ -155,7 +155,7 @@ def test_info_accepts_a_bundle_by_name_and_by_path(invoke, demo_bundle):
         "      method: dino",
         "      width: 8",
     )
-    assert problem.startswith("  not in order: engines/clothing32/manifest.json: ")
+    assert problem.startswith("  problem: engines/clothing32/manifest.json: ")
     assert "rows is not a known key" in problem
 
 
@@ -164,9 +164,9 @@ def test_info_prints_the_metadata_of_a_checkpoint(invoke, workplace):
     write_tensors(workplace / "a.safetensors", {"w": torch.zeros(2)}, metadata)
     assert json.loads(invoke("info", "a.safetensors", "--json").stdout) == {
         "path": "a.safetensors",
-        "what": "checkpoint",
+        "kind": "checkpoint",
         "content": {"kind": "encoder", "spec": {"width": 8, "levels": ["backbone", "projector"]}},
-        "facts": {
+        "properties": {
             "tensors": 1,
             "parameters": 2,
             "types": "float32 × 1",
@@ -190,7 +190,7 @@ def facts(invoke, path):
     result = invoke("info", str(path), "--json")
     assert result.exit_code == 0, result.output
     shown = json.loads(result.stdout)
-    return shown["what"], shown["facts"]
+    return shown["kind"], shown["properties"]
 
 
 def test_info_reports_parameters_levels_and_size_of_a_bundle(invoke, workplace):
@@ -227,7 +227,7 @@ def test_info_recognises_a_published_rcdm_checkpoint(invoke, workplace):
     assert found["representation"] == 48
     assert found["architecture"]["channel_mult"] == [1, 1]
     assert "    channel_mult: 1, 1" in invoke("info", "b.pt").stdout.splitlines()
-    assert found["to import it"].endswith("Give --size and --heads.")
+    assert found["import problem"].endswith("Give --size and --heads.")
     assert found["parameters"] == sum(tensor.numel() for tensor in small.values())
 
 
@@ -276,7 +276,7 @@ def test_info_prints_the_inputs_and_outputs_of_an_onnx_file(invoke, workplace):
         ("b.onnx", "", "b.onnx is not an ONNX file"),
         ("a.pt", "text", "a.pt is not a complete torch.save file"),
         ("absent", None, "Unknown bundle or recipe 'absent'"),
-        ("a.jpg", "text", "a.jpg is neither a bundle nor a recipe"),
+        ("a.jpg", "text", "a.jpg is not a bundle, a recipe"),
         ("a.toml", "= 3", "a.toml is not TOML"),
         ("a.safetensors", "text", "a.safetensors is not a complete safetensors file"),
         ("folder", {}, "folder is not a bundle: it contains no manifest.json"),

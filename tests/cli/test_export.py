@@ -1,4 +1,4 @@
-"""From a training run to a bundle that samples, through the commands."""
+"""``rcdm export``: from a training run to a bundle with graphs."""
 
 import json
 
@@ -11,7 +11,7 @@ from PIL import Image
 from rcdm_cli import load_bundle
 from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
-from rcdm_cli.export.graphs import _encoders
+from rcdm_cli.export.graphs import wanted_graphs
 from rcdm_cli.export.parity import BOUNDS
 from rcdm_cli.export.quantization.qdq import quantize
 from rcdm_cli.training.checkpoint import load_checkpoint
@@ -21,7 +21,7 @@ from tests.training.tiny import TRAIN, random_images, tiny_encoder, write_images
 
 @pytest.fixture
 def run(workplace, invoke):
-    """A run of two steps."""
+    """A training run of two steps."""
     write_images(workplace / "images", {"cat": 4, "dog": 3})
     save_encoder(tiny_encoder(), workplace / "encoder.safetensors")
     (workplace / "tiny.toml").write_text(TRAIN)
@@ -43,9 +43,10 @@ def run(workplace, invoke):
     return workplace / "run"
 
 
-def test_a_bundle_holds_the_averaged_weights_and_the_encoder(run, workplace, invoke):
+def test_bundle_contains_the_ema_weights_and_the_encoder(run, workplace, invoke):
     done = invoke("export", "run", "--out", "engines/mine", "--json")
-    assert json.loads(done.stdout) == {"bundle": "engines/mine", "name": "mine", "steps": 2}
+    values = json.loads(done.stdout)
+    assert (values["bundle"], values["name"], values["steps"], values["written"]) == ("engines/mine", "mine", 2, [])
     bundle = load_bundle(workplace / "engines" / "mine")
 
     average = load_checkpoint(run / "checkpoint.safetensors").group("average")
@@ -56,21 +57,21 @@ def test_a_bundle_holds_the_averaged_weights_and_the_encoder(run, workplace, inv
 
     images = list(random_images(2, 32))
     trained = load_encoder(run / "encoders" / "simclr.safetensors").encode(to_tensor(np.stack(images)), "projector")
-    # Half precision is what is stored.
+    # The bundle stores half precision.
     torch.testing.assert_close(bundle.encode(images, level="projector"), trained, atol=1e-2, rtol=1e-2)
     assert bundle.sample(bundle.encode(images), num_samples=1, steps=2).shape == (2, 1, 32, 32, 3)
 
 
 @pytest.mark.usefixtures("run")
-def test_a_bundle_is_not_replaced_unless_told(invoke):
+def test_existing_bundle_is_replaced_only_with_force(invoke):
     assert invoke("export", "run", "--out", "engines/mine").exit_code == 0
     again = invoke("export", "run", "--out", "engines/mine")
     assert again.exit_code == 2
-    assert "Give --force" in again.stderr
+    assert "already contains a bundle" in again.stderr
     assert invoke("export", "run", "--out", "engines/mine", "--force").exit_code == 0
 
 
-def test_what_is_no_run_is_refused(workplace, invoke):
+def test_folder_without_a_checkpoint_is_rejected(workplace, invoke):
     (workplace / "empty").mkdir()
     done = invoke("export", "empty", "--out", "engines/mine")
     assert done.exit_code == 2
@@ -79,10 +80,10 @@ def test_what_is_no_run_is_refused(workplace, invoke):
 
 
 @pytest.mark.usefixtures("run")
-def test_a_run_needs_a_place_for_its_bundle(invoke):
+def test_run_without_out_is_wrong_use(invoke):
     done = invoke("export", "run")
     assert done.exit_code == 2
-    assert "run is not a bundle. To make one of the run there, say where it goes with --out." in one_line(done.stderr)
+    assert "run is not a bundle. To make a bundle from a training run" in one_line(done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +91,11 @@ def test_a_run_needs_a_place_for_its_bundle(invoke):
     [
         (("nowhere",), "Unknown bundle 'nowhere'"),
         (("clothing32", "--precision", "fp61"), "Did you mean 'fp16'"),
-        (("run", "--out", "new", "--calibration", "nowhere"), "--calibration is for graphs in 8 bits."),
-        (("clothing32", "--precision", "int8", "--split", "val"), "--split chooses among the images of --calibration."),
+        (("run", "--out", "new", "--calibration", "nowhere"), "is used for 8-bit graphs only"),
+        (("clothing32", "--precision", "int8", "--split", "val"), "selects images of"),
     ],
 )
-def test_wrong_use(invoke, arguments, message):
+def test_invalid_options_are_wrong_use(invoke, arguments, message):
     done = invoke("export", *arguments)
     assert done.exit_code == 2
     assert message in one_line(done.stderr)
@@ -104,13 +105,13 @@ def test_wrong_use(invoke, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "An {} graph is calibrated on images: give some, a folder or a tar, as --calibration."),
-        (("--calibration", "images"), "images has 7 images to use; {} needs 82 or more: 32 to calibrate with, the"),
+        ((), "The precision {} needs images"),
+        (("--calibration", "images"), "images has 7 images; {} needs 82 or more"),
         (("--calibration", "nowhere"), "nowhere does not exist"),
         (("--calibration", "images", "--split", "val"), "images has no split 'val'"),
     ],
 )
-def test_8_bits_need_images_before_any_work(workplace, invoke, precision, arguments, message):
+def test_calibration_images_are_checked_before_any_work(workplace, invoke, precision, arguments, message):
     folder = tiny_bundle(workplace / "tiny")
     write_images(workplace / "images", {"cat": 4, "dog": 3})
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -121,7 +122,7 @@ def test_8_bits_need_images_before_any_work(workplace, invoke, precision, argume
 
 
 @pytest.mark.slow
-def test_graphs_in_8_bits_are_judged_and_those_that_are_broken_refused(workplace, invoke, monkeypatch):
+def test_8_bit_graphs_are_installed_only_if_they_pass_the_checks(workplace, invoke, monkeypatch):
     folder = tiny_bundle(workplace / "tiny")
     write_images(workplace / "images", {"cat": 45, "dog": 45})
     assert invoke("export", "tiny", "--precision", "fp32", "--no-check").exit_code == 0
@@ -129,38 +130,40 @@ def test_graphs_in_8_bits_are_judged_and_those_that_are_broken_refused(workplace
     given = ("export", "tiny", "--precision", "fp8,int8", "--calibration", "images")
 
     with monkeypatch.context() as broken:
-        broken.setattr("rcdm_cli.export.quantization.export.quantize", quantize_wrongly)
+        broken.setattr("rcdm_cli.export.quantization.graphs.quantize", quantize_wrongly)
         done = invoke(*given)
     assert done.exit_code == 3, done.stderr
-    assert "comparisons with PyTorch fail: loop on onnx at fp8 is off" in one_line(done.stderr)
+    assert "comparisons with PyTorch fail: the relative error of denoiser on onnxruntime at fp8" in one_line(
+        done.stderr
+    )
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     with monkeypatch.context() as strict:
-        strict.setattr("rcdm_cli.export.quantization.judge.MOST_FARTHER", 0.1)
+        strict.setattr("rcdm_cli.export.quantization.judge.MAX_FRECHET_RATIO", 0.1)
         done = invoke(*given)
     assert done.exit_code == 3, done.stderr
-    assert "int8 is not accepted: Over 58 images, samples at int8 lose" in one_line(done.stderr)
+    assert "int8 is rejected: Over 58 images, samples at int8 lose" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
-    # Those of random weights are at the mercy of chance.
-    monkeypatch.setattr("rcdm_cli.export.quantization.judge.MOST_LOST", 0.2)
+    # With random weights, the rank loss is mostly noise.
+    monkeypatch.setattr("rcdm_cli.export.quantization.judge.MAX_RANK_LOSS", 0.2)
     done = invoke(*given, "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
-    assert values["built"] == ["denoiser-loop.int8.onnx", "denoiser-loop.fp8.onnx"]
+    assert values["written"] == ["denoiser.int8.onnx", "denoiser.fp8.onnx"]
     measured = json.loads((folder / "parity.json").read_text())["graphs"]
     for precision in ("int8", "fp8"):
         assert values[precision]["images"] == 58
         assert values[precision]["frechet_ratio"] <= 1.1
-        assert values[precision]["bounds"]["mean_reciprocal_rank_lost"] == 0.2
-        entry = measured[f"denoiser-loop.{precision}.onnx"]
+        assert values[precision]["bounds"]["mean_reciprocal_rank_loss"] == 0.2
+        entry = measured[f"denoiser.{precision}.onnx"]
         assert entry["samples"]["representations"] == values[precision]["representations"]
         again = json.loads(invoke("export", "tiny", "--precision", precision, "--json").stdout)
-        assert (again["built"], f"denoiser-loop.{precision}.onnx" in again["kept"]) == ([], True)
+        assert (again["written"], f"denoiser.{precision}.onnx" in again["up_to_date"]) == ([], True)
 
 
 def quantize_wrongly(source, calibration, paths):
-    """As it should be, but at fp8 for inputs whose range is a hundredth of what they have."""
+    """Quantize with input scales at fp8 that are too small by a factor of 100."""
     data = quantize(source, calibration, paths)
     model = onnx.load(paths["fp8"])
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
@@ -171,15 +174,15 @@ def quantize_wrongly(source, calibration, paths):
     return data
 
 
-def test_an_encoder_that_is_a_graph_already_gets_no_other(workplace):
+def test_encoder_from_an_onnx_file_is_not_exported(workplace):
     manifest = load_bundle(tiny_bundle(workplace / "tiny")).manifest
     entry = manifest.encoders["dino"]
     graph = entry.model_copy(update={"spec": entry.spec.model_copy(update={"trunk": "onnx", "onnx_widths": (16, 12)})})
     mixed = manifest.model_copy(update={"encoders": {**manifest.encoders, "dino": graph}})
-    assert [graph.method for graph in _encoders(mixed)] == ["supervised"]
+    assert [graph.method for graph in wanted_graphs(mixed, [])] == ["supervised"]
 
 
-def test_what_writes_graphs_must_be_there(workplace, invoke, monkeypatch):
+def test_missing_exporter_is_an_error_before_any_work(workplace, invoke, monkeypatch):
     folder = tiny_bundle(workplace / "tiny")
     before = sorted(path.name for path in folder.iterdir())
     monkeypatch.setattr("rcdm_cli.export.onnx.find_spec", lambda name: None)
@@ -190,7 +193,7 @@ def test_what_writes_graphs_must_be_there(workplace, invoke, monkeypatch):
 
 
 @pytest.mark.slow
-def test_graphs_are_written_checked_and_run(workplace, invoke, monkeypatch):
+def test_exported_graphs_pass_the_check_and_give_the_same_samples(workplace, invoke, monkeypatch):
     tiny_bundle(workplace / "engines" / "tiny")
     for number, image in enumerate(random_images(2, 40)):
         (workplace / "imgs").mkdir(exist_ok=True)
@@ -199,8 +202,8 @@ def test_graphs_are_written_checked_and_run(workplace, invoke, monkeypatch):
     done = invoke("export", "tiny", "--precision", "fp32", "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
-    names = {"denoiser-loop", "denoiser-full", "encoder-dino", "encoder-supervised"}
-    assert set(values["built"]) == {f"{name}.fp32.onnx" for name in names}
+    names = {"denoiser", "encoder-dino", "encoder-supervised"}
+    assert set(values["written"]) == {f"{name}.fp32.onnx" for name in names}
     assert values["worst_relative_error"] < 1e-5
 
     def samples(backend):
@@ -218,11 +221,13 @@ def test_graphs_are_written_checked_and_run(workplace, invoke, monkeypatch):
         assert np.abs(samples(backend) - expected).max() <= 2
 
     again = json.loads(invoke("export", "tiny", "--precision", "fp32", "--json").stdout)
-    assert (again["built"], len(again["kept"])) == ([], 4)
+    assert (again["written"], len(again["up_to_date"])) == ([], 3)
     monkeypatch.setitem(BOUNDS, "fp32", 1e-9)
     failed = invoke("export", "tiny", "--precision", "fp32", "--force")
     assert failed.exit_code == 3
-    assert "comparisons with PyTorch fail: encoder dino on onnx at fp32 is off by" in one_line(failed.stderr)
+    assert "comparisons with PyTorch fail: the relative error of encoder dino on onnxruntime at fp32" in one_line(
+        failed.stderr
+    )
 
 
 def one_line(text):

@@ -1,4 +1,4 @@
-"""``rcdm export --trt`` on a machine without a GPU."""
+"""``rcdm export --trt`` without a GPU."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from rcdm_cli.bundle.manifest import read_manifest
 from tests.bundle.tiny import tiny_bundle
 
 
-def test_without_tensorrt_nothing_is_written_and_the_extra_is_named(workplace, invoke, monkeypatch):
+def test_missing_tensorrt_is_an_error_before_any_work(workplace, invoke, monkeypatch):
     folder = tiny_bundle(workplace / "tiny")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in ("tensorrt", "tensorrt_rtx"):
@@ -17,21 +17,21 @@ def test_without_tensorrt_nothing_is_written_and_the_extra_is_named(workplace, i
     done = invoke("export", "tiny", "--trt", "--device", "cpu")
     assert done.exit_code == 1
     assert done.stdout == ""
-    assert "No TensorRT to use: tensorrt_rtx is not installed." in done.stderr
+    assert "tensorrt_rtx is not installed" in done.stderr
     assert "pip install 'rcdm[rtx]'" in done.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.slow
-def test_tensorrt_rtx_builds_and_says_for_what(workplace, invoke):
+def test_tensorrt_rtx_builds_a_plan_and_names_its_target(workplace, invoke):
     folder = tiny_bundle(workplace / "tiny")
     done = invoke("export", "tiny", "--trt", "--device", "cpu", "--precision", "fp16", "--max-batch", "4", "--json")
     assert done.exit_code == 0, done.stderr
-    assert "denoiser-loop.fp16.plan" in json.loads(done.stdout)["built"]
+    assert "denoiser.fp16.plan" in json.loads(done.stdout)["written"]
     assert "for compute capability 8.0, 8.6, 8.9, 12.0" in done.stderr
     (plan,) = [graph for graph in read_manifest(folder).graphs if graph.kind == "tensorrt"]
     assert (plan.precision, plan.max_batch) == ("fp16", 4)
     assert (folder / plan.file).stat().st_size > 1_000_000
 
     again = invoke("export", "tiny", "--trt", "--device", "cpu", "--precision", "fp16", "--max-batch", "4", "--json")
-    assert json.loads(again.stdout)["built"] == []
+    assert json.loads(again.stdout)["written"] == []

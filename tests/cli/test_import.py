@@ -83,7 +83,7 @@ def one_sentence(result, code=2):
 def test_an_encoder_of_another_width_or_without_the_level_is_refused(invoke, encoder, workplace):
     torch.save(rcdm_state(), workplace / "a.pt")
     message = one_sentence(invoke(*command("a.pt", level="projector")))
-    assert "takes a representation of 48 numbers, but dino gives 12 at projector" in message
+    assert "expects representations of width 48, but dino has width 12 at projector" in message
     save_file({"w": torch.ones(1)}, workplace / "mine.safetensors")
     one_sentence(invoke(*command("a.pt")))
     assert not (workplace / "engines").exists()
@@ -101,7 +101,7 @@ def test_a_bundle_that_is_there_is_kept(invoke, encoder, workplace):
     torch.save(rcdm_state(), workplace / "a.pt")
     assert invoke(*command("a.pt")).exit_code == 0
     before = (workplace / "engines" / "b" / "manifest.json").read_bytes()
-    assert "holds a bundle already" in one_sentence(invoke(*command("a.pt")))
+    assert "already contains a bundle" in one_sentence(invoke(*command("a.pt")))
     (workplace / "bad.pt").write_bytes(b"PK")
     one_sentence(invoke(*command("bad.pt", "--force")))
     assert (workplace / "engines" / "b" / "manifest.json").read_bytes() == before

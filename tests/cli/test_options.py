@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from rcdm_cli.backends import engine_file
+from rcdm_cli.backends import graph
 from rcdm_cli.backends.select import BACKENDS
 from rcdm_cli.cli import _options
 from rcdm_cli.cli._device import choose_device
@@ -83,7 +83,7 @@ def test_wrong_values_exit_2_and_list_the_allowed_values(invoke_function, monkey
 
 def test_choices_equal_those_of_the_packages_that_use_them():
     assert set(_options.BACKENDS) == {"auto", *BACKENDS}
-    assert set(_options.PRECISIONS) == {"auto", *get_args(engine_file.Precision)}
+    assert set(_options.PRECISIONS) == {"auto", *get_args(graph.Precision)}
 
 
 @pytest.fixture

@@ -83,8 +83,8 @@ def test_size_source_and_licence_are_named_before_anything_is_downloaded(invoke,
     lines = result.stderr.splitlines()
     assert lines[0] == f"encoder: 0 MB, Apache-2.0, {server.encoder.url}/dino_full.pth"
     assert lines[1] == f"RCDM: {len(server.content) / 1e6:.0f} MB, CC-BY-NC 4.0, {server.url}/rcdm_ema_dino_trunk.pt"
-    assert "Download, under Apache-2.0 and CC-BY-NC 4.0?" in lines[2]
-    assert "give --yes" in lines[2]
+    assert "Download under Apache-2.0 and CC-BY-NC 4.0?" in lines[2]
+    assert "use --yes" in lines[2]
     assert [method for method, _ in server.requests] == ["HEAD"]
 
 
@@ -110,7 +110,7 @@ def test_dry_run_downloads_nothing(invoke, server, workplace):
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)
     assert [item["size"] for item in plan["files"]] == [len(server.encoder.content), len(server.content)]
-    assert [item["here"] for item in plan["files"]] == [False, False]
+    assert [item["downloaded"] for item in plan["files"]] == [False, False]
     assert not (workplace / "cache").exists()
     assert not (workplace / "engines").exists()
 
@@ -121,12 +121,12 @@ def test_what_is_here_is_not_downloaded_again_even_offline(invoke, server, workp
     monkeypatch.setenv("RCDM_OFFLINE", "1")
     result = invoke("pull", "dino", "--force")
     assert result.exit_code == 0, result.output
-    assert result.stderr.count("(here already)") == 2
+    assert result.stderr.count("(already downloaded)") == 2
     assert server.requests == []
     (workplace / "cache" / "dino" / "rcdm_ema_dino_trunk.pt").write_bytes(b"spoilt")
     result = invoke("pull", "dino", "--force", "--yes")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "RCDM_OFFLINE forbids" in result.stderr
+    assert "RCDM_OFFLINE turns off downloads" in result.stderr
     assert server.requests == []
 
 
@@ -182,7 +182,7 @@ def test_wrong_names_and_levels(invoke, server):
     assert "Unknown published method 'dinosaur'" in invoke("pull", "dinosaur").stderr
     result = invoke("pull", "supervised", "--level", "projector")
     assert result.exit_code == 2
-    assert "There is no RCDM for supervised at projector, only at backbone." in result.stderr
+    assert "No RCDM is published for supervised at projector, only at backbone." in result.stderr
 
 
 def test_every_published_file_is_the_right_one_to_import():

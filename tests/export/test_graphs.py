@@ -1,10 +1,10 @@
-"""The rewrites that are exported are exact, and reduced precision is where it belongs."""
+"""The network before export: exact rewrites at float32, and the layers that reduced precision changes."""
 
 import pytest
 import torch
 from torch import nn
 
-from rcdm_cli.diffusion.inference import FullForm, LoopForm, at_precision
+from rcdm_cli.diffusion.inference import LoopForm, at_precision
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.diffusion.unet import UNet
 
@@ -34,25 +34,24 @@ def batch():
     return x, torch.tensor([3, 500, 871]), cond
 
 
-def relative(ours, theirs):
-    return float((ours - theirs).norm() / theirs.norm())
+def relative_error(actual, expected):
+    return float((actual - expected).norm() / expected.norm())
 
 
 @torch.no_grad()
-def test_both_forms_equal_the_network_at_float32(unet, batch):
+def test_exported_network_equals_the_network_at_float32(unet, batch):
     x, t, cond = batch
     expected = unet(x, t, cond)
-    mine = at_precision(unet, "fp32")
-    assert sum(isinstance(module, nn.ConvTranspose2d) for module in mine.modules()) == 1
-    assert relative(FullForm(mine)(x, t, cond), expected) < 1e-6
-    assert relative(LoopForm(mine)(x, unet.modulations(t, cond)), expected) < 1e-6
+    exported = at_precision(unet, "fp32")
+    assert sum(isinstance(module, nn.ConvTranspose2d) for module in exported.modules()) == 1
+    assert relative_error(LoopForm(exported)(x, unet.modulations(t, cond)), expected) < 1e-6
 
 
 @torch.no_grad()
-def test_the_network_is_left_as_it_was_and_shares_its_memory(unet, batch):
+def test_at_precision_leaves_the_network_unchanged_and_shares_memory(unet, batch):
     before = {name: value.clone() for name, value in unet.state_dict().items()}
-    mine = at_precision(unet, "bf16")
-    assert mine.time_embed[0].weight.data_ptr() == unet.time_embed[0].weight.data_ptr()
+    exported = at_precision(unet, "bf16")
+    assert exported.time_embed[0].weight.data_ptr() == unet.time_embed[0].weight.data_ptr()
     after = unet.state_dict()
     assert after.keys() == before.keys()
     assert all(after[name].dtype == value.dtype and torch.equal(after[name], value) for name, value in before.items())
@@ -60,14 +59,14 @@ def test_the_network_is_left_as_it_was_and_shares_its_memory(unet, batch):
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 3e-2), ("fp16", 4e-3)])
 @torch.no_grad()
-def test_reduced_precision_is_near(unet, batch, precision, bound):
+def test_reduced_precision_is_close_to_float32(unet, batch, precision, bound):
     x, t, cond = batch
-    found = FullForm(at_precision(unet, precision))(x, t, cond)
-    assert found.dtype == torch.float32
-    assert 1e-5 < relative(found, unet(x, t, cond)) < bound
+    output = LoopForm(at_precision(unet, precision))(x, unet.modulations(t, cond))
+    assert output.dtype == torch.float32
+    assert 1e-5 < relative_error(output, unet(x, t, cond)) < bound
 
 
-def test_norms_embeddings_and_the_first_convolution_stay_wide(unet):
+def test_norms_embeddings_and_the_first_convolution_stay_float32(unet):
     types = {name: value.dtype for name, value in at_precision(unet, "fp16").named_parameters()}
     narrow = {name for name, dtype in types.items() if dtype == torch.float16}
     assert all(dtype in (torch.float16, torch.float32) for dtype in types.values())
@@ -77,12 +76,11 @@ def test_norms_embeddings_and_the_first_convolution_stay_wide(unet):
 
 
 @torch.no_grad()
-def test_the_first_timesteps_gain_from_a_first_convolution_at_float32(unet):
-    """What is to be found there is noise far smaller than the rounding of bfloat16."""
+def test_float32_stem_resolves_noise_below_the_rounding_of_bfloat16(unet):
     noise = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2))
     first, image = unet.input_blocks[0][0], torch.full_like(noise, 0.7)
     exact = first(image + 0.001 * noise) - first(image)
-    mine = at_precision(unet, "bf16").input_blocks[0][0].convolution
-    assert relative(mine(image + 0.001 * noise) - mine(image), exact) < 1e-6
+    stem = at_precision(unet, "bf16").input_blocks[0][0].convolution
+    assert relative_error(stem(image + 0.001 * noise) - stem(image), exact) < 1e-6
     rounded = (image + 0.001 * noise).bfloat16().float()
-    assert relative(first(rounded) - first(image.bfloat16().float()), exact) > 0.5
+    assert relative_error(first(rounded) - first(image.bfloat16().float()), exact) > 0.5

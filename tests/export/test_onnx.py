@@ -8,7 +8,7 @@ from rcdm_cli.export.onnx import export_graph
 
 
 class Splitting(nn.Module):
-    """A layer, and a split into more pieces than fit into the 256 bytes that stay in a graph by themselves."""
+    """A layer and a split whose sizes exceed the 256 bytes that ONNX keeps in the graph by default."""
 
     def __init__(self):
         super().__init__()
@@ -20,8 +20,8 @@ class Splitting(nn.Module):
         return pieces[0] * pieces[-1], torch.cat(pieces[1:3], dim=1)
 
 
-@pytest.mark.parametrize("large", [2**29, 1], ids=["one file", "weights beside it"])
-def test_a_graph_takes_any_batch_wherever_its_weights_lie(tmp_path, large):
+@pytest.mark.parametrize("large", [2**29, 1], ids=["one file", "separate weights file"])
+def test_graph_accepts_any_batch_size(tmp_path, large):
     module, path = Splitting().eval(), tmp_path / "graph.onnx"
     data = export_graph(module, {"x": torch.zeros(2, 12)}, ["product", "pair"], path, large)
     assert data == (None if large > 1 else tmp_path / "graph.onnx.data")

@@ -1,4 +1,4 @@
-"""Graphs in 8 bits: calibrated on all of sampling, quantized where they should be, and computed as written by hand."""
+"""8-bit graphs: calibration, quantization against rounding in PyTorch, and installation."""
 
 import json
 import platform
@@ -13,9 +13,9 @@ from onnx import TensorProto
 from onnx.numpy_helper import to_array
 
 from rcdm_cli import load_bundle
-from rcdm_cli.backends.engine_file import EIGHT_BIT
+from rcdm_cli.backends.graph import EIGHT_BIT
 from rcdm_cli.backends.openvino import core
-from rcdm_cli.backends.select import choose
+from rcdm_cli.backends.select import select_backend
 from rcdm_cli.backends.tensorrt.target import PlanTarget
 from rcdm_cli.bundle.manifest import run_context
 from rcdm_cli.core.errors import CheckFailed, InputError, RcdmError
@@ -23,13 +23,16 @@ from rcdm_cli.diffusion.blocks import ResidualBlock
 from rcdm_cli.diffusion.inference import LoopForm, at_precision
 from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.schedule import spacing
-from rcdm_cli.export.graphs import _denoisers, finished
-from rcdm_cli.export.install import install
+from rcdm_cli.encoders.pairs import Pair
+from rcdm_cli.export.graphs import denoiser_graph
+from rcdm_cli.export.install import finished, install, is_current
 from rcdm_cli.export.onnx import export_graph
-from rcdm_cli.export.quantization.calibration import calibrate
-from rcdm_cli.export.quantization.export import export_quantized, quantized_is_current
+from rcdm_cli.export.quantization import graphs as quantized_graphs
+from rcdm_cli.export.quantization.calibration import CalibrationImages, calibrate
+from rcdm_cli.export.quantization.graphs import wanted_quantized, write_quantized
+from rcdm_cli.export.quantization.judge import PrecisionComparison, Quality, QualityPair
 from rcdm_cli.export.quantization.qdq import quantize, to_fp8
-from rcdm_cli.export.tensorrt.builder import Order, serialized
+from rcdm_cli.export.tensorrt.builder import PlanRequest, serialized
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import random_images
 
@@ -52,15 +55,15 @@ def images():
 
 
 @torch.no_grad()
-def test_every_timestep_is_seen_with_every_representation_and_with_none(bundle, images):
+def test_calibration_covers_every_timestep_with_and_without_representations(bundle, images):
     found = calibrate(bundle, images, steps=6, batch=2)
     timesteps = spacing("logsnr", bundle.schedule, 6)
     assert (timesteps[0], timesteps[-1], len(found)) == (999, 0, 5 * 6 * 2)
-    # Image by image, the bundle's three representations in turns.
-    rows = [("dino", "backbone"), ("dino", "projector"), ("supervised", "backbone")]
+    # Image i uses representation i modulo 3.
+    pairs = [("dino", "backbone"), ("dino", "projector"), ("supervised", "backbone")]
     conds = []
     for index, image in enumerate(images):
-        method, level = rows[index % 3]
+        method, level = pairs[index % 3]
         h = bundle.encode([image], method=method, level=level)
         conds.append(bundle.condition(h, method=method, level=level))
     for t in timesteps:
@@ -68,18 +71,18 @@ def test_every_timestep_is_seen_with_every_representation_and_with_none(bundle, 
             expected = bundle.model.denoiser.modulations(torch.tensor([t]), cond)
             assert ((found.modulations - expected).abs().amax(dim=1) < 1e-5).sum() == times
     noise = initial_noise([sample_seed(0, index, 0) for index in range(5)], (3, 16, 16))
-    for one in noise:
-        # With the representation and without it.
-        assert ((found.x - one).abs().amax(dim=(1, 2, 3)) < 1e-6).sum() == 2
+    for sample in noise:
+        # With the representation and without.
+        assert ((found.x - sample).abs().amax(dim=(1, 2, 3)) < 1e-6).sum() == 2
 
 
-def test_a_representation_is_not_left_out_for_want_of_images(bundle, images):
+def test_calibration_repeats_images_to_cover_all_representations(bundle, images):
     assert len(calibrate(bundle, images[:1], steps=2)) == 3 * 2 * 2
 
 
 @pytest.fixture(scope="module")
 def graphs(bundle, images, tmp_path_factory):
-    """The loop form in 8 bits, by precision and with that at float32 beside it, and what it was calibrated with."""
+    """Paths of the 8-bit graphs by precision, in one folder with the float32 graph, and the calibration."""
     folder = tmp_path_factory.mktemp("graphs")
     unet = bundle.model.denoiser
     inputs = {"x": torch.zeros(2, 3, 16, 16), "modulations": torch.zeros(2, unet.modulation_width)}
@@ -92,7 +95,7 @@ def graphs(bundle, images, tmp_path_factory):
 
 
 def inner_convolutions(unet):
-    """By what they are in the network: those of residual blocks, but for the first block and the last."""
+    """Convolutions of all residual blocks except the first and the last."""
     blocks = [module for module in unet.modules() if isinstance(module, ResidualBlock)]
     return [layer for block in blocks[1:-1] for layer in (block.in_layers["2"], block.out_layers["3"])]
 
@@ -111,7 +114,7 @@ ROUNDED = {"int8": rounded_to_int8, "fp8": rounded_to_fp8}
 
 
 def emulated(unet, calibration, precision):
-    """The network with weights and inputs of those convolutions rounded by the textbook; largest inputs."""
+    """Return the network with rounded weights and inputs of these convolutions, and the largest inputs."""
     rounded = ROUNDED[precision]
     network = LoopForm(at_precision(unet, "fp32"))
     layers, largest = inner_convolutions(network), {}
@@ -137,7 +140,7 @@ KINDS = {"int8": (TensorProto.INT8, 127), "fp8": (TensorProto.FLOAT8E4M3FN, 448)
 
 @torch.no_grad()
 @pytest.mark.parametrize("precision", EIGHT_BIT)
-def test_the_graph_computes_what_rounding_by_hand_gives(bundle, graphs, precision):
+def test_graph_equals_rounding_in_pytorch(bundle, graphs, precision):
     paths, calibration = graphs
     path = paths[precision]
     network, largest = emulated(bundle.model.denoiser, calibration, precision)
@@ -147,7 +150,7 @@ def test_the_graph_computes_what_rounding_by_hand_gives(bundle, graphs, precisio
     exact = bundle.model.denoiser.denoise_with(x, modulations)
     error = float((found - exact).norm() / exact.norm())
     assert 1e-3 < error < 0.1
-    # A number at the edge of a step falls to either side; at fp8, a step is up to an eighth of the number.
+    # Values at the boundary between two steps may be rounded either way; an fp8 step is up to an eighth of the value.
     assert float((found - network(x, modulations)).norm() / exact.norm()) < error / (5 if precision == "int8" else 3)
 
     kind, top = KINDS[precision]
@@ -156,21 +159,21 @@ def test_the_graph_computes_what_rounding_by_hand_gives(bundle, graphs, precisio
     quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     found = sorted(float(to_array(stored[node.input[1]])) * top for node in quantizers)
     assert found == pytest.approx(sorted(largest), rel=1e-4)
-    # TensorRT takes no other zero.
+    # TensorRT accepts no other zero point.
     zeros = {node.input[2] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     assert all(stored[name].data_type == kind and not any(to_array(stored[name]).tobytes()) for name in zeros)
 
 
 def convolution_weights(model):
-    """Initializers with the weights of a graph's convolutions, by the names of these."""
+    """Return the weights of each convolution by the name of its node."""
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     before = {name: node for node in model.graph.node for name in node.output}
     found = {node.name: node.input[1] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")}
     return {node: stored[before[name].input[0] if name in before else name] for node, name in found.items()}
 
 
-def test_weights_are_rounded_to_fp8_once(graphs):
-    """They come by way of int8 and must not have been that."""
+def test_fp8_weights_are_rounded_from_float32(graphs):
+    """The graph is converted from int8, but its weights are not."""
     paths, _ = graphs
     exact = convolution_weights(onnx.load(paths["fp8"].with_name("fp32.onnx")))
     every = convolution_weights(onnx.load(paths["fp8"]))
@@ -182,7 +185,7 @@ def test_weights_are_rounded_to_fp8_once(graphs):
         assert to_array(found).tobytes() == expected.view(torch.uint8).numpy().tobytes()
 
 
-def test_a_layer_that_is_all_zeros_still_is_at_fp8():
+def test_layer_of_zeros_stays_zero_at_fp8():
     def tensor(name, values):
         return onnx.numpy_helper.from_array(np.array(values), name)
 
@@ -213,11 +216,11 @@ def test_a_layer_that_is_all_zeros_still_is_at_fp8():
 
 
 @pytest.mark.parametrize("precision", EIGHT_BIT)
-def test_weights_are_stored_in_8_bits_and_nothing_of_the_machine_is(graphs, precision):
+def test_weights_are_stored_in_8_bits_without_metadata_of_the_machine(graphs, precision):
     path = graphs[0][precision]
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
-    assert [(one.domain, one.version) for one in model.opset_import] == [("", 22)]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 22)]
     assert not model.metadata_props
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
     weights = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]
@@ -227,7 +230,7 @@ def test_weights_are_stored_in_8_bits_and_nothing_of_the_machine_is(graphs, prec
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="OpenVINO has no int8 kernels there")
-def test_openvino_computes_them_in_int8(graphs):
+def test_openvino_computes_quantized_convolutions_in_int8(graphs):
     path = graphs[0]["int8"]
     compiled = core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     kinds = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
@@ -237,10 +240,10 @@ def test_openvino_computes_them_in_int8(graphs):
     assert len(narrow) == len([one for one in model.graph.initializer if one.data_type == 3 and len(one.dims) == 4])
 
 
-def test_tensorrt_builds_fp8_for_ada_and_not_before(graphs, tmp_path):
+def test_tensorrt_builds_fp8_plans_for_ada_and_later(graphs, tmp_path):
     def built(capability):
         target = PlanTarget(flavour="tensorrt_rtx", version=tensorrt_rtx.__version__, compute_capability=capability)
-        return serialized(Order(graphs[0]["fp8"], target, (1, 2, 4), None, tmp_path / "cache"))
+        return serialized(PlanRequest(graphs[0]["fp8"], target, 4, None, tmp_path / "cache"))
 
     assert len(built("8.9, 12.0")) > 10_000
     with pytest.raises(RcdmError, match="fp8"):
@@ -249,71 +252,99 @@ def test_tensorrt_builds_fp8_for_ada_and_not_before(graphs, tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(bundle, graphs, tmp_path_factory):
-    """The bundle with its loop form at float32, and no other graph."""
+    """The bundle with its fp32 graph and no other graph."""
     root = tmp_path_factory.mktemp("exported")
     shutil.copytree(bundle.folder, root / "tiny")
     stage = root / "stage"
     stage.mkdir()
-    graph = _denoisers(bundle.manifest, ["fp32"])[0]
+    graph = denoiser_graph(bundle.manifest, "fp32")
     shutil.copy(graphs[0]["int8"].with_name("fp32.onnx"), stage / graph.file)
-    install(root / "tiny", stage, [finished(graph, stage / graph.file, None, {})], {})
+    install(root / "tiny", stage, [finished(graph, stage / graph.file)])
     return root / "tiny"
 
 
-def test_what_is_accepted_runs_by_name_but_not_by_itself(folder, images, tmp_path):
-    copy = tmp_path / "tiny"
+def comparison(precision, loss):
+    full, reduced = Quality(0.9, 0.9, 4.0), Quality(0.9 - loss, 0.9, 4.0)
+    return PrecisionComparison(precision, 5, (QualityPair(Pair("dino", "backbone"), full, reduced),), 30.0)
+
+
+def write_eight_bit(folder, images):
+    bundle = load_bundle(folder, backend="auto")
+    return write_quantized(bundle, wanted_quantized(bundle.manifest, EIGHT_BIT), CalibrationImages(images, images, []))
+
+
+@pytest.fixture(scope="module")
+def exported(folder, images, tmp_path_factory):
+    """A copy of the bundle with accepted 8-bit graphs, the installation, and outputs of the compared engines."""
+    outputs, loss = {}, {"int8": 0.02, "fp8": 0.01}
+
+    def compare(bundle, engines, images, on_progress):
+        width = bundle.conditioning_model.denoiser.modulation_width
+        x, modulations = torch.zeros(3, 3, 16, 16), torch.zeros(3, width)
+        outputs.update({precision: engine(x, modulations) for precision, engine in engines.items()})
+        return {precision: comparison(precision, loss[precision]) for precision in engines}
+
+    copy = tmp_path_factory.mktemp("quantized") / "tiny"
     shutil.copytree(folder, copy)
-    seen, lost = {}, {"int8": 0.02, "fp8": 0.01}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantized_graphs, "compare_precisions", compare)
+        installation, _ = write_eight_bit(copy, images)
+    return copy, installation, outputs
 
-    def judge(bundle, engines):
-        width = bundle.outside.denoiser.modulation_width
-        seen.update({one: engine(torch.zeros(3, 3, 16, 16), torch.zeros(3, width)) for one, engine in engines.items()})
-        return {one: {"mean_reciprocal_rank_lost": lost[one]} for one in engines}
 
-    done = export_quantized(copy, EIGHT_BIT, images, judge)
-    assert seen["int8"].shape == seen["fp8"].shape == (3, 3, 16, 16)
-    assert done.built == ["denoiser-loop.int8.onnx", "denoiser-loop.fp8.onnx"]
-    runners = {(case.runner, case.precision) for case in done.parity}
-    assert runners == {("onnxruntime", "int8"), ("openvino", "int8"), ("onnxruntime", "fp8")}
-    assert 1e-3 < max(case.relative for case in done.parity) < 0.3
-    for precision in EIGHT_BIT:
-        entry = json.loads((copy / "parity.json").read_text())["graphs"][f"denoiser-loop.{precision}.onnx"]
-        assert {case["precision"] for case in entry["cases"]} == {precision}
-        assert entry["samples"]["mean_reciprocal_rank_lost"] == lost[precision]
-        assert quantized_is_current(copy, precision)
-        assert not quantized_is_current(folder, precision)
+def test_accepted_8_bit_graphs_are_installed_with_their_measurements(folder, exported):
+    copy, installation, outputs = exported
+    assert outputs["int8"].shape == outputs["fp8"].shape == (3, 3, 16, 16)
+    assert [graph.file for graph in installation.graphs] == ["denoiser.int8.onnx", "denoiser.fp8.onnx"]
+    cases = [case for cases in installation.parity.values() for case in cases]
+    assert {(case.runner, case.precision) for case in cases} == {
+        ("onnxruntime", "int8"),
+        ("openvino", "int8"),
+        ("onnxruntime", "fp8"),
+    }
+    assert 1e-3 < max(case.relative for case in cases) < 0.3
+    manifest = load_bundle(copy).manifest
+    for graph, loss in zip(wanted_quantized(manifest, EIGHT_BIT), (0.02, 0.01), strict=True):
+        entry = json.loads((copy / "parity.json").read_text())["graphs"][graph.file]
+        assert {case["precision"] for case in entry["cases"]} == {graph.precision}
+        assert entry["samples"]["mean_reciprocal_rank_loss"] == pytest.approx(loss)
+        assert is_current(copy, manifest, graph)
+        assert not is_current(folder, load_bundle(folder).manifest, graph)
+
+
+def test_8_bit_engines_are_used_only_when_requested(exported):
+    copy, _, _ = exported
     h = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
     expected = load_bundle(copy).sample(h, method="dino", num_samples=2, steps=4, guidance=1).astype(int)
     for backend, precision in (("openvino", "int8"), ("onnxruntime", "int8"), ("onnxruntime", "fp8")):
-        assert load_bundle(copy, backend=backend, precision="auto").choice.precision not in EIGHT_BIT
+        assert load_bundle(copy, backend=backend, precision="auto").selection.precision not in EIGHT_BIT
         bundle = load_bundle(copy, backend=backend, precision=precision)
-        found = bundle.sample(h, method="dino", num_samples=2, steps=4, guidance=1).astype(int)
-        # 20 decibels: the samples of random weights are all contrast.
-        assert 0 < np.square(found - expected).mean() < 255**2 / 10**2
-    assert load_bundle(copy, backend="auto", precision="int8").choice.backend == "openvino"
-    assert load_bundle(copy, backend="auto", precision="fp8").choice.backend == "onnxruntime"
+        samples = bundle.sample(h, method="dino", num_samples=2, steps=4, guidance=1).astype(int)
+        # 20 decibels: samples of random weights have a high contrast.
+        assert 0 < np.square(samples - expected).mean() < 255**2 / 10**2
+    assert load_bundle(copy, backend="auto", precision="int8").selection.backend == "openvino"
+    assert load_bundle(copy, backend="auto", precision="fp8").selection.backend == "onnxruntime"
 
-    # Not even where there is nothing else.
-    bundle = load_bundle(copy)
-    narrow = tuple(graph for graph in bundle.manifest.graphs if graph.precision in EIGHT_BIT)
-    place = run_context(copy, bundle.manifest.model_copy(update={"graphs": narrow}), torch.device("cpu"))
-    assert choose(place).backend == "torch"
-    with pytest.raises(InputError, match=r"onnxruntime has only int8, fp8 here, .* not taken unasked: give --precision int8"):
-        choose(place, "onnxruntime")
+    manifest = load_bundle(copy).manifest
+    eight_bit = tuple(graph for graph in manifest.graphs if graph.precision in EIGHT_BIT)
+    context = run_context(copy, manifest.model_copy(update={"graphs": eight_bit}), torch.device("cpu"))
+    assert select_backend(context).backend == "torch"
+    with pytest.raises(InputError, match=r"onnxruntime has only int8, fp8 here.* Set `precision` to int8"):
+        select_backend(context, "onnxruntime")
 
 
-def test_what_is_refused_leaves_the_bundle_as_it_was(folder, images):
+def test_rejected_8_bit_graphs_leave_the_bundle_unchanged(folder, images, monkeypatch):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def refuse(bundle, engines):
-        raise CheckFailed("not as good")
-
-    with pytest.raises(CheckFailed, match="not as good"):
-        export_quantized(folder, EIGHT_BIT, images, refuse)
+    monkeypatch.setattr(
+        quantized_graphs,
+        "compare_precisions",
+        lambda bundle, engines, images, on_progress: {one: comparison(one, 0.5) for one in engines},
+    )
+    with pytest.raises(CheckFailed, match=r"int8 is rejected.*fp8 is rejected"):
+        write_eight_bit(folder, images)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_it_needs_the_graph_at_float32(tmp_path, images):
-    folder = tiny_bundle(tmp_path / "tiny")
-    with pytest.raises(InputError, match="holds no fp32 graph"):
-        export_quantized(folder, ["fp8"], images, lambda bundle, engines: {})
+def test_quantization_needs_the_fp32_graph(tmp_path, images):
+    with pytest.raises(InputError, match="no fp32 graph"):
+        write_eight_bit(tiny_bundle(tmp_path / "tiny"), images[:1])

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from rcdm_cli.export.onnx import export_graph
-from rcdm_cli.export.tensorrt.builder import Order, serialized
+from rcdm_cli.export.tensorrt.builder import PlanRequest, serialized
 from rcdm_cli.export.tensorrt.graph import buildable, convolution_weights
 from tests.export.test_tensorrt_builder import ADA
 
 
 class Doubling(torch.nn.Module):
-    """A transposed convolution between two casts, as a denoiser at reduced precision has it."""
+    """A transposed convolution between two casts, as in a denoiser at reduced precision."""
 
     def __init__(self, dtype):
         super().__init__()
@@ -32,7 +32,7 @@ def operators(path):
     return [node.op_type for node in onnx.load(path, load_external_data=False).graph.node]
 
 
-def test_weights_of_a_convolution_give_the_transposed_one():
+def test_converted_weights_give_the_transposed_convolution():
     weights, x = torch.randn(3, 5, 4, 4).double(), torch.randn(2, 3, 6, 7).double()
     wide = F.conv2d(x, torch.from_numpy(convolution_weights(weights.numpy())), padding=1)
     squares = wide.unflatten(1, (2, 2, 5)).permute(0, 3, 4, 1, 5, 2).reshape(2, 5, 12, 14)
@@ -40,13 +40,13 @@ def test_weights_of_a_convolution_give_the_transposed_one():
 
 
 @pytest.mark.parametrize("large", [2**29, 0])
-def test_the_graph_stays_the_same_function(tmp_path, large):
+def test_rewritten_graph_is_the_same_function(tmp_path, large):
     path = exported(tmp_path / "a.onnx", torch.bfloat16, large)
     (tmp_path / "scratch").mkdir()
     changed = buildable(path, tmp_path / "scratch")
     assert operators(changed) == ["Cast", "Conv", "DepthToSpace", "Cast"]
 
-    # No CPU backend runs bfloat16: the same graph with its types said to be float32 shows the arithmetic.
+    # ONNX Runtime has no bfloat16 convolution on CPUs, so the rewritten graph is converted to float32.
     model = onnx.load(changed)
     for tensor in model.graph.initializer:
         tensor.CopyFrom(
@@ -63,13 +63,13 @@ def test_the_graph_stays_the_same_function(tmp_path, large):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_other_precisions_are_left_alone(tmp_path, dtype):
+def test_other_precisions_are_not_rewritten(tmp_path, dtype):
     path = exported(tmp_path / "a.onnx", dtype)
     assert buildable(path, tmp_path) == path
     assert "ConvTranspose" in operators(path)
 
 
 @pytest.mark.parametrize("large", [2**29, 0])
-def test_tensorrt_builds_it_at_bfloat16(tmp_path, large):
+def test_tensorrt_builds_the_rewritten_graph(tmp_path, large):
     path = exported(tmp_path / "a.onnx", torch.bfloat16, large)
-    assert len(serialized(Order(path, ADA, (1, 2, 4), None, tmp_path / "cache"))) > 1000
+    assert len(serialized(PlanRequest(path, ADA, 4, None, tmp_path / "cache"))) > 1000

@@ -1,4 +1,4 @@
-"""The published code is not at hand in tests: a stand-in with its interface is, made of our own network."""
+"""``PublishedRcdm`` with a stand-in for the published code: the same interface around this project's network."""
 
 import sys
 import textwrap
@@ -65,7 +65,7 @@ def model():
     return model
 
 
-def test_it_has_the_weights_of_the_bundle(checkout, model):
+def test_published_network_has_the_weights_of_the_bundle(checkout, model):
     published = PublishedRcdm(checkout, model, 0, ScheduleSpec(), torch.device("cpu"), 2)
     x, t, h = torch.randn(2, 3, 16, 16), torch.tensor([5, 900]), torch.randn(2, 16)
     ours = model.denoiser(x, t, model.conditioning(h, 0))
@@ -98,12 +98,12 @@ def test_options_describe_the_same_network(spec):
     assert denoiser_spec(published_options(spec, ScheduleSpec(), 7, 100)) == spec
 
 
-def test_attention_at_no_size_is_attention_at_one_that_never_occurs():
+def test_no_attention_is_attention_at_a_size_that_does_not_occur():
     spec = DenoiserSpec(size=16, channels=32, channel_mult=(1, 1), num_res_blocks=1, attention=())
     assert published_options(spec, ScheduleSpec(), 7, 100)["attention_resolutions"] == "32"
 
 
-def test_the_state_is_one_that_can_be_imported(model):
+def test_published_state_can_be_imported_again(model):
     state = published_state(model, 0)
     again = published_model(state, "dino", "backbone", Unseen(size=16, heads=4))
     x, t, h = torch.randn(1, 3, 16, 16), torch.tensor([5]), torch.randn(1, 16)
@@ -111,12 +111,12 @@ def test_the_state_is_one_that_can_be_imported(model):
     torch.testing.assert_close(theirs, model.denoiser(x, t, model.conditioning(h, 0)), atol=1e-5, rtol=1e-5)
 
 
-def test_what_is_no_checkout_is_refused(tmp_path, model):
-    with pytest.raises(InputError, match=r"no checkout of github.com/facebookresearch/RCDM"):
+def test_other_folders_are_rejected(tmp_path, model):
+    with pytest.raises(InputError, match=r"not a checkout of github.com/facebookresearch/RCDM"):
         PublishedRcdm(tmp_path, model, 0, ScheduleSpec(), torch.device("cpu"))
 
 
-def test_a_missing_package_of_its_own_is_named(checkout, model):
+def test_missing_package_is_named(checkout, model):
     (checkout / PACKAGE / "script_util.py").write_text("import no_such_package")
     with pytest.raises(RcdmError, match=r"needs no_such_package, which is not installed: `pip install no_such"):
         PublishedRcdm(checkout, model, 0, ScheduleSpec(), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""What `tools/` says of speed: nothing is left out in silence."""
+"""Tools that measure speed."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.bench_published import with_speedup
 from tools.profile_denoiser import kind_of
 
 GPU_CHECK = Path(__file__).parents[2] / "tools" / "gpu_check.sh"
@@ -25,20 +26,20 @@ GPU_CHECK = Path(__file__).parents[2] / "tools" / "gpu_check.sh"
         ("Swish", "pointwise"),
     ],
 )
-def test_the_kind_of_an_operation(name, kind):
+def test_kind_of_an_operation(name, kind):
     assert kind_of(name) == kind
 
 
 @pytest.mark.parametrize(
     ("timed", "code"), [(["torch", "inductor", "tensorrt"], 1), (["torch", "inductor", "tensorrt", "onnxruntime"], 0)]
 )
-def test_a_backend_that_was_not_timed_is_a_failure(tmp_path, timed, code):
-    """With a Python that runs nothing: it writes down what it was asked for."""
+def test_gpu_check_fails_if_a_backend_was_not_timed(tmp_path, timed, code):
+    """A stand-in for Python records its arguments and runs nothing."""
     python = tmp_path / "python"
     result = json.dumps({"calls": [{"backend": name} for name in timed]})
     python.write_text(
         f"""#!/bin/sh
-echo "$@" >>{tmp_path}/asked
+echo "$@" >>{tmp_path}/arguments
 case "$1 $3" in
     "- "*) exec {sys.executable} "$@" ;;
     "-m bench") echo '{result}'; echo "onnxruntime is left out: not installed" >&2 ;;
@@ -54,7 +55,17 @@ esac
         text=True,
     )
     assert done.returncode == code, done.stderr
-    assert "--max-batch 64 --json" in (tmp_path / "asked").read_text()
+    assert "--max-batch 64 --json" in (tmp_path / "arguments").read_text()
     bench = json.loads((tmp_path / "out.json").read_text())["bench"]
     assert bench["not_timed"] == ["onnxruntime"] * code
     assert ("onnxruntime is left out: not installed" in bench.get("stderr", [])) == bool(code)
+
+
+def test_speedup_is_the_ratio_of_medians_at_the_same_batch_size():
+    timings = [
+        {"backend": "torch", "batch": 1, "median_seconds": 2.0},
+        {"backend": "published", "batch": 1, "median_seconds": 6.0},
+        {"backend": "torch", "batch": 8, "median_seconds": 5.0},
+        {"backend": "published", "batch": 8, "median_seconds": 4.0},
+    ]
+    assert [timing["speedup"] for timing in with_speedup(timings, "published")] == [3.0, 1.0, 0.8, 1.0]

@@ -1,42 +1,65 @@
-"""How fast a bundle is: calls of the denoiser and whole samples, against what the device can do."""
+"""Times of denoiser calls and of complete sampling, compared with the device's matrix multiplication rate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-from rcdm_cli.analyses.bench.timing import Times, in_turns, macs, macs_of_call, matrix_product
-from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.core.errors import InputError
+from rcdm_cli import __version__
+from rcdm_cli.analyses.bench.timing import Times, count_macs, count_macs_of_call, matrix_product, time_in_turns
+from rcdm_cli.backends.select import BACKENDS
+from rcdm_cli.bundle.arguments import require_name
+from rcdm_cli.bundle.bundle import Bundle, load_bundle
+from rcdm_cli.bundle.manifest import read_manifest, run_context
+from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.core.files import sha256
 from rcdm_cli.core.precision import has_bf16
+from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.diffusion.conditioning import ConditioningProjection
 from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.sampling import Settings
-from tools.published_rcdm import PublishedRcdm
 
-PUBLISHED = "published"
-
-_PRODUCTS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 OnProgress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
-class Timed:
-    """One runner at one batch.
+class Baseline(Protocol):
+    """Another implementation of the same network, at float32, timed in the same rounds.
 
     Attributes:
-        backend: its name, or ``published``.
-        precision: of its matrix products.
-        batch: samples at a time.
-        times: of one call, or of one batch of whole samples.
-        calls: of the network in one run: 1, or the steps (twice with guidance).
-        relative_error: of one call, against PyTorch at float32: L2 norm of the difference over that of the output.
-        share_of_peak: multiply-accumulates a second over those of a matrix product in the same precision, measured in
-            the same rounds; None where the device has no such product, as a CPU in fp16 and in 8 bits.
-        speedup: the published implementation's median over this one's; None where it was not timed.
+        name: Name in the results.
+        steps: Network calls per sample.
+    """
+
+    name: str
+    steps: int
+
+    def call(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+        """Call the network: x (B, 3, size, size), t (B,), h (B, D)."""
+        ...
+
+    def sample(self, h: Tensor, noise: Tensor) -> Tensor:
+        """Sample from noise (B, 3, size, size) for h (B, D)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Times of one contender at one batch size.
+
+    Attributes:
+        backend: Name of the backend or the baseline.
+        precision: Number format of the matrix products.
+        batch: Batch size.
+        times: Times of one call, or of sampling one batch.
+        calls: Network calls in one run: 1, or the sampling steps (twice with guidance).
+        relative_error: Relative L2 error of one call against PyTorch at float32; None for sampling.
+        peak_fraction: Multiply-accumulates per second over those of a matrix product at the same precision, measured
+            in the same rounds; None for sampling, and for precisions that the device emulates.
     """
 
     backend: str
@@ -45,11 +68,10 @@ class Timed:
     times: Times
     calls: int
     relative_error: float | None
-    share_of_peak: float | None
-    speedup: float | None
+    peak_fraction: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON-able values, with what is read most often."""
+        """Return all values and derived values as JSON-compatible values."""
         values = asdict(self)
         times = values.pop("times")
         values |= {f"{name}_seconds": times[name] for name in ("median", "p10", "p90")} | {"runs": times["runs"]}
@@ -58,29 +80,87 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What was timed.
+class BenchResult:
+    """All timings.
 
     Attributes:
-        macs: multiply-accumulates of one call for one sample, by implementation.
-        peaks: multiply-accumulates a second of a matrix product, by precision: the most of all rounds.
-        calls: one call of the denoiser each.
-        samples: whole samples each.
+        bundle: The timed bundle in float32 on PyTorch.
+        settings: Sampling settings of the backends.
+        macs: Multiply-accumulates of one call for one sample, by implementation.
+        peaks: Multiply-accumulates per second of a matrix product, by precision; the maximum over batch sizes.
+        calls: Timings of single denoiser calls.
+        samples: Timings of complete sampling.
     """
 
+    bundle: Bundle
+    settings: Settings
     macs: dict[str, int]
     peaks: dict[str, float]
-    calls: list[Timed]
-    samples: list[Timed]
+    calls: list[Timing]
+    samples: list[Timing]
 
     def as_json(self) -> dict[str, Any]:
-        """Every number."""
+        """Return all values as JSON-compatible values."""
         return {
+            "kind": "bench",
+            "rcdm": __version__,
+            "bundle": self.bundle.manifest.name,
+            "manifest_sha256": sha256(self.bundle.folder / MANIFEST),
+            "machine": {"device": device_name(self.bundle.device), "threads": torch.get_num_threads()},
+            "torch": torch.__version__,
+            "settings": asdict(self.settings),
             "macs_per_call_and_sample": self.macs,
             "peak_macs_per_second": self.peaks,
-            "calls": [one.as_json() for one in self.calls],
-            "samples": [one.as_json() for one in self.samples],
+            "calls": [timing.as_json() for timing in self.calls],
+            "samples": [timing.as_json() for timing in self.samples],
         }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or the instruction set of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def open_contenders(
+    folder: Path,
+    device: torch.device,
+    backends: Sequence[str],
+    precisions: Sequence[str],
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Iterator[Bundle]:
+    """Open a bundle once per backend and precision.
+
+    Args:
+        folder: Folder of the bundle.
+        device: Device of the denoiser.
+        backends: Names of backends. ``auto`` stands for all backends; unavailable ones are left out with a note.
+        precisions: Precisions. ``auto`` stands for all precisions of a backend.
+        on_note: Called with a sentence for the user.
+
+    Raises:
+        RcdmError: A named backend cannot run the bundle.
+        InputError: A backend is unknown, or no backend has any of the precisions.
+    """
+    for name in backends:
+        require_name("backend", name, ("auto", *BACKENDS))
+    context = run_context(folder, read_manifest(folder), device)
+    found = False
+    for name in BACKENDS if "auto" in backends else backends:
+        try:
+            available = BACKENDS[name].precisions(context)
+        except RcdmError as error:
+            if "auto" not in backends:
+                raise
+            on_note(f"{name} is left out: {error}")
+            continue
+        for precision in available:
+            if "auto" in precisions or precision in precisions:
+                found = True
+                yield load_bundle(folder, device, backend=name, precision=precision, on_note=on_note)
+    if not found:
+        raise InputError(f"None of the backends has the `precision` {' or '.join(precisions)} here.")
 
 
 @torch.no_grad()
@@ -91,143 +171,141 @@ def bench(
     *,
     rounds: int,
     sample_rounds: int,
-    published: PublishedRcdm | None = None,
-    leave_out: bool = False,
+    baseline: Baseline | None = None,
+    skip_large_batches: bool = False,
     on_progress: OnProgress = lambda done, total, note: None,
-) -> Bench:
-    """Time runners of one bundle in turns.
+) -> BenchResult:
+    """Time several backends of one bundle in turns.
 
-    A call of ours is the loop form: what depends on timestep and representation only is computed before a loop, once,
-    and counts in whole samples. All run on the same weights, noise and representations, without TF32.
+    All contenders use the same weights, noise and representations, without TF32. A call of a backend takes precomputed
+    modulations, as in the sampling loop; sampling includes computing them.
 
     Args:
-        bundles: the same bundle on the same device, opened with one backend and precision each.
-        batches: samples at a time, one after another.
-        settings: of whole samples of ours; the published sampler takes its own steps.
-        rounds: of single calls.
-        sample_rounds: of whole samples.
-        published: the published implementation with the same weights, on conditioning projection 0.
-        leave_out: of a batch, runners that do not take so many samples; their ``on_note`` is told.
-        on_progress: called with (rounds done, rounds, what is timed).
+        bundles: The same bundle on the same device, opened once per backend and precision.
+        batches: Batch sizes, timed one after another.
+        settings: Sampling settings of the backends. The baseline uses its own sampler.
+        rounds: Rounds of single calls.
+        sample_rounds: Rounds of sampling.
+        baseline: Another implementation with the same weights at conditioning projection 0.
+        skip_large_batches: Whether to leave out backends that do not support a batch size, with a note, instead of
+            raising an error.
+        on_progress: Called with (finished rounds, total rounds, note).
 
     Raises:
-        InputError: a batch is too large for a runner that is not left out, or for all of them; nothing was timed yet.
+        InputError: A batch size is too large for a backend, or for all backends. Raised before any timing.
     """
-    fitting = [_fitting(bundles, batch, leave_out) for batch in batches]
-    device = bundles[0].device
-    spec = bundles[0].manifest.denoiser
-    counted = {"rcdm": macs_of_call(spec)}
-    if published is not None:
-        x, h = torch.zeros(1, 3, spec.size, spec.size, device=device), _representations(bundles[0], 1)
-        counted[PUBLISHED] = macs(lambda: published.call(x, torch.zeros(1, device=device), h))
-    found = Bench(counted, {}, [], [])
+    fitting = [_fitting(bundles, batch, skip_large_batches) for batch in batches]
+    first = load_bundle(bundles[0].folder, bundles[0].device)
+    macs = {"rcdm": count_macs_of_call(first.manifest.denoiser)}
+    if baseline is not None:
+        x, h = torch.zeros(1, 3, first.size, first.size, device=first.device), _representations(first, 1)
+        macs[baseline.name] = count_macs(lambda: baseline.call(x, torch.zeros(1, device=first.device), h))
+    result = BenchResult(first, settings, macs, {}, [], [])
     total = len(batches) * (rounds + sample_rounds)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-        for index, (batch, runners) in enumerate(zip(batches, fitting, strict=True)):
+        for index, (batch, contenders) in enumerate(zip(batches, fitting, strict=True)):
             before = index * (rounds + sample_rounds)
-            show = _part(on_progress, before, total, f"calls, batch {batch}")
-            _time_calls(found, runners, batch, rounds, published, show)
-            show = _part(on_progress, before + rounds, total, f"samples, batch {batch}")
-            _time_samples(found, runners, batch, sample_rounds, settings, published, show)
-    return found
+            report = _offset(on_progress, before, total, f"calls, batch {batch}")
+            _time_calls(result, contenders, batch, rounds, baseline, report)
+            report = _offset(on_progress, before + rounds, total, f"samples, batch {batch}")
+            _time_samples(result, contenders, batch, sample_rounds, baseline, report)
+    return result
 
 
-def _fitting(bundles: Sequence[Bundle], batch: int, leave_out: bool) -> list[Bundle]:
-    """Those that take ``batch`` samples at a time."""
+def _fitting(bundles: Sequence[Bundle], batch: int, skip: bool) -> list[Bundle]:
+    """Return the bundles whose backend supports the batch size."""
     fitting = []
     for bundle in bundles:
-        most = bundle.engine.max_batch
-        if most is None or batch <= most:
+        largest = bundle.engine.max_batch
+        if largest is None or batch <= largest:
             fitting.append(bundle)
             continue
-        reason = f"{_name(bundle)} takes batches up to {most}: `rcdm export BUNDLE --trt --max-batch` builds more."
-        if not leave_out:
+        reason = (
+            f"{_name(bundle)} supports batches up to {largest}. `rcdm export` with `trt` and a larger `max_batch` "
+            "builds another plan."
+        )
+        if not skip:
             raise InputError(reason)
         bundle.on_note(f"Left out at batch {batch}: {reason}")
     if not fitting:
-        raise InputError(f"Nothing that can run here takes a batch of {batch}. Give smaller ones.")
+        raise InputError(f"No backend supports a batch of {batch} here. Choose a smaller `batch`.")
     return fitting
 
 
 def _time_calls(
-    found: Bench,
+    result: BenchResult,
     bundles: Sequence[Bundle],
     batch: int,
     rounds: int,
-    published: PublishedRcdm | None,
+    baseline: Baseline | None,
     on_round: Callable[[int, int], None],
 ) -> None:
-    first, device = bundles[0], bundles[0].device
-    x, h = _noise(first, batch), _representations(first, batch)
-    cond = first.model.conditioning(h, 0)
-    t = torch.full((batch,), first.manifest.schedule.timesteps // 2, device=device)
-    exact = first.model.denoiser(x, t, cond)
-    modulations = first.model.denoiser.modulations(t, cond)
+    reference, device = result.bundle, result.bundle.device
+    x, h = _noise(reference, batch), _representations(reference, batch)
+    cond = reference.model.conditioning(h, 0)
+    t = torch.full((batch,), reference.manifest.schedule.timesteps // 2, device=device)
+    expected = reference.model.denoiser(x, t, cond)
+    modulations = reference.model.denoiser.modulations(t, cond)
 
-    calls: dict[str, Callable[[], Tensor]] = {}
-    for bundle in bundles:
-        calls[_name(bundle)] = _call(bundle, x, modulations)
-    if published is not None:
-        calls[PUBLISHED] = lambda: published.call(x, t, h)
-    errors = {name: float((call() - exact).norm() / exact.norm()) for name, call in calls.items()}
+    calls: dict[str, Callable[[], Tensor]] = {_name(bundle): _call(bundle, x, modulations) for bundle in bundles}
+    if baseline is not None:
+        calls[baseline.name] = lambda: baseline.call(x, t, h)
+    errors = {name: float((call() - expected).norm() / expected.norm()) for name, call in calls.items()}
 
-    precisions = {bundle.choice.precision for bundle in bundles} | ({"fp32"} if published is not None else set())
-    # Elsewhere PyTorch emulates them, a hundred times slower than what is to be measured. It has none in 8 bits.
+    precisions = {bundle.selection.precision for bundle in bundles} | ({"fp32"} if baseline is not None else set())
+    # PyTorch emulates other precisions a hundred times slower, and has no 8-bit matrix product.
     native = {"fp32"} | ({"bf16"} if has_bf16(device) else set()) | ({"fp16"} if device.type == "cuda" else set())
-    products = {one: matrix_product(device, _PRODUCTS[one]) for one in sorted(precisions & native)}
-    contenders: dict[str, Callable[[], object]] = {**calls, **{one: run for one, (run, _) in products.items()}}
-    times = in_turns(contenders, rounds, device, on_round=on_round)
-    rates = {one: work / times[one].median for one, (_, work) in products.items()}
-    for one, rate in rates.items():
-        found.peaks[one] = max(rate, found.peaks.get(one, 0.0))
+    products = {name: matrix_product(device, _DTYPES[name]) for name in sorted(precisions & native)}
+    runs: dict[str, Callable[[], object]] = {**calls, **{name: run for name, (run, _) in products.items()}}
+    times = time_in_turns(runs, rounds, device, on_round=on_round)
+    rates = {name: macs / times[name].median for name, (_, macs) in products.items()}
+    for name, rate in rates.items():
+        result.peaks[name] = max(rate, result.peaks.get(name, 0.0))
 
-    for name, backend, precision in _runners(bundles, published):
-        work = found.macs[PUBLISHED if name == PUBLISHED else "rcdm"] * batch
-        share = work / times[name].median / rates[precision] if precision in rates else None
-        speedup = times[PUBLISHED].median / times[name].median if published is not None else None
-        found.calls.append(Timed(backend, precision, batch, times[name], 1, errors[name], share, speedup))
+    for name, backend, precision in _contenders(bundles, baseline):
+        macs = result.macs.get(name, result.macs["rcdm"]) * batch
+        fraction = macs / times[name].median / rates[precision] if precision in rates else None
+        result.calls.append(Timing(backend, precision, batch, times[name], 1, errors[name], fraction))
 
 
 def _time_samples(
-    found: Bench,
+    result: BenchResult,
     bundles: Sequence[Bundle],
     batch: int,
     rounds: int,
-    settings: Settings,
-    published: PublishedRcdm | None,
+    baseline: Baseline | None,
     on_round: Callable[[int, int], None],
 ) -> None:
-    first = bundles[0]
-    h = _representations(first, batch)
-    cond = first.model.conditioning(h, 0).cpu()
+    reference, settings = result.bundle, result.settings
+    h = _representations(reference, batch)
+    cond = reference.model.conditioning(h, 0).cpu()
     seeds = [sample_seed(0, image, 0) for image in range(batch)]
-    contenders: dict[str, Callable[[], object]] = {}
-    for bundle in bundles:
-        contenders[_name(bundle)] = _sampling(bundle, cond, seeds, settings, batch)
-    if published is not None:
-        noise = _noise(first, batch)
-        contenders[PUBLISHED] = lambda: published.sample(h, noise)
-    times = in_turns(contenders, rounds, first.device, warm_up=False, on_round=on_round)
-    ours = settings.steps * (1 if settings.guidance == 1 else 2)
-    for name, backend, precision in _runners(bundles, published):
-        calls = published.steps if published is not None and name == PUBLISHED else ours
-        speedup = times[PUBLISHED].median / times[name].median if published is not None else None
-        found.samples.append(Timed(backend, precision, batch, times[name], calls, None, None, speedup))
+    runs: dict[str, Callable[[], object]] = {
+        _name(bundle): _sampling(bundle, cond, seeds, settings, batch) for bundle in bundles
+    }
+    if baseline is not None:
+        noise = _noise(reference, batch)
+        runs[baseline.name] = lambda: baseline.sample(h, noise)
+    times = time_in_turns(runs, rounds, reference.device, warm_up=False, on_round=on_round)
+    own_calls = settings.steps * (1 if settings.guidance == 1 else 2)
+    for name, backend, precision in _contenders(bundles, baseline):
+        calls = baseline.steps if baseline is not None and name == baseline.name else own_calls
+        result.samples.append(Timing(backend, precision, batch, times[name], calls, None, None))
 
 
-def _part(on_progress: OnProgress, before: int, total: int, note: str) -> Callable[[int, int], None]:
-    """Progress of one part, as progress of the whole."""
+def _offset(on_progress: OnProgress, before: int, total: int, note: str) -> Callable[[int, int], None]:
+    """Report progress of one part as progress of the whole."""
     return lambda done, _: on_progress(before + done, total, note)
 
 
-def _runners(bundles: Sequence[Bundle], published: PublishedRcdm | None) -> list[tuple[str, str, str]]:
-    """Name, backend and precision of each."""
-    ours = [(_name(bundle), bundle.choice.backend, str(bundle.choice.precision)) for bundle in bundles]
-    return ours if published is None else [*ours, (PUBLISHED, PUBLISHED, "fp32")]
+def _contenders(bundles: Sequence[Bundle], baseline: Baseline | None) -> list[tuple[str, str, str]]:
+    """Return (name, backend, precision) of each contender."""
+    own = [(_name(bundle), bundle.selection.backend, str(bundle.selection.precision)) for bundle in bundles]
+    return own if baseline is None else [*own, (baseline.name, baseline.name, "fp32")]
 
 
 def _name(bundle: Bundle) -> str:
-    return f"{bundle.choice.backend} at {bundle.choice.precision}"
+    return f"{bundle.selection.backend} at {bundle.selection.precision}"
 
 
 def _call(bundle: Bundle, x: Tensor, modulations: Tensor) -> Callable[[], Tensor]:
@@ -246,7 +324,7 @@ def _noise(bundle: Bundle, batch: int) -> Tensor:
 
 
 def _representations(bundle: Bundle, batch: int) -> Tensor:
-    """Random h (batch, D) for conditioning projection 0, as wide-spread as those it was trained on."""
+    """Random representations (batch, D) for projection 0, with the statistics of the training set."""
     projection = cast(ConditioningProjection, bundle.model.conditioning.projections[0])
-    drawn = torch.randn(batch, projection.in_features, generator=torch.Generator().manual_seed(0))
-    return drawn.to(bundle.device) * projection.scale + projection.mean
+    noise = torch.randn(batch, projection.in_features, generator=torch.Generator().manual_seed(0))
+    return noise.to(bundle.device) * projection.scale + projection.mean

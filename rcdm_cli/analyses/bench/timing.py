@@ -1,4 +1,4 @@
-"""Fair timing: all contenders in turns, the device's own speed measured between them."""
+"""Timing of several functions in turns, and counts of multiply-accumulate operations."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from rcdm_cli.diffusion.unet import UNet
 
 @dataclass(frozen=True)
 class Times:
-    """What one contender took, in seconds a run."""
+    """Percentiles of the times of one contender, in seconds."""
 
     median: float
     p10: float
@@ -23,13 +23,13 @@ class Times:
     runs: int
 
     @classmethod
-    def of(cls, seconds: Sequence[float]) -> "Times":
-        """Summarise single runs."""
+    def from_runs(cls, seconds: Sequence[float]) -> "Times":
+        """Compute percentiles of single runs."""
         p10, median, p90 = np.percentile(seconds, (10, 50, 90)).tolist()
         return cls(median, p10, p90, len(seconds))
 
 
-def in_turns(
+def time_in_turns(
     contenders: Mapping[str, Callable[[], object]],
     rounds: int,
     device: torch.device,
@@ -37,33 +37,33 @@ def in_turns(
     warm_up: bool = True,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Times]:
-    """Run every contender once a round, so that a machine that slows down slows all of them.
+    """Run every contender once per round, so that a slower machine affects all contenders.
 
     Args:
-        contenders: by name; what each queues on the device is waited for.
-        rounds: that count.
-        device: that they run on.
-        warm_up: one more round goes before and does not count.
-        on_round: called with (rounds done, rounds).
+        contenders: Functions by name. Timing includes synchronising the device.
+        rounds: Number of timed rounds.
+        device: Device that the functions use.
+        warm_up: Whether to run one round before the timed rounds.
+        on_round: Called with (finished rounds, total rounds).
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(1 - warm_up, rounds + 1):
+    for number in range(1 - warm_up, rounds + 1):
         for name, run in contenders.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            if turn:
-                seconds[name].append(time.perf_counter() - began)
-        on_round(turn, rounds)
-    return {name: Times.of(values) for name, values in seconds.items()}
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+        on_round(number, rounds)
+    return {name: Times.from_runs(values) for name, values in seconds.items()}
 
 
 def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], Tensor], int]:
-    """A product of two square matrices as a contender, and its multiply-accumulate operations.
+    """Return a product of two square matrices as a contender, and its number of multiply-accumulates.
 
-    Its rate is what this report calls the device's peak: the most that its own library reaches on the easiest work.
-    Convolutions may go beyond it on a CPU, whose matrix library does not use all of it at float32.
+    The rate of this product is reported as the peak of the device. On a CPU, convolutions can exceed the rate, because
+    the matrix library does not use the full CPU at float32.
     """
     width = 8192 if device.type == "cuda" else 2048
     generator = torch.Generator().manual_seed(0)
@@ -71,16 +71,16 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[
     return lambda: left @ right, width**3
 
 
-def macs_of_call(spec: DenoiserSpec) -> int:
-    """Multiply-accumulate operations of convolutions and matrix products in one call for one sample."""
+def count_macs_of_call(spec: DenoiserSpec) -> int:
+    """Count the multiply-accumulates of convolutions and matrix products in one denoiser call for one sample."""
     with torch.device("meta"):
         unet = UNet(spec).eval()
         inputs = torch.zeros(1, 3, spec.size, spec.size), torch.zeros(1), torch.zeros(1, spec.cond_width)
-    return macs(lambda: unet(*inputs))
+    return count_macs(lambda: unet(*inputs))
 
 
-def macs(call: Callable[[], object]) -> int:
-    """Multiply-accumulate operations of what ``call`` does with PyTorch, as PyTorch counts them."""
+def count_macs(call: Callable[[], object]) -> int:
+    """Count the multiply-accumulates of ``call`` with PyTorch's counter."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops()) // 2

@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX plans."""
+"""Backend ``tensorrt``: plans of TensorRT and TensorRT-RTX."""

@@ -1,40 +1,40 @@
-"""What a TensorRT plan was built for, and the refusal of one that would not run here."""
+"""Target of a TensorRT plan, and the check that a plan fits the GPU and the installed TensorRT."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from rcdm_cli.backends.engine_file import Precision
-from rcdm_cli.backends.tensorrt.module import Flavour, TensorRT
+from rcdm_cli.backends.graph import Precision
+from rcdm_cli.backends.tensorrt.package import Flavour, TensorRT
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.spec import Spec
 
 RTX_TARGETS = ("8.0", "8.6", "8.9", "12.0")
-"""Compute capabilities that one plan of TensorRT-RTX serves unless a GPU is at hand: Ampere, Ada and Blackwell."""
+"""Compute capabilities of a TensorRT-RTX plan that is built without a GPU: Ampere, Ada and Blackwell."""
 
 FIRST_WITH_FP8 = "8.9"
-"""Compute capability of Ada, the first that multiplies at fp8; for older ones TensorRT builds no such plan."""
+"""Compute capability of Ada, the first architecture with fp8. TensorRT builds no fp8 plans for older GPUs."""
 
 _NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
-_REBUILD = "`rcdm export BUNDLE --trt` builds one for this machine."
+_REBUILD = "`rcdm export` with `trt` builds a plan for this machine."
 
 
 class Gpu(NamedTuple):
-    """A GPU at hand: its name, and its compute capability such as ``8.9``."""
+    """Name of a GPU and its compute capability such as ``8.9``."""
 
     name: str
     capability: str
 
 
 class PlanTarget(Spec):
-    """Where a plan runs: it is machine code of one TensorRT version for given GPUs.
+    """Target of a plan. A plan is machine code for one TensorRT version and certain GPUs.
 
     Attributes:
-        flavour: the package that built it.
-        version: of that package.
-        compute_capability: of the GPUs that it runs on, such as ``8.6, 8.9``.
-        gpu: name of the GPU that it was built on; empty if it was built without one.
+        flavour: Package that built the plan.
+        version: Version of that package.
+        compute_capability: Compute capabilities of the supported GPUs, such as ``8.6, 8.9``.
+        gpu: Name of the GPU on which the plan was built; empty if built without a GPU.
     """
 
     flavour: Literal["tensorrt", "tensorrt_rtx"]
@@ -48,32 +48,32 @@ class PlanTarget(Spec):
 
     @property
     def capabilities(self) -> list[str]:
-        """One by one."""
+        """Compute capabilities as a list."""
         return self.compute_capability.split(", ")
 
 
 def target_of(tensorrt: TensorRT, gpu: Gpu | None, precision: Precision) -> PlanTarget:
-    """What a plan that is built here would run on.
+    """Return the target of a plan built on this machine.
 
     Args:
-        tensorrt: that would build it.
-        gpu: at hand; None without one, where only TensorRT-RTX builds.
-        precision: of the plan.
+        tensorrt: Package that builds the plan.
+        gpu: GPU of this machine; None without a GPU, where only TensorRT-RTX builds plans.
+        precision: Precision of the plan.
 
     Raises:
-        InputError: TensorRT-RTX does not know this GPU, or it does not have the precision.
+        InputError: TensorRT-RTX does not support the GPU, or the GPU does not support the precision.
     """
     if gpu is None:
-        capable = [one for one in RTX_TARGETS if _has(one, precision)]
+        capable = [capability for capability in RTX_TARGETS if _supports(capability, precision)]
         return PlanTarget(flavour=tensorrt.flavour, version=tensorrt.version, compute_capability=", ".join(capable))
-    if not _has(gpu.capability, precision):
+    if not _supports(gpu.capability, precision):
         raise InputError(
             f"{precision} needs a GPU of compute capability {FIRST_WITH_FP8} or later (Ada, Hopper, Blackwell); "
-            f"{gpu.name} has {gpu.capability}. Give another --precision."
+            f"{gpu.name} has {gpu.capability}. Choose another `precision`."
         )
     if tensorrt.flavour == "tensorrt_rtx" and not hasattr(tensorrt.module.ComputeCapability, sm(gpu.capability)):
         raise InputError(
-            f"TensorRT-RTX {tensorrt.version} does not build for {gpu.name} (compute capability {gpu.capability}). "
+            f"TensorRT-RTX {tensorrt.version} builds no plans for {gpu.name} (compute capability {gpu.capability}). "
             "Install TensorRT with `pip install 'rcdm[trt]'`."
         )
     return PlanTarget(
@@ -82,16 +82,16 @@ def target_of(tensorrt: TensorRT, gpu: Gpu | None, precision: Precision) -> Plan
 
 
 def check_target(values: Mapping[str, str], tensorrt: TensorRT, gpu: Gpu, plan: str) -> None:
-    """Refuse a plan that was not built for what is here. To be called before its bytes reach TensorRT.
+    """Check that a plan fits the installed TensorRT and the GPU. Call before TensorRT reads the plan.
 
     Args:
-        values: of ``target`` in the manifest.
-        tensorrt: that is installed.
-        gpu: that shall run it.
-        plan: its file, for the message.
+        values: ``Graph.target`` of the manifest.
+        tensorrt: Installed package.
+        gpu: GPU that runs the plan.
+        plan: File name of the plan, for error messages.
 
     Raises:
-        InputError: it is for another package, version or GPU, or the manifest does not say.
+        InputError: The plan is for another package, version or GPU, or its target is invalid.
     """
     target = PlanTarget.parse(values, f"target of {plan}")
     if (target.flavour, target.version) != (tensorrt.flavour, tensorrt.version):
@@ -103,13 +103,13 @@ def check_target(values: Mapping[str, str], tensorrt: TensorRT, gpu: Gpu, plan: 
     raise InputError(f"{plan} was built by {target}, but {here}. {_REBUILD}")
 
 
-def _has(capability: str, precision: Precision) -> bool:
-    def number(one: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in one.split("."))
+def _supports(capability: str, precision: Precision) -> bool:
+    def number(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.split("."))
 
     return precision != "fp8" or number(capability) >= number(FIRST_WITH_FP8)
 
 
 def sm(capability: str) -> str:
-    """``8.9`` → ``SM89``, as NVIDIA's enumerations call it."""
+    """Convert ``8.9`` to ``SM89``, the name in NVIDIA's enumerations."""
     return f"SM{capability.replace('.', '')}"

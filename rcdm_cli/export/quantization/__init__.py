@@ -1,1 +1,1 @@
-"""8-bit graphs of the denoiser."""
+"""Quantization of the denoiser to int8 and fp8."""

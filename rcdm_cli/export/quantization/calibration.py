@@ -1,31 +1,92 @@
-"""What the denoiser sees while it samples, which is what graphs in 8 bits take their ranges from."""
+"""Calibration data of 8-bit graphs: inputs of the denoiser during sampling."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rcdm_cli.backends.graph import EightBit
 from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.cropped import load_cropped
+from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seed
-from rcdm_cli.diffusion.sampling import Loop, Settings
+from rcdm_cli.diffusion.sampling import Settings
 
 Pixels = NDArray[np.uint8]
 
-NUM_IMAGES = 32
+CALIBRATION_IMAGES = 32
+
+CHECK_IMAGES = 100
+"""Images for the comparison of samples, one sample each at every representation."""
+
+MIN_CHECK_IMAGES = 50
+"""With fewer images, the result of the comparison is mostly noise."""
+
 STEPS = 25
-"""More than samples mostly take, so that the timesteps between theirs are seen too."""
+"""Sampling steps of the calibration: more than usual, to cover more timesteps."""
+
+
+@dataclass(frozen=True)
+class CalibrationImages:
+    """Images for 8-bit graphs, uint8 (H, W, 3) each.
+
+    Attributes:
+        calibration: Images for the calibration.
+        check: Other images, for the comparison of samples.
+        skipped: Images that could not be read, with the reason.
+    """
+
+    calibration: list[Pixels]
+    check: list[Pixels]
+    skipped: list[tuple[str, str]]
+
+
+def read_calibration_images(
+    path: Path | None, split: str | None, precisions: Sequence[EightBit], size: int
+) -> CalibrationImages:
+    """Read images and split them, evenly spread, into calibration images and others.
+
+    Args:
+        path: Folder or tar of images.
+        split: Sub-folder of ``path``.
+        precisions: Precisions of the graphs, for error messages.
+        size: Height and width of the centre crops.
+
+    Raises:
+        InputError: ``path`` is None, does not exist, or has too few images.
+    """
+    precision = " and ".join(precisions)
+    if path is None:
+        raise InputError(f"The precision {precision} needs images: set `calibration` to a folder or a tar of images.")
+    source = open_dataset(path, split).spread(CALIBRATION_IMAGES + CHECK_IMAGES)
+    needed = CALIBRATION_IMAGES + MIN_CHECK_IMAGES
+    if len(source) < needed:
+        raise InputError(
+            f"{path} has {len(source)} images; {precision} needs {needed} or more: {CALIBRATION_IMAGES} for "
+            "calibration, the others to check the quality of samples."
+        )
+    cropped = load_cropped(source, size)
+    images = list(cropped.images)
+    chosen = {index * len(images) // CALIBRATION_IMAGES for index in range(CALIBRATION_IMAGES)}
+    return CalibrationImages(
+        [images[index] for index in sorted(chosen)],
+        [image for index, image in enumerate(images) if index not in chosen],
+        list(cropped.skipped),
+    )
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Inputs of the denoiser's loop form, in the order in which it was called.
+    """Inputs of the denoiser, in the order of its calls.
 
     Attributes:
-        x: noisy samples, float32 (N, 3, size, size).
+        x: Noisy samples, float32 (N, 3, size, size).
         modulations: float32 (N, M).
     """
 
@@ -45,18 +106,18 @@ def calibrate(
     batch: int = 16,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Calibration:
-    """Sample a sample of each image, from noise to the last step, and keep every input of the denoiser.
+    """Generate one sample per image and record every input of the denoiser.
 
-    Image i is sampled for representation i of the bundle, and so on in turns; where there are fewer images than
-    representations, they are used again. The sampler and the guidance are the bundle's own: with guidance, the denoiser
-    is called without a representation at each timestep too.
+    Image i is sampled at representation i of the bundle, modulo the number of representations. If there are fewer
+    images than representations, images are repeated. Sampler and guidance are the bundle's defaults; with guidance,
+    the denoiser is also called without a representation at each timestep.
 
     Args:
-        bundle: on the CPU.
-        images: uint8 (H, W, 3) each, 1 or more.
-        steps: of the sampler, spread over all timesteps.
-        batch: samples made at a time.
-        on_progress: called with (samples done, samples).
+        bundle: Bundle on the CPU.
+        images: Images, uint8 (H, W, 3) each, at least 1.
+        steps: Sampling steps over all timesteps.
+        batch: Samples generated at a time.
+        on_progress: Called with (finished samples, total samples).
     """
     projections = bundle.manifest.conditioning.projections
     conds = []
@@ -65,29 +126,28 @@ def calibrate(
         h = bundle.encode([images[index % len(images)]], method=projection.method, level=projection.level)
         conds.append(bundle.condition(h, method=projection.method, level=projection.level))
     cond = torch.cat(conds)
-    watched, own = _Watched(bundle.engine), bundle.settings()
-    # A network may have fewer timesteps.
-    settings = Settings(own.sampler, min(steps, len(bundle.schedule)), own.guidance)
-    loop = Loop(watched, bundle.outside.denoiser, bundle.schedule, settings, bundle.device)
+    recorder, defaults = _RecordingEngine(bundle.engine), bundle.settings()
+    settings = Settings(defaults.sampler, min(steps, len(bundle.schedule)), defaults.guidance)
+    loop = bundle.loop(settings, recorder)
     for start in range(0, len(cond), batch):
         part = cond[start : start + batch]
         loop.samples(part, [sample_seed(0, start + index, 0) for index in range(len(part))])
         on_progress(start + len(part), len(cond))
-    x, modulations = (torch.cat(parts) for parts in zip(*watched.seen, strict=True))
+    x, modulations = (torch.cat(parts) for parts in zip(*recorder.inputs, strict=True))
     return Calibration(x, modulations)
 
 
-class _Watched:
-    """An engine that remembers what it was given."""
+class _RecordingEngine:
+    """An engine that records its inputs."""
 
     def __init__(self, engine: Engine) -> None:
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.inputs: list[tuple[Tensor, Tensor]] = []
         self.max_batch = engine.max_batch
         self._engine = engine
 
     def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
         """See ``Engine``."""
-        self.seen.append((x.contiguous().clone(), modulations.clone()))
+        self.inputs.append((x.contiguous().clone(), modulations.clone()))
         return self._engine(x, modulations)
 
     def close(self) -> None:

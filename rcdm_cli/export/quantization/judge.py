@@ -1,4 +1,4 @@
-"""Is a denoiser at reduced precision as good as at full precision? Samples of both, from the same noise."""
+"""Quality of samples at reduced precision compared with full precision, from the same noise."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,41 +9,37 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.backends.engine_file import EightBit
+from rcdm_cli.backends.graph import EightBit
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import CheckFailed
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seed
-from rcdm_cli.diffusion.sampling import Loop, sample_images
+from rcdm_cli.diffusion.sampling import sample_images
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.distances import frechet_distance
 from rcdm_cli.metrics.ranks import mean_reciprocal_rank, own_similarity, ranks
 
 Pixels = NDArray[np.uint8]
 
-NUM_IMAGES = 100
-"""To judge with, one sample each at every representation."""
+MAX_RANK_LOSS = 0.03
+"""Largest accepted loss of mean reciprocal rank at the worst representation. With 100 images, a different rounding of
+the same graph changes the rank by up to 0.02. Quantizing nearly every convolution to int8 lost 0.08 (200 images; both
+measured on the demo bundle)."""
 
-MIN_IMAGES = 50
-"""With fewer, chance decides."""
-
-MOST_LOST = 0.03
-"""Mean reciprocal rank that the representation that suffers most may lose. With 100 images, other rounding of the same
-graph changes one by up to 0.02; nearly every convolution in int8 lost 0.08 (200 images; both on the demo bundle)."""
-
-MOST_FARTHER = 1.1
-"""Times that its samples may be as far from the images (Fréchet distance). Nearly every convolution in int8 made it
-1.6 on the demo bundle."""
+MAX_FRECHET_RATIO = 1.1
+"""Largest accepted ratio of Fréchet distances between samples and images. Quantizing nearly every convolution to int8
+gave 1.6 on the demo bundle."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of one sample for each image, at one (method, level).
+    """Quality of one sample per image, at one (method, level).
 
     Attributes:
-        mean_reciprocal_rank: of the image's own representation among those of all images, by nearness to its sample's.
-        similarity: mean cosine similarity of the sample's representation to the image's.
-        frechet: distance between the representations of the samples and those of the images.
+        mean_reciprocal_rank: Mean reciprocal rank of the image's own representation among those of all images, by
+            similarity to the sample's representation.
+        similarity: Mean cosine similarity between the representations of sample and image.
+        frechet: Fréchet distance between the representations of the samples and those of the images.
     """
 
     mean_reciprocal_rank: float
@@ -52,8 +48,8 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """At one (method, level): samples at full precision, and those from the same noise at reduced precision."""
+class QualityPair:
+    """Quality at one (method, level), at full and at reduced precision, from the same noise."""
 
     pair: Pair
     full: Quality
@@ -61,82 +57,80 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What was compared.
+class PrecisionComparison:
+    """Quality of samples at a reduced precision compared with fp32.
 
     Attributes:
-        precision: the reduced one.
-        images: how many, with one sample each.
-        compared: one for each (method, level) of the bundle.
-        psnr: of samples at reduced precision against those at full, in decibels; None where they are the same.
+        precision: The reduced precision.
+        images: Number of images, with one sample each.
+        qualities: One entry per (method, level) of the bundle.
+        psnr: Peak signal-to-noise ratio of samples against those at fp32, in decibels; None if they are identical.
     """
 
     precision: EightBit
     images: int
-    compared: tuple[Compared, ...]
+    qualities: tuple[QualityPair, ...]
     psnr: float | None
 
     @property
-    def lost(self) -> float:
-        """Mean reciprocal rank that reduced precision loses, at the pair that loses most."""
-        losses = [one.full.mean_reciprocal_rank - one.reduced.mean_reciprocal_rank for one in self.compared]
+    def rank_loss(self) -> float:
+        """Largest loss of mean reciprocal rank over the representations."""
+        losses = [entry.full.mean_reciprocal_rank - entry.reduced.mean_reciprocal_rank for entry in self.qualities]
         return float(np.max(losses))
 
     @property
-    def farther(self) -> float:
-        """Fréchet distance at reduced precision over that at full, at the pair where that is largest.
+    def frechet_ratio(self) -> float:
+        """Largest ratio of Fréchet distances over the representations.
 
-        One pair may not make up for another: samples that are nearer to images than at full precision are as wrong.
+        The maximum, because samples that are nearer to the images at one representation do not make up for another.
         """
-        return float(np.max([one.reduced.frechet / one.full.frechet for one in self.compared]))
+        return float(np.max([entry.reduced.frechet / entry.full.frechet for entry in self.qualities]))
 
     @property
     def accepted(self) -> bool:
-        """Whether both are within their bounds; what is not a number is not."""
-        return self.lost <= MOST_LOST and self.farther <= MOST_FARTHER
+        """Whether both values are within their limits. NaN is not accepted."""
+        return self.rank_loss <= MAX_RANK_LOSS and self.frechet_ratio <= MAX_FRECHET_RATIO
 
     def __str__(self) -> str:
-        """A sentence for people."""
         return (
-            f"Over {self.images} images, samples at {self.precision} lose {self.lost:.3f} of mean reciprocal rank "
-            f"against fp32, and their Fréchet distance is {self.farther:.2f} times as large, at the representations "
-            "that suffer most."
+            f"Over {self.images} images, samples at {self.precision} lose {self.rank_loss:.3f} of mean reciprocal rank "
+            f"against fp32, and their Fréchet distance is {self.frechet_ratio:.2f} times as large, at the worst "
+            "representations."
         )
 
     def as_json(self) -> dict[str, Any]:
-        """Every number, with the bounds."""
+        """Return all values and limits as JSON-compatible values."""
         return {
             "images": self.images,
-            "mean_reciprocal_rank_lost": self.lost,
-            "frechet_ratio": self.farther,
+            "mean_reciprocal_rank_loss": self.rank_loss,
+            "frechet_ratio": self.frechet_ratio,
             "psnr": self.psnr,
-            "bounds": {"mean_reciprocal_rank_lost": MOST_LOST, "frechet_ratio": MOST_FARTHER},
+            "bounds": {"mean_reciprocal_rank_loss": MAX_RANK_LOSS, "frechet_ratio": MAX_FRECHET_RATIO},
             "representations": [
-                {**one.pair._asdict(), "fp32": asdict(one.full), "reduced": asdict(one.reduced)}
-                for one in self.compared
+                {**entry.pair._asdict(), "fp32": asdict(entry.full), "reduced": asdict(entry.reduced)}
+                for entry in self.qualities
             ],
         }
 
 
-def hold(comparisons: Collection[Comparison]) -> None:
-    """Hold all of them against the bounds.
+def check_quality(comparisons: Collection[PrecisionComparison]) -> None:
+    """Compare all comparisons with the limits.
 
     Raises:
-        CheckFailed: one is beyond a bound.
+        CheckFailed: A comparison exceeds a limit.
     """
-    refused = [one for one in comparisons if not one.accepted]
-    if not refused:
+    rejected = [comparison for comparison in comparisons if not comparison.accepted]
+    if not rejected:
         return
-    verdicts = " ".join(f"{one.precision} is not accepted: {one}" for one in refused)
-    others = [one.precision for one in comparisons if one.accepted]
-    hint = f" {' and '.join(others)} would be accepted: give --precision {','.join(others)} alone." if others else ""
+    verdicts = " ".join(f"{comparison.precision} is rejected: {comparison}" for comparison in rejected)
+    accepted = [comparison.precision for comparison in comparisons if comparison.accepted]
+    hint = f" With `precision` {','.join(accepted)}, the export succeeds." if accepted else ""
     raise CheckFailed(
-        f"{verdicts} At most {MOST_LOST} may be lost, and the distance may be at most {MOST_FARTHER} times as large. "
-        f"The bundle is as it was.{hint}"
+        f"{verdicts} The limits are {MAX_RANK_LOSS} and {MAX_FRECHET_RATIO}. No 8-bit graph was installed.{hint}"
     )
 
 
-def compare(
+def compare_precisions(
     bundle: Bundle,
     engines: Mapping[EightBit, Engine],
     images: Sequence[Pixels],
@@ -144,51 +138,50 @@ def compare(
     seed: int = 0,
     batch: int = 32,
     on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
-) -> dict[EightBit, Comparison]:
-    """Sample a sample of every image at every (method, level) of the bundle, with each, in the bundle's own way.
+) -> dict[EightBit, PrecisionComparison]:
+    """Generate one sample per image at every (method, level), at fp32 and with each engine, and compare the quality.
 
     Args:
-        bundle: at full precision.
-        engines: its denoiser at reduced precisions.
-        images: uint8 (H, W, 3) each, at least 2; not those that they were calibrated with.
-        seed: start of all randomness.
-        batch: samples made at a time.
-        on_progress: called with (samples done, samples, what runs).
+        bundle: Bundle at fp32.
+        engines: Engines of the denoiser at reduced precisions.
+        images: Images, uint8 (H, W, 3) each, at least 2. They must differ from the calibration images.
+        seed: Seed of the noise.
+        batch: Samples generated at a time.
+        on_progress: Called with (finished samples, total samples, note).
     """
-    pairs = [Pair(projection.method, projection.level) for projection in bundle.manifest.conditioning.projections]
-    known = {pair: bundle.encode(images, method=pair.method, level=pair.level) for pair in pairs}
-    cond = torch.cat([bundle.condition(known[pair], method=pair.method, level=pair.level) for pair in pairs])
+    pairs = bundle.pairs()
+    h = {pair: bundle.encode(images, method=pair.method, level=pair.level) for pair in pairs}
+    cond = torch.cat([bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs])
     seeds = [sample_seed(seed, image, 0) for image in range(len(images))] * len(pairs)
+    total = (1 + len(engines)) * len(seeds)
 
-    def sampled(runs: Engine, part: int, precision: str) -> Pixels:
-        loop = Loop(runs, bundle.outside.denoiser, bundle.schedule, bundle.settings(), bundle.device)
-        before, total = part * len(seeds), (1 + len(engines)) * len(seeds)
-        note = f"samples at {precision}"
-        return sample_images(
-            loop, cond, seeds, batch, lambda done, _: on_progress(before + done, total, note), bundle.on_note
-        )
+    def sample(engine: Engine, part: int, precision: str) -> Pixels:
+        def report(done: int, _: int) -> None:
+            on_progress(part * len(seeds) + done, total, f"samples at {precision}")
 
-    def qualities(samples: Pixels) -> list[Quality]:
+        return sample_images(bundle.loop(bundle.settings(), engine), cond, seeds, batch, report, bundle.on_note)
+
+    def measure(samples: Pixels) -> list[Quality]:
         parts = zip(pairs, np.split(samples, len(pairs)), strict=True)
         return [
-            quality(bundle.encode(list(made), method=pair.method, level=pair.level), known[pair])
-            for pair, made in parts
+            sample_quality(bundle.encode(list(part), method=pair.method, level=pair.level), h[pair])
+            for pair, part in parts
         ]
 
-    full = sampled(bundle.engine, 0, "fp32")
-    exact = qualities(full)
-    found: dict[EightBit, Comparison] = {}
+    full_samples = sample(bundle.engine, 0, "fp32")
+    full = measure(full_samples)
+    found: dict[EightBit, PrecisionComparison] = {}
     for part, (precision, engine) in enumerate(engines.items(), 1):
-        reduced = sampled(engine, part, precision)
-        compared = tuple(Compared(*one) for one in zip(pairs, exact, qualities(reduced), strict=True))
-        error = np.square(full.astype(np.float64) - reduced).mean()
+        samples = sample(engine, part, precision)
+        qualities = tuple(QualityPair(*values) for values in zip(pairs, full, measure(samples), strict=True))
+        error = np.square(full_samples.astype(np.float64) - samples).mean()
         psnr = float(10 * np.log10(255**2 / error)) if error else None
-        found[precision] = Comparison(precision, len(images), compared, psnr)
+        found[precision] = PrecisionComparison(precision, len(images), qualities, psnr)
     return found
 
 
-def quality(found: Tensor, h: Tensor) -> Quality:
-    """Measure representations of samples (N, D), one for each image, against those of the images (N, D)."""
-    rank = ranks(found, h, torch.arange(len(h)))
-    similarity = float(own_similarity(found, h).mean())
-    return Quality(mean_reciprocal_rank(rank), similarity, frechet_distance(found, h))
+def sample_quality(sample_h: Tensor, image_h: Tensor) -> Quality:
+    """Measure the representations of samples (N, D), one per image, against those of the images (N, D)."""
+    rank = ranks(sample_h, image_h, torch.arange(len(image_h)))
+    similarity = float(own_similarity(sample_h, image_h).mean())
+    return Quality(mean_reciprocal_rank(rank), similarity, frechet_distance(sample_h, image_h))

@@ -1,7 +1,8 @@
-"""A float32 graph of the denoiser as one that multiplies in 8 bits: quantize and dequantize pairs before convolutions.
+"""Quantization of the denoiser's float32 graph: pairs of QuantizeLinear and DequantizeLinear before convolutions.
 
-ONNX Runtime's quantizer writes it at int8. Weights have a scale for each channel, inputs one scale, and zero is zero in
-both: asymmetric inputs would be twice as fine, since SiLU is never below -0.28, but TensorRT reads no such graph.
+ONNX Runtime's quantizer writes the int8 graph. Weights have one scale per channel, inputs one scale per tensor, and all
+zero points are 0. Asymmetric inputs would halve the step size, since SiLU is never below -0.28, but TensorRT does not
+read such graphs.
 """
 
 import tempfile
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcdm_cli.backends.engine_file import EightBit
-from rcdm_cli.backends.graph_file import needs_package
+from rcdm_cli.backends.base import require_package
+from rcdm_cli.backends.graph import EightBit
 from rcdm_cli.export.onnx import write_graph
 from rcdm_cli.export.quantization.calibration import Calibration
 
@@ -20,25 +21,21 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    import onnx
-    from numpy.typing import NDArray
 LARGEST_INT8 = np.float32(127)
 LARGEST_FP8 = np.float32(448)
-"""Of E4M3 (ONNX's FLOAT8E4M3FN): 4 bits of exponent, 3 of mantissa, no infinity (arXiv:2209.05433)."""
+"""Largest E4M3 number (ONNX's FLOAT8E4M3FN: 4 exponent bits, 3 mantissa bits, no infinity; arXiv:2209.05433)."""
 
 
 def to_fp8(model: "onnx.ModelProto", exact: "onnx.ModelProto") -> None:
-    """Change the number format of a graph that was quantized to int8; ``model`` is changed.
+    """Convert an int8 graph to fp8 in place.
 
-    ONNX Runtime's own quantizer would take the scales of fp8 from standard deviations, and cut off what is beyond. Here
-    the largest magnitude stays the largest number, as at int8. Each weight has one scale: a float has as many digits
-    for a channel of small numbers as for one of large ones, and the error of a call is the same (demo bundle).
+    ONNX Runtime's quantizer derives fp8 scales from standard deviations and clips larger values. Here, the largest
+    magnitude maps to the largest fp8 number, as with int8. Each weight tensor has one scale: the relative precision of
+    floating-point numbers does not depend on their size, and scales per channel gave the same error (demo bundle).
 
     Args:
-        model: symmetric, as ONNX Runtime's quantizer writes it.
-        exact: what it was made of, at float32. Weights are rounded once, from these.
+        model: Symmetric int8 graph of ONNX Runtime's quantizer.
+        exact: The float32 graph. Weights are rounded once, from this graph.
     """
     from ml_dtypes import float8_e4m3fn
     from onnx import TensorProto
@@ -63,7 +60,7 @@ def to_fp8(model: "onnx.ModelProto", exact: "onnx.ModelProto") -> None:
         elif node.op_type == "DequantizeLinear" and node.input[0] in numbers:
             weights, scale, zero = node.input
             original = to_array(originals[weights.removesuffix(TENSOR_NAME_QUANT_SUFFIX)])
-            # All zeros is what some layers begin as.
+            # Some layers are initialised with zeros.
             step = np.asarray(np.abs(original).max() / LARGEST_FP8 or np.float32(1))
             put(scale, step)
             put_fp8(weights, original / step)
@@ -75,44 +72,44 @@ def to_fp8(model: "onnx.ModelProto", exact: "onnx.ModelProto") -> None:
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 EDGES = (2, 3)
-"""Convolutions after a SiLU that stay float32: those of the first residual block; those of the last, and the output's.
+"""Number of convolutions after a SiLU that stay float32, at the start (first residual block) and at the end (last
+residual block and output).
 
-What passes there has the full size and is not small against a sample's noise at the last steps of sampling, and has
-few channels: with these two blocks in 8 bits the error of a call is 2.9 times as large at int8 and 3.5 times at fp8,
-and the call 8 % faster at int8 (measured on the demo bundle).
+These layers have the full resolution and few channels. Quantizing them as well multiplies the error of a call by 2.9
+(int8) and 3.5 (fp8) and makes a call only 8 % faster (int8; measured on the demo bundle).
 """
 BATCH = 8
 
 
-def needs_quantizer() -> None:
-    """Look for what writes such graphs.
+def require_quantizer() -> None:
+    """Check that the package that quantizes graphs is installed.
 
     Raises:
-        RcdmError: it is not installed.
+        RcdmError: ONNX Runtime is not installed.
     """
-    needs_package("onnxruntime", "ONNX Runtime, which quantizes graphs,", "cpu")
+    require_package("onnxruntime", "ONNX Runtime, which quantizes graphs,", "cpu")
 
 
 def quantize(source: Path, calibration: Calibration, paths: Mapping[EightBit, Path]) -> dict[EightBit, Path | None]:
-    """Write a graph in 8 bits.
+    """Write 8-bit graphs.
 
     Args:
-        source: the loop form at float32.
-        calibration: the largest magnitude of each convolution's input over these is the largest number that its 8 bits
-            hold.
-        paths: of the new ONNX files, by precision; their inputs and output are those of ``source``.
+        source: The denoiser's float32 graph.
+        calibration: Inputs of the denoiser. The largest magnitude of a convolution's input over these maps to the
+            largest 8-bit number.
+        paths: New ONNX files, by precision. Inputs and outputs are those of ``source``.
 
     Returns:
-        For each, the file beside it that holds the weights, or None where there is none, as ``export_graph``.
+        For each precision, the weights file beside the graph, or None; see ``export_graph``.
     """
-    needs_quantizer()
+    require_quantizer()
     import onnx
     import onnx_ir
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     model = onnx.load(source)
     names = worth_quantizing(model)
-    # Without this mark the quantizer asks for a preparation, on stderr, which this graph has had.
+    # Without this mark, the quantizer recommends a preprocessing step on stderr. The graph is already preprocessed.
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
     with tempfile.TemporaryDirectory(dir=next(iter(paths.values())).parent) as scratch:
         quantized = Path(scratch) / "int8.onnx"
@@ -129,14 +126,14 @@ def quantize(source: Path, calibration: Calibration, paths: Mapping[EightBit, Pa
             use_external_data_format=True,
             extra_options={
                 "ActivationSymmetric": True,
-                # What comes out is accumulated at float32, and stays that for the norm or the sum that follows.
+                # Outputs stay float32 for the normalisation or the addition that follows.
                 "OpTypesToExcludeOutputQuantization": list(CONVOLUTIONS),
                 "QuantizeBias": False,
             },
         )
         data = {}
         for precision, path in paths.items():
-            # Each pair keeps zeros of its own: where pairs share them, OpenVINO computes at float32.
+            # Each pair keeps its own zero points: if pairs share them, OpenVINO computes in float32.
             narrow = onnx.load(quantized)
             if precision == "fp8":
                 to_fp8(narrow, onnx.load(source))
@@ -145,10 +142,10 @@ def quantize(source: Path, calibration: Calibration, paths: Mapping[EightBit, Pa
 
 
 def worth_quantizing(model: "onnx.ModelProto") -> list[str]:
-    """Names of the convolutions that are worth 8 bits: those after a SiLU, but for ``EDGES``.
+    """Return the names of the convolutions to quantize: those after a SiLU, without ``EDGES``.
 
-    The others read samples or the residual stream, whose largest numbers are far above the rest: rounding them costs
-    most of the error, at int8 and at fp8, and they are a tenth of the work.
+    The other convolutions read noisy samples or the residual stream, which have large outliers. Quantizing them causes
+    most of the error, and they are a tenth of the work.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}
 
@@ -166,13 +163,13 @@ def worth_quantizing(model: "onnx.ModelProto") -> list[str]:
 
 
 class _Reader:
-    """Calibration inputs in batches, as the quantizer asks for them."""
+    """Calibration inputs in batches, as the quantizer reads them."""
 
     def __init__(self, calibration: Calibration) -> None:
         self._batches = self._all(calibration)
 
     def get_next(self) -> "dict[str, NDArray[np.float32]] | None":
-        """The next batch by the graph's input names, or None after the last."""
+        """Return the next batch by input name, or None after the last one."""
         return next(self._batches, None)
 
     @staticmethod

@@ -1,1 +1,1 @@
-"""Build TensorRT plans."""
+"""Building of TensorRT plans."""

@@ -1,7 +1,7 @@
-"""From an ONNX graph to a TensorRT plan, in a process of its own.
+"""Builds a TensorRT plan from an ONNX graph, in a child process.
 
-A builder takes gigabytes and minutes, cannot be interrupted, and may crash: as a child process it can be ended at any
-moment, and what it took and broke is gone with it.
+A build takes minutes and gigabytes of memory, cannot be interrupted, and may crash. A child process can be killed at
+any time, and its memory is freed.
 """
 
 import multiprocessing
@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from rcdm_cli.backends.tensorrt.module import TensorRT, import_tensorrt, new_log
+from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt, new_log
 from rcdm_cli.backends.tensorrt.target import PlanTarget, sm
 from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.core.files import atomic_write
@@ -26,43 +26,42 @@ _PARTS = 1000
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to build.
+class PlanRequest:
+    """Parameters of a build.
 
     Attributes:
-        onnx: the graph; its first axis is the batch, and every input has it. External weights lie beside it.
-        target: for what.
-        batches: the smallest, the usual (which kernels are chosen for) and the largest batch.
-        device: index of the CUDA device to build on; None without one.
-        timing_cache: file in which TensorRT keeps what it timed, so that the next build is quicker. TensorRT-RTX times
-            nothing and leaves it alone.
+        onnx: ONNX graph. The first dimension of every input is the batch. A weights file is in the same folder.
+        target: Target of the plan.
+        max_batch: Largest batch size; kernels are optimised for this size.
+        device: Index of the CUDA device of the build; None without a GPU.
+        timing_cache: File with TensorRT's kernel timings, which make the next build faster. TensorRT-RTX does not use
+            the file.
     """
 
     onnx: Path
     target: PlanTarget
-    batches: tuple[int, int, int]
+    max_batch: int
     device: int | None
     timing_cache: Path
 
 
-def build_plan(order: Order, plan: Path, on_progress: OnProgress = lambda done, total, phase: None) -> None:
-    """Write the plan of ``order``, whole or not at all: until it is finished, an older file stays as it is.
+def build_plan(request: PlanRequest, plan: Path, on_progress: OnProgress = lambda done, total, phase: None) -> None:
+    """Build a plan and write it atomically: an older file stays unchanged until the build is finished.
 
     Args:
-        order: what to build.
-        plan: file to write.
-        on_progress: called with (thousandths done, 1000, what TensorRT is doing).
+        request: Parameters of the build.
+        plan: File to write.
+        on_progress: Called with (finished thousandths, 1000, phase of TensorRT).
 
     Raises:
-        RcdmError: TensorRT is not installed, the graph has operators that it does not know (they are named), it fails,
-            or it crashes.
+        RcdmError: TensorRT is not installed, does not support an operator of the graph, fails, or crashes.
     """
-    import_tensorrt([order.target.flavour])
+    import_tensorrt([request.target.flavour])
     receiver, sender = multiprocessing.Pipe(duplex=False)
     with atomic_write(plan) as temporary:
-        # Not a fork: this process may have threads and a CUDA context.
+        # A fork would copy threads and a CUDA context of this process.
         child = multiprocessing.get_context("spawn").Process(
-            target=_child, args=(order, temporary, sender), name=f"build {plan.name}", daemon=True
+            target=_child, args=(request, temporary, sender), name=f"build {plan.name}", daemon=True
         )
         child.start()
         sender.close()
@@ -72,71 +71,71 @@ def build_plan(order: Order, plan: Path, on_progress: OnProgress = lambda done, 
         except EOFError:
             child.join()
             raise RcdmError(
-                f"TensorRT crashed while it built {plan} (exit code {child.exitcode}). An older plan is as it was."
+                f"TensorRT crashed while building {plan.name} (exit code {child.exitcode}). The bundle is unchanged."
             ) from None
         finally:
             child.kill()
             child.join()
             receiver.close()
         if failure is not None:
-            raise RcdmError(f"TensorRT cannot build {order.onnx.name}: {failure}")
+            raise RcdmError(f"TensorRT cannot build {request.onnx.name}: {failure}")
 
 
 def _follow(receiver: Connection, on_progress: OnProgress) -> str | None:
-    """Pass progress on until the child says how it ended: None, or why it failed."""
+    """Forward progress until the child ends. Returns the error message, or None on success."""
     while True:
-        kind, *facts = receiver.recv()
+        kind, *values = receiver.recv()
         if kind == "ended":
-            failure: str | None = facts[0]
+            failure: str | None = values[0]
             return failure
-        on_progress(facts[0], _PARTS, facts[1])
+        on_progress(values[0], _PARTS, values[1])
 
 
-def _child(order: Order, plan: Path, sender: Connection) -> None:
-    """Build, in the child process. Ctrl-C reaches the whole group: the parent answers it and ends this."""
+def _child(request: PlanRequest, plan: Path, sender: Connection) -> None:
+    """Build the plan in the child process. Ctrl-C reaches parent and child; the parent then kills the child."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = threading.Lock()
 
-    def tell(*message: object) -> None:
+    def send(*message: object) -> None:
         with lock:
             sender.send(message)
 
     try:
-        if order.device is not None:
+        if request.device is not None:
             import torch
 
-            torch.cuda.set_device(order.device)
-        plan.write_bytes(serialized(order, lambda done, total, phase: tell("progress", done, phase)))
+            torch.cuda.set_device(request.device)
+        plan.write_bytes(serialized(request, lambda done, total, phase: send("progress", done, phase)))
     except (RcdmError, OSError) as error:
-        tell("ended", str(error))
+        send("ended", str(error))
     else:
-        tell("ended", None)
+        send("ended", None)
 
 
-def serialized(order: Order, on_progress: OnProgress = lambda done, total, phase: None) -> memoryview:
-    """The plan's bytes, built in this process.
+def serialized(request: PlanRequest, on_progress: OnProgress = lambda done, total, phase: None) -> memoryview:
+    """Build a plan in this process and return its bytes.
 
     Raises:
-        RcdmError: as ``build_plan``, but without a word on which graph.
+        RcdmError: As for ``build_plan``, but the message does not name the graph.
     """
-    tensorrt = import_tensorrt([order.target.flavour])
+    tensorrt = import_tensorrt([request.target.flavour])
     module, log = tensorrt.module, new_log(tensorrt.module)
     builder = module.Builder(log)
     network = builder.create_network(_network_flags(tensorrt))
-    _parse(module, network, order.onnx, log)
+    _parse(module, network, request.onnx, log)
     config = builder.create_builder_config()
     monitor = _monitor(module, on_progress)
     config.progress_monitor = monitor
-    # TF32 is on by default: an fp32 plan would have errors of 1e-3.
+    # With TF32, the default, an fp32 plan has errors of 1e-3.
     config.clear_flag(module.BuilderFlag.TF32)
-    config.add_optimization_profile(_profile(builder, network, order.batches))
+    config.add_optimization_profile(_profile(builder, network, request.max_batch))
     if tensorrt.flavour == "tensorrt_rtx":
-        _prepare_rtx(module, config, order.target.capabilities)
+        _prepare_rtx(module, config, request.target.capabilities)
         plan = builder.build_serialized_network(network, config)
     else:
-        cache = _timing_cache(config, order.timing_cache)
+        cache = _timing_cache(config, request.timing_cache)
         plan = builder.build_serialized_network(network, config)
-        with atomic_write(order.timing_cache) as temporary:
+        with atomic_write(request.timing_cache) as temporary:
             temporary.write_bytes(memoryview(cache.serialize()))
     if plan is None:
         raise RcdmError(log.reason())
@@ -144,7 +143,7 @@ def serialized(order: Order, on_progress: OnProgress = lambda done, total, phase
 
 
 def _network_flags(tensorrt: TensorRT) -> int:
-    """Strongly typed: the graph's own types are those computed with. From TensorRT 11 on, there is nothing else."""
+    """Return the flag for strongly typed networks, which compute in the graph's types. TensorRT 11 always does."""
     if tensorrt.flavour == "tensorrt" and tensorrt.release < (11, 0):
         return 1 << int(tensorrt.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     return 0
@@ -153,23 +152,24 @@ def _network_flags(tensorrt: TensorRT) -> int:
 def _parse(module: Any, network: Any, onnx: Path, log: Any) -> None:
     parser = module.OnnxParser(network, log)
     with tempfile.TemporaryDirectory() as scratch:
-        # By its path: external weights are found beside it.
+        # Parsing by path lets TensorRT find the weights file.
         if parser.parse_from_file(str(buildable(onnx, Path(scratch)))):
             return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     operators = sorted({error.node_operator() for error in errors} - {""})
     if operators:
         nodes = "; ".join(f"{error.node_operator()} at {error.node_name()} ({error.desc()})" for error in errors)
-        raise RcdmError(f"it does not take the operator {', '.join(operators)}: {nodes}")
+        raise RcdmError(f"TensorRT does not support the operator {', '.join(operators)}: {nodes}")
     raise RcdmError("; ".join(error.desc() for error in errors) or log.reason())
 
 
-def _profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> Any:
+def _profile(builder: Any, network: Any, max_batch: int) -> Any:
+    """Return an optimisation profile for batches from 1 to ``max_batch``."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         _, *rest = tensor.shape
-        profile.set_shape(tensor.name, *((batch, *rest) for batch in batches))
+        profile.set_shape(tensor.name, (1, *rest), (max_batch, *rest), (max_batch, *rest))
     return profile
 
 
@@ -180,7 +180,7 @@ def _prepare_rtx(module: Any, config: Any, capabilities: list[str]) -> None:
 
 
 def _timing_cache(config: Any, file: Path) -> Any:
-    """Attach what ``file`` holds, or an empty cache where it is missing or was made for something else."""
+    """Attach the cache in ``file``, or an empty cache if the file is missing or does not fit."""
     cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
     if cache is None or not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")
@@ -189,15 +189,15 @@ def _timing_cache(config: Any, file: Path) -> Any:
 
 
 def _monitor(module: Any, on_progress: OnProgress) -> Any:
-    """What TensorRT calls: phases that hold phases, each with a number of steps."""
+    """Create a TensorRT progress monitor. TensorRT reports nested phases, each with a number of steps."""
 
     class Monitor(module.IProgressMonitor):  # type: ignore[misc]  # a class of an untyped package
         def __init__(self) -> None:
             module.IProgressMonitor.__init__(self)
             self._lock = threading.Lock()
-            # Name → [name of the phase that holds it, steps done, steps].
+            # Name → [name of the parent phase, finished steps, steps].
             self._phases: dict[str, list[Any]] = {}
-            self._told = -1
+            self._reported = -1
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             with self._lock:
@@ -207,9 +207,9 @@ def _monitor(module: Any, on_progress: OnProgress) -> Any:
             with self._lock:
                 self._phases[phase][1] = step + 1
                 done = round(_PARTS * self._done(phase))
-                # A phase may begin where another of the same parent has ended: the count never goes back.
-                if done > self._told:
-                    self._told = done
+                # Estimates can decrease when a phase starts; reported values do not.
+                if done > self._reported:
+                    self._reported = done
                     on_progress(done, _PARTS, phase)
             return True
 
@@ -218,13 +218,13 @@ def _monitor(module: Any, on_progress: OnProgress) -> Any:
                 self._phases.pop(phase, None)
 
         def _done(self, phase: str) -> float:
-            """Share of the whole: a phase's share of one step of the phase that holds it, and so on up."""
-            share = 0.0
-            known: list[Any] | None = self._phases.get(phase)
-            while known is not None:
-                parent, done, steps = known
-                share = min(1.0, (done + share) / steps)
-                known = self._phases.get(parent)
-            return share
+            """Return the finished fraction: a phase is one step of its parent phase."""
+            fraction = 0.0
+            entry: list[Any] | None = self._phases.get(phase)
+            while entry is not None:
+                parent, done, steps = entry
+                fraction = min(1.0, (done + fraction) / steps)
+                entry = self._phases.get(parent)
+            return fraction
 
     return Monitor()

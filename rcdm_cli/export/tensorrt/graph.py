@@ -1,4 +1,4 @@
-"""The one thing that an exported graph has and TensorRT does not build: transposed convolutions at bfloat16."""
+"""Rewrite of ONNX graphs for TensorRT, which does not build transposed convolutions in bfloat16."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,21 +12,21 @@ from rcdm_cli.core.errors import RcdmError
 
 
 def buildable(onnx_file: Path, scratch: Path) -> Path:
-    """A graph that computes what ``onnx_file`` does, and that TensorRT builds.
+    """Return an equivalent graph that TensorRT can build.
 
-    Each transposed convolution at bfloat16 (4x4, stride 2) becomes a convolution (3x3) that gives the four pixels of
-    every 2x2 square as channels, and their rearrangement. Weights stay the same numbers, zeros come between: that takes
-    9/4 of the work, and is the same function.
+    Each bfloat16 transposed convolution (4x4, stride 2) becomes a 3x3 convolution that outputs the four pixels of a 2x2
+    square as channels, followed by DepthToSpace. The weights are the same numbers, padded with zeros. The function is
+    the same and takes 9/4 of the operations.
 
     Args:
-        onnx_file: the graph.
-        scratch: an empty folder to write another into.
+        onnx_file: ONNX graph.
+        scratch: Empty folder for a new graph.
 
     Returns:
-        ``onnx_file`` itself where nothing is to be changed.
+        Path of the new graph, or ``onnx_file`` if no change is needed.
 
     Raises:
-        RcdmError: it cannot be read.
+        RcdmError: ``onnx_file`` cannot be read.
     """
     import onnx
 
@@ -39,7 +39,7 @@ def buildable(onnx_file: Path, scratch: Path) -> Path:
         if node.op_type == "ConvTranspose"
         and node.input[1] in initializers
         and initializers[node.input[1]].data_type == onnx.TensorProto.BFLOAT16
-        and _doubles(node, initializers[node.input[1]])
+        and _doubles_resolution(node, initializers[node.input[1]])
     ]
     if not found:
         return onnx_file
@@ -56,12 +56,15 @@ def buildable(onnx_file: Path, scratch: Path) -> Path:
 
 
 def convolution_weights(weights: NDArray[Any]) -> NDArray[Any]:
-    """Weights (in, out, 4, 4) of a transposed convolution with stride 2 and padding 1 as a convolution's.
+    """Convert weights of a transposed convolution (stride 2, padding 1) to weights of a convolution.
 
-    Pixel ``2 h + i`` of the output takes pixel ``h + d`` of the input with weight ``i + 1 - 2 d``, where there is one.
+    Output pixel ``2 h + i`` is a sum over input pixels ``h + d`` with weight ``i + 1 - 2 d``, if that index exists.
+
+    Args:
+        weights: (in, out, 4, 4).
 
     Returns:
-        (4 out, in, 3, 3); all of ``out`` for pixel (0, 0) of the square, then for (0, 1), (1, 0) and (1, 1).
+        (4 out, in, 3, 3): all ``out`` channels for pixel (0, 0) of the 2x2 square, then (0, 1), (1, 0) and (1, 1).
     """
     channels, out_channels = weights.shape[:2]
     result = np.zeros((2, 2, out_channels, channels, 3, 3), weights.dtype)
@@ -80,20 +83,20 @@ def _reading(onnx_file: Path) -> Iterator[None]:
         raise RcdmError(f"{onnx_file} cannot be read as an ONNX graph ({error}).") from error
 
 
-def _doubles(node: Any, weights: Any) -> bool:
-    """Whether a transposed convolution is what repeat-then-convolve was folded into."""
+def _doubles_resolution(node: Any, weights: Any) -> bool:
+    """Return whether a node is the transposed convolution into which upsampling and convolution were folded."""
     from onnx.helper import get_attribute_value
 
-    given = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = {attribute.name: get_attribute_value(attribute) for attribute in node.attribute}
     return (
         list(weights.dims[2:]) == [4, 4]
-        and (given.get("strides"), given.get("pads")) == ([2, 2], [1, 1, 1, 1])
-        and given.get("group", 1) == 1
+        and (attributes.get("strides"), attributes.get("pads")) == ([2, 2], [1, 1, 1, 1])
+        and attributes.get("group", 1) == 1
     )
 
 
 def _as_convolution(node: Any, initializers: dict[str, Any], graph: Any) -> list[Any]:
-    """The nodes in the place of a transposed convolution; its weights and bias are added to the graph."""
+    """Return nodes that replace a transposed convolution. Their weights and bias are added to ``graph``."""
     from onnx.helper import make_node
     from onnx.numpy_helper import from_array, to_array
 

@@ -1,0 +1,118 @@
+"""Weights of a bundle: written in half precision, read as float32."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcdm_cli.backends.graph import BundleFile, verified_path
+from rcdm_cli.bundle.manifest import Defaults, EncoderEntry, Manifest
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import read_tensors, sha256, write_json, write_tensors
+from rcdm_cli.core.resources import MANIFEST
+from rcdm_cli.diffusion.conditioning import Model
+from rcdm_cli.diffusion.spec import ScheduleSpec
+from rcdm_cli.encoders.encoder import Encoder, save_encoder
+
+MODEL = "denoiser.safetensors"
+
+_BEFORE_LOOP = re.compile(r"^conditioning\.|\.time_embed\.|\.emb_layers\.")
+"""Names of the weights that are used before the sampling loop."""
+
+_STORED_AS_FLOAT32 = (".mean", ".scale")
+"""Statistics that standardise ``h``. Their values have the scale of the representation, which may overflow float16."""
+
+
+def refuse_existing_bundle(folder: Path, force: bool) -> None:
+    """Check that a bundle may be written to ``folder``.
+
+    Raises:
+        InputError: ``folder`` contains a bundle and ``force`` is False.
+    """
+    if (folder / MANIFEST).exists() and not force:
+        raise InputError(f"{folder} already contains a bundle. Use `force` to replace it, or choose another `out`.")
+
+
+def write_bundle(
+    folder: Path,
+    model: Model,
+    schedule: ScheduleSpec,
+    encoders: Iterable[Encoder],
+    *,
+    about: Mapping[str, Any],
+    dtype: torch.dtype = torch.float16,
+) -> Manifest:
+    """Write a bundle.
+
+    The manifest is written last. If writing fails, an older manifest remains and its hashes no longer match the files.
+
+    Args:
+        folder: Folder of the bundle. Its name becomes the bundle's name.
+        model: Denoiser and conditioning.
+        schedule: Noise schedule of the denoiser.
+        encoders: Encoders of the model's representations.
+        about: ``description``, ``origin``, ``licence`` and ``trained`` of the manifest.
+        dtype: Number format of the stored weights.
+    """
+    entries = {}
+    for encoder in encoders:
+        path = folder / f"encoder-{encoder.spec.method}.safetensors"
+        save_encoder(encoder, path, dtype)
+        entries[encoder.spec.method] = EncoderEntry(file=path.name, sha256=sha256(path), spec=encoder.spec)
+    path = folder / MODEL
+    stored = {
+        name: value if name.endswith(_STORED_AS_FLOAT32) else value.to(dtype)
+        for name, value in model.state_dict().items()
+    }
+    write_tensors(path, stored, {"kind": "denoiser"})
+    manifest = Manifest(
+        name=folder.name,
+        schedule=schedule,
+        denoiser=model.denoiser.spec,
+        conditioning=model.conditioning.spec,
+        model=BundleFile(file=MODEL, sha256=sha256(path)),
+        encoders=entries,
+        defaults=Defaults(),
+        **about,
+    )
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    return manifest
+
+
+def read_model(folder: Path, manifest: Manifest, device: torch.device, *, before_loop: bool = False) -> Model:
+    """Read the denoiser and the conditioning in float32, in evaluation mode.
+
+    Args:
+        folder: Folder of the bundle.
+        manifest: Manifest of the bundle.
+        device: Device of the weights.
+        before_loop: Read only the weights that are used before the sampling loop: timestep embedding, modulations and
+            conditioning projections. The other weights stay on the meta device.
+
+    Raises:
+        InputError: The file is missing, differs from the manifest, or does not fit the architecture.
+    """
+    path = verified_path(folder, manifest.model)
+    # On the meta device, no memory is allocated and no random weights are drawn.
+    with torch.device("meta"):
+        model = Model(manifest.denoiser, manifest.conditioning)
+    state = {
+        name: _loaded(value, device)
+        for name, value in read_tensors(path).items()
+        if not before_loop or _BEFORE_LOOP.search(name)
+    }
+    try:
+        model.load_state_dict(state, strict=not before_loop, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"The weights in {path} do not fit the bundle's manifest: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+def _loaded(weight: Tensor, device: torch.device) -> Tensor:
+    """Convert a stored weight to float32 on ``device``; convolution weights to channels-last layout."""
+    layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
+    # A single tensor that is not copied keeps the whole file memory-mapped.
+    return weight.to(device, torch.float32, copy=True, memory_format=layout)

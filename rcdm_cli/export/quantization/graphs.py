@@ -1,0 +1,110 @@
+"""8-bit graphs of a bundle's denoiser: calibrate, quantize, compare samples, install."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from rcdm_cli.backends.graph import EightBit, Graph, verified_path
+from rcdm_cli.backends.select import select_backend
+from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.bundle.manifest import Manifest, run_context
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.export.graphs import denoiser_graph
+from rcdm_cli.export.install import Installation, finished, install, staging
+from rcdm_cli.export.onnx import require_exporter
+from rcdm_cli.export.parity import Parity, check_bounds, measure_parity
+from rcdm_cli.export.quantization.calibration import Calibration, CalibrationImages, calibrate
+from rcdm_cli.export.quantization.judge import PrecisionComparison, check_quality, compare_precisions
+from rcdm_cli.export.quantization.qdq import quantize, require_quantizer
+
+OnProgress = Callable[[int, int, str], None]
+
+
+def wanted_quantized(manifest: Manifest, precisions: Sequence[EightBit]) -> list[Graph]:
+    """Return entries of the 8-bit graphs before the graphs are written.
+
+    Raises:
+        RcdmError: A package that writes such graphs is not installed.
+    """
+    if precisions:
+        require_exporter()
+        require_quantizer()
+    return [denoiser_graph(manifest, precision) for precision in precisions]
+
+
+def write_quantized(
+    bundle: Bundle,
+    graphs: Sequence[Graph],
+    images: CalibrationImages,
+    *,
+    on_progress: OnProgress = lambda done, total, note: None,
+) -> tuple[Installation, dict[EightBit, PrecisionComparison]]:
+    """Write 8-bit graphs and install them if their samples are as good as those at fp32.
+
+    If a graph fails, no graph is installed.
+
+    Args:
+        bundle: Bundle at fp32 on the CPU, with an fp32 graph of the denoiser.
+        graphs: Entries from ``wanted_quantized``.
+        images: Images for the calibration and for the comparison of samples.
+        on_progress: Called with (finished samples, total samples, note).
+
+    Returns:
+        The installation, and the quality of samples by precision.
+
+    Raises:
+        CheckFailed: The error of a graph exceeds ``parity.BOUNDS``, or the samples of a graph are too much worse.
+        InputError: The bundle has no fp32 graph, or a file differs from the manifest.
+    """
+    with staging(bundle.folder) as stage:
+        calibration = calibrate(
+            bundle, images.calibration, on_progress=lambda done, total: on_progress(done, total, "calibration")
+        )
+        written, parity = quantize_graphs(bundle, graphs, calibration, stage)
+        manifest = bundle.manifest.model_copy(update={"graphs": tuple(written.values())})
+        context = run_context(stage, manifest, bundle.device)
+        engines = {
+            precision: select_backend(context, "auto", precision).open(lambda: bundle.model.denoiser)
+            for precision in written
+        }
+        quality = compare_precisions(bundle, engines, images.check, on_progress=on_progress)
+        check_quality(quality.values())
+        for engine in engines.values():
+            engine.close()
+        samples = {
+            graph.file: {"calibration_inputs": len(calibration), **quality[precision].as_json()}
+            for precision, graph in written.items()
+        }
+        return install(bundle.folder, stage, list(written.values()), parity, samples), quality
+
+
+def quantize_graphs(
+    bundle: Bundle, graphs: Sequence[Graph], calibration: Calibration, stage: Path
+) -> tuple[dict[EightBit, Graph], dict[str, list[Parity]]]:
+    """Write 8-bit graphs to ``stage`` and compare each with PyTorch.
+
+    Returns:
+        Entries of the graphs by precision, and errors against PyTorch by file name.
+
+    Raises:
+        CheckFailed: The error of a graph exceeds ``parity.BOUNDS``.
+        InputError: The bundle has no fp32 graph, or its file differs from the manifest.
+    """
+    import onnx
+    import onnxruntime
+
+    source = bundle.manifest.graph("onnx", "denoiser", "fp32")
+    if source is None:
+        raise InputError(f"{bundle.folder} contains no fp32 graph to quantize. `rcdm export` writes the graph.")
+    versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    by_precision: dict[EightBit, Graph] = {graph.precision: graph for graph in graphs}  # type: ignore[misc]
+    paths = {precision: stage / graph.file for precision, graph in by_precision.items()}
+    written: dict[EightBit, Graph] = {}
+    parity: dict[str, list[Parity]] = {}
+    for precision, data in quantize(verified_path(bundle.folder, source), calibration, paths).items():
+        graph = finished(by_precision[precision], paths[precision], data, versions)
+        written[precision] = graph
+        parity[graph.file] = measure_parity(bundle, graph, stage)
+        check_bounds(parity[graph.file])
+    return written, parity

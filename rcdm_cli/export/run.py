@@ -1,0 +1,221 @@
+"""Export: make a bundle from a training run and compile its networks."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from rcdm_cli.backends.graph import EIGHT_BIT, EightBit, Graph, Precision
+from rcdm_cli.bundle.arguments import require_integer, require_name
+from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.bundle.files import refuse_existing_bundle, write_bundle
+from rcdm_cli.bundle.manifest import Manifest, read_manifest
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.precision import has_bf16
+from rcdm_cli.core.resources import MANIFEST, bundle_path
+from rcdm_cli.export.graphs import wanted_graphs, write_graphs
+from rcdm_cli.export.install import Installation, is_current
+from rcdm_cli.export.parity import Parity
+from rcdm_cli.export.quantization.calibration import CalibrationImages, read_calibration_images
+from rcdm_cli.export.quantization.graphs import wanted_quantized, write_quantized
+from rcdm_cli.export.quantization.judge import PrecisionComparison
+from rcdm_cli.export.tensorrt.plans import prepare_plan, wanted_plan, write_plan
+from rcdm_cli.training.finished import read_run
+
+OnProgress = Callable[[int, int, str], None]
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class ExportResult:
+    """Result of an export.
+
+    Attributes:
+        folder: Folder of the bundle.
+        manifest: Manifest of the bundle after the export.
+        trained_steps: Training steps of the run; None if the source was a bundle.
+        written: Names of the graph files that were written.
+        up_to_date: Names of the graph files that were up to date.
+        parity: Errors of the written ONNX graphs against PyTorch in float32; empty without a check.
+        quantization: Sample quality of the written 8-bit graphs, by precision.
+        targets: Targets of the TensorRT plans, by file name.
+        skipped: Calibration images that could not be read, with the reason.
+    """
+
+    folder: Path
+    manifest: Manifest
+    trained_steps: int | None = None
+    written: list[str] = field(default_factory=list)
+    up_to_date: list[str] = field(default_factory=list)
+    parity: list[Parity] = field(default_factory=list)
+    quantization: dict[EightBit, PrecisionComparison] = field(default_factory=dict)
+    targets: dict[str, str] = field(default_factory=dict)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def worst_relative_error(self) -> float | None:
+        """Largest relative error of the written fp32, fp16 and bf16 graphs; None without a check."""
+        errors = [case.relative for case in self.parity if case.precision not in EIGHT_BIT]
+        return max(errors, default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as JSON-compatible values."""
+        run = {} if self.trained_steps is None else {"name": self.manifest.name, "steps": self.trained_steps}
+        return {
+            "bundle": str(self.folder),
+            **run,
+            "written": self.written,
+            "up_to_date": self.up_to_date,
+            "worst_relative_error": self.worst_relative_error,
+            **{precision: comparison.as_json() for precision, comparison in self.quantization.items()},
+        }
+
+
+def export(
+    bundle_or_run: str | Path,
+    *,
+    out: Path | None = None,
+    onnx: bool | None = None,
+    precisions: Sequence[Precision] | None = None,
+    trt: bool = False,
+    calibration: Path | None = None,
+    split: str | None = None,
+    max_batch: int = 32,
+    check: bool = True,
+    device: torch.device = CPU,
+    force: bool = False,
+    on_progress: OnProgress = lambda done, total, note: None,
+) -> ExportResult:
+    """Make a bundle from a training run, and write the graphs of a bundle.
+
+    Graphs that are up to date are not written again. Graphs are installed in the bundle in up to three steps (ONNX
+    graphs, 8-bit graphs, each TensorRT plan). A failure leaves the result of the previous steps.
+
+    Args:
+        bundle_or_run: Name or folder of a bundle, or folder of a training run if ``out`` is given.
+        out: Folder of the bundle to make from a run.
+        onnx: Whether to write ONNX graphs. By default, graphs are written for a bundle, and for a run if
+            ``precisions``, ``trt`` or ``calibration`` is given.
+        precisions: Precisions of the denoiser. Default: fp16 with ``trt``, else fp32, and bf16 if the CPU multiplies
+            bfloat16 in hardware.
+        trt: Whether to build TensorRT plans from the ONNX graphs.
+        calibration: Images for int8 and fp8, a folder or a tar: 32 for calibration, up to 100 others for the check.
+        split: Sub-folder of ``calibration``.
+        max_batch: Largest batch size of TensorRT plans, at least 1.
+        check: Whether to compare ONNX graphs with PyTorch in float32. 8-bit graphs are always checked.
+        device: CUDA device for which plans are built; the CPU builds TensorRT-RTX plans for several GPUs.
+        force: Whether to replace an existing bundle and graphs that are up to date.
+        on_progress: Called with (done, total, note) in each step.
+
+    Raises:
+        InputError: An argument is invalid.
+        CheckFailed: A graph differs too much from PyTorch, or 8-bit samples are too much worse.
+        RcdmError: A required package is not installed.
+    """
+    max_batch = require_integer("max_batch", max_batch, 1)
+    for precision in precisions or ():
+        require_name("precision", precision, get_args(Precision))
+    if calibration and not set(EIGHT_BIT) & set(precisions or ()):
+        raise InputError("`calibration` is used for 8-bit graphs only. Set `precision` to int8 or fp8.")
+    if split and not calibration:
+        raise InputError("`split` selects images of `calibration`, which is not given.")
+    if out is not None:
+        result = bundle_of_run(Path(bundle_or_run), out, force=force)
+        onnx = bool(onnx or trt or precisions or calibration)
+    else:
+        if Path(bundle_or_run).is_dir() and not (Path(bundle_or_run) / MANIFEST).is_file():
+            raise InputError(f"{bundle_or_run} is not a bundle. To make a bundle from a training run, set `out`.")
+        folder = bundle_path(bundle_or_run)
+        result = ExportResult(folder, read_manifest(folder))
+        onnx = onnx is not False
+    if onnx:
+        precisions = tuple(dict.fromkeys(precisions or _default_precisions(trt)))
+        images = partial(read_calibration_images, calibration, split)
+        _compile(result, precisions, images, max_batch if trt else None, check, device, force, on_progress)
+    return result
+
+
+def bundle_of_run(run: Path, out: Path, *, force: bool = False) -> ExportResult:
+    """Write the EMA weights and the encoders of a training run as a bundle.
+
+    Raises:
+        InputError: ``run`` is not a training run, or ``out`` contains a bundle and ``force`` is False.
+    """
+    refuse_existing_bundle(out, force)
+    finished = read_run(run)
+    recipe = finished.recipe
+    about = {
+        "description": recipe.description,
+        "origin": recipe.data.origin,
+        "licence": recipe.data.licence,
+        "trained": {
+            "recipe": recipe.model_dump(mode="json"),
+            "steps": finished.steps,
+            "images_seen": finished.steps * recipe.optimization.batch,
+        },
+    }
+    manifest = write_bundle(out, finished.model, recipe.schedule, finished.encoders, about=about)
+    return ExportResult(out, manifest, finished.steps)
+
+
+def _default_precisions(trt: bool) -> tuple[Precision, ...]:
+    if trt:
+        return ("fp16",)
+    return ("fp32", "bf16") if has_bf16(CPU) else ("fp32",)
+
+
+def _compile(
+    result: ExportResult,
+    precisions: Sequence[Precision],
+    read_images: Callable[[Sequence[EightBit], int], CalibrationImages],
+    max_batch: int | None,
+    check: bool,
+    device: torch.device,
+    force: bool,
+    on_progress: OnProgress,
+) -> None:
+    """Write ONNX graphs, 8-bit graphs and, if ``max_batch`` is given, TensorRT plans."""
+    folder, manifest = result.folder, result.manifest
+    # What could fail without any work is checked before the work.
+    builders = {precision: prepare_plan(device, precision) for precision in precisions} if max_batch else {}
+    eight_bit = [precision for precision in EIGHT_BIT if precision in precisions]
+    wide = [precision for precision in precisions if precision not in EIGHT_BIT]
+    if eight_bit and "fp32" not in wide:
+        wide.append("fp32")  # 8-bit graphs are made from the fp32 graph
+
+    def missing(wanted: Sequence[Graph]) -> list[Graph]:
+        current = [] if force else [graph for graph in wanted if is_current(folder, manifest, graph)]
+        result.up_to_date += [graph.file for graph in current]
+        return [graph for graph in wanted if graph not in current]
+
+    def installed(step: Installation) -> None:
+        nonlocal manifest
+        manifest = result.manifest = step.manifest
+        result.written += [graph.file for graph in step.graphs]
+        result.parity += [case for cases in step.parity.values() for case in cases]
+
+    quantized = missing(wanted_quantized(manifest, eight_bit))
+    images = None
+    if quantized:
+        size = max(entry.spec.preprocessing.size for entry in manifest.encoders.values())
+        images = read_images([precision for precision in eight_bit if precision in _precisions(quantized)], size)
+        result.skipped = images.skipped
+    if graphs := missing(wanted_graphs(manifest, wide)):
+        installed(write_graphs(Bundle(folder, CPU), graphs, check=check, on_progress=on_progress))
+    if images is not None:
+        bundle = Bundle(folder, CPU, "auto", "fp32")
+        step, result.quantization = write_quantized(bundle, quantized, images, on_progress=on_progress)
+        installed(step)
+    for precision, (tensorrt, target) in builders.items():
+        wanted = wanted_plan(folder, manifest, precision, max_batch or 1, tensorrt, target)
+        result.targets[wanted.file] = str(target)
+        for plan in missing([wanted]):
+            installed(write_plan(folder, manifest, plan, device, on_progress=on_progress))
+
+
+def _precisions(graphs: Sequence[Graph]) -> set[str]:
+    return {graph.precision for graph in graphs}

@@ -1,0 +1,108 @@
+"""TensorRT plans of a bundle's denoiser, built from its ONNX graphs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from rcdm_cli.backends.graph import Graph, Precision, verified_path
+from rcdm_cli.backends.onnx_graph import how_to_export
+from rcdm_cli.backends.tensorrt.backend import gpu_of
+from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt
+from rcdm_cli.backends.tensorrt.target import PlanTarget, target_of
+from rcdm_cli.bundle.manifest import Manifest
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.export.install import NOT_WRITTEN, Installation, finished, install, staging
+from rcdm_cli.export.tensorrt.builder import PlanRequest, build_plan
+
+TIMING_CACHE = "tensorrt.timing"
+"""File in the bundle's folder. The manifest does not list it, because it is not needed to run the bundle."""
+
+
+def prepare_plan(device: torch.device, precision: Precision) -> tuple[TensorRT, PlanTarget]:
+    """Return the TensorRT package and the target of a plan built on this machine.
+
+    Args:
+        device: CUDA device for which the plan is built, or the CPU to build with TensorRT-RTX without a GPU.
+        precision: Precision of the plan.
+
+    Raises:
+        RcdmError: No suitable TensorRT package is installed.
+        InputError: The package does not support the GPU, or the GPU does not support the precision.
+    """
+    if device.type == "cuda":
+        tensorrt = import_tensorrt()
+        return tensorrt, target_of(tensorrt, gpu_of(device), precision)
+    tensorrt = import_tensorrt(["tensorrt_rtx"])
+    return tensorrt, target_of(tensorrt, None, precision)
+
+
+def wanted_plan(
+    folder: Path, manifest: Manifest, precision: Precision, max_batch: int, tensorrt: TensorRT, target: PlanTarget
+) -> Graph:
+    """Return the entry of a plan before the plan is built.
+
+    Args:
+        folder: Folder of the bundle.
+        manifest: Manifest of the bundle.
+        precision: Precision of the ONNX graph. A plan computes in the number formats of its graph.
+        max_batch: Largest batch size; kernels are optimised for this size.
+        tensorrt: Package that builds the plan.
+        target: Target of the plan.
+
+    Raises:
+        InputError: The bundle has no ONNX graph at ``precision``.
+    """
+    graph = manifest.graph("onnx", "denoiser", precision)
+    if graph is None:
+        raise InputError(
+            f"{folder} contains no {precision} ONNX graph to build a plan from. {how_to_export(folder, precision)} "
+            "writes the graph."
+        )
+    return Graph(
+        kind="tensorrt",
+        network="denoiser",
+        precision=precision,
+        file=f"{Path(graph.file).stem}.plan",
+        sha256=NOT_WRITTEN,
+        source=graph.source,
+        max_batch=max_batch,
+        versions={**graph.versions, tensorrt.flavour: tensorrt.version},
+        target=target.model_dump(),
+    )
+
+
+def write_plan(
+    folder: Path,
+    manifest: Manifest,
+    wanted: Graph,
+    device: torch.device,
+    *,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+) -> Installation:
+    """Build a plan and install it. If the build fails, an older plan and the manifest are unchanged.
+
+    Args:
+        folder: Folder of the bundle.
+        manifest: Manifest of the bundle.
+        wanted: Entry from ``wanted_plan``.
+        device: Same device as for ``prepare_plan``.
+        on_progress: See ``build_plan``.
+
+    Raises:
+        InputError: The file of the ONNX graph is missing or differs from the manifest.
+        RcdmError: The build fails.
+    """
+    graph = manifest.graph("onnx", "denoiser", wanted.precision)
+    assert graph is not None, "`wanted_plan` found the graph"
+    request = PlanRequest(
+        onnx=verified_path(folder, graph),
+        target=PlanTarget.parse(wanted.target, wanted.file),
+        max_batch=wanted.max_batch or 1,
+        device=device.index or 0 if device.type == "cuda" else None,
+        timing_cache=folder / TIMING_CACHE,
+    )
+    with staging(folder) as stage:
+        path = stage / wanted.file
+        build_plan(request, path, on_progress)
+        return install(folder, stage, [finished(wanted, path)])
