@@ -52,7 +52,7 @@ def test_named_backend_that_cannot_run_is_an_error(tiny, invoke):
     ("options", "message"),
     [
         (["--backend", "tensorflow"], "Unknown backend 'tensorflow'"),
-        (["--batch", "0"], "numbers from 1 up"),
+        (["--batch", "0"], "not a number of at least 1"),
         (["--backend", "torch", "--precision", "int9"], "'int9'. Choose among: auto"),
         (["--backend", "torch", "--precision", "int8"], "int8"),
     ],
