@@ -24,7 +24,7 @@ class RequiredFile:
     """A published file and its download, if the file is in the cache."""
 
     part: str
-    source: "RequiredFile"
+    source: "PublishedFile"
     path: Path
     download: "Downloaded | None"
     size: int | None
