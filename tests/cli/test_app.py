@@ -2,10 +2,10 @@
 
 import json
 import shlex
-from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import rcdm_cli
 from rcdm_cli.cli.app import COMMANDS, app
@@ -13,7 +13,9 @@ from tests.cli.conftest import start
 
 CLICK_COMMANDS = typer.main.get_command(app).commands
 
-MEASURE_HELP = """
+MODEL_LIBRARIES = {"torch", "timm", "numpy", "PIL", "onnx", "openvino", "safetensors"}
+
+MEASURE = """
 import json, sys, time
 sys.argv = ["rcdm", *{arguments!r}]
 from rcdm_cli.cli.app import main
@@ -29,11 +31,11 @@ except SystemExit as end:
 def test_help_is_fast_and_imports_no_model_library(arguments):
     best = 1e9
     for _ in range(3):
-        stdout, stderr = start(MEASURE_HELP.format(arguments=arguments)).communicate(timeout=60)
+        stdout, stderr = start(MEASURE.format(arguments=arguments)).communicate(timeout=60)
         facts = json.loads(stderr)
         assert facts["code"] in (0, None)
         assert "rcdm" in stdout
-        assert not {"torch", "timm", "numpy", "PIL", "onnx", "openvino", "safetensors"} & set(facts["modules"])
+        assert not MODEL_LIBRARIES & set(facts["modules"])
         best = min(best, facts["cpu"])
     assert best < 0.5, f"{best:.2f} s of CPU time"
 
@@ -105,31 +107,19 @@ def test_an_option_has_the_same_help_in_every_command():
     assert "--json" in helps
 
 
-COMPLETE = """
-import json, sys
-from rcdm_cli.cli.app import main
-try:
-    main()
-finally:
-    heavy = {"torch", "timm", "numpy", "PIL", "onnx", "openvino"} & set(sys.modules)
-    print(json.dumps(sorted(heavy)), file=sys.stderr)
-"""
-
-
-def complete(shell: str, line: str, folder: Path) -> str:
-    """Return what ``rcdm`` prints when ``shell`` asks for the completions of ``line``."""
-    words = line.split(" ")
-    environment = {
+def completion_environment(shell: str, line: str) -> dict[str, str]:
+    """Return the environment in which ``shell`` asks for the completions of ``line``."""
+    return {
         "_RCDM_COMPLETE": f"complete_{shell}",
         "_TYPER_COMPLETE_ARGS": line,
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
         "COMP_WORDS": line,
-        "COMP_CWORD": str(len(words) - 1),
+        "COMP_CWORD": str(len(line.split(" ")) - 1),
     }
-    code = f"import sys; sys.argv = ['rcdm']\n{COMPLETE}"
-    stdout, stderr = start(code, environment, cwd=folder).communicate(timeout=20)
-    assert stderr == "[]\n"
-    return stdout
+
+
+def complete(shell: str, line: str) -> str:
+    return CliRunner().invoke(app, env=completion_environment(shell, line), prog_name="rcdm").stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -147,21 +137,30 @@ def complete(shell: str, line: str, folder: Path) -> str:
         ("rcdm vis", ["visualize"], ["evaluate"]),
     ],
 )
-def test_shell_completion_offers_values_without_importing_torch(tmp_path, shell, line, expected, unexpected):
+def test_shell_completion_offers_values(workplace, shell, line, expected, unexpected):
     for name in ("mine", "broken"):
-        (tmp_path / "engines" / name).mkdir(parents=True)
-    (tmp_path / "engines" / "mine" / "manifest.json").write_text("{}")
-    printed = complete(shell, line, tmp_path)
+        (workplace / "engines" / name).mkdir(parents=True)
+    (workplace / "engines" / "mine" / "manifest.json").write_text("{}")
+    printed = complete(shell, line)
     for value in expected:
         assert value in printed
     for value in unexpected:
         assert value not in printed
 
 
-def test_completion_of_methods_includes_those_of_bundles(tmp_path):
-    (tmp_path / "engines" / "mine").mkdir(parents=True)
-    (tmp_path / "engines" / "mine" / "manifest.json").write_text('{"encoders": {"my_method": {}}}')
-    assert complete("bash", "rcdm visualize --method my", tmp_path).split() == ["my_method"]
+def test_completion_of_methods_includes_those_of_bundles(workplace):
+    (workplace / "engines" / "mine").mkdir(parents=True)
+    (workplace / "engines" / "mine" / "manifest.json").write_text('{"encoders": {"my_method": {}}}')
+    assert complete("bash", "rcdm visualize --method my").split() == ["my_method"]
+
+
+def test_completion_is_fast_and_imports_no_model_library():
+    environment = completion_environment("bash", "rcdm visualize --method d")
+    stdout, stderr = start(MEASURE.format(arguments=[]), environment).communicate(timeout=60)
+    facts = json.loads(stderr)
+    assert stdout.split() == ["dino"]
+    assert not MODEL_LIBRARIES & set(facts["modules"])
+    assert facts["cpu"] < 0.5
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
