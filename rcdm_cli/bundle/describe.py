@@ -11,7 +11,7 @@ from rcdm_cli.bundle.manifest import read_manifest
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_tensors
 from rcdm_cli.core.state_dict import load_state_dict_file
-from rcdm_cli.diffusion.published import Unseen, read_architecture, spec_of, split_state
+from rcdm_cli.diffusion.published import UNetOptions, read_architecture, spec_of, split_state
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.encoders.spec import EncoderSpec
 
@@ -66,7 +66,7 @@ def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
         }
         facts |= {"representation": projection["weight"].shape[1], "architecture": values}
         try:
-            facts["denoiser"] = spec_of(architecture, Unseen()).model_dump(mode="json")
+            facts["denoiser"] = spec_of(architecture, UNetOptions()).model_dump(mode="json")
         except InputError as error:
             facts["import problem"] = str(error)
         return "RCDM checkpoint", facts

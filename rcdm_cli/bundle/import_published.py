@@ -9,7 +9,7 @@ from rcdm_cli.bundle.manifest import Manifest
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import Level
 from rcdm_cli.core.state_dict import load_state_dict_file
-from rcdm_cli.diffusion.published import Unseen, published_model
+from rcdm_cli.diffusion.published import UNetOptions, published_model
 from rcdm_cli.diffusion.spec import ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder, level_index
 from rcdm_cli.encoders.open import open_encoder
@@ -24,7 +24,7 @@ def import_published(
     *,
     method: str,
     level: Level,
-    given: Unseen,
+    given: UNetOptions,
     schedule: ScheduleSpec,
     origin: Mapping[str, Any],
     force: bool = False,

@@ -15,7 +15,7 @@ from rcdm_cli.core.levels import LEVELS, Level
 
 if TYPE_CHECKING:
     from rcdm_cli.bundle.manifest import Manifest
-    from rcdm_cli.diffusion.published import Unseen
+    from rcdm_cli.diffusion.published import UNetOptions
 
 SCHEDULES = ("linear", "cosine")
 UNSEEN_PANEL = "Parameters that weights do not show (known for the published RCDM)"
@@ -114,7 +114,7 @@ def import_checkpoint(
     read as data only: a pickle that runs code is refused.
     """
     from rcdm_cli.core.files import sha256
-    from rcdm_cli.diffusion.published import Unseen
+    from rcdm_cli.diffusion.published import UNetOptions
 
     start = time.monotonic()
     manifest = import_bundle(
@@ -124,7 +124,7 @@ def import_checkpoint(
         folder,
         method=method,
         level=level,
-        given=Unseen(size, heads, head_channels, split_qkv_first),
+        given=UNetOptions(size, heads, head_channels, split_qkv_first),
         schedule=(schedule, timesteps),
         origin={"file": checkpoint.name, "sha256": sha256(checkpoint) if checkpoint.is_file() else ""},
         force=force,
@@ -157,7 +157,7 @@ def import_bundle(
     *,
     method: str,
     level: str,
-    given: "Unseen",
+    given: "UNetOptions",
     schedule: tuple[str, int],
     origin: dict[str, object],
     force: bool,

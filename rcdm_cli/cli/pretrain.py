@@ -1,5 +1,6 @@
-"""``rcdm pretrain``: an encoder from images alone, with one method."""
+"""``rcdm pretrain``: pretrain an encoder on images with one method."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import MACHINE_PANEL, Device, Method, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
-from rcdm_cli.core.resources import recipe_path
+from rcdm_cli.cli._training import stage_progress
 
 
 @command(
@@ -22,8 +23,8 @@ from rcdm_cli.core.resources import recipe_path
     ),
 )
 def pretrain(
-    out: Output,
-    source: Source,
+    output: Output,
+    data: Source,
     method: Method,
     recipe: RecipeName,
     split: Split = None,
@@ -32,8 +33,8 @@ def pretrain(
         typer.Option(
             "--validation-split",
             metavar="NAME",
-            help="Sub-folder of DATA whose classes are predicted from those of the training images (k-NN accuracy); "
-            "by default each training image's from the others'.",
+            help="Sub-folder of DATA for the k-NN accuracy. By default, the accuracy is computed leave-one-out on the "
+            "training images.",
             show_default=False,
         ),
     ] = None,
@@ -43,37 +44,35 @@ def pretrain(
         typer.Option(
             "--workers",
             min=0,
-            help="Processes that draw the views of images; 0 is the program's own. The result is the same.",
+            help="Number of processes that compute views of images; 0 computes them in the main process. The result "
+            "does not depend on this number.",
             rich_help_panel=MACHINE_PANEL,
         ),
     ] = 2,
-    folder: Out = Path("runs/pretrain"),
+    out: Out = Path("runs/pretrain"),
     device: Device = "auto",
 ) -> None:
     """Pretrain an encoder on images with one method.
 
-    The encoder stands in the run's folder as encoder.safetensors, for `rcdm train --encoder`. The same command again
-    goes on where the last one stopped; Ctrl-C and SIGTERM write a checkpoint first. Sub-folders of DATA are classes;
-    only the method supervised trains on them.
+    The encoder is written to encoder.safetensors in the run's folder, for `rcdm train --encoder`. The same command
+    resumes an interrupted run. Ctrl-C and SIGTERM write a checkpoint first. Sub-folders of DATA are classes, which only
+    the method supervised uses in training.
     """
-    from rcdm_cli.training.pretraining import ENCODER
-    from rcdm_cli.training.recipe import PretrainRecipe, read_recipe
-    from rcdm_cli.training.runs import prepare_encoder, train_encoder
+    from rcdm_cli.training.run import pretrain as pretrain_encoder
 
-    plan = read_recipe(recipe_path(recipe), PretrainRecipe, overrides or ())
-    trainer = prepare_encoder(
-        plan,
-        method,
-        source,
-        split,
-        validation_split,
-        folder,
-        choose_device(device),
-        workers=workers,
-        stage=out.progress,
-        on_note=out.note,
-    )
-    with stop_on_signal() as stop, out.progress("Pretraining") as show:
-        run = train_encoder(trainer, folder, stop=stop, on_progress=show)
-    encoder = folder / ENCODER
-    out.result({"encoder": encoder, **run.as_json()}, [encoder])
+    with stop_on_signal() as stop, stage_progress(output) as on_progress:
+        result = pretrain_encoder(
+            recipe,
+            method,
+            data,
+            out,
+            split=split,
+            validation_split=validation_split,
+            overrides=overrides or (),
+            device=choose_device(device),
+            workers=workers,
+            stop=stop,
+            on_progress=on_progress,
+            on_note=output.note,
+        )
+    output.result({"encoder": result.encoder, **asdict(result)}, [result.encoder])

@@ -74,7 +74,7 @@ def pull(
     commercial use. Interrupted downloads are resumed. With RCDM_OFFLINE=1, nothing is downloaded.
     """
     from rcdm_cli.bundle.files import refuse_existing_bundle
-    from rcdm_cli.diffusion.published import Unseen
+    from rcdm_cli.diffusion.published import UNetOptions
 
     encoder, rcdm = _sources(method, level)
     folder = folder or Path("engines") / (f"imagenet128-{method}" + ("" if level == "backbone" else f"-{level}"))
@@ -100,7 +100,7 @@ def pull(
         folder,
         method=method,
         level=level,
-        given=Unseen(),
+        given=UNetOptions(),
         schedule=("linear", 1000),
         origin={**_origin(rcdm_file), "encoder": _origin(encoder_file)},
         force=force,

@@ -1,16 +1,19 @@
-"""``rcdm train``: a denoiser for the representations of one or several encoders."""
+"""``rcdm train``: train a denoiser on the representations of one or several encoders."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import ENCODER_HELP, Device, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._processes import together
 from rcdm_cli.cli._signals import stop_on_signal
-from rcdm_cli.core.resources import recipe_path
+from rcdm_cli.cli._training import distributed, stage_progress
+
+if TYPE_CHECKING:
+    from rcdm_cli.training.warm_start import WarmStart
 
 
 @command(
@@ -25,8 +28,8 @@ from rcdm_cli.core.resources import recipe_path
     ),
 )
 def train(
-    out: Output,
-    source: Source,
+    output: Output,
+    data: Source,
     recipe: RecipeName,
     split: Split = None,
     validation_split: Annotated[
@@ -34,16 +37,16 @@ def train(
         typer.Option(
             "--validation-split",
             metavar="NAME",
-            help="Sub-folder of DATA to log the loss on, beside that on the training images.",
+            help="Sub-folder of DATA for the validation loss.",
             show_default=False,
         ),
     ] = None,
-    encoder: Annotated[
+    encoders: Annotated[
         list[str] | None,
         typer.Option(
             "--encoder",
             metavar="REF",
-            help=f"Encoder in place of the recipe's: {ENCODER_HELP}; may be repeated.",
+            help=f"Encoder that replaces those of the recipe: {ENCODER_HELP}. May be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -52,56 +55,61 @@ def train(
         typer.Option(
             "--init",
             metavar="BUNDLE|RUN",
-            help="Begin at the weights of a bundle or of another run instead of at random ones. What was learned of "
-            "other encoders, and of random changes, is learned anew.",
+            help="Bundle or run with the initial weights of the denoiser and of the conditioning projections of the "
+            "same encoders. Default: random weights.",
             show_default=False,
         ),
     ] = None,
     overrides: Set = None,
-    folder: Out = Path("runs/train"),
+    out: Out = Path("runs/train"),
     device: Device = "auto",
 ) -> None:
     """Train a denoiser on the representations of images.
 
-    Representations are computed once and kept in the run's folder. The same command again goes on where the last one
-    stopped; Ctrl-C and SIGTERM write a checkpoint first. `rcdm export` makes a bundle of the run.
+    Representations are computed once and cached in the run's folder. The same command resumes an interrupted run.
+    Ctrl-C and SIGTERM write a checkpoint first. `rcdm export` makes a bundle of the run.
 
-    Whether the denoiser learns its images by heart is seen with --validation-split: at each grid of samples, log.jsonl
-    gets the loss of the averaged weights on both sets of images, and the two move apart. A recipe's `augmentation` is
-    against that: images are changed at random, and the representations of changed images computed as they come.
+    On small datasets the denoiser overfits. With --validation-split, log.jsonl contains the loss of the EMA weights on
+    training and validation images; overfitting increases the difference. The recipe's `augmentation` reduces
+    overfitting: it augments images at random and computes the representations of the augmented images.
 
-    Started by `torchrun --standalone --nproc-per-node 8 --module rcdm_cli train …`, each process takes its share of
-    every batch, on a GPU of its own where there are GPUs; the weights are those that one process would end at, but for
-    rounding. The number of processes may change between two parts of a run.
+    `torchrun --standalone --nproc-per-node 8 --module rcdm_cli train …` trains with several processes, one per GPU.
+    Each process computes a part of every batch. The result equals that of one process up to rounding, except with
+    dropout. The number of processes may change when a run is resumed.
     """
+    from rcdm_cli.training.distributed import is_main_process
+    from rcdm_cli.training.run import train as train_denoiser
+
+    with distributed(output, device) as (own_device, messages), stage_progress(messages) as on_progress:
+        with stop_on_signal() as stop:
+            result = train_denoiser(
+                recipe,
+                data,
+                out,
+                split=split,
+                validation_split=validation_split,
+                encoders=encoders or (),
+                init=None if init is None else _warm_start(init),
+                overrides=overrides or (),
+                device=own_device,
+                stop=stop,
+                on_progress=on_progress,
+                on_note=messages.note,
+            )
+        is_main = is_main_process()
+    if is_main:
+        values = asdict(result)
+        del values["encoder"]
+        output.result(values, [result.checkpoint])
+
+
+def _warm_start(name_or_path: str) -> "WarmStart | Path":
+    """Return the folder of a run, or the weights and encoders of a bundle."""
     from rcdm_cli.bundle.bundle import load_bundle
-    from rcdm_cli.training.finished import is_run, read_run
-    from rcdm_cli.training.recipe import TrainRecipe, read_recipe
-    from rcdm_cli.training.runs import prepare_denoiser, train_denoiser
+    from rcdm_cli.training.run import is_run
     from rcdm_cli.training.warm_start import WarmStart
 
-    with together(out, device) as (share, own_device, out):
-        plan = read_recipe(recipe_path(recipe), TrainRecipe, overrides or (), {"encoders": encoder} if encoder else {})
-        start = None
-        if init is not None and is_run(Path(init)):
-            run = read_run(Path(init))
-            start = WarmStart(run.model, run.encoders)
-        elif init is not None:
-            bundle = load_bundle(init)
-            start = WarmStart(bundle.model, [bundle.encoder(method) for method in bundle.methods])
-        trainer = prepare_denoiser(
-            plan,
-            source,
-            split,
-            folder,
-            own_device,
-            validation_split=validation_split,
-            start=start,
-            share=share,
-            stage=out.progress,
-            on_note=out.note,
-        )
-        with stop_on_signal() as stop, out.progress("Training") as show:
-            done = train_denoiser(trainer, folder, stop=stop, on_progress=show)
-    if share.writes:
-        out.result(done.as_json(), [done.checkpoint])
+    if is_run(Path(name_or_path)):
+        return Path(name_or_path)
+    bundle = load_bundle(name_or_path)
+    return WarmStart(bundle.model, [bundle.encoder(method) for method in bundle.methods])

@@ -1,5 +1,7 @@
 """Number formats with hardware support."""
 
+import contextlib
+
 import torch
 
 
@@ -8,3 +10,10 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return a context for one forward pass in training; ``auto`` is bf16 on hardware with bf16 support."""
+    if precision == "bf16" or (precision == "auto" and has_bf16(device)):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()

@@ -1,1 +1,1 @@
-"""Representation → pixels, as mathematics: schedule, U-Net, conditioning, losses, samplers."""
+"""Diffusion model: noise schedule, U-Net, conditioning, losses and samplers."""

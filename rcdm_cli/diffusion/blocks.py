@@ -1,4 +1,4 @@
-"""The parts of the U-Net. Parameter names are those of published checkpoints, so weights load by name."""
+"""Blocks of the U-Net. Parameter names equal those of published checkpoints."""
 
 import math
 from typing import Literal, TypeVar, cast
@@ -14,14 +14,14 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """Cosines, then sines, of timesteps at geometrically spaced frequencies from 1 to 1/10000.
+    """Return the sinusoidal embedding of timesteps, with frequencies from 1 to 1/10000.
 
     Args:
-        t: timesteps (B,), whole or fractional.
-        width: length of the embedding; an odd one ends in a zero.
+        t: timesteps (B,), int or float.
+        width: width of the embedding. An odd width is padded with a zero.
 
     Returns:
-        float32 (B, width).
+        Cosines and sines, float32 (B, width).
     """
     half = width // 2
     frequencies = torch.exp(-math.log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
@@ -30,14 +30,14 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Two norm-SiLU-convolution stages around a modulation, beside a skip connection (arXiv:2105.05233, section 3).
+    """Residual block with two norm-SiLU-convolution stages and a modulation (arXiv:2105.05233, section 3).
 
     Args:
-        spec: the U-Net's.
-        channels: of the input.
-        out_channels: of the output.
-        resample: halve the size (``down``, by averaging) or double it (``up``, by repeating pixels) before the first
-            convolution and on the skip connection.
+        spec: spec of the U-Net.
+        channels: input channels.
+        out_channels: output channels.
+        resample: ``down`` halves the size by averaging, ``up`` doubles it by repeating pixels, before the first
+            convolution and in the skip connection.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class ResidualBlock(nn.Module):
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def modulation(self, embedding: Tensor) -> Tensor:
-        """What ``forward`` needs, (B, ``modulation_width``), from an embedding (B, cond width) after its SiLU."""
+        """Return the modulation (B, ``modulation_width``) for the activated embedding (B, cond width)."""
         return cast(Tensor, self.emb_layers["1"](embedding))
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Features (B, channels, H, W) and their modulation (B or 1, ``modulation_width``) to (B, out, H', W')."""
+        """Map features (B, channels, H, W) and ``modulation`` (B or 1, ``modulation_width``) to (B, out, H', W')."""
         convolution = cast(nn.Conv2d, self.in_layers["2"])
         features = F.silu(self.in_layers["0"](x))
         if self.resample == "up":
@@ -81,11 +81,11 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention among the positions of a feature map, beside a skip connection.
+    """Residual self-attention over the positions of a feature map.
 
     Args:
-        spec: the U-Net's.
-        channels: of the input and the output.
+        spec: spec of the U-Net.
+        channels: input and output channels.
     """
 
     def __init__(self, spec: DenoiserSpec, channels: int) -> None:
@@ -97,8 +97,8 @@ class Attention(nn.Module):
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features (B, channels, H, W) to the same shape."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C): a view when channels are last in memory
+        """Map features (B, channels, H, W) to the same shape."""
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C): a view of channels_last features
         qkv = _pointwise(tokens, self.qkv)
         if self.split_qkv_first:
             query, key, value = qkv.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -110,39 +110,39 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves the size with a strided convolution."""
+    """Strided convolution that halves the size."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to (B, channels, H/2, W/2)."""
+        """Map (B, channels, H, W) to (B, channels, H/2, W/2)."""
         return cast(Tensor, self.op(x))
 
 
 class Upsample(nn.Module):
-    """Doubles the size by repeating pixels, then convolves."""
+    """Nearest-neighbour upsampling by 2, followed by a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) to (B, channels, 2H, 2W)."""
+        """Map (B, channels, H, W) to (B, channels, 2H, 2W)."""
         return repeat_then_convolve(x, self.conv)
 
 
 def repeat(x: Tensor) -> Tensor:
-    """Each pixel four times: (B, C, H, W) to (B, C, 2H, 2W)."""
+    """Upsample (B, C, H, W) to (B, C, 2H, 2W) by repeating pixels."""
     return F.interpolate(x, scale_factor=2, mode="nearest")
 
 
 def repeat_then_convolve(x: Tensor, convolution: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
-    """``convolution`` (3x3, padding 1) of ``repeat(x)``: (B, C, H, W) to (B, out, 2H, 2W).
+    """Apply ``convolution`` (3x3, padding 1) to ``repeat(x)``: (B, C, H, W) to (B, out, 2H, 2W).
 
-    The nine weights fall on four pixels only, because pixels repeat. Adding up those that share one gives a transposed
-    convolution (4x4, stride 2) of ``x`` with 4/9 of the work. One that was ``folded`` is taken as it is.
+    Because pixels repeat, the nine weights apply to four distinct pixels. The sum of the weights of each pixel gives a
+    transposed convolution (4x4, stride 2) of ``x`` with 4/9 of the operations. ``folded`` computes it in advance.
     """
     if isinstance(convolution, nn.ConvTranspose2d):
         return cast(Tensor, convolution(x))
@@ -150,7 +150,7 @@ def repeat_then_convolve(x: Tensor, convolution: nn.Conv2d | nn.ConvTranspose2d)
 
 
 def folded(convolution: nn.Conv2d) -> nn.ConvTranspose2d:
-    """The transposed convolution that equals ``convolution`` of ``repeat``, for weights that no longer change."""
+    """Return the transposed convolution that equals ``repeat`` and ``convolution``, for constant weights."""
     channels, out_channels = convolution.in_channels, convolution.out_channels
     with torch.device("meta"):
         transposed = nn.ConvTranspose2d(channels, out_channels, 4, stride=2, padding=1)
@@ -160,30 +160,30 @@ def folded(convolution: nn.Conv2d) -> nn.ConvTranspose2d:
 
 
 def _kernel(convolution: nn.Conv2d) -> Tensor:
-    """One dimension's weights (a, b, c) become (c, c + b, b + a, a): their reverse, plus itself moved by one."""
+    """Return the 4x4 kernel: per dimension, weights (a, b, c) become (c, c + b, b + a, a)."""
     reverse = convolution.weight.flip(2, 3).transpose(0, 1)
     columns = F.pad(reverse, (0, 1)) + F.pad(reverse, (1, 0))
     return F.pad(columns, (0, 0, 0, 1)) + F.pad(columns, (0, 0, 1, 0))
 
 
 def zeroed(layer: Layer) -> Layer:
-    """The layer with parameters 0, so that the residual branch it ends adds nothing at first."""
+    """Set the parameters of a layer to 0, so that its residual branch is initially zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Scaled dot-product attention on (B, heads, HW, channels per head)."""
+    """Compute scaled dot-product attention for (B, heads, HW, channels per head)."""
     if query.shape[2] > 64 and not torch.compiler.is_exporting():
         return F.scaled_dot_product_attention(query, key, value)
-    # For a few positions the fused kernel does not pay: training on a CPU, at 64, it takes six times as long.
+    # For few positions the fused kernel is slower: in training on a CPU with 64 positions, by a factor of six.
     scores: Tensor = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
     wide = torch.promote_types(scores.dtype, torch.float32)
-    # Not softmax's own dtype: the ONNX exporter converts after it.
+    # The ``dtype`` argument of softmax is not used, because the ONNX exporter would convert its output.
     return scores.to(wide).softmax(dim=3).to(value.dtype) @ value
 
 
 def _pointwise(tokens: Tensor, convolution: nn.Conv1d) -> Tensor:
-    """A convolution of kernel size 1 on tokens (B, HW, C), which is a linear layer."""
+    """Apply a convolution of kernel size 1 to tokens (B, HW, C)."""
     return F.linear(tokens, convolution.weight.squeeze(2), convolution.bias)

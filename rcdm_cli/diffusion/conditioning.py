@@ -1,4 +1,4 @@
-"""From representations to what the denoiser is conditioned on."""
+"""Conditioning: map representations to conditioning vectors."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -12,7 +12,7 @@ from rcdm_cli.diffusion.unet import UNet
 
 
 class ConditioningProjection(nn.Linear):
-    """The linear map of one (method, level), applied to ``(h - mean) / scale``; mean 0 and scale 1 until set."""
+    """Linear map of ``(h - mean) / scale`` for one (method, level). Initially, mean is 0 and scale is 1."""
 
     mean: Tensor
     scale: Tensor
@@ -23,14 +23,14 @@ class ConditioningProjection(nn.Linear):
         self.register_buffer("scale", torch.ones(in_width))
 
     def forward(self, h: Tensor) -> Tensor:
-        """``h`` (B, in width) to (B, out width)."""
+        """Map ``h`` (B, in width) to (B, out width)."""
         return super().forward((h - self.mean) / self.scale)
 
 
 class ConditioningProjections(nn.Module):
-    """One linear map per (method, level), so that one denoiser serves several representations.
+    """Conditioning projections of all representations, one per (method, level).
 
-    A single projection that is not standardised is ``ssl_emb`` of the published RCDM (arXiv:2112.09164, section 3).
+    A single projection without standardisation equals ``ssl_emb`` of the published RCDM (arXiv:2112.09164, section 3).
     """
 
     def __init__(self, spec: ConditioningSpec) -> None:
@@ -41,22 +41,31 @@ class ConditioningProjections(nn.Module):
         )
 
     def forward(self, h: Tensor, projection: int) -> Tensor:
-        """Condition on one representation.
+        """Map representations of one (method, level) to conditioning vectors.
 
         Args:
-            h: (B, D) with D the projection's width.
-            projection: which projection it belongs to; ``spec.projection(method, level)`` finds it.
+            h: representations (B, D).
+            projection: index of the projection, as returned by ``spec.projection(method, level)``.
 
         Returns:
             cond (B, ``spec.width``).
+
+        Raises:
+            InputError: ``h`` does not have the width of the projection.
         """
+        given = self.spec.projections[projection]
+        if h.ndim != 2 or h.shape[1] != given.width:
+            raise InputError(
+                f"`h` must have the shape (B, {given.width}) for {given.method} at {given.level}; given "
+                f"{tuple(h.shape)}."
+            )
         return cast(Tensor, self.projections[projection](h))
 
     def mixed(self, groups: Sequence[tuple[int, Tensor]]) -> Tensor:
-        """Condition one batch on several representations.
+        """Map a batch with several representations to conditioning vectors.
 
         Args:
-            groups: (projection, h) with h (B_g, the projection's width), in the order of the batch.
+            groups: (index of the projection, ``h`` (B_g, D)) in the order of the batch.
 
         Returns:
             cond (sum of B_g, ``spec.width``).
@@ -64,13 +73,11 @@ class ConditioningProjections(nn.Module):
         return torch.cat([self(h, projection) for projection, h in groups])
 
     def unconditional(self, batch: int) -> Tensor:
-        """The cond (batch, ``spec.width``) that says nothing: zeros."""
+        """Return the unconditional cond: zeros (batch, ``spec.width``)."""
         return cast(Tensor, self.projections[0].weight).new_zeros(batch, self.spec.width)
 
     def standardise(self, projection: int, mean: Tensor, std: Tensor) -> None:
-        """Have ``projection`` subtract ``mean`` (D,) from h and divide by ``std`` (D,).
-
-        A feature that never varies (std 0) is not divided.
+        """Set mean and scale of a projection to ``mean`` (D,) and ``std`` (D,). The scale of a constant feature is 1.
 
         Raises:
             InputError: a shape is not (D,), or a value is not finite.
@@ -87,15 +94,20 @@ class ConditioningProjections(nn.Module):
 
 
 def drop_cond(cond: Tensor, dropped: Tensor) -> Tensor:
-    """``cond`` (B, W) with zeros where ``dropped`` (B,) is True, for classifier-free guidance.
+    """Set ``cond`` (B, W) to zero where ``dropped`` (B,) is True.
 
-    Ho and Salimans 2022 (arXiv:2207.12598), algorithm 1.
+    Training with dropped cond enables classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1).
     """
     return cond * ~dropped[:, None].to(cond.device)
 
 
 class Model(nn.Module):
-    """``denoiser``: (x_t, t, cond) → eps, and ``conditioning``: h → cond, with random weights."""
+    """Diffusion model with random weights.
+
+    Attributes:
+        denoiser: U-Net, (x_t, t, cond) → prediction.
+        conditioning: conditioning projections, h → cond.
+    """
 
     def __init__(self, denoiser: DenoiserSpec, conditioning: ConditioningSpec) -> None:
         super().__init__()

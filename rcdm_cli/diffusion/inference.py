@@ -1,4 +1,4 @@
-"""The networks of a bundle as they are compiled: one input, one output, weights folded, precision in the weights."""
+"""Denoiser for inference: networks with folded weights in the precision of an engine."""
 
 import copy
 from typing import Any, Protocol, cast
@@ -13,41 +13,41 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Engine(Protocol):
-    """A denoiser that is loaded and ready to run, in its loop form.
+    """Loaded denoiser of a backend, called in each step of a sampler.
 
     Attributes:
-        max_batch: the most images it takes in one call; None is any number.
+        max_batch: maximum batch size; None is unlimited.
     """
 
     max_batch: int | None
 
     def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """What the network predicts (eps or v, and the variance channels where it has them).
+        """Predict eps or v, and the variance channels if the denoiser has them.
 
         Args:
-            x: noisy images, float32 (B, 3, size, size), on the place's device.
-            modulations: float32 (B, M) of ``UNet.modulations``, on the same device.
+            x: noisy images, float32 (B, 3, size, size), on the device of the engine.
+            modulations: float32 (B, M), as returned by ``UNet.modulations``, on the same device.
 
         Returns:
-            float32 (B, 3 or 6, size, size) on the same device; a later call may not change it.
+            float32 (B, 3 or 6, size, size) on the same device. Later calls do not change the tensor.
 
         Raises:
-            MemoryError, torch.OutOfMemoryError: the batch does not fit into memory; a smaller one may.
+            MemoryError, torch.OutOfMemoryError: the batch does not fit into memory.
         """
         ...
 
     def close(self) -> None:
-        """Give its memory back; it is not called again."""
+        """Release the memory. The engine is not called afterwards."""
         ...
 
 
 class LoopForm(nn.Module):
-    """The denoiser inside a sampler's loop: ``(x, modulations) → output``, all of them float32.
+    """Denoiser in the loop of a sampler: ``(x, modulations) → output``, float32.
 
-    What depends on timestep and representation only (``UNet.modulations``) is computed before the loop.
+    ``UNet.modulations``, which depends on timestep and conditioning vector only, is computed before the loop.
 
     Args:
-        unet: as ``at_precision`` gives it.
+        unet: U-Net returned by ``at_precision``.
     """
 
     def __init__(self, unet: UNet) -> None:
@@ -55,15 +55,15 @@ class LoopForm(nn.Module):
         self.unet = unet
 
     def forward(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """Noisy images (B, 3, size, size) and (B, M) to (B, 3 or 6, size, size)."""
+        """Map noisy images (B, 3, size, size) and modulations (B, M) to (B, 3 or 6, size, size)."""
         return self.unet.denoise_with(x, modulations).float()
 
 
 class Fp32Stem(nn.Module):
-    """The first convolution, at float32; what follows goes on in ``dtype``.
+    """First convolution in float32, with output in ``dtype``.
 
-    bfloat16 rounds an image by more than the noise that is in it at the first timesteps, which is what the denoiser is
-    to find: with this the error there is half as large.
+    At small timesteps, the bfloat16 rounding error of an image exceeds its noise. A float32 convolution halves the
+    error of the denoiser there.
     """
 
     def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
@@ -72,35 +72,34 @@ class Fp32Stem(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Noisy images, float32 (B, 3, H, W), to features."""
+        """Map noisy images, float32 (B, 3, H, W), to features."""
         features: Tensor = self.convolution(x)
         return features.to(self.dtype)
 
 
 def at_precision(unet: UNet, precision: str) -> UNet:
-    """A copy of ``unet`` for evaluation whose convolutions and attention have weights in ``precision``.
+    """Return a copy of ``unet`` for inference, with weights of convolutions and attention in ``precision``.
 
-    Norms, timestep embedding, modulations and the first convolution keep float32 weights, and the softmax is computed
-    in float32: reduced precision is in the network itself and needs no autocast. Kernels of repeat-then-convolve are
-    folded.
+    Norms, timestep embedding, modulations and the first convolution remain in float32, and the softmax is computed in
+    float32. The copy needs no autocast. Upsampling convolutions are folded.
 
     Args:
-        unet: float32. It is left as it was, and shares with the copy the weights that stay the same.
+        unet: float32 U-Net. It is not changed. The copy shares the weights that do not change.
         precision: ``fp32``, ``fp16`` or ``bf16``.
     """
-    # New parameters on the same memory.
+    # New parameters that share memory with those of ``unet``.
     shared = {id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in unet.parameters()}
-    mine = copy.deepcopy(unet, shared)
-    for module in mine.modules():
+    copied = copy.deepcopy(unet, shared)
+    for module in copied.modules():
         if isinstance(module, ResidualBlock) and module.resample == "up":
             module.in_layers["2"] = folded(cast(nn.Conv2d, module.in_layers["2"]))
         elif isinstance(module, Upsample):
             cast(Any, module).conv = folded(module.conv)
-    first = cast(nn.ModuleList, mine.input_blocks[0])
+    first = cast(nn.ModuleList, copied.input_blocks[0])
     convolution = cast(nn.Conv2d, first[0])
-    for module in mine.modules():
+    for module in copied.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) and module is not convolution:
             module.to(DTYPES[precision])
     if precision != "fp32":
         first[0] = Fp32Stem(convolution, DTYPES[precision])
-    return mine.eval()
+    return copied.eval()

@@ -1,4 +1,4 @@
-"""What a denoiser is trained to make small."""
+"""Training losses of the denoiser."""
 
 import math
 
@@ -6,36 +6,64 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.diffusion.schedule import Schedule
+from rcdm_cli.diffusion.spec import DenoiserSpec, Prediction
 
 
-def simple_loss(output: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error of the predicted noise (Ho et al. 2020, arXiv:2006.11239, equation 14), or of v likewise.
+def denoising_loss(
+    spec: DenoiserSpec, schedule: Schedule, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
+) -> Tensor:
+    """Compute the loss of a denoiser: ``hybrid_loss`` with learned variance, else ``simple_loss``.
 
     Args:
-        output: the denoiser's (B, 3, H, W), of any floating type.
-        noise: the noise that was added, (B, 3, H, W); v where the network predicts v.
+        spec: denoiser that predicted ``output``.
+        schedule: noise schedule.
+        output: prediction (B, 3 or 6, H, W), any floating type.
+        x0: images (B, 3, H, W) in [-1, 1].
+        x_t: noisy images (B, 3, H, W).
+        t: timesteps (B,).
+        noise: noise in ``x_t``, (B, 3, H, W).
 
     Returns:
-        float32 (B,).
+        Loss, float32 (B,).
     """
-    return (output.float() - noise).square().mean(dim=(1, 2, 3))
+    if spec.learned_variance:
+        return hybrid_loss(output, noise, x0, x_t, t, schedule)
+    return simple_loss(output, training_target(spec.prediction, schedule, x0, t, noise))
+
+
+def training_target(prediction: Prediction, schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Return the target of the denoiser, (B, 3, H, W): the noise for ``eps``, the velocity for ``v``."""
+    return noise if prediction == "eps" else schedule.velocity(x0, t, noise)
+
+
+def simple_loss(output: Tensor, target: Tensor) -> Tensor:
+    """Compute the mean squared error of the prediction (Ho et al. 2020, arXiv:2006.11239, equation 14).
+
+    Args:
+        output: prediction (B, 3, H, W), any floating type.
+        target: ``training_target`` (B, 3, H, W).
+
+    Returns:
+        Loss, float32 (B,).
+    """
+    return (output.float() - target).square().mean(dim=(1, 2, 3))
 
 
 def hybrid_loss(output: Tensor, noise: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """The simple loss plus T/1000 of the variational bound (Nichol and Dhariwal 2021, arXiv:2102.09672, section 3.1).
+    """Compute ``simple_loss`` + T/1000 * ``variational_bound`` (Nichol and Dhariwal 2021, arXiv:2102.09672).
 
-    The bound trains the variance only: no gradient of it reaches eps.
+    The bound trains the variance channels only: its gradient does not reach eps.
 
     Args:
-        output: the denoiser's (B, 6, H, W), eps and variance channels, of any floating type.
-        noise: the noise that was added, (B, 3, H, W).
-        x0: the images (B, 3, H, W) in [-1, 1].
-        x_t: the images with that noise.
+        output: prediction (B, 6, H, W): eps and variance channels, any floating type.
+        noise: noise in ``x_t``, (B, 3, H, W).
+        x0: images (B, 3, H, W) in [-1, 1].
+        x_t: noisy images (B, 3, H, W).
         t: timesteps (B,).
-        schedule: the schedule that ``x_t`` comes from.
+        schedule: noise schedule.
 
     Returns:
-        float32 (B,).
+        Loss, float32 (B,).
     """
     eps, values = output.float().chunk(2, dim=1)
     bound = variational_bound(eps.detach(), values, x0, x_t, t, schedule)
@@ -43,18 +71,21 @@ def hybrid_loss(output: Tensor, noise: Tensor, x0: Tensor, x_t: Tensor, t: Tenso
 
 
 def variational_bound(eps: Tensor, values: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """One term of the bound on the log likelihood of ``x0`` in bits per dimension, (B,).
+    """Compute one term of the variational bound in bits per dimension.
 
-    Above timestep 0 it is the divergence of the denoiser's Gaussian for x_(t-1) from the true one
-    (arXiv:2006.11239, equation 5); at 0 it is the negative log likelihood of the image's 8-bit values.
+    At t > 0, the term is the KL divergence of the predicted from the true Gaussian of x_(t-1) (arXiv:2006.11239,
+    equation 5). At t = 0, the term is the negative log likelihood of the 8-bit image.
 
     Args:
         eps: predicted noise (B, 3, H, W).
         values: variance channels (B, 3, H, W).
-        x0: the images (B, 3, H, W) in [-1, 1].
-        x_t: the images with noise.
+        x0: images (B, 3, H, W) in [-1, 1].
+        x_t: noisy images (B, 3, H, W).
         t: timesteps (B,).
-        schedule: the schedule that ``x_t`` comes from.
+        schedule: noise schedule.
+
+    Returns:
+        Bound (B,).
     """
     mean = schedule.posterior_mean(schedule.predict_x0(x_t, t, eps), x_t, t)
     log_variance = schedule.learned_log_variance(values, t)
@@ -68,22 +99,22 @@ def variational_bound(eps: Tensor, values: Tensor, x0: Tensor, x_t: Tensor, t: T
         + torch.exp(true_log_variance - log_variance)
         + (true_mean - mean).square() * torch.exp(-log_variance)
     )
-    surprise = -_log_likelihood(x0, mean, log_variance / 2)
-    nats = torch.where(t.view(-1, 1, 1, 1) == 0, surprise, divergence)
+    negative_log_likelihood = -_log_likelihood(x0, mean, log_variance / 2)
+    nats = torch.where(t.view(-1, 1, 1, 1) == 0, negative_log_likelihood, divergence)
     return nats.mean(dim=(1, 2, 3)) / math.log(2.0)
 
 
 def _log_likelihood(x0: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log probability of each 8-bit value under a Gaussian cut into 256 bins (arXiv:2006.11239, equation 13)."""
+    """Return the log probability of 8-bit values under a Gaussian with 256 bins (arXiv:2006.11239, equation 13)."""
     centred = x0 - mean
     below_upper = _normal_cdf((centred + 1 / 255) * torch.exp(-log_std))
     below_lower = _normal_cdf((centred - 1 / 255) * torch.exp(-log_std))
-    # The first and the last bin reach to infinity.
+    # The first and the last bin are unbounded.
     lower = torch.where(x0 < -0.999, 0.0, below_lower)
     upper = torch.where(x0 > 0.999, 1.0, below_upper)
     return torch.log((upper - lower).clamp(min=1e-12))
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    """The tanh approximation of the normal distribution function that published models were trained with."""
+    """Return the tanh approximation of the normal CDF that the published models were trained with."""
     return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))

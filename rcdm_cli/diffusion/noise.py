@@ -1,8 +1,8 @@
-"""Noise as an input: each image has a seed of its own, so its noise does not depend on what it is made with.
+"""Noise with one seed per sample, independent of the batch.
 
-Numbers come from numpy's frozen ``RandomState`` stream (its documentation promises the same numbers in every version),
-seeded through ``SeedSequence``. torch's CPU generator would not do: it keeps 32 bits of its seed, so that among 10,000
-images two share their noise once in a hundred times.
+The generator is numpy's ``RandomState``, whose stream is frozen across versions, seeded through ``SeedSequence``. The
+CPU generator of torch uses 32 bits of its seed only: among 10,000 samples, two would share their noise with a
+probability of 1 %.
 """
 
 from collections.abc import Sequence
@@ -15,42 +15,44 @@ from rcdm_cli.core.errors import InputError
 
 
 def sample_seed(seed: int, image: int, sample: int) -> int:
-    """The seed of image number ``image`` of image number ``image``: 64 bits, the same on every platform.
+    """Return the 64-bit seed of one sample, which is the same on every platform.
 
     Args:
-        seed: what a person gave, 0 or more.
-        image: number of the image, from 0.
-        image: number of the image made of that image, from 0.
+        seed: seed of the run, 0 or more.
+        image: index of the image, from 0.
+        sample: index of the sample among the samples of the image, from 0.
 
     Raises:
-        InputError: a number is negative.
+        InputError: an argument is negative.
     """
     if min(seed, image, sample) < 0:
-        raise InputError(f"Seeds and numbers of images and images start at 0; given {seed}, {image} and {sample}.")
+        raise InputError(
+            f"`seed` and the indices of image and sample must be >= 0; given {seed}, {image} and {sample}."
+        )
     sequence = np.random.SeedSequence(seed, spawn_key=(image, sample))
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Standard normal noise that sampling starts from.
+    """Return the standard normal noise that sampling starts from.
 
     Args:
-        seeds: one per image, from ``image_seed``.
-        shape: of one image, (3, H, W).
+        seeds: one seed per sample, from ``sample_seed``.
+        shape: shape of one sample, (3, H, W).
 
     Returns:
-        float32 (B, 3, H, W) on the CPU; image k's numbers depend on ``seeds[k]`` alone.
+        float32 (B, 3, H, W) on the CPU. Sample k depends on ``seeds[k]`` only.
     """
     return torch.stack([_normal(seed, 0, shape) for seed in seeds])
 
 
 class StepNoise:
-    """The noise that stochastic samplers add after each step: ``StepNoise(seeds, shape)(step)``.
+    """Noise that stochastic samplers add after each step: ``StepNoise(seeds, shape)(step)``.
 
     Args:
-        seeds: one per image, from ``image_seed``.
-        shape: of one image, (3, H, W).
-        device: where the sampler runs; numbers are made on the CPU and then moved.
+        seeds: one seed per sample, from ``sample_seed``.
+        shape: shape of one sample, (3, H, W).
+        device: device of the result. The noise is computed on the CPU.
     """
 
     def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -59,7 +61,7 @@ class StepNoise:
         self.device = device
 
     def __call__(self, step: int) -> Tensor:
-        """float32 (B, 3, H, W) standard normal, a function of the seeds and ``step`` (from 0) alone."""
+        """Return standard normal noise, float32 (B, 3, H, W), for step ``step`` (from 0)."""
         return torch.stack([_normal(seed, 1 + step, self.shape) for seed in self.seeds]).to(self.device)
 
 

@@ -1,4 +1,4 @@
-"""The architecture of a published U-Net, read off the names and shapes of its tensors."""
+"""Published RCDM checkpoints: infer the architecture from tensor names and shapes, and load the model."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,16 +15,17 @@ from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representati
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_SHOWN = 6
+_MAX_CLAUSES = 6
 _UP = re.compile(r"output_blocks\.(\d+)\.[12]\.(in_layers|conv)\.")
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What names and shapes tell; the words are those of ``DenoiserSpec``.
+class UNetArchitecture:
+    """Part of a ``DenoiserSpec`` that is inferred from tensor names and shapes.
 
     Attributes:
-        attention_depths: resolutions with self-attention, counted from 0, the full size.
+        channels: see ``DenoiserSpec``, as for the other attributes.
+        attention_depths: resolutions with self-attention; 0 is the full size.
     """
 
     channels: int
@@ -37,14 +38,14 @@ class Architecture:
 
 
 @dataclass(frozen=True)
-class Unseen:
-    """What names and shapes do not tell; None is unknown.
+class UNetOptions:
+    """Part of a ``DenoiserSpec`` that cannot be inferred from tensor names and shapes. None is unknown.
 
     Attributes:
         size: height and width of the images in pixels.
-        heads: attention heads, unless ``head_channels`` gives their width.
+        heads: number of attention heads, unless ``head_channels`` is set.
         head_channels: channels per attention head.
-        split_qkv_first: the order of the channels of attention (the published ``use_new_attention_order``).
+        split_qkv_first: order of the attention channels (published as ``use_new_attention_order``).
     """
 
     size: int | None = None
@@ -53,37 +54,38 @@ class Unseen:
     split_qkv_first: bool = False
 
 
-KNOWN: dict[Architecture, Unseen] = {
-    # The nine published RCDM checkpoints (README of facebookresearch/RCDM, MODEL_FLAGS_128).
-    Architecture(
+PUBLISHED: dict[UNetArchitecture, UNetOptions] = {
+    # Architecture of the nine published RCDM checkpoints (README of facebookresearch/RCDM, MODEL_FLAGS_128).
+    UNetArchitecture(
         256, (1, 1, 2, 3, 4), 2, (2, 3, 4), scale_shift_norm=True, resblock_updown=True, learned_variance=True
-    ): Unseen(size=128, heads=4),
+    ): UNetOptions(size=128, heads=4),
 }
 
 
-def read_architecture(shapes: Shapes) -> Architecture:
-    """Read a published U-Net's architecture.
+def read_architecture(shapes: Shapes) -> UNetArchitecture:
+    """Infer the architecture of a published U-Net.
 
-    Each resolution has ``blocks`` stages and, but for the last, one that halves the size; on the way up it has
-    ``blocks + 1``, the last of which doubles the size in one more layer. Those layers tell the two apart.
+    In the encoder path, each resolution has ``num_res_blocks`` stages and, except for the last, a stage that halves the
+    size. In the decoder path, each resolution has ``num_res_blocks + 1`` stages, and an additional layer in the last
+    stage doubles the size.
 
     Args:
-        shapes: by tensor name.
+        shapes: shapes by tensor name.
 
     Raises:
-        InputError: a tensor that tells something is not there, or the blocks make no U-Net.
+        InputError: a required tensor is missing, or the blocks do not form a U-Net.
     """
     cond_width, channels = _shape(shapes, "time_embed.0.weight", 2)
     if channels < 1 or cond_width != 4 * channels:
-        raise InputError(f"time_embed.0.weight is {cond_width} × {channels}, where a U-Net has 4 × width by width.")
+        raise InputError(f"time_embed.0.weight is {cond_width} × {channels}, but a U-Net has 4 × width by width.")
     stages = _count(shapes, "input_blocks")
-    # The layer that doubles the size comes last in its stage, after the residual block and perhaps the attention.
+    # The layer that doubles the size is the last layer of its stage.
     ups = {found[1]: found[2] for name in shapes if (found := _UP.match(name))}
     resolutions = len(ups) + 1
     if stages % resolutions or stages // resolutions < 2 or _count(shapes, "output_blocks") != stages:
         raise InputError(
             f"{stages} input blocks and {_count(shapes, 'output_blocks')} output blocks of {resolutions} resolutions "
-            "make no U-Net."
+            "do not form a U-Net."
         )
     per_resolution = stages // resolutions
     firsts = [1 + depth * per_resolution for depth in range(resolutions)]
@@ -94,7 +96,7 @@ def read_architecture(shapes: Shapes) -> Architecture:
         if (found := re.match(r"input_blocks\.(\d+)\.1\.", name))
     }
     modulation = _shape(shapes, "input_blocks.1.0.emb_layers.1.weight", 2)[0]
-    return Architecture(
+    return UNetArchitecture(
         channels=channels,
         channel_mult=tuple(width // channels for width in widths),
         num_res_blocks=per_resolution - 1,
@@ -105,27 +107,27 @@ def read_architecture(shapes: Shapes) -> Architecture:
     )
 
 
-def spec_of(architecture: Architecture, given: Unseen) -> DenoiserSpec:
-    """The spec of an architecture; what ``given`` leaves open comes from ``KNOWN``.
+def spec_of(architecture: UNetArchitecture, given: UNetOptions) -> DenoiserSpec:
+    """Return the spec of an architecture. Missing values of ``given`` are taken from ``PUBLISHED``.
 
     Raises:
-        InputError: something is neither given nor known, or does not fit the architecture.
+        InputError: a value is missing, or does not fit the architecture.
     """
-    known = KNOWN.get(architecture, Unseen())
-    size = given.size or known.size
-    heads = given if given.heads or given.head_channels else known
-    needed = {"size": size, "heads": heads.heads or heads.head_channels}
-    missing = [name for name, value in needed.items() if not value]
+    published = PUBLISHED.get(architecture, UNetOptions())
+    size = given.size or published.size
+    heads = given if given.heads or given.head_channels else published
+    required = {"size": size, "heads": heads.heads or heads.head_channels}
+    missing = [name for name, value in required.items() if not value]
     if size is None or missing:
         raise InputError(
-            f"This U-Net ({_in_words(architecture)}) is not one of the published, and shapes do not tell its "
-            f"{' and '.join(missing)}. Give {' and '.join(f'--{name}' for name in missing)}."
+            f"This U-Net ({_in_words(architecture)}) is not a published architecture, and tensor shapes do not "
+            f"determine its {' and '.join(missing)}. Set {' and '.join(f'`{name}`' for name in missing)}."
         )
     values = asdict(architecture) | {
         "size": size,
         "attention": [size >> depth for depth in architecture.attention_depths],
         "head_channels": heads.head_channels,
-        "split_qkv_first": given.split_qkv_first or known.split_qkv_first,
+        "split_qkv_first": given.split_qkv_first or published.split_qkv_first,
     }
     del values["attention_depths"]
     if heads.heads:
@@ -134,9 +136,9 @@ def spec_of(architecture: Architecture, given: Unseen) -> DenoiserSpec:
 
 
 def differences(given: Shapes, expected: Shapes) -> list[str]:
-    """One clause for each tensor that is missing, is too many or has another shape."""
+    """Return one clause for each tensor that is missing, unexpected or of another shape."""
     missing = [f"{name} is missing" for name in expected if name not in given]
-    extra = [f"{name} is one too many" for name in given if name not in expected]
+    extra = [f"{name} is unexpected" for name in given if name not in expected]
     others = [
         f"{name} is {_by(given[name])}, not {_by(shape)}"
         for name, shape in expected.items()
@@ -146,24 +148,26 @@ def differences(given: Shapes, expected: Shapes) -> list[str]:
 
 
 def shortened(clauses: Sequence[str]) -> str:
-    """The first clauses in one line, and how many more there are."""
-    more = len(clauses) - _SHOWN
-    return "; ".join(clauses[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+    """Join the first clauses, and append the number of remaining clauses."""
+    more = len(clauses) - _MAX_CLAUSES
+    return "; ".join(clauses[:_MAX_CLAUSES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _shape(shapes: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     if name not in shapes:
-        raise InputError(f"The state dict has no {name}: it is no RCDM checkpoint, or that tensor was renamed.")
+        raise InputError(f"The state dict has no {name}: it is not an RCDM checkpoint, or this tensor was renamed.")
     if len(shapes[name]) != dimensions:
-        raise InputError(f"{name} is {_by(shapes[name])}, where an RCDM checkpoint has {dimensions} dimensions.")
+        raise InputError(f"{name} is {_by(shapes[name])}, but an RCDM checkpoint has {dimensions} dimensions.")
     return tuple(shapes[name])
 
 
 def _count(shapes: Shapes, part: str) -> int:
-    """Blocks of a part, whose names count from 0."""
+    """Return the number of blocks of a part, which are numbered from 0."""
     found = {int(match[1]) for name in shapes if (match := re.match(rf"{part}\.(\d{{1,4}})\.", name))}
     if not found or max(found) != len(found) - 1:
-        raise InputError(f"The {part} of the state dict do not count from 0 without gaps: it is no RCDM checkpoint.")
+        raise InputError(
+            f"The {part} of the state dict are not numbered from 0 without gaps: it is not an RCDM checkpoint."
+        )
     return len(found)
 
 
@@ -171,24 +175,24 @@ def _by(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape)) or "a single number"
 
 
-def _in_words(architecture: Architecture) -> str:
+def _in_words(architecture: UNetArchitecture) -> str:
     channel_mult = ",".join(map(str, architecture.channel_mult))
     return f"{architecture.channels} channels, channel_mult {channel_mult}, {architecture.num_res_blocks} blocks"
 
 
-_MULTIPLIERS = {64: "1,2,3,4", 128: "1,1,2,3,4", 256: "1,1,2,2,4,4"}
+_CHANNEL_MULT = {64: "1,2,3,4", 128: "1,1,2,3,4", 256: "1,1,2,2,4,4"}
 
 
 def denoiser_spec(options: Mapping[str, Any]) -> DenoiserSpec:
-    """The spec that the published command-line options describe; options that are left out have published defaults.
+    """Return the spec for the command-line options of the published code. Missing options have the published defaults.
 
     Raises:
-        InputError: the options describe no U-Net, or one that RCDM does not condition on a representation alone.
+        InputError: the options are invalid.
     """
     size = int(options.get("image_size", 64))
-    channel_mult = options.get("channel_mult", "") or _MULTIPLIERS.get(size)
+    channel_mult = options.get("channel_mult", "") or _CHANNEL_MULT.get(size)
     if not channel_mult:
-        raise InputError(f"Published options give no channel_mult, and there is no default for image_size {size}.")
+        raise InputError(f"The published options contain no channel_mult, and image_size {size} has no default.")
     head_channels = int(options.get("num_head_channels", -1))
     return DenoiserSpec.parse(
         {
@@ -210,18 +214,18 @@ def denoiser_spec(options: Mapping[str, Any]) -> DenoiserSpec:
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Split a published state dict into the U-Net's and that of a conditioning projection.
+    """Split a published state dict into those of the U-Net and of a conditioning projection.
 
-    The second loads into ``conditioning.projections[i]``, with mean 0 and scale 1: published projections do not standardise h.
+    The projection has mean 0 and scale 1, because published projections do not standardise ``h``.
 
     Raises:
-        InputError: the state has no ``ssl_emb``, or it is no matrix.
+        InputError: ``ssl_emb`` is missing or not a matrix.
     """
     if not {"ssl_emb.weight", "ssl_emb.bias"} <= state.keys():
-        raise InputError("The state dict has no ssl_emb.weight and ssl_emb.bias: it is no RCDM checkpoint.")
+        raise InputError("The state dict has no ssl_emb.weight and ssl_emb.bias: it is not an RCDM checkpoint.")
     weight = state["ssl_emb.weight"]
     if weight.ndim != 2:
-        raise InputError(f"ssl_emb.weight has {weight.ndim} dimensions, not 2: it is no RCDM checkpoint.")
+        raise InputError(f"ssl_emb.weight has {weight.ndim} dimensions, not 2: it is not an RCDM checkpoint.")
     projection = {
         "weight": weight,
         "bias": state["ssl_emb.bias"],
@@ -231,18 +235,18 @@ def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[st
     return {name: tensor for name, tensor in state.items() if not name.startswith("ssl_emb.")}, projection
 
 
-def published_model(state: Mapping[str, Tensor], method: str, level: Level, given: Unseen) -> Model:
-    """The model in a published state dict; its tensors are used as they are, not copied.
+def published_model(state: Mapping[str, Tensor], method: str, level: Level, given: UNetOptions) -> Model:
+    """Load the model of a published state dict. The tensors are not copied.
 
     Args:
-        state: with the published names.
-        method: whose representation the checkpoint was trained on.
-        level: of that representation.
-        given: what shapes do not tell and the table of published checkpoints need not know.
+        state: state dict with the published names.
+        method: method of the encoder that the checkpoint was trained with.
+        level: level of the representation.
+        given: values that shapes do not determine and ``PUBLISHED`` does not contain.
 
     Raises:
-        InputError: it is no RCDM checkpoint; its tensors are not those of its architecture (lists them); a weight is
-            not finite, or too large for half precision, in which bundles store it.
+        InputError: the state dict is not an RCDM checkpoint, its tensors do not match its architecture, or a weight is
+            not finite in fp16, in which bundles store it.
     """
     unet, projection = split_state(state)
     shapes = {name: tuple(tensor.shape) for name, tensor in unet.items()}
@@ -255,10 +259,10 @@ def published_model(state: Mapping[str, Tensor], method: str, level: Level, give
     expected = {_published_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {_published_name(name): tuple(tensor.shape) for name, tensor in named.items()}
     if different := differences(found, expected):
-        raise InputError(f"The tensors of the state dict are not those of an RCDM: {shortened(different)}.")
+        raise InputError(f"The tensors of the state dict are not those of an RCDM checkpoint: {shortened(different)}.")
     for name, tensor in named.items():
         if not _fits_half(tensor):
-            raise InputError(f"{_published_name(name)} holds values that are no finite numbers of half precision.")
+            raise InputError(f"{_published_name(name)} contains values that are not finite in fp16.")
     model.load_state_dict(named, assign=True)
     return model.eval().requires_grad_(False)
 

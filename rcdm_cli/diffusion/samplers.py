@@ -1,18 +1,18 @@
-"""From noise to images: pure functions of (denoise, noise, schedule, timesteps).
+"""Samplers: pure functions of (denoise, noise, schedule, timesteps).
 
-A sampler sees the network as ``denoise(x, t) -> output`` with x (B, 3, H, W), an int timestep t, and output eps
-(B, 3, H, W), or eps and the variance channels (B, 6, H, W). Whatever type the output has, sampling stays in the noise's
-(float32), and every coefficient is computed in float64 before the loop.
+A denoiser is a function ``denoise(x, t) -> output`` of x (B, 3, H, W) and an int timestep t. The output is eps
+(B, 3, H, W), or eps and the variance channels (B, 6, H, W). Samples have the dtype of the noise (float32), whatever the
+dtype of the output. Coefficients are computed in float64 before the loop.
 
 All samplers take
 
-* ``noise`` (B, 3, H, W), standard normal,
-* ``schedule``, which the denoiser was trained with, and ``timesteps``, descending, which ``spacing`` chooses,
-* ``clip``: hold every prediction of x0 within [-1, 1], as published,
-* ``callback(step, timestep, x, x0)``: called once per step, with x before the step and x0 as predicted from it.
+* ``noise``: standard normal noise (B, 3, H, W),
+* ``schedule``: schedule that the denoiser was trained with,
+* ``timesteps``: descending timesteps, as returned by ``spacing``,
+* ``clip``: whether predictions of x0 are clipped to [-1, 1], as published,
+* ``callback(step, timestep, x, x0)``: called in each step with x before the step and the prediction of x0.
 
-They return x0 (B, 3, H, W), within [-1, 1] if clipped, and raise InputError for timesteps that do not descend within
-0..T-1. No gradient is kept.
+They return x0 (B, 3, H, W) without gradients, and raise InputError for timesteps that do not descend in 0..T-1.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -43,8 +43,9 @@ def ddpm(
 ) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
-    The variance is the learned one (arXiv:2102.09672, equation 15) if the denoiser gives it, else beta. ``step_noise``
-    gives the standard normal noise (B, 3, H, W) that follows step 0, 1, ...; nothing follows the last step.
+    The variance is the learned variance (arXiv:2102.09672, equation 15) if the denoiser predicts it, else beta.
+    ``step_noise(step)`` returns the standard normal noise (B, 3, H, W) added after a step. No noise is added after the
+    last step.
     """
     respaced = schedule.respaced(timesteps[::-1])
     fixed_std = np.sqrt(respaced.betas).tolist()
@@ -79,15 +80,16 @@ def ddim(
 ) -> Tensor:
     """Denoising diffusion implicit models (Song et al. 2021, arXiv:2010.02502, equation 12).
 
-    ``eta`` goes from 0, deterministic, to 1, as random as ``ddpm``; above 0 it needs ``step_noise``, as ``ddpm`` does.
+    ``eta`` is the amount of noise, from 0 (deterministic) to 1 (variance of ``ddpm``). ``eta > 0`` needs
+    ``step_noise``.
 
     Raises:
-        InputError: ``eta`` is not within 0..1, or is above 0 without ``step_noise``.
+        InputError: ``eta`` is not in 0..1, or is above 0 without ``step_noise``.
     """
     if not 0 <= eta <= 1:
-        raise InputError(f"eta must be within 0..1; given {eta}.")
+        raise InputError(f"`eta` must be in 0..1; given {eta}.")
     if eta and step_noise is None:
-        raise InputError(f"eta {eta} draws noise after each step, and no step_noise was given.")
+        raise InputError(f"`eta` = {eta} needs `step_noise`, which is missing.")
     respaced = schedule.respaced(timesteps[::-1])
     signal, signal_after = respaced.alphas_cumprod, respaced.alphas_cumprod_prev
     variance = eta**2 * (1 - signal_after) / (1 - signal) * (1 - signal / signal_after)
@@ -116,35 +118,35 @@ def dpmpp(
     clip: bool = True,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M): second order, multistep, deterministic (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
+    """DPM-Solver++(2M), a deterministic second-order multistep solver (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
 
-    The first step and the last one, to no noise at all, are of first order.
+    The first and the last step are of first order.
     """
     respaced = schedule.respaced(timesteps[::-1])
     alpha, sigma = np.sqrt(respaced.alphas_cumprod[::-1]), np.sqrt(1 - respaced.alphas_cumprod[::-1])
     h = np.diff(np.log(alpha / sigma))
     x_weight = [*(sigma[1:] / sigma[:-1]).tolist(), 0.0]
     x0_weight = [*(-alpha[1:] * np.expm1(-h)).tolist(), 1.0]
-    # How far x0 is extrapolated along its last change: 1 / (2 r) in the paper.
-    ahead = [0.0, *(h[1:] / (2 * h[:-1])).tolist(), 0.0]
-    x = before = noise
+    # Coefficient of the extrapolation of x0: 1 / (2 r) in the paper.
+    extrapolation = [0.0, *(h[1:] / (2 * h[:-1])).tolist(), 0.0]
+    x = previous_x0 = noise
     for step, timestep, index in _steps(timesteps):
         eps, _ = _split(denoise(x, timestep), x)
         x0 = _x0(respaced, x, index, eps, clip)
         if callback:
             callback(step, timestep, x, x0)
-        x = x_weight[step] * x + x0_weight[step] * (x0 + ahead[step] * (x0 - before))
-        before = x0
+        x = x_weight[step] * x + x0_weight[step] * (x0 + extrapolation[step] * (x0 - previous_x0))
+        previous_x0 = x0
     return x
 
 
 class Sampler(NamedTuple):
-    """A sampler by name.
+    """Sampler and its defaults.
 
     Attributes:
-        run: the function.
-        spacing: how its timesteps are spaced unless a person says otherwise.
-        needs_step_noise: whether ``run`` must be given ``step_noise``.
+        run: sampler function.
+        spacing: default spacing of the timesteps.
+        needs_step_noise: whether ``run`` requires ``step_noise``.
     """
 
     run: Callable[..., Tensor]
@@ -160,13 +162,13 @@ SAMPLERS = {
 
 
 def _steps(timesteps: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(step, timestep, index in the respaced schedule), in sampling order."""
+    """Yield (step, timestep, index in the respaced schedule) in sampling order."""
     for step, timestep in enumerate(timesteps):
         yield step, timestep, len(timesteps) - 1 - step
 
 
 def _split(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Predicted eps and, if the output has them, the variance channels, both in x's type."""
+    """Split the output into eps and the variance channels or None, with the dtype of ``x``."""
     eps, *variance = output.to(x.dtype).split(x.shape[1], dim=1)
     return eps, variance[0] if variance else None
 
@@ -177,16 +179,15 @@ def _x0(schedule: Schedule, x: Tensor, index: int, eps: Tensor, clip: bool) -> T
 
 
 def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denoise:
-    """Move eps away from the unconditional one (Ho and Salimans 2022, arXiv:2207.12598, equation 6).
+    """Apply classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, equation 6).
 
     Args:
-        conditional: the denoiser with the representation.
-        unconditional: the same denoiser with ``Conditioner.unconditional``.
-        scale: 1 leaves the condition as it is and returns ``conditional`` itself; above 1 exaggerates it (scale - 1 is
-            the paper's w).
+        conditional: denoiser with the conditioning vector.
+        unconditional: the same denoiser with the zero conditioning vector.
+        scale: guidance scale, 1 + w in the paper; 1 returns ``conditional``.
 
     Returns:
-        A denoiser that calls both. Variance channels are the conditional ones.
+        Denoiser with guided eps and the variance channels of ``conditional``.
     """
     if scale == 1:
         return conditional
@@ -195,7 +196,7 @@ def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denois
         output = conditional(x, t)
         channels = x.shape[1]
         eps = output[:, :channels]
-        base = unconditional(x, t)[:, :channels]
-        return torch.cat([base + scale * (eps - base), output[:, channels:]], dim=1)
+        uncond = unconditional(x, t)[:, :channels]
+        return torch.cat([uncond + scale * (eps - uncond), output[:, channels:]], dim=1)
 
     return denoise

@@ -1,5 +1,6 @@
-"""The sampling loop: any number of (cond, seed) pairs, batch by batch."""
+"""Sampling loop: generate samples for any number of (cond, seed) pairs in batches."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,43 +9,64 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.core.errors import RcdmError
+from rcdm_cli.core.errors import InputError, RcdmError, unknown_name_message
 from rcdm_cli.data.tensor import to_uint8
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import StepNoise, initial_noise
-from rcdm_cli.diffusion.prediction import predicting
 from rcdm_cli.diffusion.samplers import SAMPLERS, Denoise, guided
 from rcdm_cli.diffusion.schedule import Schedule, spacing
+from rcdm_cli.diffusion.spec import Prediction
 from rcdm_cli.diffusion.unet import UNet
 
 BYTES = 2**28
-"""Of modulations held at a time: ancestral sampling of a large network with all 1000 timesteps would hold gigabytes."""
+"""Memory limit of precomputed modulations. For a large network and 1000 timesteps, all would need gigabytes."""
+
+
+def denoiser_of(unet: UNet, schedule: Schedule, cond: Tensor) -> Denoise:
+    """Return the denoiser of a U-Net and its ``cond`` (B, W), as a function ``(x, t) → eps``."""
+
+    def network(x: Tensor, t: int) -> Tensor:
+        output: Tensor = unet(x, torch.full((len(x),), t, device=x.device), cond)
+        return output
+
+    return eps_denoiser(unet.spec.prediction, schedule, network)
+
+
+def eps_denoiser(prediction: Prediction, schedule: Schedule, network: Denoise) -> Denoise:
+    """Return a function ``(x, t) → eps`` for a network whose output (B, 3 or 6, H, W) is ``prediction``.
+
+    For ``v``, eps is ``sqrt(a) v + sqrt(1 - a) x``. At high noise, where a small error of eps is a large error of x0,
+    this does not amplify the error of the network.
+    """
+    if prediction == "eps":
+        return network
+    return lambda x, t: schedule.eps_from_velocity(x, t, network(x, t).to(x.dtype))
 
 
 class Modulations:
-    """``UNet.modulations`` of each distinct (timestep, cond): ``Modulations(unet, timesteps, cond)(t)``.
+    """Precomputed ``UNet.modulations``: ``Modulations(unet, timesteps, cond)(t)``.
 
     Args:
-        unet: gives the modulations; the rest of it is not used.
-        timesteps: in the order in which they will be asked for.
-        cond: (B, W). Rows that are equal are computed once.
-        limit: bytes to hold at a time; what does not fit is computed when its turn comes.
+        unet: U-Net that computes the modulations.
+        timesteps: timesteps in the order of the calls.
+        cond: conditioning vectors (B, W). Equal rows are computed once.
+        limit: memory limit in bytes. Modulations beyond the limit are computed later.
     """
 
     def __init__(self, unet: UNet, timesteps: Sequence[int], cond: Tensor, limit: int = BYTES) -> None:
         self._unet = unet
-        self._distinct, self._which = cond.unique(dim=0, return_inverse=True)
-        together = max(1, limit // (4 * unet.modulation_width * len(self._distinct)))
-        self._groups = [timesteps[start : start + together] for start in range(0, len(timesteps), together)]
-        self._held: dict[int, Tensor] = {}
+        self._distinct, self._row = cond.unique(dim=0, return_inverse=True)
+        count = max(1, limit // (4 * unet.modulation_width * len(self._distinct)))
+        self._groups = [timesteps[start : start + count] for start in range(0, len(timesteps), count)]
+        self._computed: dict[int, Tensor] = {}
 
     def __call__(self, t: int) -> Tensor:
-        """Of timestep ``t`` for each row of cond: (B, M)."""
-        if t not in self._held:
-            self._held = self._computed(next(group for group in self._groups if t in group))
-        return self._held[t][self._which]
+        """Return the modulations (B, M) of timestep ``t``."""
+        if t not in self._computed:
+            self._computed = self._compute(next(group for group in self._groups if t in group))
+        return self._computed[t][self._row]
 
-    def _computed(self, timesteps: Sequence[int]) -> dict[int, Tensor]:
+    def _compute(self, timesteps: Sequence[int]) -> dict[int, Tensor]:
         count = len(self._distinct)
         t = torch.tensor(timesteps, device=self._distinct.device).repeat_interleave(count)
         modulations = self._unet.modulations(t, self._distinct.repeat(len(timesteps), 1))
@@ -53,23 +75,40 @@ class Modulations:
 
 @dataclass(frozen=True)
 class Settings:
-    """How images are sampled: sampler by name, number of steps, scale of guidance (1 is none)."""
+    """Sampling settings.
+
+    Attributes:
+        sampler: name of the sampler.
+        steps: number of sampling steps.
+        guidance: scale of classifier-free guidance; 1 disables guidance.
+
+    Raises:
+        InputError: a value is invalid.
+    """
 
     sampler: str
     steps: int
     guidance: float
 
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise InputError(unknown_name_message("sampler", self.sampler, SAMPLERS))
+        if self.steps < 1:
+            raise InputError(f"`steps` must be at least 1; given {self.steps}.")
+        if not 0 <= self.guidance < math.inf:
+            raise InputError(f"`guidance` must be a finite number of at least 0; given {self.guidance}.")
+
 
 @dataclass(frozen=True)
 class Loop:
-    """What is the same for all images.
+    """Sampler with a denoiser and its settings.
 
     Attributes:
-        engine: the denoiser.
-        unet: the same one; only its ``modulations`` are used.
-        schedule: that it was trained with.
-        settings: of sampling.
-        device: where it runs.
+        engine: denoiser.
+        unet: the same denoiser in PyTorch; only ``modulations`` is used.
+        schedule: schedule that the denoiser was trained with.
+        settings: sampling settings.
+        device: device of the engine.
     """
 
     engine: Engine
@@ -80,7 +119,7 @@ class Loop:
 
     @torch.no_grad()
     def samples(self, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
-        """One image for each row of ``cond`` (B, W) and its seed, in one batch: uint8 (B, size, size, 3)."""
+        """Generate one batch of samples for ``cond`` (B, W) and B seeds: uint8 (B, size, size, 3)."""
         sampler = SAMPLERS[self.settings.sampler]
         timesteps = spacing(sampler.spacing, self.schedule, self.settings.steps)
         shape = (3, self.unet.spec.size, self.unet.spec.size)
@@ -95,7 +134,7 @@ class Loop:
     def _denoise(self, timesteps: Sequence[int], cond: Tensor) -> Denoise:
         modulations = Modulations(self.unet, timesteps, cond)
         network: Denoise = lambda x, t: self.engine(x, modulations(t))  # noqa: E731
-        return predicting(self.unet.spec.prediction, self.schedule, network)
+        return eps_denoiser(self.unet.spec.prediction, self.schedule, network)
 
 
 def sample_images(
@@ -106,38 +145,57 @@ def sample_images(
     on_progress: Callable[[int, int], None],
     on_note: Callable[[str], None],
 ) -> NDArray[np.uint8]:
-    """One image for each row of ``cond`` (N, W) and its seed: uint8 (N, size, size, 3).
+    """Generate one sample for each conditioning vector and seed.
 
-    An image depends on its own cond and seed only: the batch changes the speed, not the noise. A batch that does not
-    fit into memory is halved, which ``on_note`` is told.
+    Each sample depends only on its conditioning vector and seed. The batch size does not change the noise. If a batch
+    does not fit into memory, the batch size is halved and ``on_note`` is called.
+
+    Args:
+        loop: sampler.
+        cond: conditioning vectors (N, W).
+        seeds: N seeds.
+        batch: maximum batch size.
+        on_progress: called with (samples done, samples).
+        on_note: called with messages for the user.
+
+    Returns:
+        Samples, uint8 (N, size, size, 3).
 
     Raises:
-        RcdmError: memory does not suffice for one image.
+        InputError: ``cond``, ``seeds`` or ``batch`` are invalid.
+        RcdmError: a single sample does not fit into memory.
     """
+    width = loop.unet.spec.cond_width
+    if cond.ndim != 2 or cond.shape[1] != width or not len(cond):
+        raise InputError(f"`cond` must have the shape (N, {width}) with N of at least 1; given {tuple(cond.shape)}.")
+    if len(seeds) != len(cond):
+        raise InputError(f"`seeds` must contain one seed per conditioning vector, {len(cond)}; given {len(seeds)}.")
+    if batch < 1:
+        raise InputError(f"`batch` must be at least 1; given {batch}.")
     batch = min(batch, loop.engine.max_batch or batch)
     parts: list[NDArray[np.uint8]] = []
     done = 0
     while done < len(seeds):
-        own = slice(done, done + batch)
-        made = _made(loop, cond[own], seeds[own])
-        if made is None:
+        part = slice(done, done + batch)
+        samples = _try_samples(loop, cond[part], seeds[part])
+        if samples is None:
             batch = _halved(min(batch, len(seeds) - done), loop.device)
-            on_note(f"Memory does not suffice for that many images at a time: going on with {batch}.")
+            on_note(f"Not enough memory for this batch size; continuing with {batch}.")
             continue
-        parts.append(made)
-        done += len(made)
+        parts.append(samples)
+        done += len(samples)
         on_progress(done, len(seeds))
     return np.concatenate(parts)
 
 
-def _made(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8] | None:
-    """The images of one batch, or None where memory does not suffice; by then its tensors are gone."""
+def _try_samples(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8] | None:
+    """Return the samples of one batch, or None if memory is insufficient. None is returned after tensors are freed."""
     try:
         return loop.samples(cond, seeds)
     except (MemoryError, torch.OutOfMemoryError):
         return None
     except RuntimeError as error:
-        # That torch has no memory left on the CPU can be told by the text only.
+        # torch has no exception type for insufficient memory on the CPU.
         if "DefaultCPUAllocator" in str(error):
             return None
         raise
@@ -145,7 +203,7 @@ def _made(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8] |
 
 def _halved(batch: int, device: torch.device) -> int:
     if batch == 1:
-        raise RcdmError(f"The memory of {device} does not suffice for one image.")
+        raise RcdmError(f"The memory of {device} is insufficient for a single sample.")
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return batch // 2

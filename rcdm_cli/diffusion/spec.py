@@ -1,4 +1,4 @@
-"""What describes a diffusion model: its schedule, its denoiser and its conditioning."""
+"""Specs of a diffusion model: noise schedule, denoiser and conditioning."""
 
 from typing import Literal, Self
 
@@ -9,16 +9,19 @@ from rcdm_cli.core.levels import Level
 from rcdm_cli.core.spec import Spec
 
 NORM_GROUPS = 32
-"""Groups of every group norm; each feature map's width is a multiple of it."""
+"""Number of groups of all group norms. The width of each feature map is a multiple of this number."""
+
+
+Prediction = Literal["eps", "v"]
 
 
 class ScheduleSpec(Spec):
-    """How fast noise takes an image over.
+    """Noise schedule.
 
     Attributes:
         kind: ``linear`` betas (Ho et al. 2020, arXiv:2006.11239) or the ``cosine`` cumulative product (Nichol and
             Dhariwal 2021, arXiv:2102.09672, equation 17).
-        timesteps: T, the number of noise levels the denoiser is trained on.
+        timesteps: number of timesteps T that the denoiser is trained with.
     """
 
     kind: Literal["linear", "cosine"] = "linear"
@@ -28,7 +31,7 @@ class ScheduleSpec(Spec):
     def _last_beta_is_below_one(self) -> Self:
         if self.kind == "linear" and self.timesteps <= 20:
             raise ValueError(
-                f"linear needs more than 20 timesteps, since its last beta is 20 / timesteps; given {self.timesteps}"
+                f"linear needs more than 20 timesteps, because its last beta is 20 / timesteps; given {self.timesteps}"
             )
         return self
 
@@ -39,22 +42,23 @@ class DenoiserSpec(Spec):
     Attributes:
         size: height and width of the images in pixels.
         channels: width of the first feature map, a multiple of 32.
-        channel_mult: width of each resolution as a multiple of ``channels``; each halves the size of the one before.
-        blocks: residual blocks per resolution on the way down (one more on the way up).
-        attention: sizes in pixels of the feature maps that are followed by self-attention; the smallest resolution
-            always has one block of it in the middle.
-        heads: attention heads, unless ``head_channels`` gives their width.
-        head_channels: channels per attention head; takes the place of ``heads``.
-        scale_shift_norm: the modulation scales and shifts after the second norm of a block; without it, it is added before.
-        resblock_updown: residual blocks change the resolution; without it, a strided convolution and an upsampling
-            one do.
-        learned_variance: three more output channels that place the variance between its two bounds
+        channel_mult: width of each resolution as a multiple of ``channels``. Each resolution has half the size of the
+            previous one.
+        num_res_blocks: residual blocks per resolution in the encoder path; the decoder path has one more.
+        attention: sizes in pixels of the feature maps with self-attention. The middle block always has self-attention.
+        heads: number of attention heads, unless ``head_channels`` is set.
+        head_channels: channels per attention head; replaces ``heads``.
+        scale_shift_norm: whether the modulation scales and shifts the second norm of a block. If False, the modulation
+            is added before that norm.
+        resblock_updown: whether residual blocks change the resolution. If False, strided convolutions and upsampling
+            layers do.
+        learned_variance: whether three more output channels interpolate between the bounds of the variance
             (arXiv:2102.09672, equation 15).
-        split_qkv_first: the channels of attention are [query, key, value][head]; without it, [head][query, key, value].
-            A matter of how published weights are laid out only.
-        prediction: what the network says: the noise, as published, or v (arXiv:2202.00512), from which the noise
-            follows; v trains a small network in less time.
-        dropout: probability of dropping a feature in training.
+        split_qkv_first: whether attention channels are ordered [query, key, value][head] instead of [head][query, key,
+            value]. Only the layout of published weights depends on this value.
+        prediction: output of the network: the noise, as published, or the velocity v (arXiv:2202.00512), with which a
+            small network trains faster.
+        dropout: dropout probability in training.
     """
 
     size: PositiveInt
@@ -68,39 +72,39 @@ class DenoiserSpec(Spec):
     resblock_updown: bool = True
     learned_variance: bool = False
     split_qkv_first: bool = False
-    prediction: Literal["eps", "v"] = "eps"
+    prediction: Prediction = "eps"
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
 
     @property
     def feature_sizes(self) -> tuple[int, ...]:
-        """Height and width in pixels of the feature maps, largest first; one for each multiplier."""
+        """Height and width of the feature maps in pixels, one per resolution, largest first."""
         return tuple(self.size >> depth for depth in range(len(self.channel_mult)))
 
     @property
     def cond_width(self) -> int:
-        """Width of the timestep embedding, to which ``cond`` is added."""
+        """Width of the timestep embedding and of ``cond``, which is added to the embedding."""
         return 4 * self.channels
 
     @property
     def out_channels(self) -> int:
-        """3 for eps, 6 with the variance."""
+        """Number of output channels: 3, or 6 with learned variance."""
         return 6 if self.learned_variance else 3
 
     def heads_at(self, width: int) -> int:
-        """Attention heads of a feature map that is ``width`` channels wide."""
+        """Return the number of attention heads for a feature map with ``width`` channels."""
         return width // self.head_channels if self.head_channels else self.heads
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.prediction == "v" and self.learned_variance:
-            raise ValueError("learned_variance needs prediction = 'eps': its loss is defined on the noise")
+            raise ValueError("learned_variance needs prediction = 'eps', because its loss is defined on the noise")
         halvings = len(self.channel_mult) - 1
         if self.size % 2**halvings:
             raise ValueError(
                 f"size must be a multiple of {2**halvings} to be halved {halvings} times; given {self.size}"
             )
-        if strangers := sorted(set(self.attention) - set(self.feature_sizes)):
-            raise ValueError(f"attention must be among the feature map sizes {self.feature_sizes}; given {strangers}")
+        if invalid := sorted(set(self.attention) - set(self.feature_sizes)):
+            raise ValueError(f"attention must be among the feature map sizes {self.feature_sizes}; given {invalid}")
         with_attention = {
             self.channels * multiplier
             for size, multiplier in zip(self.feature_sizes, self.channel_mult, strict=True)
@@ -113,12 +117,12 @@ class DenoiserSpec(Spec):
 
 
 class Representation(Spec):
-    """One kind of ``h`` that a denoiser is conditioned on.
+    """Representation that a denoiser is conditioned on.
 
     Attributes:
-        method: what trained the encoder, such as ``dino``.
-        level: where ``h`` is taken.
-        width: D, the length of ``h``.
+        method: method of the encoder, such as ``dino``.
+        level: level of the encoder.
+        width: dimension D of ``h``.
     """
 
     method: str
@@ -127,11 +131,11 @@ class Representation(Spec):
 
 
 class ConditioningSpec(Spec):
-    """The representations that one denoiser serves, a projection each, and the width they are mapped to.
+    """Conditioning projections of a denoiser.
 
     Attributes:
-        projections: one for each (method, level).
-        width: the denoiser's ``cond_width``.
+        projections: input representation of each projection, one per (method, level).
+        width: output width of the projections, ``cond_width`` of the denoiser.
     """
 
     projections: tuple[Representation, ...] = Field(min_length=1)
@@ -141,17 +145,17 @@ class ConditioningSpec(Spec):
     def _projections_differ(self) -> Self:
         names = [(projection.method, projection.level) for projection in self.projections]
         if len(set(names)) < len(names):
-            raise ValueError(f"each (method, level) may stand once; given {names}")
+            raise ValueError(f"each (method, level) may occur once; given {names}")
         return self
 
     def projection(self, method: str, level: str) -> int:
-        """Which projection serves (``method``, ``level``).
+        """Return the index of the projection of (``method``, ``level``).
 
         Raises:
-            InputError: none does.
+            InputError: the projection does not exist.
         """
         for index, candidate in enumerate(self.projections):
             if (candidate.method, candidate.level) == (method, level):
                 return index
-        known = ", ".join(f"{projection.method} at {projection.level}" for projection in self.projections)
-        raise InputError(f"This model has no {method} at {level}: choose among {known}.")
+        available = ", ".join(f"{projection.method} at {projection.level}" for projection in self.projections)
+        raise InputError(f"This model has no {method} at {level}: choose among {available}.")

@@ -1,4 +1,4 @@
-"""The denoiser: a U-Net that predicts the noise in an image."""
+"""Denoiser: a U-Net conditioned on timestep and representation."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -20,12 +20,12 @@ from rcdm_cli.diffusion.spec import DenoiserSpec
 
 
 class UNet(nn.Module):
-    """The U-Net of Dhariwal and Nichol (2021, arXiv:2105.05233), modulated by (timestep, representation).
+    """U-Net of Dhariwal and Nichol (2021, arXiv:2105.05233), modulated by timestep and conditioning vector.
 
-    ``forward`` is ``denoise_with`` of ``modulations``. A sampler's loop can do with the second half: modulations depend
-    on the timestep and the representation, not on the image, and are the same for all images of one representation.
+    ``forward`` computes ``modulations`` and then ``denoise_with``. Modulations depend on timestep and conditioning
+    vector only, so a sampler can compute them before its loop.
 
-    State-dict names equal the published ones, but for ``ssl_emb``, which is a row of the conditioning.
+    State-dict names equal the published names. The published ``ssl_emb`` is a conditioning projection.
     """
 
     def __init__(self, spec: DenoiserSpec) -> None:
@@ -38,7 +38,7 @@ class UNet(nn.Module):
         resolutions = list(zip(spec.feature_sizes, widths, strict=True))
 
         width = widths[0]
-        skips = [width]  # widths of the feature maps that the way up takes over
+        skips = [width]  # widths of the feature maps for the skip connections
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(3, width, 3, padding=1)])])
         for depth, (size, out_width) in enumerate(resolutions):
             for _ in range(spec.num_res_blocks):
@@ -66,30 +66,30 @@ class UNet(nn.Module):
         self.out = nn.Sequential(GroupNorm(width), nn.SiLU(), zeroed(nn.Conv2d(width, spec.out_channels, 3, padding=1)))
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """Predict the noise in ``x``.
+        """Predict eps or v.
 
         Args:
             x: noisy images (B, 3, size, size).
-            t: timesteps (B,), integers or floats in 0..T-1.
-            cond: (B, ``spec.cond_width``) from the conditioning; zeros for unconditional.
+            t: timesteps (B,), int or float in 0..T-1.
+            cond: conditioning vectors (B, ``spec.cond_width``); zeros for unconditional.
 
         Returns:
-            eps (B, 3, size, size), or with learned variance (B, 6, size, size): eps and the variance channels.
+            Prediction (B, 3, size, size), or with learned variance (B, 6, size, size) with the variance channels.
         """
         return self.denoise_with(x, self.modulations(t, cond))
 
     @property
     def modulation_width(self) -> int:
-        """M, the width of ``modulations``."""
+        """Width M of ``modulations``."""
         return sum(block.modulation_width for block in self._residual_blocks())
 
     def modulations(self, t: Tensor, cond: Tensor) -> Tensor:
-        """What every block needs of ``t`` (B,) and ``cond`` (B, ``spec.cond_width``), side by side: (B, M)."""
+        """Return the modulations (B, M) of all blocks for ``t`` (B,) and ``cond`` (B, ``spec.cond_width``)."""
         embedding = F.silu(self.time_embed(timestep_embedding(t, self.spec.channels)) + cond)
         return torch.cat([block.modulation(embedding) for block in self._residual_blocks()], dim=1)
 
     def denoise_with(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """Predict the noise in ``x`` (B, 3, size, size) with what ``modulations`` gave: (B, M), or (1, M) for all."""
+        """Predict from ``x`` (B, 3, size, size) and ``modulations`` (B, M), or (1, M) for the whole batch."""
         widths = [block.modulation_width for block in self._residual_blocks()]
         remaining = iter(modulations.split(widths, dim=1))
 
@@ -110,7 +110,7 @@ class UNet(nn.Module):
         return stage
 
     def _residual_blocks(self) -> list[ResidualBlock]:
-        """In the order in which they run, which is the order in which they were made."""
+        """Return the residual blocks in the order of execution, which is the order of creation."""
         return [module for module in self.modules() if isinstance(module, ResidualBlock)]
 
 

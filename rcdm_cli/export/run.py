@@ -23,7 +23,7 @@ from rcdm_cli.export.quantization.calibration import CalibrationImages, read_cal
 from rcdm_cli.export.quantization.graphs import wanted_quantized, write_quantized
 from rcdm_cli.export.quantization.judge import PrecisionComparison
 from rcdm_cli.export.tensorrt.plans import prepare_plan, wanted_plan, write_plan
-from rcdm_cli.training.finished import read_run
+from rcdm_cli.training.run import read_run
 
 OnProgress = Callable[[int, int, str], None]
 

@@ -1,1 +1,1 @@
-"""Pretrain an encoder, train a denoiser; checkpoint and resume."""
+"""Training: pretraining of encoders and training of denoisers, with checkpoints and resume."""

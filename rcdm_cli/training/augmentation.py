@@ -1,4 +1,4 @@
-"""Training images changed at random, for sets so small that a denoiser learns them by heart."""
+"""Non-leaky augmentation of training images (Karras et al. 2022, arXiv:2206.00364, appendix F.2)."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,81 +13,82 @@ from rcdm_cli.data.augment import with_brightness, with_contrast, with_hue, with
 from rcdm_cli.data.encode import EncoderFunction, encode_images
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.training.recipe import RandomChanges
+from rcdm_cli.training.recipe import AugmentationConfig
 
 Pixels = NDArray[np.uint8]
 
-AMOUNTS = 7
-"""Of a change: zoom, place of the crop (right, down), brightness, contrast, saturation, hue."""
-TOLD = 8
-"""What is told of it: the same, but for hue, which is a point on a circle."""
-_HAPPEN_TOGETHER = (0, 0, 0, 1, 2, 3, 4)
+NUM_PARAMS = 7
+"""Augmentation parameters: zoom, crop position (right, down), brightness, contrast, saturation, hue."""
+AUG_COND_WIDTH = 8
+"""Width of the augmentation conditioning: the parameters, with the hue as a point on a circle."""
+_DECISION = (0, 0, 0, 1, 2, 3, 4)
+"""Random decision that each parameter depends on: zoom and crop position are one augmentation."""
 
 
-class RandomViews:
-    """Changes images, and computes the representations of what comes of it.
+class Augmenter:
+    """Random augmentation of training images, and the representations of the augmented images.
 
     Args:
-        plan: which changes, and how large.
-        images: uint8 (N, P, P, 3).
-        encoders: one for each method of ``projections``.
-        projections: what representations are taken of.
-        device: where encoders run.
+        config: augmentations and their maximum strengths.
+        images: uint8 (N, P, P, 3), ``config.image_size`` pixels.
+        encoders: one encoder per method in ``projections``.
+        projections: representations to compute.
+        device: device of the encoders.
     """
 
     def __init__(
         self,
-        plan: RandomChanges,
+        config: AugmentationConfig,
         images: Pixels,
         encoders: Sequence[Encoder],
         projections: Sequence[Representation],
         device: torch.device,
     ) -> None:
-        self.plan, self.images, self.projections, self.device = plan, images, projections, device
+        self.config, self.images, self.projections, self.device = config, images, projections, device
         self.encoders = {encoder.spec.method: encoder.to(device) for encoder in encoders}
-        # Pillow lets other threads run while it works.
+        # Pillow releases the interpreter lock.
         self._pool = ThreadPoolExecutor()
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Amounts of the changes to ``count`` images, (count, AMOUNTS), as shares of the largest; all 0 for no change.
+        """Draw augmentation parameters (count, NUM_PARAMS), as fractions of the maximum; 0 is no augmentation.
 
-        Zoom is within 0..1, the others within -1..1.
+        Zoom is in 0..1, the other parameters are in -1..1.
         """
-        plan = self.plan
-        largest = torch.tensor([1 - plan.crop] * 3 + [plan.brightness, plan.contrast, plan.saturation, plan.hue])
-        amounts = torch.rand(count, AMOUNTS, generator=generator) * 2 - 1
-        amounts[:, 0].abs_()
-        happens = torch.rand(count, max(_HAPPEN_TOGETHER) + 1, generator=generator) < plan.probability
-        return amounts * happens[:, _HAPPEN_TOGETHER] * (largest > 0)
+        config = self.config
+        strengths = [1 - config.crop] * 3 + [config.brightness, config.contrast, config.saturation, config.hue]
+        params = torch.rand(count, NUM_PARAMS, generator=generator) * 2 - 1
+        params[:, 0].abs_()
+        applied = torch.rand(count, max(_DECISION) + 1, generator=generator) < config.probability
+        return params * applied[:, _DECISION] * (torch.tensor(strengths) > 0)
 
-    def told(self, amounts: Tensor) -> Tensor:
-        """What the denoiser is told of ``amounts`` (B, AMOUNTS): (B, TOLD), all 0 for no change."""
-        angle = tau * self.plan.hue * amounts[:, -1:]
-        return torch.cat([amounts[:, :-1], angle.cos() - 1, angle.sin()], dim=1)
+    def aug_cond(self, params: Tensor) -> Tensor:
+        """Return the augmentation conditioning (B, AUG_COND_WIDTH) of ``params`` (B, NUM_PARAMS); zeros for zeros."""
+        angle = tau * self.config.hue * params[:, -1:]
+        return torch.cat([params[:, :-1], angle.cos() - 1, angle.sin()], dim=1)
 
-    def views(self, index: Tensor, flip: Tensor, amounts: Tensor) -> list[Pixels]:
-        """The images ``index`` (B,), mirrored where ``flip`` (B,), then changed by ``amounts``: squares of any size."""
-        return list(self._pool.map(self._view, index.tolist(), flip.tolist(), amounts.tolist()))
+    def apply(self, index: Tensor, flip: Tensor, params: Tensor) -> list[Pixels]:
+        """Flip the images ``index`` (B,) where ``flip`` (B,) is True, and augment them; the sizes of crops differ."""
+        return list(self._pool.map(self._apply_one, index.tolist(), flip.tolist(), params.tolist()))
 
-    def representations(self, views: Sequence[Pixels], projection: int) -> Tensor:
-        """Return ``h`` (B, D) of views at ``projections[projection]``, on the CPU."""
+    def encode(self, augmented: Sequence[Pixels], projection: int) -> Tensor:
+        """Return ``h`` (B, D) of augmented images for ``projections[projection]``, on the CPU."""
         encoder, level = self.encoders[self.projections[projection].method], self.projections[projection].level
-        levels = encode_images(EncoderFunction(encoder, encoder.spec.preprocessing.size), views, self.device)
+        levels = encode_images(EncoderFunction(encoder, encoder.spec.preprocessing.size), augmented, self.device)
         return levels[encoder.spec.levels.index(level)]
 
-    def _view(self, index: int, flip: bool, amounts: Sequence[float]) -> Pixels:
-        plan, image = self.plan, self.images[index]
-        zoom, right, down, brightness, contrast, saturation, hue = amounts
-        side = plan.side(zoom)
-        left, top = (round((len(image) - side) * (1 + place) / 2) for place in (right, down))
-        view = np.ascontiguousarray((image[:, ::-1] if flip else image)[top : top + side, left : left + side])
-        # Pillow rounds, so that a change of amount 0 would be one.
+    def _apply_one(self, index: int, flip: bool, params: Sequence[float]) -> Pixels:
+        config, image = self.config, self.images[index]
+        zoom, right, down, brightness, contrast, saturation, hue = params
+        side = config.side(zoom)
+        left, top = (round((len(image) - side) * (1 + position) / 2) for position in (right, down))
+        augmented = np.ascontiguousarray((image[:, ::-1] if flip else image)[top : top + side, left : left + side])
+        # A strength of 0 is skipped, because Pillow rounds.
         if brightness:
-            view = with_brightness(view, 1 + plan.brightness * brightness)
+            augmented = with_brightness(augmented, 1 + config.brightness * brightness)
         if contrast:
-            view = with_contrast(view, 1 + plan.contrast * contrast)
+            augmented = with_contrast(augmented, 1 + config.contrast * contrast)
         if saturation:
-            view = with_saturation(view, 1 + plan.saturation * saturation)
+            augmented = with_saturation(augmented, 1 + config.saturation * saturation)
         if hue:
-            view = with_hue(view, plan.hue * hue)
-        return view
+            augmented = with_hue(augmented, config.hue * hue)
+        return augmented

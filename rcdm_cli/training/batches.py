@@ -1,4 +1,4 @@
-"""Which images and timesteps a step sees: a pure function of (seed, step), so that a resumed run sees the same."""
+"""Images and timesteps of each step: pure functions of seed and step, so that a resumed run repeats them."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -9,46 +9,46 @@ from torch import Tensor
 
 
 def generator(*key: int) -> torch.Generator:
-    """A CPU generator that depends on every number of ``key`` and on nothing else."""
-    # SeedSequence hashes; adding or xoring the numbers would let different keys collide.
+    """Return a CPU generator whose state depends only on the numbers in ``key``."""
+    # SeedSequence hashes the numbers. With a sum or an xor, different keys would collide.
     state = SeedSequence(key).generate_state(2)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
 
-def batch_indices(step: int, images: int, batch: int, seed: int) -> Tensor:
-    """The images (batch,) of one step, as int64 indices into 0..images-1.
+def batch_indices(step: int, num_images: int, batch: int, seed: int) -> Tensor:
+    """Return the image indices (batch,) of one step, int64 in 0..num_images-1.
 
-    An epoch is a fresh permutation cut into ``images // batch`` whole batches; fewer images than a batch
-    are repeated to fill one.
+    Each epoch is a new permutation, cut into ``num_images // batch`` whole batches. Fewer images than ``batch`` are
+    repeated.
     """
-    epoch, place = divmod(step, max(images // batch, 1))
-    order = _epoch_order(images, epoch, seed)
-    return order.repeat(-(-batch // images))[place * batch : (place + 1) * batch]
+    epoch, position = divmod(step, max(num_images // batch, 1))
+    order = _epoch_order(num_images, epoch, seed)
+    return order.repeat(-(-batch // num_images))[position * batch : (position + 1) * batch]
 
 
 def stratified_timesteps(batch: int, timesteps: int, draw: torch.Generator) -> Tensor:
-    """Timesteps (batch,) in 0..timesteps-1: each is uniform, and together they cover all noise levels evenly.
+    """Draw timesteps (batch,) in 0..timesteps-1: each is uniform, and together they cover the schedule evenly.
 
-    So the loss of a batch is less noisy (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
+    Stratification reduces the variance of the loss (Kingma et al. 2021, arXiv:2107.00630, appendix I.1).
     """
-    places = (torch.arange(batch) + torch.rand(batch, generator=draw)) / batch
-    # In float32 the last place can round to 1, beyond the last timestep.
-    return (places * timesteps).long().clamp(max=timesteps - 1)[torch.randperm(batch, generator=draw)]
+    positions = (torch.arange(batch) + torch.rand(batch, generator=draw)) / batch
+    # In float32 the last position can round to 1, which is beyond the last timestep.
+    return (positions * timesteps).long().clamp(max=timesteps - 1)[torch.randperm(batch, generator=draw)]
 
 
 @lru_cache(maxsize=2)
-def _epoch_order(images: int, epoch: int, seed: int) -> Tensor:
-    return torch.randperm(images, generator=generator(seed, epoch))
+def _epoch_order(num_images: int, epoch: int, seed: int) -> Tensor:
+    return torch.randperm(num_images, generator=generator(seed, epoch))
 
 
 class Batches:
-    """The batches of steps ``start`` to ``stop``, for a DataLoader: lists of ``(image, draw)``.
+    """Batch sampler of steps ``start`` to ``stop - 1`` for a DataLoader: lists of ``(image index, draw index)``.
 
-    ``draw`` numbers the draws of the whole run, so that augmentation can depend on it.
+    The draw index counts the images of the whole run. Random augmentation is keyed by it.
     """
 
-    def __init__(self, images: int, batch: int, seed: int, start: int, stop: int) -> None:
-        self.images, self.batch, self.seed = images, batch, seed
+    def __init__(self, num_images: int, batch: int, seed: int, start: int, stop: int) -> None:
+        self.num_images, self.batch, self.seed = num_images, batch, seed
         self.start, self.stop = start, stop
 
     def __len__(self) -> int:
@@ -56,5 +56,5 @@ class Batches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.start, self.stop):
-            index = batch_indices(step, self.images, self.batch, self.seed)
+            index = batch_indices(step, self.num_images, self.batch, self.seed)
             yield [(int(image), step * self.batch + k) for k, image in enumerate(index)]

@@ -1,4 +1,4 @@
-"""Where training stands, as one safetensors file: tensors by group, and the recipe in the metadata."""
+"""Checkpoints: one safetensors file with tensors by group, and the recipe in its metadata."""
 
 import json
 from collections.abc import Mapping
@@ -17,57 +17,60 @@ KIND = "checkpoint"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A training run at one step.
+    """State of a training run at one step.
 
     Attributes:
-        step: optimizer steps done.
-        recipe: the recipe and what else must be the same to go on, as JSON-able values.
-        tensors: named ``group/name``.
-        description: one line for people.
+        step: number of optimizer steps done.
+        resume_key: recipe and data that a resumed run must match, as JSON-able values.
+        tensors: state by name, ``group/name``.
+        description: one line for the user.
     """
 
     step: int
-    recipe: dict[str, object]
+    resume_key: dict[str, object]
     tensors: dict[str, Tensor]
     description: str = ""
 
     def group(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one group, by their names inside it."""
+        """Return the tensors of one group by their names inside the group."""
         prefix = f"{name}/"
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
 
 def grouped(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse of ``Checkpoint.group``."""
+    """Return the tensors of all groups by their names in a checkpoint, ``group/name``."""
     return {f"{group}/{name}": tensor for group, tensors in groups.items() for name, tensor in tensors.items()}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it whole or not at all; the one before stays until then."""
+    """Write a checkpoint atomically. The previous file is replaced when the new file is complete."""
     metadata = {
         "kind": KIND,
         "step": str(checkpoint.step),
-        "recipe": json.dumps(checkpoint.recipe),
+        "resume_key": json.dumps(checkpoint.resume_key),
         "description": checkpoint.description,
     }
     write_tensors(path, checkpoint.tensors, metadata)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU.
+    """Load a checkpoint onto the CPU.
 
     Raises:
-        InputError: not a checkpoint.
+        InputError: the file is not a checkpoint.
     """
     metadata = read_metadata(path)
     if metadata.get("kind") != KIND:
         raise InputError(f"{path} is not a checkpoint of rcdm (kind {metadata.get('kind')}).")
-    step, recipe, description = int(metadata["step"]), json.loads(metadata["recipe"]), metadata.get("description", "")
-    return Checkpoint(step, recipe, read_tensors(path), description)
+    try:
+        step, resume_key = int(metadata["step"]), json.loads(metadata["resume_key"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} is a checkpoint without a valid step and resume_key ({error!r}).") from error
+    return Checkpoint(step, resume_key, read_tensors(path), metadata.get("description", ""))
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as ``<parameter index>.<name>``."""
+    """Return the optimizer's state as ``<parameter index>.<name>``."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}.{name}": torch.as_tensor(value) for index, slots in state.items() for name, value in slots.items()
@@ -75,14 +78,14 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The reverse of ``optimizer_tensors``."""
+    """Restore the state that ``optimizer_tensors`` returned."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
         parameter = parameters[int(index)]
         if tensor.shape == parameter.shape:
-            # Files have one order of dimensions in memory, and parameters may have another (channels last).
+            # Files store contiguous tensors. The state needs the memory format of its parameter (channels last).
             tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,82 +1,104 @@
-"""One training in several processes: each computes its share of every batch, and all take the same step."""
+"""Data-parallel training: processes started by ``torchrun`` compute one optimizer step together."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rcdm_cli.core.errors import RcdmError
 
-_PATIENCE = timedelta(days=7)
-"""How long others wait while the first computes representations. One that died is for torchrun to notice."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Process ``rank`` of ``size`` that train together; by default one that trains alone.
-
-    The draws of a step do not depend on how many processes there are, and gradients are added up over all images, so
-    several processes end at the weights of one, but for rounding.
-    """
-
-    rank: int = 0
-    size: int = 1
-
-    @property
-    def writes(self) -> bool:
-        """Whether this is the one process that writes into the run's folder."""
-        return self.rank == 0
-
-    def of(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch (B, …): every ``size``-th, for those of one representation stand together."""
-        return batch[self.rank :: self.size]
-
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Put into each tensor its sum over all processes; the tensors are of one type and device.
-
-        Raises:
-            RcdmError: another process has ended.
-        """
-        if self.size == 1:
-            return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        try:
-            dist.all_reduce(flat)
-        except RuntimeError as error:
-            raise RcdmError("Another process of this training has ended; its own message says why.") from error
-        for tensor, added in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(added.view_as(tensor))
-
-    def any(self, mine: bool) -> bool:
-        """Whether ``mine`` is true in any process; all must ask."""
-        count = torch.tensor([float(mine)])
-        self.add_up([count])
-        return bool(count)
-
-    @contextmanager
-    def first_alone(self) -> Iterator[None]:
-        """The process that writes does a piece of work before the others, who find what it has written."""
-        if not self.writes:
-            self.any(False)
-        yield
-        if self.writes:
-            self.any(False)
+_TIMEOUT = timedelta(days=7)
+"""Time limit of collective operations: all processes wait while the main process computes representations."""
 
 
 @contextmanager
-def joined(rank: int, size: int, device: torch.device) -> Iterator[Share]:
-    """Meet the other processes at the address in ``MASTER_ADDR`` and ``MASTER_PORT``, which torchrun sets."""
-    if size == 1:
-        yield Share()
+def process_group(rank: int, world_size: int, device: torch.device) -> Iterator[None]:
+    """Join the process group at ``MASTER_ADDR`` and ``MASTER_PORT``. A single process needs no group."""
+    if world_size == 1:
+        yield
         return
-    # Flags travel by gloo, so that to ask for one does not wait for the GPU.
+    # Flags are reduced on the CPU, so that a step does not wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=size, timeout=_PATIENCE)
+    dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=_TIMEOUT)
     try:
-        yield Share(rank, size)
+        yield
     finally:
         dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Return the index of this process; 0 without a process group."""
+    return dist.get_rank() if _has_group() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes; 1 without a process group."""
+    return dist.get_world_size() if _has_group() else 1
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes the files of the run."""
+    return rank() == 0
+
+
+def shard(batch: Tensor) -> Tensor:
+    """Return the items of ``batch`` (B, ...) of this process: every ``world_size``-th item, from ``rank``."""
+    return batch[rank() :: world_size()]
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """Wrap ``module`` so that ``backward`` averages gradients over the processes; every parameter needs a gradient."""
+    if world_size() == 1:
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def no_sync(module: nn.Module) -> AbstractContextManager[None]:
+    """Accumulate gradients without averaging them over the processes, for all but the last part of a batch."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+
+def all_reduce_sum(value: Tensor) -> Tensor:
+    """Return the sum of ``value`` over all processes.
+
+    Raises:
+        RcdmError: another process has ended.
+    """
+    if world_size() > 1:
+        with explain_lost_process():
+            dist.all_reduce(value)
+    return value
+
+
+def any_process(flag: bool) -> bool:
+    """Return whether ``flag`` is True in any process. Every process must call this function."""
+    return bool(all_reduce_sum(torch.tensor(float(flag))))
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """Run the body in the main process before the other processes, which read the files that it has written."""
+    if not is_main_process():
+        any_process(False)
+    yield
+    if is_main_process():
+        any_process(False)
+
+
+@contextmanager
+def explain_lost_process() -> Iterator[None]:
+    """Replace the error of a failed collective operation by a message for the user."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise RcdmError("Another process of this training has ended. Its own message names the cause.") from error
+
+
+def _has_group() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -1,4 +1,4 @@
-"""The loop that every training shares: steps, log, checkpoints, resume, a clean stop."""
+"""Training loop: steps, log, checkpoints, resume and stop on request."""
 
 import json
 import math
@@ -9,45 +9,46 @@ from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from rcdm_cli.core.errors import InputError, Interrupted, RcdmError
 from rcdm_cli.core.files import write_text
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from rcdm_cli.training.distributed import Share
+from rcdm_cli.training.distributed import any_process, is_main_process
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 
 
 class Trainer(Protocol):
-    """What the loop drives. ``train_step`` must be a pure function of the state and the step number."""
+    """Training driven by the loop. ``train_step`` must depend only on ``tensors`` and the step number."""
 
     steps: int
     images_per_step: int
     description: str
 
     def setup(self, step: int) -> None:
-        """Called once, before the first ``train_step``, with the steps already done."""
+        """Prepare training from step ``step``. Called once, before the first ``train_step``."""
 
     def train_step(self, step: int) -> dict[str, float]:
-        """Do one optimizer step; returns what is logged, the loss among it."""
+        """Do one optimizer step, and return values to log, including ``loss``."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on."""
+        """Return the complete training state."""
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up ``tensors`` again."""
+        """Restore the state of a checkpoint."""
 
     def resume_key(self) -> dict[str, object]:
-        """What must be the same for a run to go on: the recipe and the data."""
+        """Return the recipe and data that a resumed run must match, as JSON-able values."""
 
     def on_step_end(self, step: int, folder: Path) -> dict[str, float]:
-        """Called after every step; does its periodic work when it is due and returns what to log."""
+        """Do periodic work after ``step`` steps, and return values to log. Called in the main process only."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, for a progress display."""
+    """Progress of a training: steps done, total steps, mean logged values, and speed."""
 
     step: int
     steps: int
@@ -55,7 +56,13 @@ class Progress:
     images_per_second: float
 
 
-def train(
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def fit(
     trainer: Trainer,
     folder: Path,
     *,
@@ -64,33 +71,41 @@ def train(
     show_every: float = 1.0,
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
-    share: Share | None = None,
 ) -> int:
-    """Run ``trainer`` to its last step in ``folder``, from the checkpoint there if there is one.
+    """Train to the last step, from the checkpoint in ``folder`` if one exists.
 
-    Of several processes, one writes into the folder, and all stop when one is asked to.
+    With several processes, the main process writes the files. All processes stop if ``stop`` is true in one of them.
+
+    Args:
+        trainer: training to run.
+        folder: folder of the run.
+        save_every: steps between checkpoints.
+        log_every: steps between lines of the log.
+        show_every: seconds between calls of ``on_progress``.
+        stop: called after each step. If it returns True, a checkpoint is written and the training is interrupted.
+        on_progress: progress callback.
 
     Returns:
-        The step that it began at.
+        The step that the training began at.
 
     Raises:
-        InputError: the folder holds a run of another recipe or other images.
-        Interrupted: ``stop`` said so; a checkpoint is written first.
-        RcdmError: the loss is not a finite number; nothing is written any more.
+        InputError: the checkpoint is from another recipe or other images.
+        Interrupted: ``stop`` returned True.
+        RcdmError: the loss is not finite. The last checkpoint is not replaced.
     """
-    path, share = folder / CHECKPOINT, share or Share()
-    first = _resume(trainer, path, share)
-    log = _Log(folder / LOG, first) if share.writes else None
+    path = folder / CHECKPOINT
+    first = _resume(trainer, path)
+    log = _Log(folder / LOG, first) if is_main_process() else None
     trainer.setup(first)
     sums: dict[str, float] = {}
     started, counted = time.perf_counter(), 0
-    shown = started
+    last_shown = started
     for step in range(first, trainer.steps):
         values = trainer.train_step(step)
         if not math.isfinite(values["loss"]):
             raise RcdmError(
-                f"The loss is {values['loss']} at step {step + 1}: training in {folder} has diverged and will not "
-                "recover. Start again in another folder with a lower optimization.lr, or optimization.precision=fp32."
+                f"The loss is {values['loss']} at step {step + 1}: the training in {folder} has diverged. Start again "
+                "in another folder with a lower optimization.lr, or with optimization.precision=fp32."
             )
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value
@@ -102,36 +117,37 @@ def train(
             if log:
                 log.write({"step": done, **means, "images_per_second": round(rate, 2)})
             sums, started, counted = {}, time.perf_counter(), 0
-        before = time.perf_counter()
-        if before - shown >= show_every or done == trainer.steps:
+        paused = time.perf_counter()
+        if paused - last_shown >= show_every or done == trainer.steps:
             on_progress(Progress(done, trainer.steps, means, rate))
-            shown = before
-        if log and (reached := trainer.on_step_end(done, folder)):
-            log.write({"step": done, **reached})
-        stopping = share.any(stop())
-        if share.writes and (stopping or done % save_every == 0 or done == trainer.steps):
+            last_shown = paused
+        if log and (evaluated := trainer.on_step_end(done, folder)):
+            log.write({"step": done, **evaluated})
+        stopping = any_process(stop())
+        if is_main_process() and (stopping or done % save_every == 0 or done == trainer.steps):
             save_checkpoint(path, Checkpoint(done, trainer.resume_key(), trainer.tensors(), trainer.description))
-        # Images per second are those of training: samples and checkpoints are not counted.
-        started += time.perf_counter() - before
+        # The speed excludes evaluation and checkpoints.
+        started += time.perf_counter() - paused
         if stopping and done < trainer.steps:
             raise Interrupted(
-                f"Stopped at step {done} of {trainer.steps}; {path} has all of it. Run the same command again to go on."
+                f"Stopped at step {done} of {trainer.steps}; {path} contains the state. Run the same command again to "
+                "resume."
             )
     return first
 
 
-def _resume(trainer: Trainer, path: Path, share: Share) -> int:
-    if share.writes:
-        # What a process that was killed while writing has left behind.
-        for torn in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-            torn.unlink()
+def _resume(trainer: Trainer, path: Path) -> int:
+    if is_main_process():
+        # Remove partial files of a process that was killed.
+        for partial in path.parent.glob(f".{path.stem}.*{path.suffix}"):
+            partial.unlink()
     if not path.exists():
         return 0
     checkpoint = load_checkpoint(path)
-    ours = json.loads(json.dumps(trainer.resume_key()))
-    if differing := sorted(_differences(checkpoint.recipe, ours)):
+    key = json.loads(json.dumps(trainer.resume_key()))
+    if differing := sorted(_differences(checkpoint.resume_key, key)):
         raise InputError(
-            f"{path} is from another run: {'; '.join(differing)}. Give another --out, or delete that folder."
+            f"{path} is from another run: {'; '.join(differing)}. Choose another `out` folder, or delete this folder."
         )
     trainer.restore(checkpoint)
     return checkpoint.step
@@ -148,14 +164,14 @@ def _differences(old: object, new: object, key: str = "") -> list[str]:
 
 
 class _Log:
-    """log.jsonl, without what was logged after the checkpoint that the run goes on from."""
+    """``log.jsonl``, without the lines that were written after the checkpoint of step ``step``."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        # A killed process can leave half a last line.
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(path, "".join(f"{line}\n" for line in kept))
+        # A killed process can leave a partial last line.
+        valid = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        write_text(path, "".join(f"{line}\n" for line in valid))
 
     def write(self, values: dict[str, float]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

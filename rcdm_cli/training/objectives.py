@@ -1,4 +1,4 @@
-"""What each method minimises, with lightly's losses; everything here is left behind after pretraining."""
+"""Pretraining objectives: losses and transforms of lightly for each method."""
 
 import copy
 import inspect
@@ -18,20 +18,22 @@ from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.training.recipe import MethodOptions
 
 
-def needs_lightly() -> None:
-    """Look for the package that the losses and the views are from.
+def require_lightly() -> None:
+    """Check that lightly is installed.
 
     Raises:
-        RcdmError: it is not installed.
+        RcdmError: lightly is not installed.
     """
     if find_spec("lightly") is None:
         raise RcdmError("Pretraining needs lightly, which is not installed: `pip install 'rcdm[pretrain]'`.")
 
 
-class Objective(nn.Module, ABC):
-    """A loss over the views of a batch, with the modules that only training needs.
+class PretrainingObjective(nn.Module, ABC):
+    """Loss over the views of a batch, with the modules that only pretraining needs.
 
-    ``encoder`` is the network that is kept; ``epoch``, from 0, is set before each step.
+    Attributes:
+        encoder: network to save after pretraining.
+        epoch: current epoch, from 0. The trainer sets it before each step.
     """
 
     encoder: Encoder
@@ -39,39 +41,39 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
-        """The scalar loss of views (V tensors of (B, 3, S, S), preprocessed) and labels (B,), -1 for none."""
+        """Return the scalar loss of preprocessed views (V tensors (B, 3, S, S)) and labels (B,); -1 is no label."""
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimizer step; ``progress`` runs from 0 to 1."""
+        """Update state after an optimizer step; ``progress`` rises from 0 to 1."""
 
-    def last(self, views: Tensor) -> Tensor:
-        """The head's output (B, D) for one preprocessed view."""
+    def project(self, views: Tensor) -> Tensor:
+        """Return the output (B, D) of the head, or of the trunk without a head, for preprocessed views."""
         h: Tensor = self.encoder.trunk(views)
         if self.encoder.head is not None:
             h = self.encoder.head(h)
         return h
 
 
-class TwoViews(Objective):
-    """SimCLR, VICReg and Barlow Twins: a criterion on the projections of two views."""
+class TwoViews(PretrainingObjective):
+    """Objective of SimCLR, VICReg and Barlow Twins: a criterion on the projections of two views."""
 
     def __init__(self, encoder: Encoder, criterion: nn.Module) -> None:
         super().__init__()
         self.encoder, self.criterion = encoder, criterion
 
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
-        """The criterion on the first and the second view's projections."""
-        first, second = self.last(torch.cat(views)).float().chunk(2)
+        """Return the criterion on the projections of the first and the second view."""
+        first, second = self.project(torch.cat(views)).float().chunk(2)
         with _float32(first):
             loss: Tensor = self.criterion(first, second)
         return loss
 
 
-class Dino(Objective):
-    """DINO: a student matches a momentum teacher over prototypes (Caron et al. 2021, arXiv:2104.14294).
+class Dino(PretrainingObjective):
+    """Objective of DINO: a student matches a momentum teacher over prototypes (Caron et al. 2021, arXiv:2104.14294).
 
-    The teacher is the encoder that is kept, as the authors publish it. The first two views are the
-    global crops, the only ones that the teacher sees.
+    ``encoder`` is the teacher, as in the published models. The first two views are the global crops, which are the only
+    input of the teacher.
     """
 
     teacher_prototypes: Tensor
@@ -86,10 +88,10 @@ class Dino(Objective):
         self.register_buffer("teacher_prototypes", self.prototypes.detach().clone())
 
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
-        """Cross-entropy between the teacher's and the student's prototype scores over all pairs of other views."""
+        """Return the cross-entropy of teacher and student scores over all pairs of different views."""
         with torch.no_grad():
             teacher = self._scores(self.encoder, torch.cat(views[:2]), self.teacher_prototypes).chunk(2)
-        # One pass a crop size: convolutions need equal sizes.
+        # One forward pass per crop size.
         student = [*self._scores(self.student, torch.cat(views[:2]), self.prototypes).chunk(2)]
         if local := views[2:]:
             student += self._scores(self.student, torch.cat(local), self.prototypes).chunk(len(local))
@@ -106,16 +108,16 @@ class Dino(Objective):
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Move the teacher towards the student; its momentum rises to 1 along a cosine."""
+        """Update the teacher as an EMA of the student. The momentum rises to 1 along a cosine."""
         momentum = 1 - (1 - self.momentum) * (cos(pi * progress) + 1) / 2
-        for kept, trained in zip(self.encoder.parameters(), self.student.parameters(), strict=True):
-            kept.lerp_(trained, 1 - momentum)
-        # Batch statistics are the teacher's own: it normalises its batches itself, as published.
+        for teacher, student in zip(self.encoder.parameters(), self.student.parameters(), strict=True):
+            teacher.lerp_(student, 1 - momentum)
+        # As published, the teacher computes its own batch statistics.
         self.teacher_prototypes.lerp_(self.prototypes, 1 - momentum)
 
 
-class Supervised(Objective):
-    """Cross-entropy of a linear classifier on the backbone; images without a class are left out."""
+class Supervised(PretrainingObjective):
+    """Cross-entropy of a linear classifier on the backbone. Images without a label are ignored."""
 
     def __init__(self, encoder: Encoder, classes: int, options: Mapping[str, Any]) -> None:
         super().__init__()
@@ -124,75 +126,84 @@ class Supervised(Objective):
         self.criterion = _build(nn.CrossEntropyLoss, options, "loss", ignore_index=-1, reduction="sum")
 
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
-        """Mean cross-entropy on the one view; 0 where no image of the batch has a class."""
-        total: Tensor = self.criterion(self.classifier(self.last(views[0])).float(), labels)
+        """Return the mean cross-entropy of the single view; 0 if no image of the batch has a label."""
+        total: Tensor = self.criterion(self.classifier(self.project(views[0])).float(), labels)
         return total / (labels >= 0).sum().clamp(min=1)
 
 
 def _float32(tensor: Tensor) -> torch.autocast:
-    """A context without autocast, which would take a product of float32 tensors in bf16."""
+    """Return a context without autocast, which would compute a product of float32 tensors in bf16."""
     return torch.autocast(tensor.device.type, enabled=False)
 
 
-def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> Objective:
-    """The objective of ``encoder.spec.method``.
+def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> PretrainingObjective:
+    """Return the objective of ``encoder.spec.method``.
+
+    Args:
+        encoder: encoder to train.
+        options: settings of the method.
+        classes: number of classes of the images.
 
     Raises:
-        InputError: an option that the loss does not know or refuses, a head that is missing or has no loss, or
-            supervised training without classes.
+        InputError: the loss does not accept an option, the head is missing or not supported, or supervised training
+            has fewer than two classes.
     """
     from lightly.loss import BarlowTwinsLoss, DINOLoss, NTXentLoss, VICRegLoss
 
     method = encoder.spec.method
     if method == "supervised":
         if classes < 2:
-            raise InputError("supervised needs images in at least two class sub-folders; found none.")
+            raise InputError(f"`method` supervised needs images in at least two class sub-folders; found {classes}.")
         if options.head:
-            raise InputError("[methods.supervised] can have no head: its loss is taken at the backbone level.")
+            raise InputError(
+                "[methods.supervised] cannot have a head, because its loss is computed at the backbone level."
+            )
         return Supervised(encoder, classes, options.loss)
     if not options.head:
-        raise InputError(f"[methods.{method}] needs a head: its loss is taken at the projector level.")
+        raise InputError(f"[methods.{method}] needs a head, because its loss is computed at the projector level.")
     if method == "dino":
         return Dino(encoder, _build(DINOLoss, options.loss, "loss", output_dim=options.prototypes), options)
     criterion = {"simclr": NTXentLoss, "vicreg": VICRegLoss, "barlow": BarlowTwinsLoss}[method]
-    # A memory bank is in no checkpoint, so that a run could not go on.
+    # Checkpoints do not contain a memory bank, so a run with one could not be resumed.
     fixed = {"memory_bank_size": 0} if method == "simclr" else {}
     return TwoViews(encoder, _build(criterion, options.loss, "loss", **fixed))
 
 
-def build_views(method: str, options: Mapping[str, Any], size: int) -> Callable[[Any], list[Tensor]]:
-    """Get lightly's transform of ``method``: a PIL image → its views, tensors (3, S, S) in [0, 1].
+def build_transform(method: str, options: Mapping[str, Any], size: int) -> Callable[[Any], list[Tensor]]:
+    """Return lightly's transform of ``method``, which maps a PIL image to views (3, S, S) in [0, 1].
 
-    ``size`` is the side of the (global) views in pixels.
+    Args:
+        method: pretraining method.
+        options: keyword arguments of the transform.
+        size: side of the (global) views in pixels.
 
     Raises:
-        InputError: an option that the transform does not know or refuses.
+        InputError: the transform does not accept an option.
     """
     from lightly.transforms import DINOTransform, SimCLRTransform, VICRegTransform
     from lightly.transforms.simclr_transform import SimCLRViewTransform
 
-    views: Callable[[Any], list[Tensor]]
+    transform: Callable[[Any], list[Tensor]]
     if method == "dino":
-        views = _build(DINOTransform, options, "transform", global_crop_size=size, normalize=None)
-        return views
+        transform = _build(DINOTransform, options, "transform", global_crop_size=size, normalize=None)
+        return transform
     if method == "supervised":
-        view = _build(SimCLRViewTransform, options, "transform", input_size=size, normalize=None)
-        return partial(_one_view, view)
-    transform = {"simclr": SimCLRTransform, "vicreg": VICRegTransform, "barlow": VICRegTransform}[method]
-    views = _build(transform, options, "transform", input_size=size, normalize=None)
-    return views
+        return partial(_one_view, _build(SimCLRViewTransform, options, "transform", input_size=size, normalize=None))
+    kind = {"simclr": SimCLRTransform, "vicreg": VICRegTransform, "barlow": VICRegTransform}[method]
+    transform = _build(kind, options, "transform", input_size=size, normalize=None)
+    return transform
 
 
 def _one_view(transform: Callable[[Any], Tensor], image: Any) -> list[Tensor]:
-    """Not a lambda, which could not be sent to the processes that draw views."""
+    """Return the single view as a list. Worker processes need a function that can be pickled."""
     return [transform(image)]
 
 
 def _build(kind: Callable[..., Any], options: Mapping[str, Any], section: str, **fixed: Any) -> Any:
-    known = [name for name in inspect.signature(kind).parameters if name not in fixed]
-    if unknown := sorted(set(options) - set(known)):
-        raise InputError(f"{section} has no option {', '.join(unknown)}; it has: {', '.join(known)}.")
+    allowed = [name for name in inspect.signature(kind).parameters if name not in fixed]
+    if unknown := sorted(set(options) - set(allowed)):
+        raise InputError(f"{section} has no option {', '.join(unknown)}. Its options: {', '.join(allowed)}.")
     try:
         return kind(**fixed, **options)
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
-        raise InputError(f"{kind.__name__} refuses {section} = {dict(options)}: {error}") from error
+        raise InputError(f"{kind.__name__} rejects {section} = {dict(options)}: {error}") from error

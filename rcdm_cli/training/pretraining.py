@@ -1,4 +1,4 @@
-"""Pretrain one encoder with one method on a folder of images."""
+"""Pretrain an encoder with one method."""
 
 import random
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rcdm_cli.core.precision import autocast
 from rcdm_cli.data.encode import EncoderFunction, encode_images
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from rcdm_cli.encoders.open import ENCODER_FILE
@@ -19,16 +20,21 @@ from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 from rcdm_cli.metrics.nearest import knn_predict
 from rcdm_cli.training.batches import Batches, generator
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
-from rcdm_cli.training.objectives import build_objective, build_views
-from rcdm_cli.training.optim import autocast, learning_rate, set_rate
+from rcdm_cli.training.loop import set_learning_rate
+from rcdm_cli.training.objectives import build_objective, build_transform
 from rcdm_cli.training.recipe import PretrainRecipe
-
-ENCODER = ENCODER_FILE
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Cropped images, uint8 (N, S, S, 3), with class indices (N,), -1 where an image has no class."""
+    """Cropped images with class indices.
+
+    Attributes:
+        images: uint8 (N, S, S, 3).
+        labels: class indices (N,); -1 is no label.
+        classes: class names.
+        fingerprint: hash of the images.
+    """
 
     images: np.ndarray
     labels: Tensor
@@ -39,22 +45,31 @@ class LabelledImages:
 def class_indices(
     labels: tuple[str | None, ...], ignore: tuple[str, ...], classes: tuple[str, ...] | None = None
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Class names → (indices (N,), sorted names); ignored, missing and unknown classes are -1."""
+    """Convert labels to class indices.
+
+    Args:
+        labels: N class names or None.
+        ignore: classes that count as no label.
+        classes: class names; by default, the sorted names in ``labels``.
+
+    Returns:
+        Indices (N,), -1 for no label and for names not in ``classes``; and the class names.
+    """
     if classes is None:
         classes = tuple(sorted({label for label in labels if label is not None and label not in ignore}))
-    place = {name: index for index, name in enumerate(classes)}
-    return torch.tensor([place.get(label, -1) if label is not None else -1 for label in labels]), classes
+    indices = {name: index for index, name in enumerate(classes)}
+    return torch.tensor([indices.get(label, -1) if label is not None else -1 for label in labels]), classes
 
 
 class _Views(Dataset[tuple[list[Tensor], Tensor]]):
-    """Views by (image, draw): the same draw always gives the same views, in any worker."""
+    """Views of images by (image index, draw index). The views do not depend on the worker process."""
 
     def __init__(self, data: LabelledImages, transform: Callable[[Image.Image], list[Tensor]], seed: int) -> None:
         self.data, self.transform, self.seed = data, transform, seed
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
         image, draw = item
-        # lightly and torchvision draw from the global generators; numbering the draws makes views repeatable.
+        # lightly and torchvision use the global generators. A seed per draw makes the views repeatable.
         key = generator(self.seed, draw).initial_seed()
         torch.manual_seed(key)
         random.seed(key)
@@ -63,7 +78,16 @@ class _Views(Dataset[tuple[list[Tensor], Tensor]]):
 
 
 class PretrainTrainer:
-    """One method of a pretraining recipe, as the loop drives it."""
+    """Pretraining with one method, as driven by the loop.
+
+    Args:
+        recipe: settings.
+        method: pretraining method.
+        data: training images.
+        device: device to train on.
+        workers: number of processes that compute views; 0 computes them in this process.
+        validation: labelled images for the k-NN evaluation; by default, leave-one-out on the training images.
+    """
 
     def __init__(
         self,
@@ -105,11 +129,11 @@ class PretrainTrainer:
             betas=self.plan.betas,
             weight_decay=self.plan.weight_decay,
         )
-        transform = build_views(method, self.options.transform, self.preprocessing.size)
+        transform = build_transform(method, self.options.transform, self.preprocessing.size)
         self.views = _Views(data, transform, self.plan.seed)
 
     def resume_key(self) -> dict[str, object]:
-        """The recipe less the other methods, the method, and the images."""
+        """Return the method, its settings, the shared settings and the images."""
         recipe = self.recipe.model_dump(mode="json", exclude={"methods", "description", "knn_every"})
         return {
             "recipe": recipe,
@@ -119,7 +143,7 @@ class PretrainTrainer:
         }
 
     def setup(self, step: int) -> None:
-        """Start the stream of batches at ``step``."""
+        """Open the data loader at ``step``."""
         batches = Batches(len(self.data.images), self.plan.batch, self.plan.seed, step, self.steps)
         loader: DataLoader[tuple[list[Tensor], Tensor]] = DataLoader(
             self.views,
@@ -132,9 +156,9 @@ class PretrainTrainer:
         self.objective.train()
 
     def train_step(self, step: int) -> dict[str, float]:
-        """One optimizer step on one batch of views."""
+        """Do one optimizer step on one batch of views."""
         views, labels = next(self.stream)
-        # Dropout and stochastic depth of a trunk draw here; workers or not, they draw the same.
+        # Dropout and stochastic depth of the trunk use the global generator.
         torch.manual_seed(generator(self.plan.seed, 1, step).initial_seed())
         mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
@@ -142,8 +166,8 @@ class PretrainTrainer:
             ((view.to(self.device, non_blocking=True) - mean) / std).contiguous(memory_format=torch.channels_last)
             for view in views
         ]
-        rate = learning_rate(step, self.steps, self.plan, self.options.lr or self.plan.lr)
-        set_rate(self.optimizer, rate)
+        lr = self.plan.learning_rate(step, self.steps, self.options.lr)
+        set_learning_rate(self.optimizer, lr)
         self.objective.epoch = step // self.per_epoch
         with autocast(self.plan.precision, self.device):
             loss = self.objective(ready, labels.to(self.device))
@@ -153,23 +177,23 @@ class PretrainTrainer:
             torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip)
         self.optimizer.step()
         self.objective.after_step((step + 1) / self.steps)
-        return {"loss": loss.item(), "lr": rate}
+        return {"loss": loss.item(), "lr": lr}
 
     def on_step_end(self, step: int, folder: Path) -> dict[str, float]:
-        """k-NN accuracy every ``knn_every`` epochs where there are classes; the encoder at the end."""
+        """Save the encoder and return its k-NN accuracy, every ``knn_every`` epochs and at the end."""
         values: dict[str, float] = {}
         epoch, rest = divmod(step, self.per_epoch)
         if (rest == 0 and epoch % self.recipe.knn_every == 0) or step == self.steps:
             if len(self.data.classes) > 1:
                 values = {"epoch": epoch, **self.knn()}
-            save_encoder(self.objective.encoder, folder / ENCODER)
+            save_encoder(self.objective.encoder, folder / ENCODER_FILE)
         return values
 
     def knn(self) -> dict[str, float]:
-        """k-NN accuracy per level: on the validation images, else leave-one-out on at most 5,000 images."""
-        bank, labels = self._represent(self.data)
+        """Return the k-NN accuracy per level on the validation images, or leave-one-out on at most 5,000 images."""
+        bank, labels = self._encode(self.data)
         if self.validation is not None:
-            queries, truth = self._represent(self.validation)
+            queries, truth = self._encode(self.validation)
         else:
             queries, truth = bank, labels
         accuracies = {}
@@ -178,7 +202,7 @@ class PretrainTrainer:
             accuracies[f"knn_{level}"] = float((predicted == truth).float().mean())
         return accuracies
 
-    def _represent(self, data: LabelledImages, limit: int = 5000) -> tuple[list[Tensor], Tensor]:
+    def _encode(self, data: LabelledImages, limit: int = 5000) -> tuple[list[Tensor], Tensor]:
         encoder = self.objective.encoder
         training = encoder.training
         encoder.eval()
@@ -191,10 +215,10 @@ class PretrainTrainer:
         return levels, data.labels[labelled]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights of the objective (encoder, and what only training needs) and the optimizer's state."""
+        """Return the weights of the objective, which contains the encoder, and the optimizer's state."""
         return grouped(objective=self.objective.state_dict(), optimizer=optimizer_tensors(self.optimizer))
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up weights and optimizer again."""
+        """Restore weights and the optimizer's state."""
         self.objective.load_state_dict(checkpoint.group("objective"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))

@@ -1,24 +1,26 @@
-"""Recipes: TOML files that hold everything needed to train a model again."""
+"""Recipes: TOML files with all settings that are needed to repeat a training."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from math import cos, pi
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import recipe_path
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec
 from rcdm_cli.encoders.methods import METHODS
 from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
 
-Precision = Literal["auto", "fp32", "bf16"]
+TrainPrecision = Literal["auto", "fp32", "bf16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataOrigin(Spec):
-    """Where the images come from; copied into what is trained on them."""
+    """Origin, licence and preparation of the training images. The values are copied into the trained model."""
 
     origin: str = ""
     licence: str = ""
@@ -26,19 +28,19 @@ class DataOrigin(Spec):
 
 
 class Optimization(Spec):
-    """AdamW with linear warm-up, a constant rate, and a cosine decay over the last part.
+    """AdamW with a linear warm-up, a constant learning rate and a cosine decay.
 
     Attributes:
-        batch: images a step.
-        accumulate: a denoiser's batch is computed in so many equal parts, to fit memory.
-        lr: the constant learning rate.
-        weight_decay: AdamW's decoupled weight decay.
-        betas: AdamW's momentum terms.
-        warmup: share of all steps over which the rate rises from 0.
-        decay: share of all steps at the end over which it falls to 0.
-        clip: gradient norm above which gradients are scaled down; 0 is off.
-        precision: of the matrix products; ``auto`` is bf16 where the hardware has it.
-        seed: of weights, order, augmentation and noise.
+        batch: images per step.
+        accumulate: number of parts that a denoiser's batch is computed in, to save memory.
+        lr: peak learning rate.
+        weight_decay: decoupled weight decay of AdamW.
+        betas: momentum coefficients of AdamW.
+        warmup: fraction of the steps over which the learning rate rises from 0.
+        decay: fraction of the steps, at the end, over which the learning rate falls to 0.
+        clip: maximum gradient norm; 0 disables clipping.
+        precision: number format of matrix products; ``auto`` is bf16 on hardware with bf16 support.
+        seed: seed of weights, image order, augmentation and noise.
     """
 
     batch: int = Field(ge=1)
@@ -49,12 +51,19 @@ class Optimization(Spec):
     warmup: float = Field(default=0.0, ge=0, le=1)
     decay: float = Field(default=0.0, ge=0, le=1)
     clip: float = Field(default=0.0, ge=0)
-    precision: Precision = "auto"
+    precision: TrainPrecision = "auto"
     seed: int = Field(default=0, ge=0, lt=2**64)
 
+    def learning_rate(self, step: int, steps: int, lr: float | None = None) -> float:
+        """Return the learning rate of step ``step`` (from 0) of ``steps``; ``lr`` replaces the peak rate."""
+        warmup, decay, remaining = self.warmup * steps, self.decay * steps, steps - step
+        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        fall = 0.5 * (1 - cos(pi * remaining / decay)) if remaining < decay else 1.0
+        return (lr or self.lr) * rise * fall
 
-class Trunk(Spec):
-    """The trunk that every method of a pretraining recipe shares."""
+
+class TrunkConfig(Spec):
+    """Trunk of all methods of a pretraining recipe: a timm architecture and its options."""
 
     name: str
     options: dict[str, Any] = {}
@@ -62,10 +71,17 @@ class Trunk(Spec):
 
 
 class MethodOptions(Spec):
-    """What differs between methods.
+    """Settings of one pretraining method.
 
-    ``transform`` and ``loss`` are keyword arguments of lightly's transform and loss of that method;
-    ``prototypes`` and ``momentum`` are DINO's. ``lr`` and ``preprocessing`` take the place of the recipe's.
+    Attributes:
+        epochs: passes over the images.
+        head: layers of the projector.
+        transform: keyword arguments of lightly's transform of the method.
+        loss: keyword arguments of lightly's loss of the method.
+        lr: peak learning rate; replaces that of the recipe.
+        preprocessing: replaces that of the recipe.
+        prototypes: number of prototypes of DINO.
+        momentum: initial momentum of DINO's teacher.
     """
 
     epochs: int = Field(ge=1)
@@ -79,13 +95,20 @@ class MethodOptions(Spec):
 
 
 class PretrainRecipe(Spec):
-    """How encoders are pretrained on a folder of images.
+    """Settings for pretraining encoders on images.
 
     Attributes:
-        image_size: images are centre-cropped to this many pixels before the views are drawn from them;
-            above ``preprocessing.size``, so that random crops lose no detail.
-        ignore_classes: class folders whose images carry no label (they still train what needs none).
-        knn_every: epochs between two k-NN accuracies, where the images have classes.
+        kind: kind of the recipe.
+        description: one line for the user.
+        data: origin of the images.
+        image_size: side in pixels of the centre crops from which views are drawn. A value above ``preprocessing.size``
+            preserves detail in random crops.
+        ignore_classes: class folders whose images have no label.
+        knn_every: epochs between k-NN evaluations.
+        trunk: network of all methods.
+        preprocessing: input size and normalisation of the encoders.
+        optimization: optimizer settings.
+        methods: settings by method.
     """
 
     kind: Literal["pretrain"]
@@ -94,39 +117,39 @@ class PretrainRecipe(Spec):
     image_size: int = Field(ge=16)
     ignore_classes: tuple[str, ...] = ()
     knn_every: int = Field(default=10, ge=1)
-    trunk: Trunk
+    trunk: TrunkConfig
     preprocessing: Preprocessing
     optimization: Optimization
     methods: dict[str, MethodOptions]
 
     def method(self, name: str) -> MethodOptions:
-        """The options of one method.
+        """Return the settings of one method.
 
         Raises:
-            InputError: the recipe, or the program, has no such method.
+            InputError: the method does not exist or is not in the recipe.
         """
         if name not in METHODS:
-            raise InputError(f"--method {name} cannot be pretrained. Methods: {', '.join(METHODS)}.")
+            raise InputError(f"`method` {name} cannot be pretrained. Methods: {', '.join(METHODS)}.")
         if name not in self.methods:
-            raise InputError(f"The recipe has no section [methods.{name}]; it has: {', '.join(self.methods)}.")
+            raise InputError(f"The recipe has no section [methods.{name}]. Its methods: {', '.join(self.methods)}.")
         return self.methods[name]
 
 
-class RandomChanges(Spec):
-    """Random changes to the images of a denoiser's training, each of which happens with the same probability.
+class AugmentationConfig(Spec):
+    """Random augmentation of the training images of a denoiser.
 
-    The representation is that of the changed image, and the denoiser is told what was changed and by how much. In
-    sampling it is told of no change, so that its images look like the images as they are: "non-leaky augmentation"
-    (Karras et al. 2022, arXiv:2206.00364, appendix F.2).
+    Each augmentation is applied with the same probability. The denoiser is conditioned on the augmentation parameters,
+    which are zero in sampling, so that augmentations do not leak into samples ("non-leaky augmentation", Karras et al.
+    2022, arXiv:2206.00364, appendix F.2). The representation is that of the augmented image.
 
     Attributes:
-        image_size: images are centre-cropped to this many pixels before they are changed.
-        probability: of each change; 0 is off.
-        crop: side of the smallest random crop as a share of the image's.
-        brightness: largest change of the factor 1 that all values are multiplied by.
-        contrast: likewise, of differences from the mean grey.
-        saturation: likewise, of each pixel's differences from its grey.
-        hue: largest turn as a share of the colour circle.
+        image_size: side in pixels of the centre crops that are augmented.
+        probability: probability of each augmentation; 0 disables augmentation.
+        crop: side of the smallest random crop as a fraction of the image.
+        brightness: maximum change of the brightness factor 1.
+        contrast: maximum change of the contrast factor 1.
+        saturation: maximum change of the saturation factor 1.
+        hue: maximum hue rotation as a fraction of the colour circle.
     """
 
     image_size: int = Field(ge=16)
@@ -138,24 +161,30 @@ class RandomChanges(Spec):
     hue: float = Field(default=0.0, ge=0, le=0.5)
 
     def side(self, zoom: float) -> int:
-        """Pixels along each side of a crop, for ``zoom`` from 0, the whole image, to 1, the smallest crop."""
+        """Return the side of a crop in pixels, for ``zoom`` from 0 (whole image) to 1 (smallest crop)."""
         return round(self.image_size * (1 - (1 - self.crop) * zoom))
 
 
 class TrainRecipe(Spec):
-    """How a denoiser is trained on the representations of one or several encoders.
+    """Settings for training a denoiser on the representations of encoders.
 
     Attributes:
-        encoders: encoder files, or folders of ``rcdm pretrain`` runs.
-        levels: which levels of each encoder are used, where it has them.
-        steps: optimizer steps.
-        ema: the average of the weights after many steps; it warms up as ``min(ema, (1 + n) / (10 + n))``.
-        drop: share of the images whose representation is dropped, for classifier-free guidance
+        kind: kind of the recipe.
+        description: one line for the user.
+        data: origin of the images.
+        encoders: references of encoders, as ``open_encoder`` takes them.
+        levels: levels used of each encoder. An encoder may lack some of them.
+        denoiser: architecture of the U-Net.
+        schedule: noise schedule.
+        optimization: optimizer settings.
+        steps: number of optimizer steps.
+        ema: decay of the exponential moving average (EMA) of the weights. Step n uses ``min(ema, (1 + n) / (10 + n))``.
+        uncond_prob: probability of training an image without its representation, for classifier-free guidance
             (Ho and Salimans 2022, arXiv:2207.12598).
-        augmentation: random changes to the images; without it they are mirrored only.
+        augmentation: random augmentation; by default, images are flipped horizontally only.
         compile: whether ``torch.compile`` compiles the denoiser.
-        save_every: steps between two checkpoints.
-        sample_every: steps between two grids of samples.
+        save_every: steps between checkpoints.
+        sample_every: steps between sample grids.
     """
 
     kind: Literal["train"]
@@ -169,49 +198,54 @@ class TrainRecipe(Spec):
     steps: int = Field(ge=1)
     ema: float = Field(default=0.9999, ge=0, lt=1)
     uncond_prob: float = Field(default=0.0, ge=0, le=1)
-    augmentation: RandomChanges | None = None
+    augmentation: AugmentationConfig | None = None
     compile: bool = False
     save_every: int = Field(default=1000, ge=1)
     sample_every: int = Field(default=2000, ge=1)
 
 
-Kind = TypeVar("Kind", PretrainRecipe, TrainRecipe)
+Recipe = TypeVar("Recipe", PretrainRecipe, TrainRecipe)
 KINDS: dict[str, type[PretrainRecipe] | type[TrainRecipe]] = {"pretrain": PretrainRecipe, "train": TrainRecipe}
 
 
-def read_recipe(
-    path: Path, kind: type[Kind], overrides: Iterable[str] = (), replaced: Mapping[str, Any] | None = None
-) -> Kind:
-    """Read a recipe file of one kind.
+def read_recipe(recipe: Recipe | Path | str, kind: type[Recipe], overrides: Iterable[str] = ()) -> Recipe:
+    """Read and validate a recipe.
 
     Args:
-        path: the TOML file.
-        kind: what the recipe must be.
+        recipe: name of a recipe, TOML file, or recipe object.
+        kind: required type of the recipe.
         overrides: ``key=value`` with dotted keys and TOML values, applied in order.
-        replaced: values that options of a command put in place of the recipe's.
 
     Raises:
-        InputError: no such file, not TOML, another kind, or a key that does not validate.
+        InputError: the recipe does not exist, is not TOML, is of another kind or has an invalid key.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"Cannot read the recipe {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}.") from error
+    if isinstance(recipe, PretrainRecipe | TrainRecipe):
+        where, values = "the recipe", recipe.model_dump(mode="json", exclude_unset=True)
+    else:
+        path = recipe_path(recipe)
+        where, values = str(path), _read_toml(path)
     for override in overrides:
         _apply(values, override)
     found = values.get("kind")
     if KINDS.get(str(found)) is not kind:
-        wanted = next(name for name, known in KINDS.items() if known is kind)
-        raise InputError(f"{path} is a recipe of kind {found!r}, and `rcdm {wanted}` needs kind = {wanted!r}.")
-    return kind.parse(values | dict(replaced or {}), str(path))
+        expected = next(name for name, other in KINDS.items() if other is kind)
+        raise InputError(f"{where} is a recipe of kind {found!r}, but `rcdm {expected}` needs kind = {expected!r}.")
+    return kind.parse(values, where)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"Cannot read the recipe {path}: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}.") from error
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise InputError(f"--set {override}: expected key=value, such as optimization.lr=3e-4.")
+        raise InputError(f"`overrides` {override!r} must be key=value, such as optimization.lr=3e-4.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -220,5 +254,5 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for parent in parents:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise InputError(f"--set {override}: {parent} is a value, not a section.")
+            raise InputError(f"`overrides` {override!r}: {parent} is a value, not a section.")
     values[last] = value

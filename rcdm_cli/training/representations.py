@@ -1,4 +1,4 @@
-"""Representations of the training images: computed once and cached, or computed at each step."""
+"""Representations of training images: cached on disk, or computed in each step."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -17,37 +17,47 @@ from rcdm_cli.encoders.encoder import Encoder
 
 
 class Representations(Protocol):
-    """Where a training step takes ``h`` from."""
+    """Source of the representations of a training step."""
 
     projections: tuple[Representation, ...]
 
     def take(self, projection: int, index: Tensor, flip: Tensor) -> Tensor:
-        """``h`` (B, D) at ``projections[projection]`` of the images ``index`` (B,), mirrored where ``flip`` (B,) is True."""
+        """Return ``h`` (B, D) for ``projections[projection]`` of images ``index`` (B,), flipped where ``flip`` (B,)."""
 
     def statistics(self, projection: int) -> tuple[Tensor, Tensor]:
-        """Mean (D,) and covariance (D, D), float64, over both views of many images, spread over the set."""
+        """Return mean (D,) and covariance (D, D), float64, over images and their mirror images."""
 
 
 @dataclass(frozen=True)
 class EncoderInputs:
-    """An encoder and the training images at its own size, uint8 (N, S, S, 3); ``name`` keys the cache."""
+    """An encoder and the training images at its input size.
+
+    Attributes:
+        encoder: encoder.
+        images: uint8 (N, S, S, 3).
+        name: key of the cache files.
+    """
 
     encoder: Encoder
     images: np.ndarray
     name: str
 
 
-def represent(encoder: Encoder, images: np.ndarray, flip: np.ndarray, device: torch.device) -> list[Tensor]:
-    """Encode images uint8 (B, S, S, 3), mirrored where ``flip`` (B,) is True.
-
-    Returns:
-        One float32 tensor (B, D) per level, on the CPU.
-    """
+def encode_flipped(encoder: Encoder, images: np.ndarray, flip: np.ndarray, device: torch.device) -> list[Tensor]:
+    """Encode images uint8 (B, S, S, 3), flipped where ``flip`` (B,): float32 (B, D) per level, on the CPU."""
     return encode_crops(encoder, np.where(flip[:, None, None, None], images[:, :, ::-1], images), device)
 
 
 class CachedRepresentations:
-    """Both views of every image at every level, in memory-mapped files ``<name>-<level>.npy`` (N, 2, D)."""
+    """Representations of all images and their mirror images, in memory-mapped files ``<name>-<level>.npy`` (N, 2, D).
+
+    Args:
+        sources: encoders and their input images.
+        projections: representations to return.
+        folder: folder of the cache files. Missing files are computed.
+        device: device of the encoders.
+        on_progress: called with (images encoded, images to encode).
+    """
 
     def __init__(
         self,
@@ -73,13 +83,13 @@ class CachedRepresentations:
         ]
 
     def take(self, projection: int, index: Tensor, flip: Tensor) -> Tensor:
-        """Read from the cache."""
+        """Read ``h`` from the cache."""
         return torch.from_numpy(self.arrays[projection][index.numpy(), flip.numpy().astype(np.int64)])
 
     def statistics(self, projection: int) -> tuple[Tensor, Tensor]:
-        """Over at most 16,384 images."""
+        """Compute mean and covariance over at most 16,384 images."""
         array = self.arrays[projection]
-        return _statistics(torch.from_numpy(array[_spread(len(array), 16384).numpy()]).flatten(0, 1))
+        return _statistics(torch.from_numpy(array[_evenly_spaced(len(array), 16384).numpy()]).flatten(0, 1))
 
 
 def _path(folder: Path, source: EncoderInputs, level: str) -> Path:
@@ -97,17 +107,17 @@ def _compute(source: EncoderInputs, folder: Path, device: torch.device) -> Itera
             arrays.append(np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape))
         for start in range(0, len(images), chunk):
             part = images[start : start + chunk]
-            for view in (False, True):
-                levels = represent(encoder, part, np.full(len(part), view), device)
+            for flip in (False, True):
+                levels = encode_flipped(encoder, part, np.full(len(part), flip), device)
                 for array, h in zip(arrays, levels, strict=True):
-                    array[start : start + chunk, int(view)] = h.numpy()
+                    array[start : start + chunk, int(flip)] = h.numpy()
                 yield len(part)
         for array in arrays:
             array.flush()
 
 
 class ComputedRepresentations:
-    """The same without a cache: the encoder runs on the images of every step."""
+    """Representations without a cache: the encoder runs in each step."""
 
     def __init__(
         self, sources: list[EncoderInputs], projections: tuple[Representation, ...], device: torch.device
@@ -118,25 +128,25 @@ class ComputedRepresentations:
             source.encoder.to(device)
 
     def take(self, projection: int, index: Tensor, flip: Tensor) -> Tensor:
-        """Run the encoder."""
+        """Compute ``h`` with the encoder."""
         source, level = self.sources[self.projections[projection].method], self.projections[projection].level
-        levels = represent(source.encoder, source.images[index.numpy()], flip.numpy(), self.device)
+        levels = encode_flipped(source.encoder, source.images[index.numpy()], flip.numpy(), self.device)
         return levels[source.encoder.spec.levels.index(level)]
 
     def statistics(self, projection: int) -> tuple[Tensor, Tensor]:
-        """Over at most 1,024 images."""
-        index = _spread(len(self.sources[self.projections[projection].method].images), 1024)
-        h = [self.take(projection, index, torch.full_like(index, view, dtype=torch.bool)) for view in (0, 1)]
+        """Compute mean and covariance over at most 1,024 images."""
+        index = _evenly_spaced(len(self.sources[self.projections[projection].method].images), 1024)
+        h = [self.take(projection, index, torch.full_like(index, flip, dtype=torch.bool)) for flip in (0, 1)]
         return _statistics(torch.cat(h))
 
 
-def _spread(count: int, limit: int) -> Tensor:
-    """At most ``limit`` of 0..count-1, the first and the last among them."""
+def _evenly_spaced(count: int, limit: int) -> Tensor:
+    """Return at most ``limit`` indices of 0..count-1, the first and the last included."""
     return torch.from_numpy(np.linspace(0, count - 1, min(count, limit)).astype(np.int64))
 
 
 def _statistics(h: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of (N, D), in float64 chunk by chunk: a wide ``h`` is not held twice."""
+    """Return mean and covariance of ``h`` (N, D) in float64. Chunks avoid a float64 copy of a large ``h``."""
     mean = h.mean(dim=0, dtype=torch.float64)
     products = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     for part in h.split(2048):

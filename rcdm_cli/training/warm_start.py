@@ -1,4 +1,4 @@
-"""Begin a training at the weights of another model instead of at random ones."""
+"""Warm start: initialise a training with the weights of another model."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -13,17 +13,22 @@ from rcdm_cli.encoders.encoder import Encoder
 
 
 class WarmStart(NamedTuple):
-    """What a training begins at: a model, and the encoders that it was trained with."""
+    """Initial weights of a training.
+
+    Attributes:
+        model: model to copy weights from.
+        encoders: encoders that ``model`` was trained with.
+    """
 
     model: Model
     encoders: Sequence[Encoder]
 
     def was_trained_with(self, encoder: Encoder) -> bool:
-        """Whether ``encoder`` is one of them; weights are compared in half precision, as bundles store them."""
-        return any(_same(encoder, own) for own in self.encoders)
+        """Return whether ``encoder`` is among ``encoders``. Weights are compared in fp16, as bundles store them."""
+        return any(_equal(encoder, other) for other in self.encoders)
 
 
-def _same(first: Encoder, second: Encoder) -> bool:
+def _equal(first: Encoder, second: Encoder) -> bool:
     if first.spec != second.spec:
         return False
     states = first.state_dict(), second.state_dict()
@@ -31,48 +36,48 @@ def _same(first: Encoder, second: Encoder) -> bool:
 
 
 @torch.no_grad()
-def init_from(model: Model, start: Model, methods: Collection[str]) -> str:
-    """Copy the denoiser of ``start`` into ``model``, and the conditioning's projections of ``methods`` that both have.
+def init_from(model: Model, source: Model, methods: Collection[str]) -> str:
+    """Copy the denoiser and matching conditioning projections of ``source`` into ``model``.
 
-    The image size may differ, since no weight depends on it. Rows are the same where method, level and width are;
-    they bring the statistics that they standardise with. Other projections keep their random weights.
+    The image size may differ, because no weight depends on it. Projections match if method, level and width are equal.
+    Their statistics are copied too. Other projections retain their random weights.
 
     Args:
-        model: is given the weights.
-        start: has them.
-        methods: whose encoders are those that ``start`` was trained with: a projection for another encoder would begin worse
-            than at random.
+        model: model to initialise.
+        source: model with the weights.
+        methods: methods whose encoders ``source`` was trained with. A projection for another encoder would be worse
+            than a random one.
 
     Returns:
-        SHA-256 over what was copied, which belongs to the identity of the run.
+        SHA-256 of the copied weights, which is part of the run's resume key.
 
     Raises:
-        InputError: the two denoisers differ in more than size and drop-out.
+        InputError: the denoisers differ in more than image size and dropout.
     """
-    wanted, given = (_architecture(one.denoiser.spec) for one in (model, start))
-    if different := [f"{name} = {given[name]}" for name in wanted if wanted[name] != given[name]]:
+    expected, given = _architecture(model.denoiser.spec), _architecture(source.denoiser.spec)
+    if different := [f"{name} = {given[name]}" for name in expected if expected[name] != given[name]]:
         raise InputError(
-            f"The weights to start from belong to another denoiser, with {', '.join(different)}. "
-            "Set this in the recipe."
+            f"The initial weights belong to another denoiser, with {', '.join(different)}. Set these values in the "
+            "recipe."
         )
-    model.denoiser.load_state_dict(start.denoiser.state_dict())
-    taken: list[torch.nn.Module] = [model.denoiser]
-    own, others = (
-        dict(zip(one.conditioning.spec.projections, one.conditioning.projections, strict=True))
-        for one in (model, start)
+    model.denoiser.load_state_dict(source.denoiser.state_dict())
+    copied: list[torch.nn.Module] = [model.denoiser]
+    ours, theirs = (
+        dict(zip(each.conditioning.spec.projections, each.conditioning.projections, strict=True))
+        for each in (model, source)
     )
-    for projection, layer in own.items():
-        if projection in others and projection.method in methods:
-            layer.load_state_dict(others[projection].state_dict())
-            taken.append(layer)
+    for representation, projection in ours.items():
+        if representation in theirs and representation.method in methods:
+            projection.load_state_dict(theirs[representation].state_dict())
+            copied.append(projection)
     digest = hashlib.sha256()
-    for module in taken:
+    for module in copied:
         for tensor in module.state_dict().values():
             digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
 def _architecture(spec: DenoiserSpec) -> dict[str, object]:
-    """What weights depend on; attention is given by how often the image is halved before it."""
+    """Return the values that weights depend on. Attention is given by depth instead of feature map size."""
     values = spec.model_dump(exclude={"size", "dropout"})
     return {**values, "attention": sorted(spec.size // size for size in spec.attention)}

@@ -1,4 +1,4 @@
-"""Train a projection of the conditioning along the directions in which ``h`` varies, nearly all at one scale."""
+"""Train conditioning projections on whitened representations."""
 
 from typing import cast
 
@@ -9,21 +9,21 @@ from torch.nn import functional as F
 from rcdm_cli.diffusion.conditioning import ConditioningProjection, ConditioningProjections
 
 FLOOR = 1e-2
-"""Added to each direction's variance, both as shares of the largest: the weakest are scaled up ten times, no more."""
+"""Added to the variance of each direction, relative to the largest variance. It limits the gain to a factor of 10."""
 
 
 class WhitenedProjection(nn.Module):
-    """A conditioning's projection while it is trained: a linear map of whitened ``h``.
+    """Conditioning projection in training: a linear map of whitened ``h``.
 
-    The features of ``h`` are correlated, so that a few directions hold nearly all of its variance, and a projection that is
-    trained on the features learns of these alone in any reasonable time. Inputs should be uncorrelated and of one
-    scale (LeCun et al. 1998, "Efficient BackProp", section 4.3). What is learned is a projection all the same: ``weight``
-    times a fixed matrix, which ``folded`` gives. The scale is that of the strongest direction: Adam moves every weight
-    by the same step, so at a smaller one that direction would be learned later than by a plain projection.
+    The features of ``h`` are correlated: a few directions carry most of the variance, and a projection trained on the
+    features learns little about the other directions. Inputs should be uncorrelated and equally scaled (LeCun et al.
+    1998, "Efficient BackProp", section 4.3). The result is a plain projection: ``weight`` times a fixed matrix, which
+    ``folded`` returns. The whitened scale is that of the strongest direction: Adam moves all weights by equal steps, so
+    at a smaller scale the strongest direction would be learned later than by a plain projection.
 
     Args:
-        projection: whose map it begins with; it standardises ``h`` with its own mean and scale.
-        covariance: of ``h``, (D, D).
+        projection: initial map, with the mean and scale that standardise ``h``.
+        covariance: covariance of ``h``, (D, D).
     """
 
     whitener: Tensor
@@ -44,22 +44,22 @@ class WhitenedProjection(nn.Module):
         self.bias = nn.Parameter(projection.bias.detach().clone())
 
     def forward(self, h: Tensor) -> Tensor:
-        """``h`` (B, D) to (B, out width), as the projection with the ``folded`` weight does."""
-        # In bf16, the whitener's rounding would be as large as what is left of the weak directions.
+        """Map ``h`` (B, D) to (B, out width). The result equals that of a projection with the ``folded`` weight."""
+        # In bf16, the rounding error would be as large as the weak directions.
         with torch.autocast(h.device.type, enabled=False):
             white = (h - self.mean) / self.scale @ self.whitener
         return F.linear(white, self.weight, self.bias)
 
     def folded(self) -> Tensor:
-        """The weight (out width, D) of the projection that does the same."""
+        """Return the weight (out width, D) of the equivalent plain projection."""
         return self.weight @ self.whitener
 
 
 @torch.no_grad()
-def standardise_anew(projection: ConditioningProjection, mean: Tensor, std: Tensor) -> None:
-    """Have ``projection`` standardise ``h`` with ``mean`` and ``std`` (D,), its weight and bias changed so that its map stays.
+def restandardise(projection: ConditioningProjection, mean: Tensor, std: Tensor) -> None:
+    """Replace mean and scale of ``projection`` by ``mean`` and ``std`` (D,), and adapt its weights to preserve its map.
 
-    A projection of another model standardises with what it was trained on, and a published one not at all.
+    The projection of another model has the statistics of its own training images, or none.
     """
     std = torch.where(std > 0, std, 1.0)
     projection.bias.add_(projection.weight @ ((mean - projection.mean) / projection.scale))
@@ -69,13 +69,13 @@ def standardise_anew(projection: ConditioningProjection, mean: Tensor, std: Tens
 
 
 def whiten(conditioning: ConditioningProjections, projection: int, covariance: Tensor) -> None:
-    """Put a ``WhitenedProjection`` in the place of ``projection``."""
+    """Replace ``projection`` by a ``WhitenedProjection``."""
     conditioning.projections[projection] = WhitenedProjection(
         cast(ConditioningProjection, conditioning.projections[projection]), covariance
     )
 
 
 def folded_parameters(conditioning: ConditioningProjections) -> list[Tensor]:
-    """The parameters of a conditioning of whitened projections, as those of its plain projections: weight and bias of each."""
+    """Return the parameters of the equivalent plain projections: weight and bias of each."""
     projections = [cast(WhitenedProjection, projection) for projection in conditioning.projections]
     return [parameter for projection in projections for parameter in (projection.folded(), projection.bias)]

@@ -49,7 +49,7 @@ def test_bundle_contains_the_ema_weights_and_the_encoder(run, workplace, invoke)
     assert (values["bundle"], values["name"], values["steps"], values["written"]) == ("engines/mine", "mine", 2, [])
     bundle = load_bundle(workplace / "engines" / "mine")
 
-    average = load_checkpoint(run / "checkpoint.safetensors").group("average")
+    average = load_checkpoint(run / "checkpoint.safetensors").group("ema")
     for name, tensor in bundle.model.state_dict().items():
         torch.testing.assert_close(tensor, average[name], atol=1e-7, rtol=1e-3)
     assert bundle.manifest.trained["images_seen"] == 2 * 6

@@ -1,4 +1,4 @@
-"""``rcdm train --encoder REF`` with encoders that rcdm did not write, up to a bundle that makes samples."""
+"""``rcdm train --encoder REF`` with encoders of other projects, up to samples of the exported bundle."""
 
 import json
 
@@ -19,7 +19,7 @@ RESNET = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Images, a recipe of two steps, and an encoder of each kind."""
+    """Folder with images, a recipe, and encoders in several formats."""
     folder = tmp_path_factory.mktemp("own")
     write_images(folder / "images", {"cat": 4, "dog": 3})
     (folder / "tiny.toml").write_text(TRAIN)
@@ -40,7 +40,7 @@ def train(invoke, data, run, *references, recipe=None):
     )  # fmt: skip
 
 
-def test_a_run_on_any_encoders_becomes_a_bundle(invoke, data, workplace):
+def test_run_on_encoders_of_other_projects_exports_to_a_bundle(invoke, data, workplace):
     references = (f"{data / 'mine.ckpt'},size=32", f"{data / 'graph.onnx'},scaling=imagenet", "timm:test_vit,size=32")
     result = train(invoke, data, workplace / "run", *references)
     assert result.exit_code == 0, result.stderr
@@ -64,12 +64,12 @@ def test_a_run_on_any_encoders_becomes_a_bundle(invoke, data, workplace):
 @pytest.mark.parametrize(
     ("references", "recipe", "words"),
     [
-        (("timm:test_resnet,size=32", "timm:test_resnet,size=64"), "", "Two encoders are called 'test_resnet'"),
+        (("timm:test_resnet,size=32", "timm:test_resnet,size=64"), "", "named 'test_resnet'"),
         (("timm:test_resnet,size=32",), 'levels = ["projector"]', "'test_resnet' has no projector level"),
         (("nowhere.pth",), "", "nowhere.pth is not a file"),
     ],
 )
-def test_encoders_that_cannot_be_trained_on_end_with_2(references, recipe, words, invoke, data, workplace):
+def test_unusable_encoders_exit_with_2(references, recipe, words, invoke, data, workplace):
     (workplace / "own.toml").write_text(f"{recipe}\n{TRAIN}")
     result = train(invoke, data, workplace / "run", *references, recipe=workplace / "own.toml")
     assert result.exit_code == 2
@@ -80,8 +80,8 @@ def test_encoders_that_cannot_be_trained_on_end_with_2(references, recipe, words
 @pytest.mark.parametrize(
     ("offline", "code", "words"), [("1", 2, "RCDM_OFFLINE or HF_HUB_OFFLINE disables"), ("", 1, "could not be")]
 )
-def test_offline_holds_for_the_weights_of_timm_too(offline, code, words, data, tmp_path):
-    """In a process of its own, since huggingface_hub reads its settings once; it downloads from this hub here."""
+def test_offline_applies_to_timm_weights(offline, code, words, data, tmp_path):
+    """Runs in a separate process, because huggingface_hub reads its settings on import. The hub is a local server."""
     with serving(Site(status=404)) as hub:
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "RCDM_OFFLINE": offline}
         arguments = ("embed", str(data / "images"), "--encoder", "timm:test_resnet,pretrained", "-o", "x.npz", "-q")

@@ -1,7 +1,7 @@
-"""A denoiser in closed form: images whose values are independent Gaussians.
+"""Denoiser in closed form for images with independent Gaussian pixels.
 
-With x0 ~ N(mean, std^2), x_t ~ N(a mean, v) where v = a^2 std^2 + s^2, for x_t = a x0 + s eps. The eps that a perfect
-denoiser predicts is E[eps | x_t] = s (x_t - a mean) / v, and the probability flow ODE keeps (x_t - a mean) / sqrt(v)
+With x0 ~ N(mean, std^2), x_t ~ N(a mean, v) where v = a^2 std^2 + s^2, for x_t = a x0 + s eps. The optimal
+prediction is E[eps | x_t] = s (x_t - a mean) / v. (x_t - a mean) / sqrt(v) is constant along the probability flow ODE
 (Song et al. 2021, arXiv:2011.13456, equation 13, solved for this density).
 """
 
@@ -30,7 +30,7 @@ class GaussianImages:
         return torch.randn(batch, *self.shape, generator=generator, dtype=torch.float64)
 
     def exact(self, x: Tensor, t: int, until: int | None) -> Tensor:
-        """Where the ODE that is at ``x`` at timestep ``t`` is at timestep ``until``, or with no noise left (None)."""
+        """Solve the ODE from ``x`` at timestep ``t`` to timestep ``until``, or to zero noise (None)."""
         a, s = self.signal[t], self.noise[t]
         a_until, s_until = (1.0, 0.0) if until is None else (self.signal[until], self.noise[until])
         scale = torch.sqrt((a_until**2 * self.std**2 + s_until**2) / (a**2 * self.std**2 + s**2))

@@ -1,4 +1,4 @@
-"""Numbers that the published implementation gave (facebookresearch/RCDM at 71daaf1, CPU, float32)."""
+"""Golden numbers of the published implementation (facebookresearch/RCDM at 71daaf1, CPU, float32)."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def tensors(name: str) -> dict[str, Tensor]:
 
 
 def published_model(name: str) -> tuple[UNet, ConditioningProjections]:
-    """The U-Net and the single conditioning projection of ``unet_a`` or ``unet_b``, in evaluation mode."""
+    """Load the U-Net and the conditioning projection of ``unet_a`` or ``unet_b``, in evaluation mode."""
     spec = denoiser_spec(json.loads(str(arrays(name)["config"])))
     state = {key.removeprefix("state/"): value for key, value in tensors(name).items() if key.startswith("state/")}
     unet_state, projection_state = split_state(state)
@@ -41,5 +41,5 @@ def published_model(name: str) -> tuple[UNet, ConditioningProjections]:
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:
-    """The relative L2 distance."""
+    """Return the relative L2 distance."""
     return float(((ours - theirs).norm() / theirs.norm()).detach())

@@ -9,13 +9,13 @@ from tests.diffusion.golden import tensors
 
 
 @pytest.mark.parametrize("width", [64, 33])
-def test_timestep_embedding_equals_the_published(width):
+def test_timestep_embedding_equals_golden_numbers(width):
     published = tensors("schedules")
     embedding = timestep_embedding(published["timestep_embedding/t"], width)
     torch.testing.assert_close(embedding, published[f"timestep_embedding/dim{width}"], rtol=0, atol=1e-6)
 
 
-def test_repeat_then_convolve_is_what_it_says():
+def test_repeat_then_convolve_equals_upsampling_and_convolution():
     torch.manual_seed(0)
     convolution = nn.Conv2d(5, 7, 3, padding=1).double()
     x = torch.randn(2, 5, 4, 6, dtype=torch.float64)

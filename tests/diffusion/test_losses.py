@@ -15,7 +15,7 @@ def schedule():
 
 
 @torch.no_grad()
-def test_losses_equal_the_published(schedule):
+def test_losses_equal_golden_numbers(schedule):
     golden = tensors("training_losses")
     unet, conditioning = published_model("unet_a")
     x_t = schedule.add_noise(golden["x0"], golden["t"], golden["noise"])
@@ -35,7 +35,7 @@ def noisy(schedule, t):
     return x0, noise, schedule.add_noise(x0, t, noise)
 
 
-def test_the_bound_is_a_divergence_between_gaussians(schedule):
+def test_bound_equals_the_kl_divergence_of_gaussians(schedule):
     t = torch.tensor([2, 600])
     x0, noise, x_t = noisy(schedule, t)
     values = torch.rand(x0.shape)
@@ -53,10 +53,10 @@ def test_the_bound_is_a_divergence_between_gaussians(schedule):
         assert float(bound[sample]) == pytest.approx(float(kl_divergence(true, ours).mean()) / np.log(2), rel=1e-3)
 
 
-def test_at_timestep_0_the_bound_is_the_likelihood_of_8_bit_values(schedule):
+def test_bound_at_timestep_0_is_the_likelihood_of_8_bit_values(schedule):
     t = torch.zeros(1, dtype=torch.int64)
     x0, noise, x_t = noisy(schedule, t)
-    x0[0, 0, 0, :2] = torch.tensor([-1.0, 1.0])  # the bins at both ends reach to infinity
+    x0[0, 0, 0, :2] = torch.tensor([-1.0, 1.0])  # the first and the last bin are unbounded
     values = torch.ones(x0.shape)
     bound = variational_bound(noise, values, x0, x_t, t, schedule)
     mean = schedule.posterior_mean(schedule.predict_x0(x_t, 0, noise), x_t, 0)
@@ -67,17 +67,17 @@ def test_at_timestep_0_the_bound_is_the_likelihood_of_8_bit_values(schedule):
     assert float(bound) == pytest.approx(float(expected), rel=2e-2)  # the tanh approximation of the cdf
 
 
-def test_the_bound_trains_the_variance_only(schedule):
+def test_bound_has_no_gradient_of_eps(schedule):
     t = torch.tensor([0, 10, 900])
     x0, noise, x_t = noisy(schedule, t)
     output = torch.randn(3, 6, 4, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    (slope,) = torch.autograd.grad(hybrid_loss(output, noise, x0, x_t, t, schedule).sum(), output)
+    (grad,) = torch.autograd.grad(hybrid_loss(output, noise, x0, x_t, t, schedule).sum(), output)
     (simple,) = torch.autograd.grad(simple_loss(output[:, :3], noise).sum(), output)
-    torch.testing.assert_close(slope[:, :3], simple[:, :3])
-    assert slope[:, 3:].flatten(1).any(dim=1).all()
+    torch.testing.assert_close(grad[:, :3], simple[:, :3])
+    assert grad[:, 3:].flatten(1).any(dim=1).all()
 
 
-def test_the_bound_counts_in_proportion_to_the_number_of_timesteps():
+def test_bound_is_weighted_by_the_number_of_timesteps():
     short, t = Schedule(ScheduleSpec(kind="cosine", timesteps=50)), torch.tensor([20])
     x0, noise, x_t = noisy(short, t)
     output = torch.randn(1, 6, 4, 4)
@@ -87,7 +87,7 @@ def test_the_bound_counts_in_proportion_to_the_number_of_timesteps():
     torch.testing.assert_close(total - simple_loss(eps, noise), bound * 0.05, rtol=1e-3, atol=1e-6)
 
 
-def test_losses_are_float32_whatever_the_network_computes_in(schedule):
+def test_losses_are_float32_for_bfloat16_outputs(schedule):
     t = torch.tensor([5])
     x0, noise, x_t = noisy(schedule, t)
     output = torch.randn(1, 6, 4, 4).bfloat16()

@@ -9,7 +9,7 @@ from rcdm_cli.diffusion.noise import StepNoise, initial_noise, sample_seed
 SHAPE = (3, 8, 8)
 
 
-def test_seeds_and_noise_are_the_same_everywhere_and_for_ever():
+def test_seeds_and_noise_equal_golden_numbers():
     first = sample_seed(0, 0, 0)
     assert first == 2635072618980576772
     assert sample_seed(1234, 5, 6) == 6909562076760305842
@@ -21,17 +21,17 @@ def test_seeds_and_noise_are_the_same_everywhere_and_for_ever():
     )
 
 
-def test_every_sample_has_its_own_seed():
+def test_seeds_are_distinct():
     seeds = {sample_seed(seed, image, sample) for seed in range(5) for image in range(20) for sample in range(20)}
     assert len(seeds) == 2000
 
 
-def test_seeds_differ_beyond_their_lower_32_bits():
+def test_noise_depends_on_all_64_bits_of_the_seed():
     assert not torch.equal(initial_noise([1], SHAPE), initial_noise([1 + 2**32], SHAPE))
     assert not torch.equal(initial_noise([0], SHAPE), initial_noise([2**32], SHAPE))
 
 
-def test_noise_does_not_depend_on_the_rest_of_the_batch():
+def test_noise_does_not_depend_on_the_batch():
     seeds = [sample_seed(0, 0, sample) for sample in range(4)]
     together, steps = initial_noise(seeds, SHAPE), StepNoise(seeds, SHAPE)(3)
     assert together.dtype == steps.dtype == torch.float32
@@ -40,7 +40,7 @@ def test_noise_does_not_depend_on_the_rest_of_the_batch():
         assert torch.equal(StepNoise([seed], SHAPE)(3)[0], steps[sample])
 
 
-def test_steps_have_noise_of_their_own_in_any_order():
+def test_step_noise_is_independent_of_the_order_of_calls():
     noise = StepNoise([sample_seed(0, 0, 0)], SHAPE)
     last, first = noise(1), noise(0)
     assert torch.equal(noise(1), last)
@@ -55,6 +55,6 @@ def test_noise_is_standard_normal():
     assert kstest(values, "norm").pvalue > 1e-3
 
 
-def test_negative_numbers_are_refused():
-    with pytest.raises(InputError, match="start at 0; given -1, 0 and 0"):
+def test_negative_seed_raises():
+    with pytest.raises(InputError, match="must be >= 0; given -1, 0 and 0"):
         sample_seed(-1, 0, 0)

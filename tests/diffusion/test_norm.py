@@ -21,7 +21,7 @@ def features(dtype=torch.float32, memory_format=torch.contiguous_format):
 
 
 def by_torch(norm, x, modulation):
-    """The published form: normalise, then scale and shift."""
+    """Reference: normalise, then scale and shift."""
     normalised = F.group_norm(x, 32, norm.weight.to(x.dtype), norm.bias.to(x.dtype))
     if modulation is None:
         return normalised
@@ -40,14 +40,14 @@ def test_values_and_gradients_equal_group_norm(norm, memory_format, modulated):
     assert ours.is_contiguous(memory_format=memory_format)
 
     inputs = [x, norm.weight, norm.bias, *([modulation] if modulated else [])]
-    slope = torch.randn_like(ours)
+    grad = torch.randn_like(ours)
     for mine, other in zip(
-        torch.autograd.grad(ours, inputs, slope), torch.autograd.grad(theirs, inputs, slope), strict=True
+        torch.autograd.grad(ours, inputs, grad), torch.autograd.grad(theirs, inputs, grad), strict=True
     ):
         torch.testing.assert_close(mine, other)
 
 
-def test_the_input_is_left_as_it_was(norm):
+def test_input_is_not_changed(norm):
     for dtype in (torch.float32, torch.bfloat16):
         x = features(dtype)
         before = x.clone()
@@ -55,7 +55,7 @@ def test_the_input_is_left_as_it_was(norm):
         assert torch.equal(x, before)
 
 
-def test_bfloat16_stays_and_is_as_exact_as_torch(norm):
+def test_bfloat16_is_as_exact_as_torch(norm):
     x = features()
     exact = by_torch(norm, x, None)
     with torch.autocast("cpu", torch.bfloat16):
@@ -66,13 +66,13 @@ def test_bfloat16_stays_and_is_as_exact_as_torch(norm):
     assert error < 1.5 * error_of_torch < 0.01
 
 
-def test_a_second_derivative_is_refused_rather_than_wrong(norm):
+def test_second_derivative_raises(norm):
     x = features().requires_grad_()
-    (slope,) = torch.autograd.grad(norm(x).square().sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(norm(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        slope.sum().backward()
+        grad.sum().backward()
 
 
-def test_constant_features_become_the_bias(norm):
+def test_constant_features_give_the_bias(norm):
     flat = torch.full((1, 64, 4, 4), 7.0)
     torch.testing.assert_close(norm(flat), norm.bias.view(1, 64, 1, 1).expand(1, 64, 4, 4), rtol=0, atol=2e-2)

@@ -1,4 +1,4 @@
-"""The architecture off the tensors, and what is said where they do not fit."""
+"""Import of published checkpoints: inferred architecture, and errors."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.published import Unseen, denoiser_spec, published_model, read_architecture, spec_of
+from rcdm_cli.diffusion.published import UNetOptions, denoiser_spec, published_model, read_architecture, spec_of
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.diffusion.unet import UNet
 from tests.diffusion.golden import REFERENCE, arrays, relative, tensors
@@ -24,9 +24,9 @@ def shapes_of(spec):
         return {name: tuple(tensor.shape) for name, tensor in UNet(spec).state_dict().items()}
 
 
-def test_the_published_128_pixel_architecture_needs_no_option():
+def test_published_128_pixel_architecture_needs_no_options():
     unet = {name: shape for name, shape in SHAPES.items() if not name.startswith("ssl_emb")}
-    assert spec_of(read_architecture(unet), Unseen()) == denoiser_spec(LAYOUT["config"])
+    assert spec_of(read_architecture(unet), UNetOptions()) == denoiser_spec(LAYOUT["config"])
 
 
 @pytest.mark.parametrize(
@@ -48,17 +48,18 @@ def test_the_published_128_pixel_architecture_needs_no_option():
         {"channel_mult": (1, 3), "attention": (32,), "num_res_blocks": 1, "split_qkv_first": True, "channels": 64},
     ],
 )
-def test_every_architecture_is_read_off_its_tensors(values):
+def test_architecture_is_inferred_from_tensor_shapes(values):
     spec = DenoiserSpec(**({"size": 64, "channels": 32, "num_res_blocks": 1} | values))
-    given = Unseen(64, None if spec.head_channels else spec.heads, spec.head_channels, spec.split_qkv_first)
+    given = UNetOptions(64, None if spec.head_channels else spec.heads, spec.head_channels, spec.split_qkv_first)
     assert spec_of(read_architecture(shapes_of(spec)), given) == spec
 
 
 @pytest.mark.parametrize(
-    ("name", "given"), [("unet_a", Unseen(16, 2)), ("unet_b", Unseen(16, head_channels=16, split_qkv_first=True))]
+    ("name", "given"),
+    [("unet_a", UNetOptions(16, 2)), ("unet_b", UNetOptions(16, head_channels=16, split_qkv_first=True))],
 )
 @torch.no_grad()
-def test_an_imported_model_predicts_what_the_published_one_does(name, given):
+def test_imported_model_equals_golden_numbers(name, given):
     golden = tensors(name)
     model = published_model(golden_state(name), "dino", "projector", given)
     assert model.denoiser.spec == denoiser_spec(json.loads(str(arrays(name)["config"])))
@@ -70,14 +71,14 @@ def test_an_imported_model_predicts_what_the_published_one_does(name, given):
 
 def test_tensors_are_not_copied():
     state = golden_state("unet_a")
-    model = published_model(state, "dino", "backbone", Unseen(16, 2))
+    model = published_model(state, "dino", "backbone", UNetOptions(16, 2))
     assert model.denoiser.out[2].weight.data_ptr() == state["out.2.weight"].data_ptr()
 
 
-OF_UNET_A = Unseen(16, 2)
+OPTIONS_OF_UNET_A = UNetOptions(16, 2)
 
 
-def message(state, given=OF_UNET_A):
+def message(state, given=OPTIONS_OF_UNET_A):
     with pytest.raises(InputError) as caught:
         published_model(state, "dino", "backbone", given)
     text = str(caught.value)
@@ -86,24 +87,24 @@ def message(state, given=OF_UNET_A):
     return text
 
 
-def test_one_renamed_tensor_is_named():
+def test_renamed_tensor_is_named_in_the_error():
     for name in list(golden_state("unet_a"))[::8]:
         state = golden_state("unet_a")
         state[f"{name}_"] = state.pop(name)
         text = message(state)
         assert name in text
-        if "no RCDM checkpoint" not in text:
-            assert f"{name} is missing; {name}_ is one too many" in text
+        if "not an RCDM checkpoint" not in text:
+            assert f"{name} is missing; {name}_ is unexpected" in text
 
 
-def test_one_tensor_of_another_shape_is_named():
+def test_tensor_of_another_shape_is_named_in_the_error():
     name = "middle_block.1.proj_out.weight"
     state = golden_state("unet_a")
     state[name] = state[name][:, :8]
     assert f"{name} is 32 × 8 × 1, not 32 × 32 × 1." in message(state)
 
 
-def test_a_long_list_of_differences_is_shortened():
+def test_long_list_of_differences_is_shortened():
     state = {name: tensor for name, tensor in golden_state("unet_a").items() if not name.startswith("middle_block")}
     missing = len(golden_state("unet_a")) - len(state)
     text = message(state)
@@ -112,19 +113,19 @@ def test_a_long_list_of_differences_is_shortened():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e6])
-def test_a_weight_that_half_precision_cannot_hold_is_named(value):
+def test_weight_that_is_not_finite_in_fp16_is_named_in_the_error(value):
     state = golden_state("unet_a")
     state["time_embed.2.bias"][5] = value
-    assert "time_embed.2.bias holds values" in message(state)
+    assert "time_embed.2.bias contains values" in message(state)
 
 
-def test_what_shapes_do_not_tell_is_asked_for():
+def test_missing_options_are_requested():
     state = golden_state("unet_a")
-    assert "32 channels, channel_mult 1,1, 1 blocks" in message(state, Unseen())
-    assert message(state, Unseen()).endswith("its size and heads. Give --size and --heads.")
-    assert message(state, Unseen(size=16)).endswith("its heads. Give --heads.")
-    assert message(state, Unseen(heads=2)).endswith("its size. Give --size.")
-    assert "cannot be divided by 5" in message(state, Unseen(16, 5))
+    assert "32 channels, channel_mult 1,1, 1 blocks" in message(state, UNetOptions())
+    assert message(state, UNetOptions()).endswith("its size and heads. Set `size` and `heads`.")
+    assert message(state, UNetOptions(size=16)).endswith("its heads. Set `heads`.")
+    assert message(state, UNetOptions(heads=2)).endswith("its size. Set `size`.")
+    assert "cannot be divided by 5" in message(state, UNetOptions(16, 5))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_what_shapes_do_not_tell_is_asked_for():
         lambda state: state.update({"output_blocks.0.1.conv.weight": torch.zeros(4)}),
     ],
 )
-def test_what_is_no_rcdm_is_said_in_a_sentence(change):
+def test_other_state_dicts_raise(change):
     state = golden_state("unet_a")
     change(state)
     message(state)

@@ -24,7 +24,7 @@ def no_noise(step):
 
 @pytest.mark.parametrize("name", ["sampler_ddpm25", "sampler_ddim10", "sampler_ddim10_eta07"])
 @torch.no_grad()
-def test_samples_equal_the_published(name):
+def test_samples_equal_golden_numbers(name):
     golden, meta = tensors(name), json.loads(str(arrays(name)["meta"]))
     unet, conditioning = published_model("unet_a")
     cond = conditioning(golden["feat"], 0)
@@ -43,19 +43,19 @@ def test_samples_equal_the_published(name):
     assert relative(samples, golden["sample"]) < 1e-4
 
 
-# diffusers keeps its coefficients in float32 and we in float64: they agree to about 1e-5.
+# diffusers computes coefficients in float32, rcdm in float64: they agree to about 1e-5.
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
 def drive(scheduler, images, timesteps, **options):
-    """Sample the closed form with a scheduler of diffusers."""
+    """Sample the closed-form denoiser with a scheduler of diffusers."""
     x = images.start()
     for timestep in timesteps:
         x = scheduler.step(images.denoise(x, timestep), timestep, x, **options).prev_sample
     return x
 
 
-# diffusers hands numpy a tensor in a way that numpy 2 deprecates.
+# diffusers passes a tensor to numpy in a way that numpy 2 deprecates.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("clip", [False, True], ids=["free", "clipped"])
 @pytest.mark.parametrize("schedule", [LINEAR, COSINE], ids=["linear", "cosine"])
@@ -71,11 +71,11 @@ def test_deterministic_samplers_equal_diffusers(sampler, order, steps, kind, sch
         algorithm_type="dpmsolver++",
         lower_order_final=True,
         final_sigmas_type="zero",
-        thresholding=clip,  # with a largest value of 1 it is a clip
+        thresholding=clip,  # with a maximum of 1, thresholding is clipping
         sample_max_value=1.0,
     )
     theirs.set_timesteps(timesteps=list(timesteps))
-    # The cosine's last noise-to-signal ratio is 20,000: in float32, as it stands there, it costs four digits.
+    # The last noise-to-signal ratio of the cosine schedule is 20,000. In float32, it would cost four digits.
     theirs.sigmas = torch.from_numpy(np.append((schedule.noise / schedule.signal)[list(timesteps)], 0.0))
     ours = sampler(images.denoise, images.start(), schedule, timesteps, clip=clip)
     torch.testing.assert_close(ours, drive(theirs, images, timesteps), **CLOSE)
@@ -83,7 +83,7 @@ def test_deterministic_samplers_equal_diffusers(sampler, order, steps, kind, sch
 
 @pytest.mark.parametrize("kind", ["leading", "trailing"])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim_equals_that_of_diffusers(kind, eta):
+def test_ddim_equals_diffusers(kind, eta):
     images, timesteps = GaussianImages(LINEAR), spacing(kind, LINEAR, 20)
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(20, 2, *images.shape, generator=generator, dtype=torch.float64)
@@ -98,7 +98,7 @@ def test_ddim_equals_that_of_diffusers(kind, eta):
 
 
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed large", "learned range"])
-def test_ddpm_equals_that_of_diffusers(learned):
+def test_ddpm_equals_diffusers(learned):
     images, timesteps = GaussianImages(COSINE), spacing("linspace", COSINE, 12)
     theirs = DDPMScheduler(
         trained_betas=COSINE.betas, variance_type="learned_range" if learned else "fixed_large", clip_sample=True
@@ -126,8 +126,8 @@ def test_ddpm_equals_that_of_diffusers(learned):
 
 @pytest.mark.parametrize(("sampler", "order"), [(ddim, 1), (dpmpp, 2)])
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
-def test_the_error_falls_with_the_order_of_the_sampler(sampler, order, kind):
-    schedule = Schedule(ScheduleSpec(kind=kind, timesteps=20_000))  # dense enough that timesteps need little rounding
+def test_error_decreases_with_the_order_of_the_sampler(sampler, order, kind):
+    schedule = Schedule(ScheduleSpec(kind=kind, timesteps=20_000))  # small rounding errors of timesteps
     images = GaussianImages(schedule)
     exact = images.exact(images.start(), 19_999, until=0)
 
@@ -157,11 +157,11 @@ def test_samples_converge_to_the_exact_solution(sampler, kind):
     timesteps = spacing(kind, LINEAR, 500)
     samples = sampler(images.denoise, images.start(), LINEAR, timesteps, clip=False)
     exact = images.exact(images.start(), timesteps[0], until=None)
-    # The last step jumps from timestep 0, where the noise is 0.01, to none: that alone costs 4e-4 here.
+    # The last step, from the noise level 0.01 to 0, contributes an error of 4e-4.
     assert relative(samples, exact) < (1e-2 if sampler is ddim else 1e-3)
 
 
-def test_ddpm_draws_from_the_images_distribution():
+def test_ddpm_samples_the_distribution_of_the_images():
     schedule = Schedule(ScheduleSpec(kind="cosine", timesteps=200))
     images = GaussianImages(schedule, shape=(3, 1, 1))
     generator = torch.Generator().manual_seed(0)
@@ -174,16 +174,16 @@ def test_ddpm_draws_from_the_images_distribution():
         clip=False,
         step_noise=lambda _: torch.randn(start.shape, generator=generator, dtype=torch.float64),
     )
-    # Four standard errors of the mean of 4000 draws; beta as variance leaves the spread a few per cent too large.
+    # Four standard errors of the mean of 4000 draws. With beta as variance, the deviation is a few per cent too large.
     assert torch.all((samples.mean(0) - images.mean).abs() < 4 * images.std / 4000**0.5)
     torch.testing.assert_close(samples.std(0), images.std, rtol=0.08, atol=0)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_callback_sees_every_step_and_the_last_prediction_is_the_sample(name):
+def test_callback_is_called_in_each_step_and_the_last_x0_is_the_sample(name):
     sampler = SAMPLERS[name]
     images, timesteps = GaussianImages(LINEAR), spacing(sampler.spacing, LINEAR, 5)
-    seen = []
+    calls = []
     options = {"step_noise": lambda _: torch.zeros(2, *images.shape)} if sampler.needs_step_noise else {}
     start = images.start().float()
     samples = sampler.run(
@@ -191,19 +191,19 @@ def test_the_callback_sees_every_step_and_the_last_prediction_is_the_sample(name
         start,
         LINEAR,
         timesteps,
-        callback=lambda *step: seen.append(step),
+        callback=lambda *step: calls.append(step),
         **options,
     )
-    assert [step[:2] for step in seen] == list(enumerate(timesteps))
-    assert torch.equal(seen[0][2], start)
-    assert all(x.dtype == x0.dtype == torch.float32 for _, _, x, x0 in seen)
+    assert [step[:2] for step in calls] == list(enumerate(timesteps))
+    assert torch.equal(calls[0][2], start)
+    assert all(x.dtype == x0.dtype == torch.float32 for _, _, x, x0 in calls)
     assert samples.dtype == torch.float32
-    torch.testing.assert_close(samples, seen[-1][3])
+    torch.testing.assert_close(samples, calls[-1][3])
     assert samples.abs().max() <= 1
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_no_gradient_and_no_change_of_the_noise(name):
+def test_sampler_returns_no_gradient_and_does_not_change_the_noise(name):
     sampler = SAMPLERS[name]
     weight, start = torch.ones(1, requires_grad=True), torch.randn(1, 3, 2, 2)
     before = start.clone()
@@ -213,7 +213,7 @@ def test_no_gradient_and_no_change_of_the_noise(name):
     assert torch.equal(start, before)
 
 
-def test_noise_is_drawn_after_each_step_but_the_last():
+def test_step_noise_is_drawn_after_all_steps_except_the_last():
     drawn = []
 
     def draw(step):
@@ -229,14 +229,14 @@ def test_noise_is_drawn_after_each_step_but_the_last():
 
 @pytest.mark.parametrize("timesteps", [(), (0, 500), (500, 500), (1000, 0)])
 @pytest.mark.parametrize("sampler", [partial(ddpm, step_noise=no_noise), ddim, dpmpp])
-def test_timesteps_that_do_not_descend_are_refused(sampler, timesteps):
+def test_timesteps_that_do_not_descend_raise(sampler, timesteps):
     with pytest.raises(InputError, match=r"within 0\.\.999"):
         sampler(lambda x, t: x, torch.zeros(1, 3, 2, 2), LINEAR, timesteps)
 
 
-def test_eta_needs_noise_and_a_range():
+def test_invalid_eta_raises():
     run = partial(ddim, lambda x, t: x, torch.zeros(1, 3, 2, 2), LINEAR, (500, 0))
-    with pytest.raises(InputError, match=r"eta 0.5 draws noise"):
+    with pytest.raises(InputError, match=r"`eta` = 0\.5 needs `step_noise`"):
         run(eta=0.5)
-    with pytest.raises(InputError, match=r"within 0\.\.1; given 1.5"):
+    with pytest.raises(InputError, match=r"in 0\.\.1; given 1\.5"):
         run(eta=1.5, step_noise=no_noise)

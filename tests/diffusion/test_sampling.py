@@ -1,4 +1,4 @@
-"""The loop around the denoiser: modulations once, and memory that does not suffice."""
+"""Sampling loop: precomputed modulations, batch size, insufficient memory, and invalid arguments."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 
 from rcdm_cli import load_bundle
 from rcdm_cli.backends.torch import TorchEngine
-from rcdm_cli.core.errors import RcdmError
-from rcdm_cli.diffusion.sampling import Modulations
+from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.diffusion.sampling import Modulations, Settings
 from tests.bundle.tiny import put_graphs, tiny_bundle
 
 
@@ -16,8 +16,8 @@ def folder(tmp_path_factory):
     return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-class Counting:
-    """A U-Net's modulations, and how many rows were asked for."""
+class CountingUNet:
+    """Records the number of rows in each call of ``modulations``."""
 
     def __init__(self, unet):
         self.unet, self.rows = unet, []
@@ -30,11 +30,11 @@ class Counting:
 
 @pytest.mark.parametrize(("limit", "calls"), [(2**28, [6]), (1, [2, 2, 2])], ids=["at once", "little memory"])
 @torch.no_grad()
-def test_modulations_are_computed_once_for_what_is_distinct(folder, limit, calls):
+def test_modulations_are_computed_once_for_equal_cond(folder, limit, calls):
     unet = load_bundle(folder).model.denoiser
     rows = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
     cond = rows[[0, 0, 1, 0, 1]]
-    counting = Counting(unet)
+    counting = CountingUNet(unet)
     modulations = Modulations(counting, [900, 400, 7], cond, limit)
     for t in (900, 400, 7):
         torch.testing.assert_close(modulations(t), unet.modulations(torch.full((5,), t), cond))
@@ -42,8 +42,8 @@ def test_modulations_are_computed_once_for_what_is_distinct(folder, limit, calls
     assert counting.rows == calls
 
 
-class Small:
-    """An engine that has memory for two images."""
+class SmallEngine:
+    """Engine with memory for two samples."""
 
     max_batch = None
 
@@ -66,13 +66,13 @@ class Small:
     ],
     ids=["onnxruntime", "cuda", "cpu"],
 )
-def test_a_batch_that_does_not_fit_is_halved(folder, error):
+def test_batch_that_does_not_fit_into_memory_is_halved(folder, error):
     notes, progress = [], []
     bundle = load_bundle(folder, on_note=notes.append)
     h = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
     given = {"method": "dino", "num_samples": 7, "steps": 2}
     expected = bundle.sample(h, **given)
-    small = bundle.engine = Small(bundle.engine, error)
+    small = bundle.engine = SmallEngine(bundle.engine, error)
     made = bundle.sample(h, **given, batch=7, on_progress=lambda done, total: progress.append((done, total)))
     assert np.abs(made.astype(int) - expected).max() <= 1
     assert small.batches == [7, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
@@ -80,7 +80,7 @@ def test_a_batch_that_does_not_fit_is_halved(folder, error):
     assert progress == [(done, 7) for done in range(1, 8)]
 
 
-def test_memory_for_no_sample_is_an_error(folder):
+def test_insufficient_memory_for_a_single_sample_raises(folder):
     bundle = load_bundle(folder)
 
     def full(x, modulations):
@@ -88,34 +88,63 @@ def test_memory_for_no_sample_is_an_error(folder):
 
     bundle.engine = full
     full.max_batch = None
-    with pytest.raises(RcdmError, match="does not suffice for one image"):
+    with pytest.raises(RcdmError, match="insufficient for a single sample"):
         bundle.sample(torch.zeros(1, 16), method="dino", num_samples=2, steps=2)
 
 
-def test_other_failures_are_not_taken_for_memory(folder):
+def test_other_errors_of_the_engine_are_raised(folder):
     bundle = load_bundle(folder)
-    bundle.engine = Small(bundle.engine, RuntimeError("shapes do not fit"))
+    bundle.engine = SmallEngine(bundle.engine, RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         bundle.sample(torch.zeros(1, 16), method="dino", num_samples=3, steps=2)
 
 
-def test_no_batch_is_larger_than_the_engine_takes(folder):
+def test_batch_size_is_limited_by_the_engine(folder):
     bundle = load_bundle(folder)
-    small = bundle.engine = Small(bundle.engine, MemoryError())
+    small = bundle.engine = SmallEngine(bundle.engine, MemoryError())
     small.max_batch = 2
     bundle.sample(torch.zeros(1, 16), method="dino", num_samples=5, steps=2)
     assert small.batches == [2, 2, 2, 2, 1, 1]
 
 
-def test_the_encoder_runs_once_for_both_levels(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (("ddmp", 5, 1.0), "'ddmp'.*Did you mean 'ddpm'"),
+        (("ddim", 0, 1.0), "`steps` must be at least 1; given 0"),
+        (("ddim", 5, -1.0), r"`guidance` must be .* given -1\.0"),
+        (("ddim", 5, float("nan")), "`guidance` must be .* given nan"),
+    ],
+)
+def test_invalid_settings_raise(values, words):
+    with pytest.raises(InputError, match=words):
+        Settings(*values)
+
+
+def test_invalid_cond_seeds_batch_and_steps_raise(folder):
+    bundle = load_bundle(folder)
+    settings, cond = Settings("ddim", 2, 1.0), torch.zeros(2, 128)
+    with pytest.raises(InputError, match=r"`cond` must have the shape \(N, 128\).*given \(2, 64\)"):
+        bundle.sample_cond(cond[:, :64], [1, 2], settings)
+    with pytest.raises(InputError, match=r"N of at least 1; given \(0, 128\)"):
+        bundle.sample_cond(cond[:0], [], settings)
+    with pytest.raises(InputError, match="one seed per conditioning vector, 2; given 3"):
+        bundle.sample_cond(cond, [1, 2, 3], settings)
+    with pytest.raises(InputError, match="`batch` must be at least 1; given 0"):
+        bundle.sample_cond(cond, [1, 2], settings, batch=0)
+    with pytest.raises(InputError, match=r"`steps` must be in 1\.\..*given 5000"):
+        bundle.sample_cond(cond, [1, 2], Settings("ddim", 5000, 1.0))
+
+
+def test_encoder_runs_once_for_both_levels(folder, monkeypatch):
     bundle = load_bundle(folder)
     encoder = bundle.encoder("dino")
     calls = []
-    encoder.register_forward_hook(lambda *about: calls.append(torch.backends.cudnn.allow_tf32))
+    encoder.register_forward_hook(lambda *_: calls.append(torch.backends.cudnn.allow_tf32))
     images = [np.full((40, 40, 3), value, np.uint8) for value in (0, 200)]
     backbone = bundle.encode(images, method="dino")
     projector = bundle.encode(images, method="dino", level="projector")
-    # At full precision, also on a GPU.
+    # TF32 is disabled on a GPU.
     assert calls == [False]
     assert (backbone.shape, projector.shape) == ((2, 16), (2, 12))
     backbone.zero_()
@@ -125,7 +154,7 @@ def test_the_encoder_runs_once_for_both_levels(folder, monkeypatch):
 
 
 @pytest.mark.gpu
-def test_onnx_runtime_at_fp32_gives_what_the_network_gives(tmp_path):
+def test_onnx_runtime_at_fp32_equals_the_network(tmp_path):
     bundle = load_bundle(
         put_graphs(tiny_bundle(tmp_path / "tiny"), "fp32"), "cuda", backend="onnxruntime", precision="fp32"
     )
@@ -133,12 +162,12 @@ def test_onnx_runtime_at_fp32_gives_what_the_network_gives(tmp_path):
     x, modulations = (torch.randn(*shape, device="cuda") for shape in ((3, 3, 16, 16), (3, unet.modulation_width)))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         expected = unet.denoise_with(x, modulations)
-    # TF32 errs by more.
+    # The error of TF32 is larger.
     assert (bundle.engine(x, modulations) - expected).norm() / expected.norm() < 1e-4
 
 
 @pytest.mark.gpu
-def test_a_recorded_graph_gives_what_the_network_gives(folder):
+def test_cuda_graph_equals_the_network(folder):
     bundle = load_bundle(folder, "cuda")
     unet = bundle.model.denoiser
     engine = TorchEngine(unet, "fp32")

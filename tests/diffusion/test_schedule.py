@@ -23,17 +23,17 @@ def published():
         ("alphas_cumprod", "alphas_cumprod"),
         ("posterior_variance", "posterior_variance"),
         ("posterior_log_variance", "posterior_log_variance_clipped"),
-        ("posterior_x0", "posterior_mean_coef1"),
-        ("posterior_xt", "posterior_mean_coef2"),
+        ("posterior_mean_coef1", "posterior_mean_coef1"),
+        ("posterior_mean_coef2", "posterior_mean_coef2"),
     ],
 )
-def test_schedules_equal_the_published(published, kind, ours, theirs):
+def test_schedules_equal_golden_numbers(published, kind, ours, theirs):
     schedule = Schedule(ScheduleSpec(kind=kind))
     np.testing.assert_allclose(getattr(schedule, ours), published[f"{kind}/{theirs}"], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_respacings_equal_the_published(published, rule):
+def test_respacings_equal_golden_numbers(published, rule):
     use_timesteps = respace(1000, rule)
     assert use_timesteps == tuple(published[f"respacing/{rule}"])
     respaced = Schedule(ScheduleSpec()).respaced(use_timesteps)
@@ -42,7 +42,7 @@ def test_respacings_equal_the_published(published, rule):
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
-def test_kept_timesteps_keep_their_noise(kind):
+def test_respaced_schedule_has_the_same_noise_levels(kind):
     schedule = Schedule(ScheduleSpec(kind=kind, timesteps=321))
     use_timesteps = respace(321, "17")
     respaced = schedule.respaced(use_timesteps)
@@ -50,31 +50,31 @@ def test_kept_timesteps_keep_their_noise(kind):
     assert len(respaced) == 17
 
 
-def test_a_rule_that_cannot_be_met_is_refused():
+def test_invalid_respacing_raises():
     for rule in ["ddim999", "1001", "0", "500,501", "half", "", "ddim", "-3"]:
         with pytest.raises(InputError, match="Respacing"):
             respace(1000, rule)
 
 
-def test_timesteps_out_of_order_or_range_are_refused():
+def test_timesteps_out_of_order_or_range_raise():
     schedule = Schedule(ScheduleSpec())
     for use_timesteps in [[], [3, 3], [4, 3], [-1, 2], [999, 1000]]:
         with pytest.raises(InputError, match=r"within 0\.\.999"):
             schedule.respaced(use_timesteps)
 
 
-def test_linear_betas_of_any_length_end_in_about_the_same_noise():
+def test_linear_schedules_of_any_length_have_the_same_final_noise():
     ends = [Schedule(ScheduleSpec(timesteps=timesteps)).alphas_cumprod[-1] for timesteps in (500, 1000, 4000)]
     np.testing.assert_allclose(np.log(ends), np.log(ends[1]), rtol=0.02)
 
 
-def test_a_schedule_of_one_step_is_finite():
+def test_schedule_with_one_step_is_finite():
     only = Schedule(ScheduleSpec()).respaced([999])
-    for values in (only.posterior_log_variance, only.posterior_x0, only.posterior_xt, only.noise):
+    for values in (only.posterior_log_variance, only.posterior_mean_coef1, only.posterior_mean_coef2, only.noise):
         assert np.isfinite(values).all()
 
 
-def test_noise_is_added_and_taken_away_as_written_in_the_paper():
+def test_add_noise_and_predictions_equal_the_formulas():
     schedule = Schedule(ScheduleSpec())
     t = torch.tensor([0, 400, 999])
     x0, noise = torch.rand(2, 3, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -84,8 +84,8 @@ def test_noise_is_added_and_taken_away_as_written_in_the_paper():
     for sample, timestep in enumerate(t.tolist()):
         expected = np.sqrt(product[timestep]) * x0[sample] + np.sqrt(1 - product[timestep]) * noise[sample]
         torch.testing.assert_close(x_t[sample], expected.float())
-        alone = schedule.add_noise(x0[sample : sample + 1], timestep, noise[sample : sample + 1])
-        torch.testing.assert_close(alone[0], x_t[sample], rtol=0, atol=0)
+        single = schedule.add_noise(x0[sample : sample + 1], timestep, noise[sample : sample + 1])
+        torch.testing.assert_close(single[0], x_t[sample], rtol=0, atol=0)
     torch.testing.assert_close(
         schedule.predict_x0(x_t.double(), t, noise.double())[:2], x0[:2].double(), rtol=1e-5, atol=1e-5
     )
@@ -94,8 +94,8 @@ def test_noise_is_added_and_taken_away_as_written_in_the_paper():
     )
 
 
-def test_posterior_mean_is_bayes_rule():
-    # q(x_(t-1) | x_t, x0) is proportional to q(x_t | x_(t-1)) q(x_(t-1) | x0): add up precisions.
+def test_posterior_mean_equals_bayes_rule():
+    # q(x_(t-1) | x_t, x0) is proportional to q(x_t | x_(t-1)) q(x_(t-1) | x0), so precisions are added.
     schedule = Schedule(ScheduleSpec())
     x0, x_t, t = torch.tensor(0.3).double(), torch.tensor(-1.1).double(), 500
     before, beta = schedule.alphas_cumprod[t - 1], schedule.betas[t]
@@ -105,7 +105,7 @@ def test_posterior_mean_is_bayes_rule():
     assert schedule.posterior_variance[t] == pytest.approx(1 / precisions)
 
 
-def test_variance_channels_run_from_the_posterior_variance_to_beta():
+def test_variance_channels_interpolate_posterior_variance_and_beta():
     schedule = Schedule(ScheduleSpec())
     values = torch.tensor([-1.0, 1.0]).double().view(1, 2, 1, 1)
     low, high = schedule.learned_log_variance(values, 700).exp().flatten().tolist()

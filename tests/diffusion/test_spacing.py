@@ -12,7 +12,7 @@ KINDS = ["leading", "trailing", "linspace", "logsnr"]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("schedule_kind", ["linear", "cosine"])
 @pytest.mark.parametrize("timesteps", [21, 1000])
-def test_any_number_of_steps_gives_as_many_distinct_timesteps_in_order(kind, schedule_kind, timesteps):
+def test_spacing_returns_distinct_descending_timesteps(kind, schedule_kind, timesteps):
     schedule = Schedule(ScheduleSpec(kind=schedule_kind, timesteps=timesteps))
     for steps in {1, 2, 7, timesteps // 2, timesteps - 1, timesteps}:
         chosen = spacing(kind, schedule, steps)
@@ -23,33 +23,33 @@ def test_any_number_of_steps_gives_as_many_distinct_timesteps_in_order(kind, sch
 
 @pytest.mark.parametrize("kind", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [2, 10, 30, 50, 333])
-def test_spacings_equal_those_of_diffusers(kind, steps):
+def test_spacings_equal_diffusers(kind, steps):
     theirs = DDIMScheduler(timestep_spacing=kind)
     theirs.set_timesteps(steps)
     assert spacing(kind, Schedule(ScheduleSpec()), steps) == tuple(theirs.timesteps.tolist())
 
 
-def test_published_respacings_are_among_them():
+def test_spacings_equal_published_respacings():
     schedule = Schedule(ScheduleSpec())
     assert spacing("linspace", schedule, 250)[::-1] == respace(1000, "250")
     assert spacing("leading", schedule, 25)[::-1] == respace(1000, "ddim25")
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
-def test_log_snr_steps_are_as_even_as_timesteps_allow(kind):
+def test_logsnr_timesteps_are_nearest_to_even_steps(kind):
     schedule = Schedule(ScheduleSpec(kind=kind))
     log_snr = np.log(schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))
-    wanted = np.linspace(log_snr[-1], log_snr[0], 8)
-    nearest = np.abs(log_snr[None] - wanted[:, None]).argmin(axis=1)
+    targets = np.linspace(log_snr[-1], log_snr[0], 8)
+    nearest = np.abs(log_snr[None] - targets[:, None]).argmin(axis=1)
     np.testing.assert_allclose(spacing("logsnr", schedule, 8), nearest, atol=1)
 
 
 @pytest.mark.parametrize("kind", ["trailing", "linspace", "logsnr"])
-def test_a_single_step_starts_from_pure_noise(kind):
+def test_single_step_starts_at_the_last_timestep(kind):
     assert spacing(kind, Schedule(ScheduleSpec()), 1) == (999,)
 
 
-def test_too_many_or_no_steps_are_refused():
+def test_invalid_number_of_steps_raises():
     for steps in (0, 101):
         with pytest.raises(InputError, match=rf"1\.\.100.*given {steps}"):
             spacing("trailing", Schedule(ScheduleSpec(timesteps=100)), steps)

@@ -6,12 +6,12 @@ from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representati
 UNET = {"size": 64, "channels": 64, "channel_mult": [1, 2, 3], "num_res_blocks": 1, "attention": [16]}
 
 
-def test_specs_survive_json():
+def test_spec_round_trips_through_json():
     spec = DenoiserSpec.parse(UNET, "recipe")
     assert DenoiserSpec.parse_json(spec.model_dump_json(), "manifest") == spec
 
 
-def test_feature_sizes_halve_and_cond_is_four_times_as_wide():
+def test_derived_sizes_and_widths():
     spec = DenoiserSpec.parse(UNET, "recipe")
     assert (spec.feature_sizes, spec.cond_width, spec.out_channels) == ((64, 32, 16), 256, 3)
     assert DenoiserSpec.parse(UNET | {"learned_variance": True}, "recipe").out_channels == 6
@@ -30,18 +30,18 @@ def test_feature_sizes_halve_and_cond_is_four_times_as_wide():
         ({"width": 3}, "width is not a known key"),
     ],
 )
-def test_a_unet_that_cannot_be_built_is_refused(change, message):
+def test_invalid_unet_raises(change, message):
     with pytest.raises(InputError, match=f"recipe.toml: .*{message}"):
         DenoiserSpec.parse(UNET | change, "recipe.toml")
 
 
-def test_a_linear_schedule_too_short_for_its_betas_is_refused():
+def test_linear_schedule_with_too_few_timesteps_raises():
     with pytest.raises(InputError, match=r"more than 20 timesteps.*given 20"):
         ScheduleSpec.parse({"kind": "linear", "timesteps": 20}, "recipe")
     assert ScheduleSpec.parse({"kind": "cosine", "timesteps": 1}, "recipe").timesteps == 1
 
 
-def test_projections_are_found_by_method_and_level():
+def test_projection_is_found_by_method_and_level():
     projections = tuple(Representation(method="dino", level=level, width=8) for level in ("backbone", "projector"))
     spec = ConditioningSpec(projections=projections, width=128)
     assert spec.projection("dino", "projector") == 1
@@ -49,7 +49,7 @@ def test_projections_are_found_by_method_and_level():
         spec.projection("simclr", "backbone")
 
 
-def test_two_projections_of_one_representation_are_refused():
+def test_duplicate_projections_raise():
     row = {"method": "dino", "level": "backbone", "width": 8}
-    with pytest.raises(InputError, match="may stand once"):
+    with pytest.raises(InputError, match="may occur once"):
         ConditioningSpec.parse({"projections": [row, row], "width": 128}, "recipe")

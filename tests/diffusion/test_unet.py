@@ -16,7 +16,7 @@ TINY = DenoiserSpec(
 
 @pytest.fixture
 def tiny():
-    """A U-Net whose zeroed layers are not zero, so that every part of it shows in the output."""
+    """U-Net with random weights in its zero-initialised layers, so that every part affects the output."""
     torch.manual_seed(0)
     unet = UNet(TINY)
     for parameter in unet.parameters():
@@ -35,7 +35,7 @@ def batch():
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("name", ["unet_a", "unet_b"])
 @torch.no_grad()
-def test_output_equals_the_published(name, memory_format):
+def test_output_equals_golden_numbers(name, memory_format):
     unet, conditioning = published_model(name)
     golden = tensors(name)
     unet.to(memory_format=memory_format)
@@ -44,7 +44,7 @@ def test_output_equals_the_published(name, memory_format):
     assert relative(eps, golden["eps"]) < 1e-5
 
 
-def test_parameters_equal_those_of_the_published_128_pixel_checkpoint():
+def test_parameters_equal_the_published_128_pixel_checkpoint():
     layout = json.loads((REFERENCE / "official_rcdm_128_layout.json").read_text())
     spec = denoiser_spec(layout["config"])
     row = Representation(method="dino", level="backbone", width=layout["ssl_dim"])
@@ -63,7 +63,7 @@ def test_parameters_equal_those_of_the_published_128_pixel_checkpoint():
 
 
 @torch.no_grad()
-def test_the_loop_form_equals_forward_and_takes_one_modulation_for_all(tiny, batch):
+def test_denoise_with_equals_forward_and_broadcasts_modulations(tiny, batch):
     x, t, cond = batch
     modulations = tiny.modulations(t, cond)
     torch.testing.assert_close(tiny.denoise_with(x, modulations), tiny(x, t, cond), rtol=0, atol=0)
@@ -72,12 +72,12 @@ def test_the_loop_form_equals_forward_and_takes_one_modulation_for_all(tiny, bat
 
 
 @torch.no_grad()
-def test_a_new_unet_predicts_no_noise_at_all(batch):
+def test_new_unet_predicts_zeros(batch):
     assert not UNet(TINY)(*batch).any()
 
 
 @torch.no_grad()
-def test_timestep_and_cond_both_matter_and_samples_do_not_mix(tiny, batch):
+def test_output_depends_on_timestep_and_cond_and_not_on_the_batch(tiny, batch):
     x, t, cond = batch
     output = tiny(x, t, cond)
     assert output.shape == (2, 6, 16, 16)
@@ -87,28 +87,28 @@ def test_timestep_and_cond_both_matter_and_samples_do_not_mix(tiny, batch):
 
 
 @torch.no_grad()
-def test_integer_and_float_timesteps_are_the_same(tiny, batch):
+def test_integer_and_float_timesteps_are_equal(tiny, batch):
     x, t, cond = batch
     torch.testing.assert_close(tiny(x, t.float(), cond), tiny(x, t, cond), rtol=0, atol=0)
 
 
-def test_bfloat16_autocast_trains(tiny, batch):
+def test_bfloat16_autocast_gradients(tiny, batch):
     tiny.to(memory_format=torch.channels_last)
     exact = tiny(*batch)
     with torch.autocast("cpu", torch.bfloat16):
         output = tiny(*batch)
     assert relative(output.float(), exact) < 0.05
     names, parameters = zip(*tiny.named_parameters(), strict=True)
-    slopes = torch.autograd.grad(output.float().square().mean(), parameters)
+    grads = torch.autograd.grad(output.float().square().mean(), parameters)
     expected = torch.autograd.grad(exact.square().mean(), parameters)
-    flat, flat_expected = (torch.cat([slope.flatten() for slope in group]) for group in (slopes, expected))
+    flat, flat_expected = (torch.cat([grad.flatten() for grad in group]) for group in (grads, expected))
     assert relative(flat, flat_expected) < 0.1
-    assert all(slope.any() for slope in slopes), [
-        name for name, slope in zip(names, slopes, strict=True) if not slope.any()
+    assert all(grad.any() for grad in grads), [
+        name for name, grad in zip(names, grads, strict=True) if not grad.any()
     ]
 
 
-def test_dropout_drops_in_training_only(batch):
+def test_dropout_is_active_in_training_only(batch):
     torch.manual_seed(0)
     unet = UNet(TINY.model_copy(update={"dropout": 0.5}))
     for parameter in unet.parameters():
@@ -118,7 +118,7 @@ def test_dropout_drops_in_training_only(batch):
     torch.testing.assert_close(unet(*batch), unet(*batch), rtol=0, atol=0)
 
 
-def test_the_loop_form_exports_with_any_batch(tiny, batch):
+def test_loop_form_exports_with_dynamic_batch(tiny, batch):
     class Loop(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -138,7 +138,7 @@ def test_the_loop_form_exports_with_any_batch(tiny, batch):
     assert output.shape[0] == 6
 
 
-def test_compiles_into_one_graph_with_the_same_gradients(tiny, batch):
+def test_compiled_unet_has_the_same_gradients(tiny, batch):
     compiled = torch.compile(tiny, backend="eager", fullgraph=True)
     parameters = list(tiny.parameters())
     ours = torch.autograd.grad(compiled(*batch).square().mean(), parameters)

@@ -8,7 +8,7 @@ import torch
 
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.published import Unseen, denoiser_spec, published_model
+from rcdm_cli.diffusion.published import UNetOptions, denoiser_spec, published_model
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
 from tools.published_rcdm import PACKAGE, PublishedRcdm, published_options, published_state
 
@@ -105,7 +105,7 @@ def test_no_attention_is_attention_at_a_size_that_does_not_occur():
 
 def test_published_state_can_be_imported_again(model):
     state = published_state(model, 0)
-    again = published_model(state, "dino", "backbone", Unseen(size=16, heads=4))
+    again = published_model(state, "dino", "backbone", UNetOptions(size=16, heads=4))
     x, t, h = torch.randn(1, 3, 16, 16), torch.tensor([5]), torch.randn(1, 16)
     theirs = again.denoiser(x, t, again.conditioning(h, 0))
     torch.testing.assert_close(theirs, model.denoiser(x, t, model.conditioning(h, 0)), atol=1e-5, rtol=1e-5)

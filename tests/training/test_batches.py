@@ -1,4 +1,4 @@
-"""Order and learning rate: closed forms, and independence of where a run began."""
+"""Image order, timesteps and learning rate: closed forms, and independence of the first step."""
 
 from math import cos, pi
 
@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from rcdm_cli.training.batches import Batches, batch_indices, generator, stratified_timesteps
-from rcdm_cli.training.optim import learning_rate, set_rate
+from rcdm_cli.training.loop import set_learning_rate
 from rcdm_cli.training.recipe import Optimization
 
 
 @pytest.mark.parametrize(("images", "batch"), [(12, 4), (13, 4), (7, 7)])
-def test_an_epoch_sees_each_image_at_most_once_and_epochs_differ(images, batch):
+def test_images_of_an_epoch_are_distinct_and_epochs_differ(images, batch):
     whole = images // batch
     epochs = [
         torch.cat([batch_indices(epoch * whole + k, images, batch, 3) for k in range(whole)]).tolist()
@@ -24,12 +24,12 @@ def test_an_epoch_sees_each_image_at_most_once_and_epochs_differ(images, batch):
     assert epochs[0] != epochs[1]
 
 
-def test_fewer_images_than_a_batch_fill_it_evenly():
+def test_batch_larger_than_the_dataset_repeats_images_evenly():
     counts = np.bincount(batch_indices(5, 3, 8, 0).numpy(), minlength=3)
     assert sorted(counts) == [2, 3, 3]
 
 
-def test_order_depends_on_the_seed_and_on_nothing_drawn_before():
+def test_order_depends_on_the_seed_only():
     torch.manual_seed(1)
     first = batch_indices(9, 50, 4, 0)
     torch.rand(100)
@@ -38,29 +38,29 @@ def test_order_depends_on_the_seed_and_on_nothing_drawn_before():
     assert not torch.equal(batch_indices(9, 50, 4, 1), first)
 
 
-def test_batches_from_the_middle_are_the_tail_of_all_batches():
+def test_batches_from_a_later_step_equal_the_last_batches():
     everything = list(Batches(10, 3, 0, 0, 8))
     assert list(Batches(10, 3, 0, 5, 8)) == everything[5:]
     assert len(Batches(10, 3, 0, 5, 8)) == 3
-    # Every draw of the run has a number of its own, so that its views do.
+    # The draw index is unique within the run.
     assert [draw for batch in everything for _, draw in batch] == list(range(24))
 
 
-def test_no_timestep_is_beyond_the_last():
-    # The recipe rcdm128 at seed 0: at this step a place of the batch rounds to 1 in float32.
+def test_timesteps_do_not_exceed_the_last_timestep():
+    # Recipe rcdm128 with seed 0: in this step, a position rounds to 1 in float32.
     draw = generator(0, 2, 116068)
     torch.rand(256, generator=draw)
     assert stratified_timesteps(256, 1000, draw).max() == 999
 
 
-def test_generators_of_different_keys_differ():
+def test_generators_with_different_keys_differ():
     keys = [(seed, purpose, step) for seed in range(4) for purpose in range(4) for step in range(50)]
     assert len({generator(*key).initial_seed() for key in keys}) == len(keys)
     assert generator(1, 2, 3).initial_seed() == generator(1, 2, 3).initial_seed()
 
 
 @pytest.mark.parametrize(
-    ("warmup", "decay", "step", "share"),
+    ("warmup", "decay", "step", "factor"),
     [
         (0.0, 0.0, 0, 1.0),
         (0.0, 0.0, 99, 1.0),
@@ -73,15 +73,15 @@ def test_generators_of_different_keys_differ():
         (1.0, 1.0, 49, 0.5 * 0.5 * (1 - cos(pi * 51 / 100))),
     ],
 )
-def test_the_learning_rate_is_the_closed_form(warmup, decay, step, share):
+def test_learning_rate_equals_closed_form(warmup, decay, step, factor):
     plan = Optimization(batch=1, lr=9.0, warmup=warmup, decay=decay)
-    assert learning_rate(step, 100, plan, 0.2) == pytest.approx(0.2 * share, rel=1e-12)
+    assert plan.learning_rate(step, 100, 0.2) == pytest.approx(0.2 * factor, rel=1e-12)
 
 
-def test_the_rate_reaches_every_group():
+def test_learning_rate_is_set_in_all_parameter_groups():
     a, b = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.SGD([{"params": [a], "lr": 1.0}, {"params": [b], "lr": 2.0}])
-    set_rate(optimizer, 0.25)
+    set_learning_rate(optimizer, 0.25)
     a.grad = b.grad = torch.ones(1)
     optimizer.step()
     assert (a.item(), b.item()) == (-0.25, -0.25)

@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is what is read, and an optimizer goes on as if nothing had happened."""
+"""Checkpoints: round trip, errors, and state of the optimizer."""
 
 import pytest
 import torch
@@ -16,27 +16,34 @@ from rcdm_cli.training.checkpoint import (
 from tests.training.tiny import equal_tensors
 
 
-def test_round_trip(tmp_path):
+def test_checkpoint_round_trip(tmp_path):
     tensors = grouped(
         model={"a.weight": torch.randn(2, 3), "half": torch.randn(2).bfloat16()},
-        average={"a.weight": torch.tensor(7)},
+        ema={"a.weight": torch.tensor(7)},
     )
-    assert sorted(tensors) == ["average/a.weight", "model/a.weight", "model/half"]
+    assert sorted(tensors) == ["ema/a.weight", "model/a.weight", "model/half"]
     recipe = {"lr": 0.1, "nested": {"list": [1, None, "é"]}}
     save_checkpoint(tmp_path / "c.safetensors", Checkpoint(12, recipe, tensors))
     read = load_checkpoint(tmp_path / "c.safetensors")
-    assert (read.step, read.recipe) == (12, recipe)
+    assert (read.step, read.resume_key) == (12, recipe)
     assert equal_tensors(read.tensors, tensors)
-    assert equal_tensors(read.group("average"), {"a.weight": torch.tensor(7)})
+    assert equal_tensors(read.group("ema"), {"a.weight": torch.tensor(7)})
 
 
-def test_another_file_is_an_error(tmp_path):
+def test_file_of_another_kind_raises(tmp_path):
     write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "encoder"})
     with pytest.raises(InputError, match=r"x\.safetensors is not a checkpoint of rcdm \(kind encoder\)"):
         load_checkpoint(tmp_path / "x.safetensors")
 
 
-def test_a_restored_optimizer_takes_the_same_next_steps(tmp_path):
+@pytest.mark.parametrize("metadata", [{}, {"step": "two", "resume_key": "{}"}, {"step": "2", "resume_key": "{"}])
+def test_checkpoint_with_invalid_metadata_raises(tmp_path, metadata):
+    write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "checkpoint", **metadata})
+    with pytest.raises(InputError, match=r"x\.safetensors is a checkpoint without a valid step"):
+        load_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_restored_optimizer_continues_with_identical_steps(tmp_path):
     def part(weights, optimizer, steps):
         for step in steps:
             optimizer.zero_grad()
@@ -61,7 +68,7 @@ def test_a_restored_optimizer_takes_the_same_next_steps(tmp_path):
         for i, w in enumerate(second):
             w.copy_(read.group("w")[str(i)])
     restore_optimizer(optimizer, read.group("o"))
-    # As a fresh optimizer would have it, which a file does not keep.
+    # Files store contiguous tensors; a new optimizer uses the memory format of the parameter.
     assert optimizer.state[second[2]]["exp_avg"].stride() == second[2].stride() == (12, 1, 6, 3)
     part(second, optimizer, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))

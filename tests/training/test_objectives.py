@@ -1,4 +1,4 @@
-"""Each method's loss against its formula written out on the encoder's own projections."""
+"""Losses of the pretraining methods against their formulas."""
 
 import pickle
 from math import cos, pi
@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.precision import autocast
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.training.objectives import build_objective, build_views
-from rcdm_cli.training.optim import autocast
+from rcdm_cli.training.objectives import build_objective, build_transform
 from rcdm_cli.training.recipe import MethodOptions
 from tests.training.tiny import HEAD, encoder_spec
 
@@ -35,9 +35,9 @@ def projections(encoder, batch, parts):
     return encoder.head(encoder.trunk(torch.cat(batch))).float().chunk(parts)
 
 
-# What follows the projections is computed in float32 whatever the precision of the encoder.
+# The loss is computed in float32 at every precision of the encoder.
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_simclr_is_nt_xent(precision):
+def test_simclr_equals_nt_xent(precision):
     made, batch = objective("simclr", loss={"temperature": 0.2}), views(32, 32)
     with autocast(precision, CPU):
         loss, z = made(batch, LABELS), projections(made.encoder, batch, 2)
@@ -51,7 +51,7 @@ def test_simclr_is_nt_xent(precision):
     torch.testing.assert_close(loss, expected)
 
 
-def test_vicreg_is_invariance_variance_and_covariance():
+def test_vicreg_equals_invariance_variance_and_covariance_terms():
     made, batch = objective("vicreg", loss={"nu_param": 2.0}), views(32, 32)
     za, zb = projections(made.encoder, batch, 2)
     expected = 25 * ((za - zb) ** 2).mean()
@@ -62,7 +62,7 @@ def test_vicreg_is_invariance_variance_and_covariance():
     torch.testing.assert_close(made(batch, LABELS), expected)
 
 
-def test_barlow_pulls_the_cross_correlation_to_the_identity():
+def test_barlow_equals_the_cross_correlation_loss():
     made, batch = objective("barlow", loss={"lambda_param": 0.01}), views(32, 32)
     za, zb = projections(made.encoder, batch, 2)
     za, zb = ((z - z.mean(0)) / (z.var(0, correction=0) + 1e-5).sqrt() for z in (za, zb))
@@ -72,7 +72,7 @@ def test_barlow_pulls_the_cross_correlation_to_the_identity():
     torch.testing.assert_close(made(batch, LABELS), expected)
 
 
-def test_supervised_is_cross_entropy_of_the_images_that_have_a_class():
+def test_supervised_equals_cross_entropy_of_labelled_images():
     made, batch = objective("supervised", loss={"label_smoothing": 0.1}), views(32)
     logs = F.log_softmax(made.classifier(made.encoder.trunk(batch[0])), dim=1)
     chosen = [0.9 * logs[i, label] + 0.1 * logs[i].mean() for i, label in enumerate(LABELS.tolist()) if label >= 0]
@@ -83,12 +83,12 @@ def test_supervised_is_cross_entropy_of_the_images_that_have_a_class():
 @pytest.mark.parametrize(
     ("epoch", "temperature", "precision"), [(0, 0.03, "fp32"), (1, 0.04, "bf16"), (2, 0.05, "fp32"), (9, 0.05, "fp32")]
 )
-def test_dino_is_cross_entropy_over_pairs_of_different_views(epoch, temperature, precision):
+def test_dino_equals_cross_entropy_over_pairs_of_different_views(epoch, temperature, precision):
     rising = {"warmup_teacher_temp": 0.03, "teacher_temp": 0.05, "warmup_teacher_temp_epochs": 3}
     made, batch = objective("dino", prototypes=16, loss=rising), views(32, 32, 16, 16)
     made.epoch = epoch
     with torch.no_grad():
-        # A teacher that differs from the student, so that a mix-up is seen.
+        # The teacher must differ from the student to detect an exchange of the two.
         for parameter in (*made.encoder.parameters(), made.teacher_prototypes):
             parameter.add_(torch.randn(parameter.shape) * 0.1)
 
@@ -115,23 +115,23 @@ def test_dino_is_cross_entropy_over_pairs_of_different_views(epoch, temperature,
     assert all(p.grad is not None for p in (*made.student.parameters(), made.prototypes))
 
 
-def test_the_dino_teacher_is_a_moving_average_in_closed_form():
+def test_dino_teacher_equals_the_closed_form_of_the_ema():
     made = objective("dino", prototypes=16, momentum=0.9)
     with torch.no_grad():
         for parameter in (*made.student.parameters(), made.prototypes):
             parameter.add_(torch.randn(parameter.shape))
     pairs = [(made.encoder.trunk.conv1.weight, made.student.trunk.conv1.weight)]
     pairs += [(made.encoder.head[0].weight, made.student.head[0].weight), (made.teacher_prototypes, made.prototypes)]
-    before = [kept.detach().clone() for kept, _ in pairs]
+    before = [teacher.detach().clone() for teacher, _ in pairs]
     left = 1.0
     for progress in (0.0, 0.5, 0.75):
         made.after_step(progress)
         left *= 1 - 0.1 * (cos(pi * progress) + 1) / 2
-    for (kept, trained), start in zip(pairs, before, strict=True):
-        torch.testing.assert_close(kept, trained + left * (start - trained), rtol=1e-5, atol=1e-6)
+    for (teacher, student), start in zip(pairs, before, strict=True):
+        torch.testing.assert_close(teacher, student + left * (start - student), rtol=1e-5, atol=1e-6)
     made.after_step(1.0)
-    for (kept, trained), start in zip(pairs, before, strict=True):
-        torch.testing.assert_close(kept, trained + left * (start - trained), rtol=1e-5, atol=1e-6)
+    for (teacher, student), start in zip(pairs, before, strict=True):
+        torch.testing.assert_close(teacher, student + left * (start - student), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +144,11 @@ def test_the_dino_teacher_is_a_moving_average_in_closed_form():
         ("supervised", {}, 1, [32]),
     ],
 )
-def test_views_have_their_sizes_and_stay_in_0_to_1(method, options, count, sizes):
+def test_views_have_the_expected_sizes_and_range(method, options, count, sizes):
     from PIL import Image
 
-    # Pickled, as spawned processes of a DataLoader get them.
-    transform = pickle.loads(pickle.dumps(build_views(method, options, 32)))
+    # Spawned processes of a DataLoader pickle the transform.
+    transform = pickle.loads(pickle.dumps(build_transform(method, options, 32)))
     made = transform(Image.new("RGB", (40, 40), (255, 128, 0)))
     assert len(made) == count
     assert [tuple(view.shape) for view in made] == [(3, size, size) for size in sizes]
@@ -156,33 +156,33 @@ def test_views_have_their_sizes_and_stay_in_0_to_1(method, options, count, sizes
 
 
 @pytest.mark.parametrize("method", ["dino", "simclr", "vicreg", "barlow"])
-def test_a_method_that_needs_a_head_says_so(method):
+def test_missing_head_raises(method):
     with pytest.raises(InputError, match=rf"\[methods\.{method}\] needs a head"):
         build_objective(Encoder(encoder_spec(method, head=False)), MethodOptions(epochs=1), 2)
 
 
-def test_supervised_needs_classes():
+def test_supervised_with_one_class_raises():
     with pytest.raises(InputError, match="at least two class sub-folders"):
         objective("supervised", classes=1)
 
 
-def test_supervised_has_no_head():
-    with pytest.raises(InputError, match=r"\[methods\.supervised\] can have no head"):
+def test_supervised_with_a_head_raises():
+    with pytest.raises(InputError, match=r"\[methods\.supervised\] cannot have a head"):
         build_objective(Encoder(encoder_spec("supervised")), MethodOptions(epochs=1, head=HEAD), 2)
 
 
-def test_unknown_options_name_those_that_are_known():
-    with pytest.raises(InputError, match="loss has no option temperatur; it has: temperature, "):
+def test_unknown_option_raises_and_lists_the_options():
+    with pytest.raises(InputError, match=r"loss has no option temperatur\. Its options: temperature, "):
         objective("simclr", loss={"temperatur": 0.1})
-    with pytest.raises(InputError, match="transform has no option input_size; it has: cj_prob, "):
-        build_views("simclr", {"input_size": 3}, 32)
-    # Its contents would be in no checkpoint.
+    with pytest.raises(InputError, match=r"transform has no option input_size\. Its options: cj_prob, "):
+        build_transform("simclr", {"input_size": 3}, 32)
+    # Checkpoints do not contain a memory bank.
     with pytest.raises(InputError, match="loss has no option memory_bank_size"):
         objective("simclr", loss={"memory_bank_size": 8})
 
 
-def test_values_that_are_refused_are_named():
-    with pytest.raises(InputError, match=r"NTXentLoss refuses loss = \{'temperature': 0\.0\}: Illegal temperature"):
+def test_invalid_option_value_raises():
+    with pytest.raises(InputError, match=r"NTXentLoss rejects loss = \{'temperature': 0\.0\}: Illegal temperature"):
         objective("simclr", loss={"temperature": 0.0})
-    with pytest.raises(InputError, match=r"DINOTransform refuses transform = \{'gaussian_blur': \[1\.0\]\}"):
-        build_views("dino", {"gaussian_blur": [1.0]}, 32)
+    with pytest.raises(InputError, match=r"DINOTransform rejects transform = \{'gaussian_blur': \[1\.0\]\}"):
+        build_transform("dino", {"gaussian_blur": [1.0]}, 32)

@@ -1,4 +1,4 @@
-"""Cached representations against computed ones, against the encoder itself, and against numpy."""
+"""Cached and computed representations against the encoder and numpy."""
 
 import numpy as np
 import pytest
@@ -32,14 +32,14 @@ def cached(sources, tmp_path):
 
 
 def by_hand(sources, projection):
-    """Both views (N, 2, D) of every image, straight from the encoder."""
+    """Compute ``h`` (N, 2, D) of images and mirror images with the encoder."""
     source = sources[1] if PROJECTIONS[projection].method == "supervised" else sources[0]
     x = torch.from_numpy(source.images).permute(0, 3, 1, 2) / 127.5 - 1
-    return torch.stack([source.encoder.encode(view, PROJECTIONS[projection].level) for view in (x, x.flip(3))], dim=1)
+    return torch.stack([source.encoder.encode(part, PROJECTIONS[projection].level) for part in (x, x.flip(3))], dim=1)
 
 
 @pytest.mark.parametrize("projection", range(len(PROJECTIONS)))
-def test_cached_equals_computed_equals_the_encoder_with_the_flip(sources, cached, projection):
+def test_cached_and_computed_equal_the_encoder_on_flipped_images(sources, cached, projection):
     index = torch.tensor([3, 0, 8, 3, 5])
     flip = torch.tensor([False, True, True, True, False])
     expected = by_hand(sources, projection)[index, flip.long()]
@@ -50,7 +50,7 @@ def test_cached_equals_computed_equals_the_encoder_with_the_flip(sources, cached
 
 
 @pytest.mark.parametrize("projection", range(len(PROJECTIONS)))
-def test_statistics_are_those_of_numpy_over_both_views(sources, cached, projection):
+def test_statistics_equal_numpy_on_images_and_mirror_images(sources, cached, projection):
     both = by_hand(sources, projection).double().numpy().reshape(2 * COUNT, -1)
     for where in (cached, ComputedRepresentations(sources, PROJECTIONS, CPU)):
         mean, covariance = where.statistics(projection)
@@ -59,12 +59,12 @@ def test_statistics_are_those_of_numpy_over_both_views(sources, cached, projecti
         np.testing.assert_allclose(covariance, np.cov(both.T, bias=True), rtol=1e-3, atol=1e-5)
 
 
-def test_statistics_of_many_images_are_those_of_some_that_are_spread_over_them():
-    assert representations._spread(10, 4).tolist() == [0, 3, 6, 9]
-    assert representations._spread(3, 4).tolist() == [0, 1, 2]
+def test_statistics_use_evenly_spaced_images():
+    assert representations._evenly_spaced(10, 4).tolist() == [0, 3, 6, 9]
+    assert representations._evenly_spaced(3, 4).tolist() == [0, 1, 2]
 
 
-def test_only_what_is_missing_is_computed_and_progress_counts_both_views(sources, tmp_path, monkeypatch):
+def test_only_missing_representations_are_computed(sources, tmp_path, monkeypatch):
     shown = []
     CachedRepresentations(sources[:1], (PROJECTIONS[0],), tmp_path, CPU, lambda *at: shown.append(at))
     assert shown == [(0, 18), (9, 18), (18, 18)]
@@ -72,13 +72,13 @@ def test_only_what_is_missing_is_computed_and_progress_counts_both_views(sources
     CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, lambda *at: shown.append(at))
     assert shown == [(18, 36), (27, 36), (36, 36)]
     shown.clear()
-    monkeypatch.delattr(representations, "represent")
+    monkeypatch.delattr(representations, "encode_flipped")
     CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, lambda *at: shown.append(at))
     assert shown == [(36, 36)]
 
 
 @pytest.mark.parametrize(("pixels", "counts"), [(2 * 32 * 32, {2, 1}), (4 * 32 * 32 - 1, {3}), (1, {1})])
-def test_an_encoder_is_given_so_many_pixels_at_a_time_and_no_more(sources, pixels, counts, tmp_path, monkeypatch):
+def test_encoder_batches_respect_the_pixel_limit(sources, pixels, counts, tmp_path, monkeypatch):
     monkeypatch.setattr("rcdm_cli.data.encode.MAX_PIXELS", pixels)
     source, given = sources[0], []
     whole = source.encoder.forward
@@ -93,7 +93,7 @@ def test_an_encoder_is_given_so_many_pixels_at_a_time_and_no_more(sources, pixel
         torch.testing.assert_close(where.take(0, index, flip), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_an_interrupted_computation_leaves_nothing_behind(sources, tmp_path):
+def test_interrupted_computation_leaves_no_files(sources, tmp_path):
     def interrupt(done, total):
         if done == 9:
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Beginning at another model's weights: what is taken over, and what is not."""
+"""Warm start: weights that are copied, and weights that are not."""
 
 import pytest
 import torch
@@ -38,19 +38,19 @@ def same(first, second):
     )
 
 
-def test_all_weights_and_statistics_are_taken():
+def test_all_weights_and_statistics_are_copied():
     ours, start = model(0), model(1)
     init_from(ours, start, METHODS)
     assert same(ours, start)
 
 
-def test_the_image_size_may_differ_where_attention_has_the_same_depth():
+def test_image_size_may_differ_if_attention_has_the_same_depth():
     ours, start = model(0, size=64, attention=(32,)), model(1)
     init_from(ours, start, METHODS)
     assert same(ours.denoiser, start.denoiser)
 
 
-def test_rows_that_the_start_lacks_stay_as_they_are():
+def test_projections_missing_in_the_source_are_not_changed():
     new = Representation(method="vicreg", level="backbone", width=6)
     ours, untouched, start = (
         model(0, projections=(new, PROJECTIONS[1])),
@@ -62,14 +62,14 @@ def test_rows_that_the_start_lacks_stay_as_they_are():
     assert same(ours.conditioning.projections[1], start.conditioning.projections[1])
 
 
-def test_rows_for_other_encoders_stay_as_they_are():
+def test_projections_of_other_encoders_are_not_changed():
     ours, untouched, start = model(0), model(0), model(1)
     init_from(ours, start, ())
     assert same(ours.denoiser, start.denoiser)
     assert same(ours.conditioning, untouched.conditioning)
 
 
-def test_an_encoder_is_the_same_when_its_weights_are_in_half_precision():
+def test_encoders_are_compared_in_fp16():
     encoder, other = tiny_encoder(), tiny_encoder()
     stored = tiny_encoder()
     stored.load_state_dict(
@@ -86,7 +86,7 @@ def test_an_encoder_is_the_same_when_its_weights_are_in_half_precision():
     assert not WarmStart(model(0), []).was_trained_with(encoder)
 
 
-def test_what_it_returns_tells_starts_apart():
+def test_hash_depends_on_the_copied_weights_only():
     digests = [init_from(model(own), model(start), METHODS) for own, start in ((0, 1), (2, 1), (0, 3))]
     assert digests[0] == digests[1] != digests[2]
     assert init_from(model(0), model(1), ()) != digests[0]
@@ -100,7 +100,7 @@ def test_what_it_returns_tells_starts_apart():
         ({"prediction": "v"}, "prediction = eps"),
     ],
 )
-def test_another_architecture_is_refused_by_name(changes, named):
+def test_another_architecture_raises_and_changes_nothing(changes, named):
     ours, before = model(0, **changes), model(0, **changes)
     with pytest.raises(InputError, match=named):
         init_from(ours, model(1), METHODS)

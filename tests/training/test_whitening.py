@@ -1,4 +1,4 @@
-"""Rows that are trained on whitened h: the same maps as plain projections, learned sooner where h varies little."""
+"""Whitened projections: equal to plain projections, and faster to train in directions of low variance."""
 
 import copy
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from rcdm_cli.diffusion.conditioning import ConditioningProjections
 from rcdm_cli.diffusion.spec import ConditioningSpec, Representation
-from rcdm_cli.training.whitening import FLOOR, folded_parameters, standardise_anew, whiten
+from rcdm_cli.training.whitening import FLOOR, folded_parameters, restandardise, whiten
 
 PROJECTIONS = (
     Representation(method="dino", level="backbone", width=6),
@@ -18,7 +18,7 @@ PROJECTIONS = (
 
 
 def correlated(width, seed=0):
-    """(500, width) whose directions have standard deviations from 10 down to 0.1 before they are mixed."""
+    """Return (500, width) with standard deviations from 10 to 0.1 along random orthogonal directions."""
     draw = np.random.default_rng(seed)
     turn = np.linalg.qr(draw.normal(size=(width, width)))[0]
     return torch.from_numpy(3 + draw.normal(size=(500, width)) * np.geomspace(10, 0.1, width) @ turn).float()
@@ -38,14 +38,14 @@ def conditioning():
     return made
 
 
-def test_it_begins_as_the_row_that_it_takes_the_place_of(conditioning):
+def test_whitened_projection_initially_equals_the_projection(conditioning):
     h = correlated(6)
     before = conditioning(h, 0)
     whiten(conditioning, 0, covariance(h))
     torch.testing.assert_close(conditioning(h, 0), before, rtol=1e-4, atol=1e-4)
 
 
-def test_what_it_multiplies_is_as_strong_in_every_direction_but_the_weakest(conditioning):
+def test_whitened_input_has_the_covariance_of_the_formula(conditioning):
     h = correlated(6)
     whiten(conditioning, 0, covariance(h))
     projection = conditioning.projections[0]
@@ -56,15 +56,15 @@ def test_what_it_multiplies_is_as_strong_in_every_direction_but_the_weakest(cond
     np.testing.assert_allclose(np.cov(z.numpy().T, bias=True), expected, atol=1e-3)
 
 
-def test_the_strongest_direction_keeps_its_scale_and_the_weakest_gains_ten_times_at_most(conditioning):
+def test_whitener_gain_is_1_for_the_strongest_direction_and_at_most_10(conditioning):
     whiten(conditioning, 0, covariance(correlated(6)))
     gains = np.linalg.eigvalsh(conditioning.projections[0].whitener.double().numpy())
     assert gains.min() == pytest.approx(1, abs=0.01)
     assert 5 < gains.max() <= 10
 
 
-def test_bf16_leaves_the_whitener_as_it_is(conditioning):
-    # What is left of weak directions after a strong one would be lost in a product of 8 bits.
+def test_bf16_autocast_does_not_apply_to_the_whitener(conditioning):
+    # A bf16 product would lose the weak directions.
     h = correlated(6)
     whiten(conditioning, 0, covariance(h))
     with torch.no_grad():
@@ -73,24 +73,24 @@ def test_bf16_leaves_the_whitener_as_it_is(conditioning):
         exact = conditioning(h, 0)[:, :6]
         with torch.autocast("cpu", torch.bfloat16):
             rounded = conditioning(h, 0)[:, :6].float()
-    # One rounding of the result, to 8 bits.
+    # The result is rounded once, to 8 bits.
     torch.testing.assert_close(rounded, exact, rtol=2**-7, atol=0)
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_standardised_anew_a_row_keeps_its_map(conditioning, published):
+def test_restandardise_preserves_the_map(conditioning, published):
     h, projection = correlated(6), conditioning.projections[0]
     if published:
         conditioning.standardise(0, torch.zeros(6), torch.ones(6))
     before = conditioning(h, 0)
     mean, std = torch.arange(6.0), torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0, 0.1])
-    standardise_anew(projection, mean, std)
+    restandardise(projection, mean, std)
     torch.testing.assert_close(conditioning(h, 0), before, rtol=1e-4, atol=1e-4)
     assert torch.equal(projection.mean, mean)
     assert projection.scale.tolist() == pytest.approx([0.5, 2.0, 1.0, 1.0, 3.0, 0.1])
 
 
-def test_folded_it_is_a_plain_row(conditioning):
+def test_folded_parameters_give_the_equivalent_projection(conditioning):
     h, plain = correlated(6), ConditioningProjections(conditioning.spec)
     plain.load_state_dict(conditioning.state_dict())
     for projection, spec in enumerate(PROJECTIONS):
@@ -104,15 +104,15 @@ def test_folded_it_is_a_plain_row(conditioning):
     torch.testing.assert_close(plain(h[:, :4], 1), conditioning(h[:, :4], 1), rtol=1e-4, atol=1e-3)
 
 
-def test_where_h_never_varied_the_row_stays_as_it_is(conditioning):
-    # The last feature is the sum of the others, so that moving it alone leaves the plane of all h.
+def test_map_does_not_change_in_directions_without_variance(conditioning):
+    # The last feature is the sum of the others, so `across` is orthogonal to all standardised h.
     h = correlated(6)
     h[:, 5] = h[:, :5].sum(1)
     conditioning.standardise(0, h.mean(0), h.std(0, correction=0))
     scale = conditioning.projections[0].scale
     across = torch.tensor([1.0, 1, 1, 1, 1, -1]) * scale
-    drift_objective = h + across / across.norm() * scale
-    before = conditioning(drift_objective, 0) - conditioning(h, 0)
+    shifted = h + across / across.norm() * scale
+    before = conditioning(shifted, 0) - conditioning(h, 0)
     whiten(conditioning, 0, covariance(h))
     projection = conditioning.projections[0]
     optimizer = torch.optim.SGD(projection.parameters(), lr=0.1)
@@ -123,10 +123,10 @@ def test_where_h_never_varied_the_row_stays_as_it_is(conditioning):
         optimizer.step()
     with torch.no_grad():
         assert float(projection(h).square().mean()) < 0.5 * float(started.square().mean())
-        torch.testing.assert_close(projection(drift_objective) - projection(h), before, rtol=0.01, atol=0.01)
+        torch.testing.assert_close(projection(shifted) - projection(h), before, rtol=0.01, atol=0.01)
 
 
-def test_features_that_never_vary_leave_the_row_as_it_is(conditioning):
+def test_constant_features_do_not_change_the_projection(conditioning):
     conditioning.standardise(0, torch.ones(6), torch.zeros(6))
     h = torch.randn(3, 6)
     before = conditioning(h, 0)
@@ -134,8 +134,8 @@ def test_features_that_never_vary_leave_the_row_as_it_is(conditioning):
     torch.testing.assert_close(conditioning(h, 0), before, rtol=1e-4, atol=1e-5)
 
 
-def test_what_varies_little_is_learned_much_sooner(conditioning):
-    # The target is the direction of least variance; Adam with the same rate and steps for both.
+def test_directions_of_low_variance_are_learned_faster(conditioning):
+    # The target is the direction of least variance. Both projections use the same learning rate and steps.
     h = correlated(6)
     least = np.linalg.eigh(covariance(h).numpy())[1][:, :1]
     target = F.normalize((h.double() - h.double().mean(0)) @ torch.from_numpy(least), dim=0).float() * 500**0.5

@@ -1,4 +1,4 @@
-"""The smallest of everything that training needs: images, encoders and recipes that run in seconds."""
+"""Small images, encoders and recipes for tests of training."""
 
 from pathlib import Path
 
@@ -122,7 +122,7 @@ def encoder_spec(method: str = "simclr", *, head: bool = True, size: int = 32) -
 
 
 def tiny_encoder(method: str = "simclr", *, head: bool = True, size: int = 32, seed: int = 0) -> Encoder:
-    """An encoder for use, with random weights whose batch norms have statistics of their own."""
+    """Encoder in evaluation mode with random weights and batch norm statistics of random images."""
     torch.manual_seed(seed)
     encoder = Encoder(encoder_spec(method, head=head, size=size)).train()
     with torch.no_grad():
@@ -132,7 +132,7 @@ def tiny_encoder(method: str = "simclr", *, head: bool = True, size: int = 32, s
 
 
 def equal_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    """Bit by bit, names and types included."""
+    """Return whether names, dtypes and values are equal."""
     return first.keys() == second.keys() and all(
         first[name].dtype == second[name].dtype and torch.equal(first[name], second[name]) for name in first
     )

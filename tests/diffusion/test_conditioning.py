@@ -18,7 +18,7 @@ def conditioning():
     return ConditioningProjections(ConditioningSpec(projections=projections, width=8))
 
 
-def test_a_row_is_linear_in_standardised_h(conditioning):
+def test_projection_is_linear_in_standardised_h(conditioning):
     h = torch.randn(5, 6)
     projection = conditioning.projections[0]
     torch.testing.assert_close(conditioning(h, 0), F.linear(h, projection.weight, projection.bias), rtol=0, atol=0)
@@ -28,7 +28,7 @@ def test_a_row_is_linear_in_standardised_h(conditioning):
     torch.testing.assert_close(conditioning(h, 0), expected)
 
 
-def test_a_feature_that_never_varies_is_not_divided(conditioning):
+def test_constant_feature_has_scale_1(conditioning):
     conditioning.standardise(1, torch.ones(4), torch.zeros(4))
     projection = conditioning.projections[1]
     torch.testing.assert_close(
@@ -36,7 +36,7 @@ def test_a_feature_that_never_varies_is_not_divided(conditioning):
     )
 
 
-def test_statistics_travel_with_the_weights(conditioning):
+def test_state_dict_contains_the_statistics(conditioning):
     conditioning.standardise(0, torch.arange(6.0), torch.arange(1.0, 7.0))
     other = ConditioningProjections(conditioning.spec)
     other.load_state_dict(conditioning.state_dict())
@@ -47,14 +47,14 @@ def test_statistics_travel_with_the_weights(conditioning):
     )
 
 
-def test_statistics_that_do_not_fit_are_refused(conditioning):
+def test_invalid_statistics_raise(conditioning):
     with pytest.raises(InputError, match=r"mean of projection 0 must be 6 finite numbers; given shape \(4,\)"):
         conditioning.standardise(0, torch.zeros(4), torch.ones(6))
     with pytest.raises(InputError, match="std of projection 0 must be 6 finite numbers"):
         conditioning.standardise(0, torch.zeros(6), torch.full((6,), float("nan")))
 
 
-def test_a_mixed_batch_equals_its_groups(conditioning):
+def test_mixed_batch_equals_its_groups(conditioning):
     groups = [(1, torch.randn(3, 4)), (0, torch.randn(2, 6))]
     cond = conditioning.mixed(groups)
     assert cond.shape == (5, 8)
@@ -62,17 +62,23 @@ def test_a_mixed_batch_equals_its_groups(conditioning):
     torch.testing.assert_close(cond[3:], conditioning(groups[1][1], 0))
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (6,), (5, 6, 1)])
+def test_h_of_another_shape_raises(conditioning, shape):
+    with pytest.raises(InputError, match=r"`h` must have the shape \(B, 6\) for dino at backbone"):
+        conditioning(torch.zeros(shape), 0)
+
+
 def test_unconditional_is_zeros(conditioning):
     assert torch.equal(conditioning.unconditional(3), torch.zeros(3, 8))
 
 
-def test_drop_zeroes_whole_rows_and_leaves_the_others():
+def test_drop_cond_sets_dropped_rows_to_zero():
     cond = torch.randn(3, 8)
     assert torch.equal(
         drop_cond(cond, torch.tensor([False, True, False])), torch.stack([cond[0], torch.zeros(8), cond[2]])
     )
 
 
-def test_a_state_without_ssl_emb_is_refused():
-    with pytest.raises(InputError, match="no RCDM checkpoint"):
+def test_state_without_ssl_emb_raises():
+    with pytest.raises(InputError, match="not an RCDM checkpoint"):
         split_state({"time_embed.0.weight": torch.zeros(1)})

@@ -1,0 +1,96 @@
+"""Evaluate a denoiser during training: sample grid, and loss on a fixed set of draws."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from rcdm_cli.core.files import atomic_write
+from rcdm_cli.core.precision import autocast
+from rcdm_cli.data.tensor import to_tensor, to_uint8
+from rcdm_cli.diffusion.conditioning import Model
+from rcdm_cli.diffusion.losses import denoising_loss
+from rcdm_cli.diffusion.noise import initial_noise, sample_seed
+from rcdm_cli.diffusion.samplers import dpmpp
+from rcdm_cli.diffusion.sampling import denoiser_of
+from rcdm_cli.diffusion.schedule import Schedule, spacing
+from rcdm_cli.training.batches import generator, stratified_timesteps
+from rcdm_cli.training.recipe import TrainPrecision
+from rcdm_cli.training.representations import Representations
+
+NUM_DRAWS = 2048
+"""Number of (image, timestep, representation) draws of the loss. A smaller set of images is repeated."""
+BATCH = 64
+GRID_IMAGES = 8
+GRID_STEPS = 15
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """Images and their representations.
+
+    Attributes:
+        images: uint8 (N, size, size, 3).
+        representations: representations of the images.
+        device: device of the model.
+    """
+
+    images: np.ndarray
+    representations: Representations
+    device: torch.device
+
+    @torch.no_grad()
+    def loss(self, model: Model, schedule: Schedule, precision: TrainPrecision) -> float:
+        """Return the mean loss over images, timesteps and representations, with the same draws in each call."""
+        projections = len(self.representations.projections)
+        draw = generator(0, 6)
+        images = (torch.arange(NUM_DRAWS) * len(self.images) // NUM_DRAWS)[torch.randperm(NUM_DRAWS, generator=draw)]
+        projection = torch.arange(BATCH) * projections // BATCH
+        total = 0.0
+        for index in images.split(BATCH):
+            t = stratified_timesteps(BATCH, len(schedule), draw)
+            x0 = to_tensor(self.images[index.numpy()])
+            noise = torch.randn(x0.shape, generator=draw)
+            x0, noise, t = (value.to(self.device) for value in (x0, noise, t))
+            x_t = schedule.add_noise(x0, t, noise)
+            groups = [(r, self._h(r, index[projection == r])) for r in projection.unique_consecutive().tolist()]
+            with autocast(precision, self.device):
+                output = model.denoiser(x_t, t, model.conditioning.mixed(groups))
+            total += float(denoising_loss(model.denoiser.spec, schedule, output, x0, x_t, t, noise).sum())
+        return total / NUM_DRAWS
+
+    @torch.no_grad()
+    def write_sample_grid(self, model: Model, schedule: Schedule, path: Path) -> None:
+        """Write a PNG with one row per image and one column per representation, with the same noise in each call."""
+        index = torch.linspace(0, len(self.images) - 1, min(GRID_IMAGES, len(self.images))).long()
+        size = model.denoiser.spec.size
+        seeds = [sample_seed(0, int(image), 0) for image in index]
+        noise = initial_noise(seeds, (3, size, size)).to(self.device, memory_format=torch.channels_last)
+        timesteps = spacing("logsnr", schedule, min(GRID_STEPS, len(schedule)))
+        columns = {"image": self.images[index.numpy()]}
+        for number, representation in enumerate(self.representations.projections):
+            cond = model.conditioning(self._h(number, index), number)
+            samples = dpmpp(denoiser_of(model.denoiser, schedule, cond), noise, schedule, timesteps)
+            columns[f"{representation.method}\n{representation.level}"] = to_uint8(samples)
+        _write_grid(columns, path)
+
+    def _h(self, projection: int, index: Tensor) -> Tensor:
+        return self.representations.take(projection, index, torch.zeros_like(index, dtype=torch.bool)).to(self.device)
+
+
+def _write_grid(columns: dict[str, np.ndarray], path: Path) -> None:
+    """Draw titled columns of images uint8 (N, H, W, 3)."""
+    rows = len(next(iter(columns.values())))
+    figure = Figure(figsize=(1.2 * len(columns), 1.2 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        axes[0, column].set_title(title, fontsize=7)
+        for row, image in enumerate(images):
+            axes[row, column].imshow(image, interpolation="nearest")
+            axes[row, column].set_axis_off()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png")

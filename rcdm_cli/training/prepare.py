@@ -1,0 +1,250 @@
+"""Build trainers: open images and encoders, compute crops and representations, and cache both in the run's folder."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import sha256
+from rcdm_cli.core.levels import LEVELS
+from rcdm_cli.data.cropped import CroppedImages, load_cropped
+from rcdm_cli.data.dataset import ImageDataset, open_dataset
+from rcdm_cli.diffusion.spec import Representation
+from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
+from rcdm_cli.encoders.open import open_encoder
+from rcdm_cli.training.augmentation import Augmenter
+from rcdm_cli.training.denoiser import DenoiserTrainer
+from rcdm_cli.training.distributed import main_process_first, world_size
+from rcdm_cli.training.evaluation import EvalSet
+from rcdm_cli.training.loop import CHECKPOINT
+from rcdm_cli.training.objectives import require_lightly
+from rcdm_cli.training.pretraining import LabelledImages, PretrainTrainer, class_indices
+from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
+from rcdm_cli.training.representations import CachedRepresentations, EncoderInputs
+from rcdm_cli.training.warm_start import WarmStart
+
+ENCODERS = "encoders"
+
+Note = Callable[[str], None]
+
+
+class OnProgress(Protocol):
+    """Progress callback of a training."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Report that ``done`` of ``total`` items of a stage are done. ``note`` contains values such as the loss."""
+
+
+def silent(stage: str, done: int, total: int, note: str = "") -> None:
+    """Ignore progress."""
+
+
+def prepare_encoder(
+    recipe: PretrainRecipe,
+    method: str,
+    data: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    validation_split: str | None = None,
+    device: torch.device,
+    workers: int = 0,
+    on_progress: OnProgress = silent,
+    on_note: Note = lambda _: None,
+) -> PretrainTrainer:
+    """Build the trainer of ``pretrain``, which documents the arguments.
+
+    Raises:
+        InputError: images, recipe and method do not fit together.
+        RcdmError: lightly is not installed.
+    """
+    require_lightly()
+    if recipe.optimization.accumulate > 1:
+        raise InputError(
+            f"optimization.accumulate={recipe.optimization.accumulate} is supported for denoisers only, because the "
+            "losses of encoders compare the images of a batch. Reduce optimization.batch to save memory."
+        )
+    _check_splits(split, validation_split)
+    training = _labelled(open_dataset(data, split), recipe, out, None, on_progress, on_note)
+    validation = None
+    if validation_split is not None:
+        source = open_dataset(data, validation_split)
+        validation = _labelled(source, recipe, out, training.classes, on_progress, on_note)
+        if len(training.classes) > 1 and not (validation.labels >= 0).any():
+            raise InputError(
+                f"No image of `validation_split` {validation_split} belongs to a class of the training images "
+                f"({', '.join(training.classes)}). Choose another split, or omit `validation_split`."
+            )
+    return PretrainTrainer(recipe, method, training, device, workers, validation)
+
+
+def prepare_denoiser(
+    recipe: TrainRecipe,
+    data: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    validation_split: str | None = None,
+    encoders: Sequence[str | Encoder] = (),
+    init: WarmStart | None = None,
+    device: torch.device,
+    on_progress: OnProgress = silent,
+    on_note: Note = lambda _: None,
+) -> DenoiserTrainer:
+    """Build the trainer of ``train``, which documents the arguments.
+
+    The encoders are copied into the run's folder, so that the folder is sufficient to export a bundle. Every process of
+    a distributed training calls this function.
+
+    Raises:
+        InputError: images, recipe, encoders and folder do not fit together.
+    """
+    batch = recipe.optimization.batch
+    if world_size() > batch:
+        raise InputError(
+            f"optimization.batch={batch} is too small for {world_size()} processes. Set optimization.batch="
+            f"{world_size()} or a multiple of {world_size()}."
+        )
+    _check_splits(split, validation_split)
+    source = open_dataset(data, split)
+    validation_source = None if validation_split is None else open_dataset(data, validation_split)
+    opened = _open_encoders(encoders or recipe.encoders, recipe)
+    config = recipe.augmentation if recipe.augmentation and recipe.augmentation.probability else None
+    largest = max(recipe.denoiser.size, *(encoder.spec.preprocessing.size for encoder in opened))
+    if config and config.side(1) < largest:
+        raise InputError(
+            f"Random crops of {config.side(1)} pixels are smaller than the input size of {largest} pixels. Set "
+            f"augmentation.image_size={math.ceil(largest / config.crop)}, or a larger augmentation.crop."
+        )
+    with main_process_first():
+        for encoder in opened:
+            _copy_encoder(encoder, out)
+        training = _eval_set(source, recipe, opened, out, device, on_progress, on_note)
+        projections = training.representations.projections
+        names = ", ".join(f"{projection.method} at {projection.level}" for projection in projections)
+        on_note(f"{len(training.images)} images, on {device}; conditioned on {names}.")
+        validation = None
+        if validation_source is not None:
+            validation = _eval_set(validation_source, recipe, opened, out, device, on_progress, on_note)
+        augmenter = None
+        if config:
+            images = _crop(source, config.image_size, out, on_progress, on_note).images
+            augmenter = Augmenter(config, images, opened, projections, device)
+    methods = [encoder.spec.method for encoder in opened]
+    init_methods = [e.spec.method for e in opened if init and init.was_trained_with(e)]
+    if init and (new := [method for method in methods if method not in init_methods]):
+        on_note(f"Conditioning projections of new encoders start from random weights: {', '.join(new)}.")
+    return DenoiserTrainer(
+        recipe,
+        training.images,
+        training.representations,
+        device,
+        source.fingerprint(),
+        init=init.model if init else None,
+        init_methods=init_methods,
+        augmenter=augmenter,
+        validation=validation,
+    )
+
+
+def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe) -> list[Encoder]:
+    """Open encoders with different method names and at least one of the recipe's levels.
+
+    Raises:
+        InputError: there is no encoder, an encoder cannot be opened, a name occurs twice, or the levels are missing.
+    """
+    if not references:
+        raise InputError("The recipe names no encoders. Set `encoders`, or encoders = [...] in the recipe.")
+    opened: dict[str, Encoder] = {}
+    for reference in references:
+        encoder = reference if isinstance(reference, Encoder) else open_encoder(reference)
+        method = encoder.spec.method
+        if method in opened:
+            raise InputError(f"Two `encoders` are named {method!r}. Rename one of them with REFERENCE,method=NAME.")
+        if not set(encoder.spec.levels) & set(recipe.levels):
+            level_index(encoder.spec, recipe.levels[0])
+        opened[method] = encoder
+    return list(opened.values())
+
+
+def _copy_encoder(encoder: Encoder, out: Path) -> None:
+    """Copy an encoder into the run, unless the run contains it.
+
+    Raises:
+        InputError: the run has a checkpoint and was trained with a different encoder.
+    """
+    path = out / ENCODERS / f"{encoder.spec.method}.safetensors"
+    # Caches depend on the hash of this file, and saving an encoder again changes the hash.
+    if path.exists() and holds_encoder(path, encoder):
+        return
+    if (out / CHECKPOINT).exists():
+        raise InputError(
+            f"The run in {out} was trained with another encoder: {path} does not contain the given encoder "
+            f"{encoder.spec.method!r}. Choose another `out` folder, or delete this folder."
+        )
+    save_encoder(encoder, path)
+
+
+def _eval_set(
+    source: ImageDataset,
+    recipe: TrainRecipe,
+    encoders: Sequence[Encoder],
+    out: Path,
+    device: torch.device,
+    on_progress: OnProgress,
+    on_note: Note,
+) -> EvalSet:
+    """Return images at the denoiser's size and their representations; both are cached in ``out``."""
+    cropped = _crop(source, recipe.denoiser.size, out, on_progress, on_note)
+    inputs = []
+    for encoder in encoders:
+        spec = encoder.spec
+        size = spec.preprocessing.size
+        own = cropped if size == recipe.denoiser.size else _crop(source, size, out, on_progress, on_note)
+        weights = sha256(out / ENCODERS / f"{spec.method}.safetensors")[:12]
+        inputs.append(EncoderInputs(encoder, own.images, f"{spec.method}-{weights}-{source.fingerprint()[:12]}"))
+    projections = tuple(
+        Representation(method=spec.method, level=level, width=spec.width_at(level))
+        for spec in (encoder.spec for encoder in encoders)
+        for level in LEVELS
+        if level in spec.levels and level in recipe.levels
+    )
+    show = partial(on_progress, "Representations")
+    representations = CachedRepresentations(inputs, projections, out / "representations", device, show)
+    return EvalSet(cropped.images, representations, device)
+
+
+def _check_splits(split: str | None, validation_split: str | None) -> None:
+    if validation_split is not None and split is None:
+        raise InputError(
+            f"The validation images of {validation_split} are also training images. Name the training images with "
+            "`split`."
+        )
+    if validation_split is not None and validation_split == split:
+        raise InputError(f"`split` and `validation_split` are both {split}. Choose different images for validation.")
+
+
+def _crop(source: ImageDataset, size: int, out: Path, on_progress: OnProgress, on_note: Note) -> CroppedImages:
+    cropped = load_cropped(source, size, partial(on_progress, "Images"), out / "images")
+    if cropped.skipped:
+        key, reason = cropped.skipped[0]
+        on_note(f"{len(cropped.skipped)} images could not be read and are ignored. The first is {key}: {reason}")
+    return cropped
+
+
+def _labelled(
+    source: ImageDataset,
+    recipe: PretrainRecipe,
+    out: Path,
+    classes: tuple[str, ...] | None,
+    on_progress: OnProgress,
+    on_note: Note,
+) -> LabelledImages:
+    cropped = _crop(source, recipe.image_size, out, on_progress, on_note)
+    labels, names = class_indices(cropped.labels, recipe.ignore_classes, classes)
+    on_note(f"{len(cropped.images)} images, {int((labels >= 0).sum())} of them in {len(names)} classes.")
+    return LabelledImages(cropped.images, labels, names, source.fingerprint())

@@ -1,0 +1,222 @@
+"""Train a denoiser, pretrain an encoder, and read the result of a training."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rcdm_cli.core.errors import InputError, Interrupted
+from rcdm_cli.diffusion.conditioning import Model
+from rcdm_cli.diffusion.spec import ConditioningSpec
+from rcdm_cli.encoders.encoder import Encoder, load_encoder
+from rcdm_cli.encoders.open import ENCODER_FILE
+from rcdm_cli.training.checkpoint import load_checkpoint
+from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, fit
+from rcdm_cli.training.prepare import ENCODERS, Note, OnProgress, prepare_denoiser, prepare_encoder, silent
+from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe, read_recipe
+from rcdm_cli.training.warm_start import WarmStart
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Result of ``train`` and ``pretrain``.
+
+    Attributes:
+        checkpoint: last checkpoint.
+        steps: number of steps of the run.
+        began_at: step at which this call began; above 0 for a resumed run.
+        encoder: pretrained encoder, for ``pretrain``.
+    """
+
+    checkpoint: Path
+    steps: int
+    began_at: int
+    encoder: Path | None = None
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Result of a training, as read from the run's folder.
+
+    Attributes:
+        model: denoiser and conditioning with EMA weights.
+        encoders: encoders that the denoiser was trained with.
+        recipe: settings of the training.
+        steps: number of steps done.
+    """
+
+    model: Model
+    encoders: list[Encoder]
+    recipe: TrainRecipe
+    steps: int
+
+
+def train(
+    recipe: TrainRecipe | Path | str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    split: str | None = None,
+    validation_split: str | None = None,
+    encoders: Sequence[str | Encoder] = (),
+    init: WarmStart | Path | str | None = None,
+    overrides: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: OnProgress = silent,
+    on_note: Note = lambda _: None,
+) -> TrainResult:
+    """Train a denoiser on the representations of images, or resume the training in ``out``.
+
+    Args:
+        recipe: name of a recipe, TOML file, or recipe object.
+        data: folder of images, tar of images, or folder of tars.
+        out: folder of the run.
+        split: first-level folder of ``data`` to train on; by default, all images.
+        validation_split: first-level folder of ``data`` for the validation loss.
+        encoders: encoders, or references as ``open_encoder`` takes them; by default, those of the recipe.
+        init: initial weights, or the folder of a run that provides them; by default, random weights.
+        overrides: changes of the recipe, ``key=value`` with dotted keys and TOML values.
+        device: device to train on.
+        stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.
+        on_progress: progress callback.
+        on_note: called with messages for the user.
+
+    Returns:
+        The last checkpoint and the number of steps.
+
+    Raises:
+        InputError: an argument is invalid, or ``out`` contains another run.
+        Interrupted: ``stop`` returned True.
+        RcdmError: the loss is not finite.
+    """
+    settings = read_recipe(recipe, TrainRecipe, overrides)
+    if init is not None and not isinstance(init, WarmStart):
+        run = read_run(Path(init))
+        init = WarmStart(run.model, run.encoders)
+    out = Path(out)
+    trainer = prepare_denoiser(
+        settings,
+        Path(data),
+        out,
+        split=split,
+        validation_split=validation_split,
+        encoders=encoders,
+        init=init,
+        device=torch.device(device),
+        on_progress=_interruptible(on_progress, stop),
+        on_note=on_note,
+    )
+    began_at = _fit(trainer, out, settings.save_every, "Training", stop, on_progress)
+    return TrainResult(out / CHECKPOINT, trainer.steps, began_at)
+
+
+def pretrain(
+    recipe: PretrainRecipe | Path | str,
+    method: str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    split: str | None = None,
+    validation_split: str | None = None,
+    overrides: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: OnProgress = silent,
+    on_note: Note = lambda _: None,
+) -> TrainResult:
+    """Pretrain an encoder on images, or resume the pretraining in ``out``.
+
+    Args:
+        recipe: name of a recipe, TOML file, or recipe object.
+        method: pretraining method, such as ``dino``.
+        data: folder of images, tar of images, or folder of tars.
+        out: folder of the run.
+        split: first-level folder of ``data`` to train on; by default, all images.
+        validation_split: first-level folder of ``data`` for the k-NN accuracy; by default, the accuracy is computed
+            leave-one-out on the training images.
+        overrides: changes of the recipe, ``key=value`` with dotted keys and TOML values.
+        device: device to train on.
+        workers: number of processes that compute views; 0 computes them in this process.
+        stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.
+        on_progress: progress callback.
+        on_note: called with messages for the user.
+
+    Returns:
+        The encoder, the last checkpoint and the number of steps.
+
+    Raises:
+        InputError: an argument is invalid, or ``out`` contains another run.
+        Interrupted: ``stop`` returned True.
+        RcdmError: lightly is not installed, or the loss is not finite.
+    """
+    settings, out = read_recipe(recipe, PretrainRecipe, overrides), Path(out)
+    trainer = prepare_encoder(
+        settings,
+        method,
+        Path(data),
+        out,
+        split=split,
+        validation_split=validation_split,
+        device=torch.device(device),
+        workers=workers,
+        on_progress=_interruptible(on_progress, stop),
+        on_note=on_note,
+    )
+    began_at = _fit(trainer, out, trainer.per_epoch, "Pretraining", stop, on_progress)
+    return TrainResult(out / CHECKPOINT, trainer.steps, began_at, out / ENCODER_FILE)
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether ``folder`` contains the checkpoint of a training."""
+    return (folder / CHECKPOINT).is_file()
+
+
+def read_run(folder: Path) -> TrainedRun:
+    """Read the folder of an ``rcdm train`` run, finished or not.
+
+    Raises:
+        InputError: the folder does not contain such a run.
+    """
+    path = folder / CHECKPOINT
+    if not is_run(folder):
+        raise InputError(f"{folder} is not the folder of an `rcdm train` run: it does not contain {CHECKPOINT}.")
+    checkpoint = load_checkpoint(path)
+    values = checkpoint.resume_key.get("recipe")
+    if "projections" not in checkpoint.resume_key or not isinstance(values, dict):
+        raise InputError(f"{path} is not a checkpoint of an `rcdm train` run.")
+    recipe = TrainRecipe.parse({**values, "steps": checkpoint.step, "description": checkpoint.description}, str(path))
+    projections = ConditioningSpec.parse(
+        {"projections": checkpoint.resume_key["projections"], "width": recipe.denoiser.cond_width}, str(path)
+    )
+    model = Model(recipe.denoiser, projections)
+    try:
+        model.load_state_dict(checkpoint.group("ema"))
+    except RuntimeError as error:
+        raise InputError(f"The weights in {path} do not match its recipe: {error}") from error
+    methods = dict.fromkeys(projection.method for projection in projections.projections)
+    encoders = [load_encoder(folder / ENCODERS / f"{method}.safetensors") for method in methods]
+    return TrainedRun(model.eval(), encoders, recipe, checkpoint.step)
+
+
+def _fit(
+    trainer: Trainer, out: Path, save_every: int, stage: str, stop: Callable[[], bool], on_progress: OnProgress
+) -> int:
+    def show(progress: Progress) -> None:
+        note = f"loss {progress.values['loss']:.4f}, {progress.images_per_second:.0f} images/s"
+        on_progress(stage, progress.step, progress.steps, note)
+
+    return fit(trainer, out, save_every=save_every, stop=stop, on_progress=show)
+
+
+def _interruptible(on_progress: OnProgress, stop: Callable[[], bool]) -> OnProgress:
+    """Return a progress callback that also interrupts the preparation if ``stop`` returns True."""
+
+    def show(stage: str, done: int, total: int, note: str = "") -> None:
+        on_progress(stage, done, total, note)
+        if stop():
+            raise Interrupted(f"Stopped at {done} of {total} ({stage}). Run the same command again to resume.")
+
+    return show
