@@ -34,7 +34,9 @@ def test_denoiser_of_an_exact_v_network_returns_the_noise(samples, t):
         def forward(self, x, t, cond):
             return training_target("v", SCHEDULE, x0, t.long(), noise)
 
-    unet = ExactUNet(DenoiserSpec(size=16, channels=32, channel_mult=(1,), num_res_blocks=1, attention=(), prediction="v"))
+    unet = ExactUNet(
+        DenoiserSpec(size=16, channels=32, channel_mult=(1,), num_res_blocks=1, attention=(), prediction="v")
+    )
     denoise = denoiser_of(unet, SCHEDULE, torch.zeros(3, 128))
     torch.testing.assert_close(denoise(SCHEDULE.add_noise(x0, t, noise), t), noise, atol=1e-5, rtol=1e-5)
 

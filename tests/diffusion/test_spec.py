@@ -50,6 +50,6 @@ def test_projection_is_found_by_method_and_level():
 
 
 def test_duplicate_projections_raise():
-    row = {"method": "dino", "level": "backbone", "width": 8}
+    projection = {"method": "dino", "level": "backbone", "width": 8}
     with pytest.raises(InputError, match="may occur once"):
-        ConditioningSpec.parse({"projections": [row, row], "width": 128}, "recipe")
+        ConditioningSpec.parse({"projections": [projection, projection], "width": 128}, "recipe")

@@ -47,11 +47,11 @@ def test_output_equals_golden_numbers(name, memory_format):
 def test_parameters_equal_the_published_128_pixel_checkpoint():
     layout = json.loads((REFERENCE / "official_rcdm_128_layout.json").read_text())
     spec = denoiser_spec(layout["config"])
-    row = Representation(method="dino", level="backbone", width=layout["ssl_dim"])
+    representation = Representation(method="dino", level="backbone", width=layout["ssl_dim"])
     with torch.device("meta"):
         unet, conditioning = (
             UNet(spec),
-            ConditioningProjections(ConditioningSpec(projections=(row,), width=spec.cond_width)),
+            ConditioningProjections(ConditioningSpec(projections=(representation,), width=spec.cond_width)),
         )
     shapes = {name: list(tensor.shape) for name, tensor in unet.state_dict().items()}
     for name in ("weight", "bias"):
@@ -103,9 +103,7 @@ def test_bfloat16_autocast_gradients(tiny, batch):
     expected = torch.autograd.grad(exact.square().mean(), parameters)
     flat, flat_expected = (torch.cat([grad.flatten() for grad in group]) for group in (grads, expected))
     assert relative(flat, flat_expected) < 0.1
-    assert all(grad.any() for grad in grads), [
-        name for name, grad in zip(names, grads, strict=True) if not grad.any()
-    ]
+    assert all(grad.any() for grad in grads), [name for name, grad in zip(names, grads, strict=True) if not grad.any()]
 
 
 def test_dropout_is_active_in_training_only(batch):

@@ -63,7 +63,7 @@ def test_augmentations_without_strength_are_not_drawn():
     params = draw(AugmentationConfig(image_size=48, probability=1, hue=0.1), 50)
     assert params[:, HUE].all()
     assert not params[:, :HUE].any()
-    assert torch.equal(params, drawn(AugmentationConfig(image_size=48, probability=1, hue=0.1), 50))
+    assert torch.equal(params, draw(AugmentationConfig(image_size=48, probability=1, hue=0.1), 50))
 
 
 def test_zero_parameters_return_the_image_or_its_mirror_image():
@@ -118,7 +118,7 @@ def test_hue_rotates_along_the_circle():
 
 def test_representations_equal_the_encoder_on_augmented_images():
     augmenter = make_augmenter()
-    augmented = augmenter.apply(torch.arange(5), torch.arange(5) % 2 == 0, drawn(ALL, 5))
+    augmented = augmenter.apply(torch.arange(5), torch.arange(5) % 2 == 0, draw(ALL, 5))
     assert len({image.shape for image in augmented}) > 1
     encoder = tiny_encoder()
     crops = to_tensor(np.stack([center_crop(image, 32) for image in augmented]))

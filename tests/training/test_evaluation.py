@@ -79,7 +79,8 @@ def test_sample_grid_has_one_row_per_image_and_one_column_per_representation(tmp
     images = random_images(20, 8)
     path = tmp_path / "samples" / "grid.png"
     EvalSet(images, IndexRepresentations(), CPU).write_sample_grid(model("v"), SCHEDULE, path)
-    assert Image.open(path).format == "PNG"
+    with Image.open(path) as image:
+        assert image.format == "PNG"
     [figure] = figures
     cells = [axes.get_images()[0].get_array() for axes in figure.axes]
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]

@@ -48,17 +48,17 @@ def log_of(folder):
 
 
 def test_run_logs_means_and_reports_progress(tmp_path):
-    shown = []
+    progress = []
     began = fit(
         Counting(),
         tmp_path,
         save_every=100,
         log_every=4,
         show_every=0,
-        on_progress=lambda p: shown.append((p.step, p.steps)),
+        on_progress=lambda p: progress.append((p.step, p.steps)),
     )
     assert began == 0
-    assert shown == [(step, 10) for step in range(1, 11)]
+    assert progress == [(step, 10) for step in range(1, 11)]
     losses = {line["step"]: line["loss"] for line in log_of(tmp_path) if "loss" in line}
     assert losses == {4: 1.5, 8: 5.5, 10: 8.5}
     assert [line["step"] for line in log_of(tmp_path) if "accuracy" in line] == [5, 10]

@@ -46,9 +46,9 @@ def test_method_preprocessing_replaces_that_of_the_recipe(images, tmp_path):
 def test_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(method, recipe, images, tmp_path):
     whole = pretrain(recipe, method, images, tmp_path / "whole")
     assert (whole.steps, whole.began_at) == (3, 0)
+    trainer = prepare_encoder(recipe, method, images, tmp_path / "parts", device=CPU)
+    steps = iter((1, 2))
     with pytest.raises(Interrupted, match="Stopped at step 2 of 3"):
-        trainer = prepare_encoder(recipe, method, images, tmp_path / "parts", device=CPU)
-        steps = iter((1, 2))
         fit(trainer, tmp_path / "parts", save_every=1, stop=lambda: next(steps) == 2)
     assert not (tmp_path / "parts" / ENCODER_FILE).exists()
     torch.rand(3)

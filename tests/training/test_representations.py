@@ -65,16 +65,16 @@ def test_statistics_use_evenly_spaced_images():
 
 
 def test_only_missing_representations_are_computed(sources, tmp_path, monkeypatch):
-    shown = []
-    CachedRepresentations(sources[:1], (PROJECTIONS[0],), tmp_path, CPU, lambda *at: shown.append(at))
-    assert shown == [(0, 18), (9, 18), (18, 18)]
-    shown.clear()
-    CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, lambda *at: shown.append(at))
-    assert shown == [(18, 36), (27, 36), (36, 36)]
-    shown.clear()
+    calls = []
+    CachedRepresentations(sources[:1], (PROJECTIONS[0],), tmp_path, CPU, lambda *at: calls.append(at))
+    assert calls == [(0, 18), (9, 18), (18, 18)]
+    calls.clear()
+    CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, lambda *at: calls.append(at))
+    assert calls == [(18, 36), (27, 36), (36, 36)]
+    calls.clear()
     monkeypatch.delattr(representations, "encode_flipped")
-    CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, lambda *at: shown.append(at))
-    assert shown == [(36, 36)]
+    CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, lambda *at: calls.append(at))
+    assert calls == [(36, 36)]
 
 
 @pytest.mark.parametrize(("pixels", "counts"), [(2 * 32 * 32, {2, 1}), (4 * 32 * 32 - 1, {3}), (1, {1})])
