@@ -167,7 +167,7 @@ def test_other_encoder_raises_and_changes_nothing(data, uninterrupted, invoke, w
     files = [path for path in uninterrupted.rglob("*") if path.is_file()]
     before = [path.read_bytes() for path in files]
     save_encoder(tiny_encoder(seed=5), workplace / "another.safetensors")
-    other = f"{workplace / 'other.safetensors'},method={named}"
+    other = f"{workplace / 'another.safetensors'},method={named}"
     result = invoke(*arguments(data, uninterrupted)[:5], other, "--out", str(uninterrupted), "--device", "cpu")
     assert (result.exit_code, result.stdout) == (2, "")
     assert f"{named}.safetensors does not contain the given encoder '{named}'." in result.stderr
