@@ -215,7 +215,8 @@ def test_init_from_a_bundle_copies_no_projection_of_another_encoder(data, uninte
     # Another seed gives other random weights than those of the first run.
     still = ("--set=steps=1", "--set=optimization.lr=1e-9", "--set=optimization.seed=7", "--init", "engines/began")
     same = invoke(*arguments(data, "same", *still))
-    other = invoke(*arguments(data, "other", *still)[:5], str(workplace / "another.safetensors"), "--out", "other", *still)
+    reference = str(workplace / "another.safetensors")
+    other = invoke(*arguments(data, "other", *still)[:5], reference, "--out", "other", *still)
     assert same.exit_code == other.exit_code == 0
     assert "random weights" not in same.stderr
     assert "new encoders start from random weights: simclr." in other.stderr
