@@ -23,17 +23,17 @@ class PublishedRcdm:
     """The published U-Net and its sampler in float32; a ``Baseline`` of the bench analysis.
 
     Args:
-        checkout: Folder of a checkout of github.com/facebookresearch/RCDM.
-        model: Model whose weights are used.
-        projection: Index of the conditioning projection. The published RCDM has one projection, into whose weights the
+        checkout: folder of a checkout of github.com/facebookresearch/RCDM.
+        model: model whose weights are used.
+        projection: index of the conditioning projection. The published RCDM has one projection, into whose weights the
             standardisation of ``h`` is folded.
-        schedule: Noise schedule of the model.
-        device: Device of the U-Net.
-        steps: Sampling steps; each step is one call of the U-Net.
+        schedule: noise schedule of the model.
+        device: device of the U-Net.
+        steps: sampling steps; each step is one call of the U-Net.
 
     Raises:
         InputError: ``checkout`` is not a checkout of the repository.
-        RcdmError: The published code cannot be imported, for example because a package is missing.
+        RcdmError: the published code cannot be imported, for example because a package is missing.
     """
 
     name = "published"

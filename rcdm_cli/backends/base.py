@@ -20,13 +20,13 @@ class RunContext:
     """A bundle and the device that runs its denoiser.
 
     Attributes:
-        folder: Folder of the bundle.
-        device: Device that runs the denoiser.
-        name: Name of the bundle.
-        denoiser: Architecture of the denoiser.
+        folder: folder of the bundle.
+        device: device that runs the denoiser.
+        name: name of the bundle.
+        denoiser: architecture of the denoiser.
         weights_sha256: SHA-256 of the denoiser's weights file. Graphs name the weights they were exported from.
         encoder_sha256: SHA-256 of each encoder's file, by method.
-        graphs: Compiled networks of the bundle.
+        graphs: compiled networks of the bundle.
     """
 
     folder: Path
@@ -49,7 +49,7 @@ class Backend(Protocol):
         """Return the precisions available for ``context``, preferred one first. No network is loaded.
 
         Raises:
-            RcdmError: The backend cannot run ``context``: a package is not installed, the bundle has no suitable
+            RcdmError: the backend cannot run ``context``: a package is not installed, the bundle has no suitable
                 graph, the device is not supported, or a library does not load.
         """
         ...
@@ -58,13 +58,13 @@ class Backend(Protocol):
         """Load the denoiser.
 
         Args:
-            context: Context for which ``precisions`` returned ``precision``.
-            precision: Number format of the matrix products.
-            unet: Returns the bundle's network in float32, in evaluation mode, on the device. Called only by backends
+            context: context for which ``precisions`` returned ``precision``.
+            precision: number format of the matrix products.
+            unet: returns the bundle's network in float32, in evaluation mode, on the device. Called only by backends
                 that run the weights themselves.
 
         Raises:
-            RcdmError: The graph's file is missing, differs from the manifest, or does not load.
+            RcdmError: the graph's file is missing, differs from the manifest, or does not load.
         """
         ...
 
@@ -73,7 +73,7 @@ def require_package(module: str, title: str, extra: str) -> None:
     """Check that a package is installed, without importing it.
 
     Raises:
-        RcdmError: The package is not installed.
+        RcdmError: the package is not installed.
     """
     if find_spec(module) is None:
         raise RcdmError(f"{title} is not installed: `pip install 'rcdm[{extra}]'`.")

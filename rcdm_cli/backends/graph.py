@@ -31,13 +31,13 @@ class Graph(BundleFile):
     Attributes:
         kind: ``onnx`` for an ONNX graph (ONNX Runtime, OpenVINO), ``tensorrt`` for a TensorRT plan.
         network: ``denoiser``, ``(x, modulations) → output``, or ``encoder``, images → representations at every level.
-        method: Method of the encoder; None for the denoiser.
-        precision: Number format of the matrix products.
-        data: Second file with the weights, if the weights are too large for one file.
+        method: method of the encoder; None for the denoiser.
+        precision: number format of the matrix products.
+        data: second file with the weights, if the weights are too large for one file.
         source: SHA-256 of the weights file that the graph was exported from.
-        max_batch: Largest batch size; None if unlimited.
-        versions: Versions of the packages that wrote the graph.
-        target: For a plan, the TensorRT package, its version and the GPUs that run the plan (``PlanTarget``).
+        max_batch: largest batch size; None if unlimited.
+        versions: versions of the packages that wrote the graph.
+        target: for a plan, the TensorRT package, its version and the GPUs that run the plan (``PlanTarget``).
     """
 
     kind: Literal["onnx", "tensorrt"]

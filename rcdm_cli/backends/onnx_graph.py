@@ -22,7 +22,7 @@ def available_precisions(context: RunContext, order: Sequence[Precision]) -> tup
     """Return the precisions of ``order`` at which the bundle has an ONNX graph of the denoiser.
 
     Raises:
-        InputError: The bundle has no such graph.
+        InputError: the bundle has no such graph.
     """
     found = tuple(precision for precision in order if context.graph("onnx", "denoiser", precision))
     if not found:
@@ -37,7 +37,7 @@ def denoiser_path(context: RunContext, precision: Precision) -> Path:
     """Return the verified path of the denoiser's ONNX graph.
 
     Raises:
-        InputError: The bundle has no such graph, the graph was exported from other weights, or a file is missing or
+        InputError: the bundle has no such graph, the graph was exported from other weights, or a file is missing or
             differs from the manifest.
     """
     graph = context.graph("onnx", "denoiser", precision)
@@ -79,9 +79,9 @@ class Streams:
     core.
 
     Attributes:
-        threads: Threads of a request that runs without others.
-        count: Number of requests that run in parallel.
-        request_batch: Samples per request.
+        threads: threads of a request that runs without others.
+        count: number of requests that run in parallel.
+        request_batch: samples per request.
     """
 
     threads: int

@@ -58,8 +58,8 @@ class OnnxRuntimeCpuEngine:
     """The denoiser on a CPU; batches are split as ``Streams`` says.
 
     Args:
-        path: The ONNX graph.
-        streams: Split of a batch.
+        path: the ONNX graph.
+        streams: split of a batch.
     """
 
     max_batch: int | None = None
@@ -101,10 +101,10 @@ class OnnxRuntimeCudaEngine:
     """The denoiser on a CUDA device. Inputs and outputs stay in PyTorch's GPU memory.
 
     Args:
-        path: The ONNX graph.
+        path: the ONNX graph.
         device: CUDA device.
-        shape: Shape of one output, (C, size, size).
-        exact: Whether to multiply float32 at full precision. ONNX Runtime uses TF32 by default.
+        shape: shape of one output, (C, size, size).
+        exact: whether to multiply float32 at full precision. ONNX Runtime uses TF32 by default.
     """
 
     max_batch: int | None = None
@@ -161,7 +161,7 @@ def _check_cuda(index: int) -> None:
     """Load a graph of one node on a CUDA device. A listed provider may still fail to load its libraries.
 
     Raises:
-        RcdmError: The libraries do not load.
+        RcdmError: the libraries do not load.
     """
     _session(_identity_graph(), 1, None, (CUDA, {"device_id": index}))
 

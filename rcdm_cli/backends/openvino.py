@@ -53,8 +53,8 @@ class OpenVinoEngine:
     """The denoiser on a CPU; batches are split as ``Streams`` says.
 
     Args:
-        path: The ONNX graph.
-        streams: Split of a batch.
+        path: the ONNX graph.
+        streams: split of a batch.
     """
 
     max_batch: int | None = None

@@ -39,10 +39,10 @@ class BackendSelection:
     """A backend and a precision for one bundle on one device.
 
     Attributes:
-        context: The bundle and the device.
-        backend: Name of the backend.
-        precision: Number format of the matrix products.
-        reason: Sentence that explains the selection to the user.
+        context: the bundle and the device.
+        backend: name of the backend.
+        precision: number format of the matrix products.
+        reason: sentence that explains the selection to the user.
     """
 
     context: RunContext
@@ -60,7 +60,7 @@ class BackendSelection:
         A graph needs no timm, whose import takes longer than the sampling loop of a small network.
 
         Raises:
-            InputError: The graph's file is missing or differs from the manifest.
+            InputError: the graph's file is missing or differs from the manifest.
         """
         load = {"onnxruntime": onnxruntime.graph_function, "openvino": openvino.graph_function}.get(self.backend)
         if load is None or self.context.device.type != "cpu":
@@ -73,14 +73,14 @@ def select_backend(context: RunContext, backend: str = "auto", precision: str = 
     """Select what runs the denoiser.
 
     Args:
-        context: The bundle and the device.
-        backend: Name in ``BACKENDS``, or ``auto`` for the fastest available backend.
-        precision: Number format of the matrix products, or ``auto`` for the one that the backend prefers. ``auto``
+        context: the bundle and the device.
+        backend: name in ``BACKENDS``, or ``auto`` for the fastest available backend.
+        precision: number format of the matrix products, or ``auto`` for the one that the backend prefers. ``auto``
             never selects int8 or fp8.
 
     Raises:
         InputError: ``backend`` or ``precision`` is unknown, or the backend does not offer the precision.
-        RcdmError: The requested backend cannot run. There is no fallback to another backend.
+        RcdmError: the requested backend cannot run. There is no fallback to another backend.
     """
     for name, given, allowed in (("backend", backend, BACKENDS), ("precision", precision, get_args(Precision))):
         if given not in ("auto", *allowed):

@@ -57,9 +57,9 @@ class TorchEngine:
     """The denoiser with channels-last memory layout. On a CUDA device, calls are replayed CUDA graphs.
 
     Args:
-        unet: Network in float32.
-        precision: Number format of convolutions and attention. With fp32, a GPU does not use TF32.
-        compiled: Whether to use ``torch.compile``.
+        unet: network in float32.
+        precision: number format of convolutions and attention. With fp32, a GPU does not use TF32.
+        compiled: whether to use ``torch.compile``.
     """
 
     max_batch: int | None = None
@@ -119,7 +119,7 @@ class CudaGraphNetwork:
 
     Args:
         network: ``(x, modulations) → output``.
-        exact: Whether to multiply float32 at full precision instead of TF32.
+        exact: whether to multiply float32 at full precision instead of TF32.
     """
 
     def __init__(self, network: Network, exact: bool) -> None:

@@ -20,11 +20,11 @@ def parse_device(device: str | torch.device, types: Iterable[str]) -> torch.devi
     """Convert ``device`` to a usable ``torch.device``.
 
     Args:
-        device: Name such as ``cpu`` or ``cuda:1``, or a device.
-        types: Supported device types.
+        device: name such as ``cpu`` or ``cuda:1``, or a device.
+        types: supported device types.
 
     Raises:
-        InputError: The name is invalid or the type is not supported.
+        InputError: the name is invalid or the type is not supported.
         RcdmError: PyTorch cannot use the device on this machine.
     """
     names = ", ".join(types)
@@ -82,12 +82,12 @@ def representations(h: ArrayLike, width: int, name: str) -> Tensor:
     """Convert representations to float32.
 
     Args:
-        h: Floating-point tensor or array (B, D).
-        width: Expected D.
-        name: Representation, such as ``dino projector``, for error messages.
+        h: floating-point tensor or array (B, D).
+        width: expected D.
+        name: representation, such as ``dino projector``, for error messages.
 
     Raises:
-        InputError: The type, the shape or a value is invalid.
+        InputError: the type, the shape or a value is invalid.
     """
     if not isinstance(h, Tensor | np.ndarray):
         raise InputError(f"`h` must be a tensor or an array; given {type(h).__name__}.")

@@ -45,20 +45,20 @@ class Bundle:
     Encoders and conditioning run in float32 on every backend. Representations and samples are returned on the CPU.
 
     Args:
-        folder: Folder of the bundle.
-        device: Device that runs the networks.
-        backend: Backend of the denoiser, or ``auto`` for the fastest available one.
-        precision: Precision of the denoiser, or ``auto`` for the one that the backend prefers.
-        on_note: Called with a sentence for the user, for example if a batch does not fit into memory.
+        folder: folder of the bundle.
+        device: device that runs the networks.
+        backend: backend of the denoiser, or ``auto`` for the fastest available one.
+        precision: precision of the denoiser, or ``auto`` for the one that the backend prefers.
+        on_note: called with a sentence for the user, for example if a batch does not fit into memory.
 
     Attributes:
-        manifest: Manifest of the bundle.
-        schedule: Noise schedule.
-        selection: Selected backend and precision.
+        manifest: manifest of the bundle.
+        schedule: noise schedule.
+        selection: selected backend and precision.
 
     Raises:
-        InputError: The manifest is missing or invalid, or ``backend`` or ``precision`` is unknown.
-        RcdmError: The backend cannot run the bundle on the device.
+        InputError: the manifest is missing or invalid, or ``backend`` or ``precision`` is unknown.
+        RcdmError: the backend cannot run the bundle on the device.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Bundle:
         """Return the (method, level) pairs of the bundle.
 
         Args:
-            methods: Methods to select; None selects all.
+            methods: methods to select; None selects all.
             level: ``backbone``, ``projector`` or ``both``. With ``both``, or if ``methods`` is None, a method without
                 the level is left out.
 
@@ -125,7 +125,7 @@ class Bundle:
         """Return the encoder of ``method`` in float32; ``method`` may be None if the bundle has one method.
 
         Raises:
-            InputError: The method is not in the bundle.
+            InputError: the method is not in the bundle.
         """
         method = self._method(method)
         if method not in self._encoders:
@@ -134,10 +134,10 @@ class Bundle:
         return self._encoders[method]
 
     def encoder_function(self, method: str | None = None) -> EncoderFunction:
-        """The encoder of ``method`` without gradients: the exported graph if the backend runs graphs, else ``encoder``.
+        """Return the encoder of ``method`` for inference: its ONNX graph if the backend runs graphs, else ``encoder``.
 
         Raises:
-            InputError: the bundle has no such method.
+            InputError: the method is not in the bundle.
         """
         method = self._method(method)
         if method not in self._graphs:
@@ -147,28 +147,35 @@ class Bundle:
     def encode(
         self, images: Sequence[Pixels], *, level: Level = "backbone", method: str | None = None, batch: int = 256
     ) -> Tensor:
-        """Representations ``h`` of images.
+        """Compute representations of images.
 
         Args:
-            images: uint8 (H, W, 3) each, of any size. Images are centre-cropped to the encoder's input size.
-            level: level of the representation.
-            method: method of the encoder; None if the bundle has one method.
-            batch: maximum number of images per forward pass.
+            images: images, uint8 RGB (H, W, 3) each, of any size, at least one. Images are centre-cropped to the
+                encoder's input size.
+            level: level of the representation, ``backbone`` or ``projector``.
+            method: method of the encoder; may be None if the bundle has one method.
+            batch: maximum number of images per forward pass, at least 1.
 
         Returns:
-            float32 (len(images), D) on the CPU.
+            Representations, float32 (len(images), D), on the CPU.
 
         Raises:
-            InputError: the bundle has no such method or level, ``images`` is empty, or an image is not uint8 (H, W, 3).
+            InputError: an argument is invalid.
+
+        Example:
+            >>> image = np.asarray(PIL.Image.open("image.jpg").convert("RGB"))
+            >>> bundle.encode([image], method="dino", level="projector").shape
+            torch.Size([1, 256])
         """
         method = self._method(method)
+        batch = require_integer("batch", batch, 1)
         spec = self.manifest.encoders[method].spec
         index = level_index(spec, level)
         check_images(images)
-        asked = (method, _digest(images))
-        # The other level of the same images mostly comes next, and took no work of its own.
-        if self._encoded is None or self._encoded[0] != asked:
-            self._encoded = asked, tuple(encode_images(self.encoder_function(method), images, self.device, batch))
+        key = (method, _digest(images))
+        # One forward pass computes all levels. The other level of the same images is often requested next.
+        if self._encoded is None or self._encoded[0] != key:
+            self._encoded = key, tuple(encode_images(self.encoder_function(method), images, self.device, batch))
         return self._encoded[1][index].clone()
 
     @torch.no_grad()
@@ -176,15 +183,15 @@ class Bundle:
         """Map representations to conditioning vectors.
 
         Args:
-            h: Representations (B, D).
-            level: Level of ``h``.
-            method: Method of ``h``; may be None if the bundle has one method.
+            h: representations (B, D).
+            level: level of ``h``.
+            method: method of ``h``; may be None if the bundle has one method.
 
         Returns:
             Conditioning vectors, float32 (B, W), on the CPU.
 
         Raises:
-            InputError: An argument is invalid.
+            InputError: an argument is invalid.
         """
         spec = self.manifest.conditioning
         projection = spec.projection(self._method(method), level)
@@ -213,22 +220,22 @@ class Bundle:
         samples.
 
         Args:
-            h: Representations (B, D), a floating-point tensor or array.
-            level: Level of ``h``.
-            method: Method of ``h``; may be None if the bundle has one method.
-            num_samples: Samples K per representation, at least 1.
-            steps: Sampling steps, from 1 to the number of timesteps. None uses the bundle's default.
+            h: representations (B, D), a floating-point tensor or array.
+            level: level of ``h``.
+            method: method of ``h``; may be None if the bundle has one method.
+            num_samples: samples K per representation, at least 1.
+            steps: sampling steps, from 1 to the number of timesteps. None uses the bundle's default.
             sampler: ``ddpm``, ``ddim`` or ``dpmpp``. None uses the bundle's default.
-            guidance: Scale of classifier-free guidance, at least 0; 1 is no guidance. None uses the bundle's default.
-            seed: Seed of the noise, from 0 to 2**64 - 1.
-            batch: Samples generated at a time, at least 1.
-            on_progress: Called with (finished samples, total samples).
+            guidance: scale of classifier-free guidance, at least 0; 1 is no guidance. None uses the bundle's default.
+            seed: seed of the noise, from 0 to 2**64 - 1.
+            batch: samples generated at a time, at least 1.
+            on_progress: called with (finished samples, total samples).
 
         Returns:
             Samples, uint8 (B, K, size, size, 3).
 
         Raises:
-            InputError: An argument is invalid.
+            InputError: an argument is invalid.
             RcdmError: A single sample does not fit into memory, or the backend fails.
 
         Example:
@@ -259,11 +266,11 @@ class Bundle:
         Conditioning vectors of different methods and levels can share a batch.
 
         Args:
-            cond: Conditioning vectors (N, W).
+            cond: conditioning vectors (N, W).
             seeds: N seeds, from ``sample_seed``.
-            settings: Sampler, steps and guidance.
-            batch: Samples generated at a time, at least 1.
-            on_progress: Called with (finished samples, total samples).
+            settings: sampler, steps and guidance.
+            batch: samples generated at a time, at least 1.
+            on_progress: called with (finished samples, total samples).
 
         Returns:
             Samples, uint8 (N, size, size, 3).
@@ -279,7 +286,7 @@ class Bundle:
         """Return sampling settings. None uses the bundle's default; ranges are those of ``sample``.
 
         Raises:
-            InputError: An argument is invalid.
+            InputError: an argument is invalid.
         """
         defaults = self.manifest.defaults
         return Settings(
@@ -294,7 +301,7 @@ class Bundle:
                 raise InputError(f"This bundle has several methods. Set `method` to one of {', '.join(self.methods)}.")
             return self.methods[0]
         if method not in self.methods:
-            raise InputError(unknown_name_message("method in this bundle", str(method), self.methods))
+            raise InputError(unknown_name_message("method", str(method), self.methods))
         return method
 
 
@@ -309,16 +316,16 @@ def load_bundle(
     """Load a bundle. The defaults give exact float32 results on the CPU.
 
     Args:
-        name_or_path: Name of a bundle in ``engines/``, or a bundle's folder.
+        name_or_path: name of a bundle in ``engines/``, or a bundle's folder.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         backend: ``torch``, ``inductor``, ``onnxruntime``, ``openvino``, ``tensorrt``, or ``auto`` for the fastest
             available one.
         precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8``, or ``auto`` for the one that the backend prefers.
-        on_note: Called with a sentence for the user, for example if a batch does not fit into memory.
+        on_note: called with a sentence for the user, for example if a batch does not fit into memory.
 
     Raises:
-        InputError: The bundle does not exist, its manifest is invalid, or an argument is invalid.
-        RcdmError: The device or the backend is not available.
+        InputError: the bundle does not exist, its manifest is invalid, or an argument is invalid.
+        RcdmError: the device or the backend is not available.
 
     Example:
         >>> bundle = load_bundle("clothing32", backend="auto", precision="auto")

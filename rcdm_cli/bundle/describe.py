@@ -25,7 +25,7 @@ def describe_bundle(folder: Path) -> dict[str, Any]:
     """Return the parameters of each network, the levels of each method, and the size in bytes.
 
     Raises:
-        InputError: The manifest is invalid, or a file is missing.
+        InputError: the manifest is invalid, or a file is missing.
     """
     manifest = read_manifest(folder)
     files = {"denoiser and conditioning": manifest.model.file}
@@ -53,7 +53,7 @@ def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
         levels, or ``state dict`` with the reason why it is neither.
 
     Raises:
-        InputError: The file is not a state dict.
+        InputError: the file is not a state dict.
     """
     state = load_state_dict_file(path)
     facts = {**_tensor_facts(state), "bytes": path.stat().st_size}
@@ -88,7 +88,7 @@ def describe_onnx(path: Path) -> dict[str, Any]:
     A separate weights file is not read.
 
     Raises:
-        InputError: The file is not an ONNX file.
+        InputError: the file is not an ONNX file.
     """
     import onnx
 

@@ -50,12 +50,12 @@ def write_bundle(
     The manifest is written last. If writing fails, an older manifest remains and its hashes no longer match the files.
 
     Args:
-        folder: Folder of the bundle. Its name becomes the bundle's name.
-        model: Denoiser and conditioning.
-        schedule: Noise schedule of the denoiser.
-        encoders: Encoders of the model's representations.
+        folder: folder of the bundle. Its name becomes the bundle's name.
+        model: denoiser and conditioning.
+        schedule: noise schedule of the denoiser.
+        encoders: encoders of the model's representations.
         about: ``description``, ``origin``, ``licence`` and ``trained`` of the manifest.
-        dtype: Number format of the stored weights.
+        dtype: number format of the stored weights.
     """
     entries = {}
     for encoder in encoders:
@@ -86,14 +86,14 @@ def read_model(folder: Path, manifest: Manifest, device: torch.device, *, before
     """Read the denoiser and the conditioning in float32, in evaluation mode.
 
     Args:
-        folder: Folder of the bundle.
-        manifest: Manifest of the bundle.
-        device: Device of the weights.
-        before_loop: Read only the weights that are used before the sampling loop: timestep embedding, modulations and
+        folder: folder of the bundle.
+        manifest: manifest of the bundle.
+        device: device of the weights.
+        before_loop: read only the weights that are used before the sampling loop: timestep embedding, modulations and
             conditioning projections. The other weights stay on the meta device.
 
     Raises:
-        InputError: The file is missing, differs from the manifest, or does not fit the architecture.
+        InputError: the file is missing, differs from the manifest, or does not fit the architecture.
     """
     path = verified_path(folder, manifest.model)
     # On the meta device, no memory is allocated and no random weights are drawn.

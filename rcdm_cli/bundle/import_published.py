@@ -35,15 +35,15 @@ def import_published(
     its image size and uses this scaling, whatever scaling the encoder itself was trained with.
 
     Args:
-        checkpoint: State dict with the published names.
-        encoder: Reference of the encoder, as for ``open_encoder``.
-        out: Folder of the bundle. Its name becomes the bundle's name.
-        method: Method of the encoder.
-        level: Level of the representations.
-        given: Parameters that cannot be inferred from the shapes of the weights.
-        schedule: Noise schedule of the checkpoint.
-        origin: Source of the files, stored in the manifest.
-        force: Whether to replace an existing bundle.
+        checkpoint: state dict with the published names.
+        encoder: reference of the encoder, as for ``open_encoder``.
+        out: folder of the bundle. Its name becomes the bundle's name.
+        method: method of the encoder.
+        level: level of the representations.
+        given: parameters that cannot be inferred from the shapes of the weights.
+        schedule: noise schedule of the checkpoint.
+        origin: source of the files, stored in the manifest.
+        force: whether to replace an existing bundle.
 
     Raises:
         InputError: A file cannot be read, the architecture is not supported, or encoder, level and checkpoint do not

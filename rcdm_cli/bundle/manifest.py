@@ -33,20 +33,20 @@ class Manifest(Spec):
     """A finished model: one denoiser, its conditioning, and the encoders of its representations.
 
     Attributes:
-        format: Version of the manifest's layout.
-        name: Name of the bundle.
-        description: One line for the user.
-        origin: Origin of the images that the bundle was trained on.
-        licence: Licence of those images.
-        trained: Recipe, number of training steps, and number of images seen in training.
-        schedule: Noise schedule.
-        denoiser: Architecture of the denoiser.
-        conditioning: Representations and the width of the conditioning vector.
-        model: Weights of denoiser and conditioning.
-        encoders: Encoders by method.
-        graphs: Compiled networks that `rcdm export` wrote.
-        defaults: Default sampling parameters.
-        measured: Measurements of `rcdm tune` that led to the defaults; empty by default.
+        format: version of the manifest's layout.
+        name: name of the bundle.
+        description: one line for the user.
+        origin: origin of the images that the bundle was trained on.
+        licence: licence of those images.
+        trained: recipe, number of training steps, and number of images seen in training.
+        schedule: noise schedule.
+        denoiser: architecture of the denoiser.
+        conditioning: representations and the width of the conditioning vector.
+        model: weights of denoiser and conditioning.
+        encoders: encoders by method.
+        graphs: compiled networks that `rcdm export` wrote.
+        defaults: default sampling parameters.
+        measured: measurements of `rcdm tune` that led to the defaults; empty by default.
     """
 
     format: Literal[1] = 1
@@ -73,7 +73,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a bundle's folder.
 
     Raises:
-        InputError: The manifest is missing or invalid.
+        InputError: the manifest is missing or invalid.
     """
     path = folder / MANIFEST
     try:

@@ -138,7 +138,7 @@ def pulled_encoder(method: str, cache: Path) -> str:
     """Return the path of the encoder that ``rcdm pull`` downloaded for ``method``.
 
     Raises:
-        InputError: The encoder was not downloaded.
+        InputError: the encoder was not downloaded.
     """
     from rcdm_cli.encoders.published import PUBLISHED
 

@@ -31,9 +31,9 @@ class Info:
     """Kind of a file, its metadata, and properties of its tensors.
 
     Attributes:
-        kind: Such as ``bundle`` or ``encoder checkpoint``.
-        content: Manifest, recipe or metadata as stored in the file.
-        properties: Properties computed from the file.
+        kind: such as ``bundle`` or ``encoder checkpoint``.
+        content: manifest, recipe or metadata as stored in the file.
+        properties: properties computed from the file.
     """
 
     kind: str

@@ -124,7 +124,7 @@ def _find(part: str, source: "PublishedFile", folder: Path) -> RequiredFile:
     """Look for a file in the cache.
 
     Raises:
-        InputError: The file is not in the cache and downloads are turned off.
+        InputError: the file is not in the cache and downloads are turned off.
     """
     from rcdm_cli.core.download import find_download, remote_size
 

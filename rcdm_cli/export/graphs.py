@@ -34,7 +34,7 @@ def wanted_graphs(manifest: Manifest, precisions: Sequence[Precision]) -> list[G
     Encoders that came as ONNX graphs are left out.
 
     Raises:
-        RcdmError: The exporter is not installed.
+        RcdmError: the exporter is not installed.
     """
     require_exporter()
     encoders = [
@@ -64,13 +64,13 @@ def write_graphs(
     """Write ONNX graphs and install them. If a graph fails, no graph is installed.
 
     Args:
-        bundle: Bundle on the CPU.
-        graphs: Entries from ``wanted_graphs``.
-        check: Whether to compare each graph with PyTorch in float32.
-        on_progress: Called with (finished graphs, total graphs, next file).
+        bundle: bundle on the CPU.
+        graphs: entries from ``wanted_graphs``.
+        check: whether to compare each graph with PyTorch in float32.
+        on_progress: called with (finished graphs, total graphs, next file).
 
     Raises:
-        CheckFailed: The error of a graph exceeds ``parity.BOUNDS``.
+        CheckFailed: the error of a graph exceeds ``parity.BOUNDS``.
         RcdmError: A package that writes or runs graphs is not installed.
     """
     written: list[Graph] = []

@@ -28,9 +28,9 @@ class Installation:
     """Graphs that were installed in a bundle.
 
     Attributes:
-        manifest: Manifest after the installation.
-        graphs: Installed graphs.
-        parity: Errors against PyTorch, by file name.
+        manifest: manifest after the installation.
+        graphs: installed graphs.
+        parity: errors against PyTorch, by file name.
     """
 
     manifest: Manifest
@@ -43,7 +43,7 @@ def staging(folder: Path) -> Iterator[Path]:
     """Create a temporary folder inside the bundle, on the same disk, and remove it afterwards.
 
     Raises:
-        RcdmError: The bundle's folder is not writable.
+        RcdmError: the bundle's folder is not writable.
     """
     try:
         stage = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
@@ -59,10 +59,10 @@ def finished(graph: Graph, path: Path, data: Path | None = None, versions: Mappi
     """Return ``graph`` with the hashes of its files.
 
     Args:
-        graph: Entry of the graph, with ``NOT_WRITTEN`` as its hash.
-        path: File of the graph.
-        data: Weights file of the graph, if there is one.
-        versions: Versions of further packages that wrote the graph.
+        graph: entry of the graph, with ``NOT_WRITTEN`` as its hash.
+        path: file of the graph.
+        data: weights file of the graph, if there is one.
+        versions: versions of further packages that wrote the graph.
     """
     entry = BundleFile(file=data.name, sha256=sha256(data)) if data else None
     versions = {**graph.versions, **(versions or {})}
@@ -97,14 +97,14 @@ def install(
     """Move graphs into the bundle, and replace older graphs of the same kind, network, method and precision.
 
     Args:
-        folder: Folder of the bundle.
-        stage: Folder with the files of ``graphs``, on the same disk.
-        graphs: Entries of the graphs, with hashes.
-        parity: Errors against PyTorch, by file name. Earlier errors of a graph that is not listed are discarded.
-        samples: Quality of samples, by file name; JSON-compatible values.
+        folder: folder of the bundle.
+        stage: folder with the files of ``graphs``, on the same disk.
+        graphs: entries of the graphs, with hashes.
+        parity: errors against PyTorch, by file name. Earlier errors of a graph that is not listed are discarded.
+        samples: quality of samples, by file name; JSON-compatible values.
 
     Raises:
-        RcdmError: The bundle's folder is not writable.
+        RcdmError: the bundle's folder is not writable.
     """
     # Another export may have changed the manifest since this one started.
     manifest = read_manifest(folder)

@@ -39,12 +39,12 @@ def export_graph(
     """Write a module as an ONNX graph.
 
     Args:
-        module: Module in evaluation mode. The graph computes in the number formats of the module's weights.
-        inputs: Example inputs by the parameter names of ``module.forward``, in order. The first dimension of each is
+        module: module in evaluation mode. The graph computes in the number formats of the module's weights.
+        inputs: example inputs by the parameter names of ``module.forward``, in order. The first dimension of each is
             the batch, which is dynamic in the graph.
-        outputs: Names of the outputs.
+        outputs: names of the outputs.
         path: ONNX file.
-        large: Size of the weights in bytes above which they are written to ``path`` + ``.data``.
+        large: size of the weights in bytes above which they are written to ``path`` + ``.data``.
 
     Returns:
         Path of the weights file, or None if the weights are in ``path``.

@@ -36,13 +36,13 @@ class Parity:
 
     Attributes:
         network: ``denoiser`` or ``encoder``.
-        runner: Backend that ran the graph.
-        precision: Number format of the matrix products.
-        method: Method of an encoder; None for the denoiser.
-        batch: Batch size.
-        timestep: Timestep of the denoiser; None for an encoder.
+        runner: backend that ran the graph.
+        precision: number format of the matrix products.
+        method: method of an encoder; None for the denoiser.
+        batch: batch size.
+        timestep: timestep of the denoiser; None for an encoder.
         relative: L2 norm of the difference over the L2 norm of PyTorch's output.
-        largest: Largest absolute difference of an element.
+        largest: largest absolute difference of an element.
     """
 
     network: str
@@ -63,12 +63,12 @@ def measure_parity(bundle: Bundle, graph: Graph, folder: Path) -> list[Parity]:
     """Compare a graph with PyTorch in float32 on every installed backend that runs the graph.
 
     Args:
-        bundle: Bundle on the CPU.
-        graph: Entry of the graph.
-        folder: Folder with the graph's files.
+        bundle: bundle on the CPU.
+        graph: entry of the graph.
+        folder: folder with the graph's files.
 
     Raises:
-        RcdmError: No installed backend runs the graph.
+        RcdmError: no installed backend runs the graph.
     """
     if graph.network == "encoder":
         run = graph_function(folder / graph.file)
@@ -100,10 +100,10 @@ def denoiser_parity(engine: Engine, bundle: Bundle, runner: str, precision: str)
     sample, so a large relative error there does not change samples.
 
     Args:
-        engine: Engine to compare.
-        bundle: Bundle on the CPU.
-        runner: Backend of the engine, for the result.
-        precision: Precision of the engine, for the result.
+        engine: engine to compare.
+        bundle: bundle on the CPU.
+        runner: backend of the engine, for the result.
+        precision: precision of the engine, for the result.
     """
     denoiser = bundle.model.denoiser
     timesteps = bundle.schedule.spec.timesteps
@@ -134,7 +134,7 @@ def check_bounds(cases: Sequence[Parity]) -> None:
     """Compare errors with ``BOUNDS``.
 
     Raises:
-        CheckFailed: An error exceeds its bound or is NaN.
+        CheckFailed: an error exceeds its bound or is NaN.
     """
     failed = [case for case in cases if not case.relative <= BOUNDS[case.precision]]
     if failed:

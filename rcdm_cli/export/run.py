@@ -35,15 +35,15 @@ class ExportResult:
     """Result of an export.
 
     Attributes:
-        folder: Folder of the bundle.
-        manifest: Manifest of the bundle after the export.
-        trained_steps: Training steps of the run; None if the source was a bundle.
-        written: Names of the graph files that were written.
-        up_to_date: Names of the graph files that were up to date.
-        parity: Errors of the written ONNX graphs against PyTorch in float32; empty without a check.
-        quantization: Sample quality of the written 8-bit graphs, by precision.
-        targets: Targets of the TensorRT plans, by file name.
-        skipped: Calibration images that could not be read, with the reason.
+        folder: folder of the bundle.
+        manifest: manifest of the bundle after the export.
+        trained_steps: training steps of the run; None if the source was a bundle.
+        written: names of the graph files that were written.
+        up_to_date: names of the graph files that were up to date.
+        parity: errors of the written ONNX graphs against PyTorch in float32; empty without a check.
+        quantization: sample quality of the written 8-bit graphs, by precision.
+        targets: targets of the TensorRT plans, by file name.
+        skipped: calibration images that could not be read, with the reason.
     """
 
     folder: Path
@@ -96,23 +96,23 @@ def export(
     graphs, 8-bit graphs, each TensorRT plan). A failure leaves the result of the previous steps.
 
     Args:
-        bundle_or_run: Name or folder of a bundle, or folder of a training run if ``out`` is given.
-        out: Folder of the bundle to make from a run.
-        onnx: Whether to write ONNX graphs. By default, graphs are written for a bundle, and for a run if
+        bundle_or_run: name or folder of a bundle, or folder of a training run if ``out`` is given.
+        out: folder of the bundle to make from a run.
+        onnx: whether to write ONNX graphs. By default, graphs are written for a bundle, and for a run if
             ``precisions``, ``trt`` or ``calibration`` is given.
-        precisions: Precisions of the denoiser. Default: fp16 with ``trt``, else fp32, and bf16 if the CPU multiplies
+        precisions: precisions of the denoiser. Default: fp16 with ``trt``, else fp32, and bf16 if the CPU multiplies
             bfloat16 in hardware.
-        trt: Whether to build TensorRT plans from the ONNX graphs.
-        calibration: Images for int8 and fp8, a folder or a tar: 32 for calibration, up to 100 others for the check.
-        split: Sub-folder of ``calibration``.
-        max_batch: Largest batch size of TensorRT plans, at least 1.
-        check: Whether to compare ONNX graphs with PyTorch in float32. 8-bit graphs are always checked.
+        trt: whether to build TensorRT plans from the ONNX graphs.
+        calibration: images for int8 and fp8, a folder or a tar: 32 for calibration, up to 100 others for the check.
+        split: sub-folder of ``calibration``.
+        max_batch: largest batch size of TensorRT plans, at least 1.
+        check: whether to compare ONNX graphs with PyTorch in float32. 8-bit graphs are always checked.
         device: CUDA device for which plans are built; the CPU builds TensorRT-RTX plans for several GPUs.
-        force: Whether to replace an existing bundle and graphs that are up to date.
-        on_progress: Called with (done, total, note) in each step.
+        force: whether to replace an existing bundle and graphs that are up to date.
+        on_progress: called with (done, total, note) in each step.
 
     Raises:
-        InputError: An argument is invalid.
+        InputError: an argument is invalid.
         CheckFailed: A graph differs too much from PyTorch, or 8-bit samples are too much worse.
         RcdmError: A required package is not installed.
     """

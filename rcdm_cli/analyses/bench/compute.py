@@ -31,8 +31,8 @@ class Baseline(Protocol):
     """Another implementation of the same network, at float32, timed in the same rounds.
 
     Attributes:
-        name: Name in the results.
-        steps: Network calls per sample.
+        name: name in the results.
+        steps: network calls per sample.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Timing:
     """Times of one contender at one batch size.
 
     Attributes:
-        backend: Name of the backend or the baseline.
-        precision: Number format of the matrix products.
-        batch: Batch size.
-        times: Times of one call, or of sampling one batch.
-        calls: Network calls in one run: 1, or the sampling steps (twice with guidance).
-        relative_error: Relative L2 error of one call against PyTorch at float32; None for sampling.
-        peak_fraction: Multiply-accumulates per second over those of a matrix product at the same precision, measured
+        backend: name of the backend or the baseline.
+        precision: number format of the matrix products.
+        batch: batch size.
+        times: times of one call, or of sampling one batch.
+        calls: network calls in one run: 1, or the sampling steps (twice with guidance).
+        relative_error: relative L2 error of one call against PyTorch at float32; None for sampling.
+        peak_fraction: multiply-accumulates per second over those of a matrix product at the same precision, measured
             in the same rounds; None for sampling, and for precisions that the device emulates.
     """
 
@@ -84,12 +84,12 @@ class BenchResult:
     """All timings.
 
     Attributes:
-        bundle: The timed bundle in float32 on PyTorch.
-        settings: Sampling settings of the backends.
-        macs: Multiply-accumulates of one call for one sample, by implementation.
-        peaks: Multiply-accumulates per second of a matrix product, by precision; the maximum over batch sizes.
-        calls: Timings of single denoiser calls.
-        samples: Timings of complete sampling.
+        bundle: the timed bundle in float32 on PyTorch.
+        settings: sampling settings of the backends.
+        macs: multiply-accumulates of one call for one sample, by implementation.
+        peaks: multiply-accumulates per second of a matrix product, by precision; the maximum over batch sizes.
+        calls: timings of single denoiser calls.
+        samples: timings of complete sampling.
     """
 
     bundle: Bundle
@@ -133,11 +133,11 @@ def open_contenders(
     """Open a bundle once per backend and precision.
 
     Args:
-        folder: Folder of the bundle.
-        device: Device of the denoiser.
-        backends: Names of backends. ``auto`` stands for all backends; unavailable ones are left out with a note.
-        precisions: Precisions. ``auto`` stands for all precisions of a backend.
-        on_note: Called with a sentence for the user.
+        folder: folder of the bundle.
+        device: device of the denoiser.
+        backends: names of backends. ``auto`` stands for all backends; unavailable ones are left out with a note.
+        precisions: precisions. ``auto`` stands for all precisions of a backend.
+        on_note: called with a sentence for the user.
 
     Raises:
         RcdmError: A named backend cannot run the bundle.
@@ -181,15 +181,15 @@ def bench(
     modulations, as in the sampling loop; sampling includes computing them.
 
     Args:
-        bundles: The same bundle on the same device, opened once per backend and precision.
-        batches: Batch sizes, timed one after another.
-        settings: Sampling settings of the backends. The baseline uses its own sampler.
-        rounds: Rounds of single calls.
-        sample_rounds: Rounds of sampling.
-        baseline: Another implementation with the same weights at conditioning projection 0.
-        skip_large_batches: Whether to leave out backends that do not support a batch size, with a note, instead of
+        bundles: the same bundle on the same device, opened once per backend and precision.
+        batches: batch sizes, timed one after another.
+        settings: sampling settings of the backends. The baseline uses its own sampler.
+        rounds: rounds of single calls.
+        sample_rounds: rounds of sampling.
+        baseline: another implementation with the same weights at conditioning projection 0.
+        skip_large_batches: whether to leave out backends that do not support a batch size, with a note, instead of
             raising an error.
-        on_progress: Called with (finished rounds, total rounds, note).
+        on_progress: called with (finished rounds, total rounds, note).
 
     Raises:
         InputError: A batch size is too large for a backend, or for all backends. Raised before any timing.

@@ -40,11 +40,11 @@ def time_in_turns(
     """Run every contender once per round, so that a slower machine affects all contenders.
 
     Args:
-        contenders: Functions by name. Timing includes synchronising the device.
-        rounds: Number of timed rounds.
-        device: Device that the functions use.
-        warm_up: Whether to run one round before the timed rounds.
-        on_round: Called with (finished rounds, total rounds).
+        contenders: functions by name. Timing includes synchronising the device.
+        rounds: number of timed rounds.
+        device: device that the functions use.
+        warm_up: whether to run one round before the timed rounds.
+        on_round: called with (finished rounds, total rounds).
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(1 - warm_up, rounds + 1):

@@ -69,8 +69,8 @@ class _Call:
 
     Attributes:
         execution: TensorRT's execution context, with shapes and addresses set.
-        buffers: Inputs and output by tensor name.
-        graph: Captured CUDA graph; None with TensorRT-RTX, which captures graphs internally.
+        buffers: inputs and output by tensor name.
+        graph: captured CUDA graph; None with TensorRT-RTX, which captures graphs internally.
     """
 
     execution: Any
@@ -84,8 +84,8 @@ class TensorRTEngine:
     All batch sizes share the weights; each batch size has its own memory for activations.
 
     Args:
-        path: Plan file. The caller must have verified the file: TensorRT reads it without checks.
-        tensorrt: The package that built the plan.
+        path: plan file. The caller must have verified the file: TensorRT reads it without checks.
+        tensorrt: the package that built the plan.
         device: CUDA device.
 
     Raises:
@@ -114,7 +114,7 @@ class TensorRTEngine:
         """See ``Engine``.
 
         Raises:
-            InputError: The batch is larger than the plan supports.
+            InputError: the batch is larger than the plan supports.
         """
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)

@@ -23,8 +23,8 @@ class TensorRT:
     Attributes:
         flavour: ``tensorrt`` builds plans for the GPU of this machine. ``tensorrt_rtx`` builds plans for any RTX card
             without a GPU and compiles kernels when a plan first runs.
-        version: Version of the package. A plan runs only on the version that built it.
-        module: The package, untyped.
+        version: version of the package. A plan runs only on the version that built it.
+        module: the package, untyped.
     """
 
     flavour: Flavour
@@ -42,7 +42,7 @@ def import_tensorrt(flavours: Sequence[Flavour] = ("tensorrt", "tensorrt_rtx")) 
     """Import the first of ``flavours`` that is installed and recent enough.
 
     Raises:
-        RcdmError: No such package. The message says what to install.
+        RcdmError: no such package. The message says what to install.
     """
     problems = []
     for flavour in flavours:
@@ -71,7 +71,7 @@ def new_log(module: Any) -> Any:
     ``reason()`` of the logger returns the errors since its last call as one line.
 
     Args:
-        module: One of the TensorRT packages.
+        module: one of the TensorRT packages.
     """
     severities = module.ILogger.Severity
 

@@ -31,10 +31,10 @@ class PlanTarget(Spec):
     """Target of a plan. A plan is machine code for one TensorRT version and certain GPUs.
 
     Attributes:
-        flavour: Package that built the plan.
-        version: Version of that package.
-        compute_capability: Compute capabilities of the supported GPUs, such as ``8.6, 8.9``.
-        gpu: Name of the GPU on which the plan was built; empty if built without a GPU.
+        flavour: package that built the plan.
+        version: version of that package.
+        compute_capability: compute capabilities of the supported GPUs, such as ``8.6, 8.9``.
+        gpu: name of the GPU on which the plan was built; empty if built without a GPU.
     """
 
     flavour: Literal["tensorrt", "tensorrt_rtx"]
@@ -56,9 +56,9 @@ def target_of(tensorrt: TensorRT, gpu: Gpu | None, precision: Precision) -> Plan
     """Return the target of a plan built on this machine.
 
     Args:
-        tensorrt: Package that builds the plan.
+        tensorrt: package that builds the plan.
         gpu: GPU of this machine; None without a GPU, where only TensorRT-RTX builds plans.
-        precision: Precision of the plan.
+        precision: precision of the plan.
 
     Raises:
         InputError: TensorRT-RTX does not support the GPU, or the GPU does not support the precision.
@@ -86,12 +86,12 @@ def check_target(values: Mapping[str, str], tensorrt: TensorRT, gpu: Gpu, plan: 
 
     Args:
         values: ``Graph.target`` of the manifest.
-        tensorrt: Installed package.
+        tensorrt: installed package.
         gpu: GPU that runs the plan.
-        plan: File name of the plan, for error messages.
+        plan: file name of the plan, for error messages.
 
     Raises:
-        InputError: The plan is for another package, version or GPU, or its target is invalid.
+        InputError: the plan is for another package, version or GPU, or its target is invalid.
     """
     target = PlanTarget.parse(values, f"target of {plan}")
     if (target.flavour, target.version) != (tensorrt.flavour, tensorrt.version):

@@ -37,9 +37,9 @@ class CalibrationImages:
     """Images for 8-bit graphs, uint8 (H, W, 3) each.
 
     Attributes:
-        calibration: Images for the calibration.
-        check: Other images, for the comparison of samples.
-        skipped: Images that could not be read, with the reason.
+        calibration: images for the calibration.
+        check: other images, for the comparison of samples.
+        skipped: images that could not be read, with the reason.
     """
 
     calibration: list[Pixels]
@@ -53,10 +53,10 @@ def read_calibration_images(
     """Read images and split them, evenly spread, into calibration images and others.
 
     Args:
-        path: Folder or tar of images.
-        split: Sub-folder of ``path``.
-        precisions: Precisions of the graphs, for error messages.
-        size: Height and width of the centre crops.
+        path: folder or tar of images.
+        split: sub-folder of ``path``.
+        precisions: precisions of the graphs, for error messages.
+        size: height and width of the centre crops.
 
     Raises:
         InputError: ``path`` is None, does not exist, or has too few images.
@@ -86,7 +86,7 @@ class Calibration:
     """Inputs of the denoiser, in the order of its calls.
 
     Attributes:
-        x: Noisy samples, float32 (N, 3, size, size).
+        x: noisy samples, float32 (N, 3, size, size).
         modulations: float32 (N, M).
     """
 
@@ -113,11 +113,11 @@ def calibrate(
     the denoiser is also called without a representation at each timestep.
 
     Args:
-        bundle: Bundle on the CPU.
-        images: Images, uint8 (H, W, 3) each, at least 1.
-        steps: Sampling steps over all timesteps.
-        batch: Samples generated at a time.
-        on_progress: Called with (finished samples, total samples).
+        bundle: bundle on the CPU.
+        images: images, uint8 (H, W, 3) each, at least 1.
+        steps: sampling steps over all timesteps.
+        batch: samples generated at a time.
+        on_progress: called with (finished samples, total samples).
     """
     projections = bundle.manifest.conditioning.projections
     conds = []

@@ -45,17 +45,17 @@ def write_quantized(
     If a graph fails, no graph is installed.
 
     Args:
-        bundle: Bundle at fp32 on the CPU, with an fp32 graph of the denoiser.
-        graphs: Entries from ``wanted_quantized``.
-        images: Images for the calibration and for the comparison of samples.
-        on_progress: Called with (finished samples, total samples, note).
+        bundle: bundle at fp32 on the CPU, with an fp32 graph of the denoiser.
+        graphs: entries from ``wanted_quantized``.
+        images: images for the calibration and for the comparison of samples.
+        on_progress: called with (finished samples, total samples, note).
 
     Returns:
         The installation, and the quality of samples by precision.
 
     Raises:
-        CheckFailed: The error of a graph exceeds ``parity.BOUNDS``, or the samples of a graph are too much worse.
-        InputError: The bundle has no fp32 graph, or a file differs from the manifest.
+        CheckFailed: the error of a graph exceeds ``parity.BOUNDS``, or the samples of a graph are too much worse.
+        InputError: the bundle has no fp32 graph, or a file differs from the manifest.
     """
     with staging(bundle.folder) as stage:
         calibration = calibrate(
@@ -88,8 +88,8 @@ def quantize_graphs(
         Entries of the graphs by precision, and errors against PyTorch by file name.
 
     Raises:
-        CheckFailed: The error of a graph exceeds ``parity.BOUNDS``.
-        InputError: The bundle has no fp32 graph, or its file differs from the manifest.
+        CheckFailed: the error of a graph exceeds ``parity.BOUNDS``.
+        InputError: the bundle has no fp32 graph, or its file differs from the manifest.
     """
     import onnx
     import onnxruntime

@@ -36,9 +36,9 @@ class Quality:
     """Quality of one sample per image, at one (method, level).
 
     Attributes:
-        mean_reciprocal_rank: Mean reciprocal rank of the image's own representation among those of all images, by
+        mean_reciprocal_rank: mean reciprocal rank of the image's own representation among those of all images, by
             similarity to the sample's representation.
-        similarity: Mean cosine similarity between the representations of sample and image.
+        similarity: mean cosine similarity between the representations of sample and image.
         frechet: Fréchet distance between the representations of the samples and those of the images.
     """
 
@@ -61,10 +61,10 @@ class PrecisionComparison:
     """Quality of samples at a reduced precision compared with fp32.
 
     Attributes:
-        precision: The reduced precision.
-        images: Number of images, with one sample each.
-        qualities: One entry per (method, level) of the bundle.
-        psnr: Peak signal-to-noise ratio of samples against those at fp32, in decibels; None if they are identical.
+        precision: the reduced precision.
+        images: number of images, with one sample each.
+        qualities: one entry per (method, level) of the bundle.
+        psnr: peak signal-to-noise ratio of samples against those at fp32, in decibels; None if they are identical.
     """
 
     precision: EightBit
@@ -142,12 +142,12 @@ def compare_precisions(
     """Generate one sample per image at every (method, level), at fp32 and with each engine, and compare the quality.
 
     Args:
-        bundle: Bundle at fp32.
-        engines: Engines of the denoiser at reduced precisions.
-        images: Images, uint8 (H, W, 3) each, at least 2. They must differ from the calibration images.
-        seed: Seed of the noise.
-        batch: Samples generated at a time.
-        on_progress: Called with (finished samples, total samples, note).
+        bundle: bundle at fp32.
+        engines: engines of the denoiser at reduced precisions.
+        images: images, uint8 (H, W, 3) each, at least 2. They must differ from the calibration images.
+        seed: seed of the noise.
+        batch: samples generated at a time.
+        on_progress: called with (finished samples, total samples, note).
     """
     pairs = bundle.pairs()
     h = {pair: bundle.encode(images, method=pair.method, level=pair.level) for pair in pairs}

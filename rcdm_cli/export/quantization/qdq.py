@@ -34,8 +34,8 @@ def to_fp8(model: "onnx.ModelProto", exact: "onnx.ModelProto") -> None:
     floating-point numbers does not depend on their size, and scales per channel gave the same error (demo bundle).
 
     Args:
-        model: Symmetric int8 graph of ONNX Runtime's quantizer.
-        exact: The float32 graph. Weights are rounded once, from this graph.
+        model: symmetric int8 graph of ONNX Runtime's quantizer.
+        exact: the float32 graph. Weights are rounded once, from this graph.
     """
     from ml_dtypes import float8_e4m3fn
     from onnx import TensorProto
@@ -94,10 +94,10 @@ def quantize(source: Path, calibration: Calibration, paths: Mapping[EightBit, Pa
     """Write 8-bit graphs.
 
     Args:
-        source: The denoiser's float32 graph.
-        calibration: Inputs of the denoiser. The largest magnitude of a convolution's input over these maps to the
+        source: the denoiser's float32 graph.
+        calibration: inputs of the denoiser. The largest magnitude of a convolution's input over these maps to the
             largest 8-bit number.
-        paths: New ONNX files, by precision. Inputs and outputs are those of ``source``.
+        paths: new ONNX files, by precision. Inputs and outputs are those of ``source``.
 
     Returns:
         For each precision, the weights file beside the graph, or None; see ``export_graph``.

@@ -31,10 +31,10 @@ class PlanRequest:
 
     Attributes:
         onnx: ONNX graph. The first dimension of every input is the batch. A weights file is in the same folder.
-        target: Target of the plan.
-        max_batch: Largest batch size; kernels are optimised for this size.
-        device: Index of the CUDA device of the build; None without a GPU.
-        timing_cache: File with TensorRT's kernel timings, which make the next build faster. TensorRT-RTX does not use
+        target: target of the plan.
+        max_batch: largest batch size; kernels are optimised for this size.
+        device: index of the CUDA device of the build; None without a GPU.
+        timing_cache: file with TensorRT's kernel timings, which make the next build faster. TensorRT-RTX does not use
             the file.
     """
 
@@ -49,9 +49,9 @@ def build_plan(request: PlanRequest, plan: Path, on_progress: OnProgress = lambd
     """Build a plan and write it atomically: an older file stays unchanged until the build is finished.
 
     Args:
-        request: Parameters of the build.
-        plan: File to write.
-        on_progress: Called with (finished thousandths, 1000, phase of TensorRT).
+        request: parameters of the build.
+        plan: file to write.
+        on_progress: called with (finished thousandths, 1000, phase of TensorRT).
 
     Raises:
         RcdmError: TensorRT is not installed, does not support an operator of the graph, fails, or crashes.
@@ -116,7 +116,7 @@ def serialized(request: PlanRequest, on_progress: OnProgress = lambda done, tota
     """Build a plan in this process and return its bytes.
 
     Raises:
-        RcdmError: As for ``build_plan``, but the message does not name the graph.
+        RcdmError: as for ``build_plan``, but the message does not name the graph.
     """
     tensorrt = import_tensorrt([request.target.flavour])
     module, log = tensorrt.module, new_log(tensorrt.module)

@@ -20,7 +20,7 @@ def buildable(onnx_file: Path, scratch: Path) -> Path:
 
     Args:
         onnx_file: ONNX graph.
-        scratch: Empty folder for a new graph.
+        scratch: empty folder for a new graph.
 
     Returns:
         Path of the new graph, or ``onnx_file`` if no change is needed.

@@ -24,11 +24,11 @@ def prepare_plan(device: torch.device, precision: Precision) -> tuple[TensorRT, 
 
     Args:
         device: CUDA device for which the plan is built, or the CPU to build with TensorRT-RTX without a GPU.
-        precision: Precision of the plan.
+        precision: precision of the plan.
 
     Raises:
-        RcdmError: No suitable TensorRT package is installed.
-        InputError: The package does not support the GPU, or the GPU does not support the precision.
+        RcdmError: no suitable TensorRT package is installed.
+        InputError: the package does not support the GPU, or the GPU does not support the precision.
     """
     if device.type == "cuda":
         tensorrt = import_tensorrt()
@@ -43,15 +43,15 @@ def wanted_plan(
     """Return the entry of a plan before the plan is built.
 
     Args:
-        folder: Folder of the bundle.
-        manifest: Manifest of the bundle.
-        precision: Precision of the ONNX graph. A plan computes in the number formats of its graph.
-        max_batch: Largest batch size; kernels are optimised for this size.
-        tensorrt: Package that builds the plan.
-        target: Target of the plan.
+        folder: folder of the bundle.
+        manifest: manifest of the bundle.
+        precision: precision of the ONNX graph. A plan computes in the number formats of its graph.
+        max_batch: largest batch size; kernels are optimised for this size.
+        tensorrt: package that builds the plan.
+        target: target of the plan.
 
     Raises:
-        InputError: The bundle has no ONNX graph at ``precision``.
+        InputError: the bundle has no ONNX graph at ``precision``.
     """
     graph = manifest.graph("onnx", "denoiser", precision)
     if graph is None:
@@ -83,15 +83,15 @@ def write_plan(
     """Build a plan and install it. If the build fails, an older plan and the manifest are unchanged.
 
     Args:
-        folder: Folder of the bundle.
-        manifest: Manifest of the bundle.
-        wanted: Entry from ``wanted_plan``.
-        device: Same device as for ``prepare_plan``.
-        on_progress: See ``build_plan``.
+        folder: folder of the bundle.
+        manifest: manifest of the bundle.
+        wanted: entry from ``wanted_plan``.
+        device: same device as for ``prepare_plan``.
+        on_progress: see ``build_plan``.
 
     Raises:
-        InputError: The file of the ONNX graph is missing or differs from the manifest.
-        RcdmError: The build fails.
+        InputError: the file of the ONNX graph is missing or differs from the manifest.
+        RcdmError: the build fails.
     """
     graph = manifest.graph("onnx", "denoiser", wanted.precision)
     assert graph is not None, "`wanted_plan` found the graph"
