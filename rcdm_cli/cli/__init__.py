@@ -1,1 +1,1 @@
-"""What a person types: one file per command, which parses, calls and prints."""
+"""Command line: one module per command, which parses, calls and prints."""

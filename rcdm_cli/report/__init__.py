@@ -1,1 +1,1 @@
-"""Results → what a person reads: PNG and JSON."""
+"""Reports: HTML pages, charts, image grids and run folders."""
