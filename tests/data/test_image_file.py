@@ -11,11 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
-from skimage import data
-from skimage.io import imread
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.image_file import UnreadableImage, read_image, write_png
+
+data = pytest.importorskip("skimage.data")
+imread = pytest.importorskip("skimage.io").imread
 
 Pixels = NDArray[np.uint8]
 

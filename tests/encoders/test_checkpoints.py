@@ -1,6 +1,5 @@
 """Checkpoints of other projects against the original networks in torchvision, timm and lightly."""
 
-import lightly.models.modules.heads as lightly_heads
 import pytest
 import timm
 import torch
@@ -101,15 +100,21 @@ def test_sequential_resnet_is_detected(images, tmp_path):
     assert_same(encoder.encode(images, "backbone"), trunk(images))
 
 
+def lightly_head(name, **options):
+    """Build a head of lightly: 16 → 24 → 12."""
+    heads = pytest.importorskip("lightly.models.modules.heads")
+    return getattr(heads, name)(16, 24, 12, **options)
+
+
 HEADS = {
-    "simclr": (lambda: lightly_heads.SimCLRProjectionHead(16, 24, 12), "projection_head"),
-    "simclr_bare": (lambda: lightly_heads.SimCLRProjectionHead(16, 24, 12, batch_norm=False), "projection_head"),
-    "barlow": (lambda: lightly_heads.BarlowTwinsProjectionHead(16, 24, 12), "projector"),
-    "vicreg": (lambda: lightly_heads.VICRegProjectionHead(16, 24, 12), "projection_head"),
-    "simsiam": (lambda: lightly_heads.SimSiamProjectionHead(16, 24, 12), "projection_head"),
-    "moco": (lambda: lightly_heads.MoCoProjectionHead(16, 24, 12), "projection_head"),
-    "byol": (lambda: lightly_heads.BYOLProjectionHead(16, 24, 12), "projection_head"),
-    "swav": (lambda: lightly_heads.SwaVProjectionHead(16, 24, 12), "projection_head"),
+    "simclr": (lambda: lightly_head("SimCLRProjectionHead"), "projection_head"),
+    "simclr_bare": (lambda: lightly_head("SimCLRProjectionHead", batch_norm=False), "projection_head"),
+    "barlow": (lambda: lightly_head("BarlowTwinsProjectionHead"), "projector"),
+    "vicreg": (lambda: lightly_head("VICRegProjectionHead"), "projection_head"),
+    "simsiam": (lambda: lightly_head("SimSiamProjectionHead"), "projection_head"),
+    "moco": (lambda: lightly_head("MoCoProjectionHead"), "projection_head"),
+    "byol": (lambda: lightly_head("BYOLProjectionHead"), "projection_head"),
+    "swav": (lambda: lightly_head("SwaVProjectionHead"), "projection_head"),
     "no_activation": (lambda: nn.Sequential(nn.Linear(16, 24), nn.Linear(24, 12)), "head"),
     "plain": (lambda: nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 12)), "projector"),
     "numbered": (lambda: Numbered(), "mlp"),
