@@ -94,19 +94,19 @@ def download(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     with _network_errors(url), _file_lock(path):
-        _fetch_whole(url, part, timeout, attempts, on_progress)
+        _fetch_with_retries(url, part, timeout, attempts, on_progress)
         found = hash_of(part)
         if not found.startswith(sha256):
             _remove_partial(part)
             raise InputError(
-                f"{url} gave a file whose SHA-256 starts with {found[:16]}, not {sha256}. The file was removed."
+                f"{url} returned a file whose SHA-256 starts with {found[:16]}, not {sha256}. The file was removed."
             )
         try:
             check(part)
         except InputError as error:
             _remove_partial(part)
             reason = str(error).replace(str(part), "the file")
-            raise InputError(f"{url} gave unexpected content, which was removed: {reason}") from error
+            raise InputError(f"{url} returned unexpected content, which was removed: {reason}") from error
         done = Downloaded(path, url, _size(part), found)
         part.replace(path)
         _remove_partial(part)
@@ -114,7 +114,9 @@ def download(
     return done
 
 
-def _fetch_whole(url: str, part: Path, timeout: float, attempts: int, on_progress: Callable[[int, int], None]) -> None:
+def _fetch_with_retries(
+    url: str, part: Path, timeout: float, attempts: int, on_progress: Callable[[int, int], None]
+) -> None:
     failures = 0
     while True:
         before = _size(part)

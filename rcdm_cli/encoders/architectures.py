@@ -83,12 +83,12 @@ def resnet(own: State, pool: str | None) -> Architecture:
 
 def sequential_resnet(own: State, pool: str | None) -> Architecture:
     """Detect a ResNet without classifier as ``nn.Sequential(*children)``, as in lightly's examples."""
-    places = sorted({int(place) for name in own if (place := name.partition(".")[0]).isdigit()})
-    names = dict(zip(map(str, places), ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=False))
+    indices = sorted({int(index) for name in own if (index := name.partition(".")[0]).isdigit()})
+    names = dict(zip(map(str, indices), ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=False))
     renamed = {}
     for name, value in own.items():
-        place, _, rest = name.partition(".")
-        renamed[f"{names.get(place, place)}.{rest}"] = value
+        index, _, rest = name.partition(".")
+        renamed[f"{names.get(index, index)}.{rest}"] = value
     return resnet(renamed, pool)
 
 
@@ -151,16 +151,16 @@ def efficientnet_lite(own: State, pool: str | None) -> Architecture:
             stages = [len(stage) for stage in build_trunk(name, {}, pool).blocks]  # type: ignore[union-attr]
         if sum(stages) == count:
             break
-    places = [f"blocks.{stage}.{index}" for stage, depth in enumerate(stages) for index in range(depth)]
-    tensors = {_lite_name(old, own, places): value for old, value in own.items()}
+    block_names = [f"blocks.{stage}.{index}" for stage, depth in enumerate(stages) for index in range(depth)]
+    tensors = {_lite_name(old, own, block_names): value for old, value in own.items()}
     return Architecture(name, tensors, timm_preprocessing(name), pool=pool)
 
 
-def _lite_name(name: str, own: State, places: list[str]) -> str:
+def _lite_name(name: str, own: State, block_names: list[str]) -> str:
     if block := re.match(r"_blocks\.(\d+)\.([^.]+)\.(.*)", name):
         number, module, rest = int(block[1]), block[2], block[3]
         modules = _EXPANDED if f"_blocks.{number}._expand_conv.weight" in own else _PLAIN
-        return f"{places[number] if number < len(places) else number}.{modules.get(module, module)}.{rest}"
+        return f"{block_names[number] if number < len(block_names) else number}.{modules.get(module, module)}.{rest}"
     for old, new in _LITE:
         if re.match(old, name):
             return re.sub(f"^{old}", new, name)
