@@ -1,9 +1,14 @@
-"""Choose the device of a command and open its bundle there. No other module chooses a device."""
+"""Device of a command: choose it, open a bundle there, and join the processes that ``torchrun`` started."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import typer
+
 from rcdm_cli.cli._output import Output
-from rcdm_cli.core.errors import RcdmError
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.resources import bundle_path
 
 if TYPE_CHECKING:
@@ -56,3 +61,32 @@ def open_bundle(out: Output, bundle_name: str, device: str, backend: str, precis
     )
     out.note(f"Denoiser: {bundle.selection.reason}")
     return bundle
+
+
+_VARIABLES = ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")
+
+
+@contextmanager
+def distributed(out: Output, device: str) -> Iterator[tuple["torch.device", Output]]:
+    """Join the processes that ``torchrun`` started; yield the device and the output of this process.
+
+    Only the main process prints messages and errors.
+
+    Raises:
+        InputError: ``device`` is one GPU and there are several processes.
+        RcdmError: the device is not available.
+    """
+    from rcdm_cli.training.distributed import is_main_process, process_group
+
+    rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in _VARIABLES)
+    if world_size > 1 and ":" in device:
+        raise InputError(f"--device {device} is one device, but torchrun started {world_size} processes. Use cuda.")
+    own_device = choose_device(device, local_rank)
+    with process_group(rank, world_size, own_device):
+        try:
+            yield own_device, out if is_main_process() else Output(quiet=True)
+        except RcdmError as error:
+            if is_main_process():
+                raise
+            # The main process prints the error, which is the same in all processes.
+            raise typer.Exit(error.exit_code) from error

@@ -8,12 +8,12 @@ unreadable images, which writes its result and ends with exit code 2.
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rcdm_cli.cli._progress import ShowProgress, SparseLines, bar
+from rcdm_cli.cli._progress import ShowProgress, ShowStage, SparseLines, bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,6 +68,22 @@ class Output:
                 yield show
         else:
             yield SparseLines(title, self._stderr.print)
+
+    @contextmanager
+    def stages(self) -> Iterator[ShowStage]:
+        """Show one progress bar after the other. Call the yielded function with (stage, done, total[, note])."""
+        with ExitStack() as bars:
+            current = ""
+            show: ShowProgress
+
+            def show_stage(stage: str, done: int, total: int, note: str = "") -> None:
+                nonlocal current, show
+                if stage != current:
+                    bars.close()
+                    current, show = stage, bars.enter_context(self.progress(stage))
+                show(done, total, note)
+
+            yield show_stage
 
     @cached_property
     def _stderr(self) -> "Console":

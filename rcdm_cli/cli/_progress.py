@@ -16,6 +16,13 @@ class ShowProgress(Protocol):
         """Report ``done`` of ``total`` steps. ``note`` is a few words, such as the loss."""
 
 
+class ShowStage(Protocol):
+    """Progress callback of work with several stages."""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        """Report ``done`` of ``total`` steps of a stage."""
+
+
 @contextmanager
 def bar(console: "Console", title: str) -> Iterator[ShowProgress]:
     """Show a bar with the elapsed and the remaining time."""

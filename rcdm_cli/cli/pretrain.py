@@ -11,7 +11,6 @@ from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import MACHINE_PANEL, Device, Method, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
-from rcdm_cli.cli._training import stage_progress
 
 
 @command(
@@ -60,7 +59,7 @@ def pretrain(
     """
     from rcdm_cli.training.run import pretrain as pretrain_encoder
 
-    with stop_on_signal() as stop, stage_progress(output) as on_progress:
+    with stop_on_signal() as stop, output.stages() as on_progress:
         result = pretrain_encoder(
             recipe,
             method,

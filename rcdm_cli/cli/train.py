@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rcdm_cli.cli._command import command
+from rcdm_cli.cli._device import distributed
 from rcdm_cli.cli._options import ENCODER_HELP, Device, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
-from rcdm_cli.cli._training import distributed, stage_progress
 
 if TYPE_CHECKING:
     from rcdm_cli.training.warm_start import WarmStart
@@ -80,7 +80,7 @@ def train(
     from rcdm_cli.training.distributed import is_main_process
     from rcdm_cli.training.run import train as train_denoiser
 
-    with distributed(output, device) as (own_device, messages), stage_progress(messages) as on_progress:
+    with distributed(output, device) as (own_device, messages), messages.stages() as on_progress:
         with stop_on_signal() as stop:
             result = train_denoiser(
                 recipe,

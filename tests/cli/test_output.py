@@ -42,6 +42,17 @@ def test_result_goes_to_stdout_and_the_rest_to_stderr(invoke_function, arguments
         assert result.stdout == "[a].png\n2 samples\n"
 
 
+def test_stages_are_shown_one_after_the_other(invoke_function):
+    def run(out):
+        with out.stages() as show:
+            show("Encoding", 1, 1)
+            show("Sampling", 1, 2)
+            show("Sampling", 2, 2, "loss 1")
+
+    assert invoke_function(run).stderr == "Encoding: 1/1\nSampling: 2/2, loss 1\n"
+    assert invoke_function(run, "--quiet").stderr == ""
+
+
 @pytest.mark.parametrize("value", [float("nan"), object(), {1, 2}])
 def test_values_that_json_cannot_represent_are_refused(invoke_function, value):
     result = invoke_function(lambda out: out.result({"value": value}, []), "--json")
