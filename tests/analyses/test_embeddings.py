@@ -101,7 +101,7 @@ def test_exported_graph_of_the_backend_is_used(bundle, data, monkeypatch):
     def graph(images):
         return torch.full((len(images), 16), 2.0), torch.full((len(images), 12), 3.0)
 
-    monkeypatch.setattr("rcdm_cli.bundle.bundle.encoder_graph", lambda *about: graph)
+    monkeypatch.setattr("rcdm_cli.backends.select.BackendSelection.open_encoder", lambda selection, method: graph)
     exported = load_bundle(bundle.folder)
     pairs = exported.pairs(["dino"], "both")
     found = embed(bundle_encoders(exported, pairs), pairs, open_dataset(data), CPU, cache=NO_CACHE)
