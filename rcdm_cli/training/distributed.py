@@ -1,8 +1,10 @@
 """Data-parallel training: processes started by ``torchrun`` compute one optimizer step together."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -54,7 +56,11 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """Wrap ``module`` so that ``backward`` averages gradients over the processes; every parameter needs a gradient."""
     if world_size() == 1:
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False)
+    # Buffers are constant. Newer versions of PyTorch rename the option.
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
+    options: dict[str, Any] = {option: False}
+    return DistributedDataParallel(module, **options)
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager[None]:
@@ -95,7 +101,8 @@ def explain_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if world_size() == 1 or isinstance(error, torch.OutOfMemoryError):
+        # NCCL raises a DistError, gloo a RuntimeError that names its source file.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise RcdmError("Another process of this training has ended. Its own message names the cause.") from error
 

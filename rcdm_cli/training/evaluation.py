@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from rcdm_cli.core.files import atomic_write
 from rcdm_cli.core.precision import autocast
+from rcdm_cli.data.image_file import write_png
+from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
 from rcdm_cli.data.tensor import to_tensor, to_uint8
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.losses import denoising_loss
@@ -70,27 +70,13 @@ class EvalSet:
         seeds = [sample_seed(0, int(image), 0) for image in index]
         noise = initial_noise(seeds, (3, size, size)).to(self.device, memory_format=torch.channels_last)
         timesteps = spacing("logsnr", schedule, min(GRID_STEPS, len(schedule)))
-        columns = {"image": self.images[index.numpy()]}
-        for number, representation in enumerate(self.representations.projections):
+        columns = [self.images[index.numpy()]]
+        for number in range(len(self.representations.projections)):
             cond = model.conditioning(self._h(number, index), number)
-            samples = dpmpp(denoiser_of(model.denoiser, schedule, cond), noise, schedule, timesteps)
-            columns[f"{representation.method}\n{representation.level}"] = to_uint8(samples)
-        _write_grid(columns, path)
+            columns.append(to_uint8(dpmpp(denoiser_of(model.denoiser, schedule, cond), noise, schedule, timesteps)))
+        titles = ["image", *(f"{each.method}\n{each.level}" for each in self.representations.projections)]
+        rows = [GridRow(images) for images in zip(*columns, strict=True)]
+        write_png(path, draw_grid(PixelGrid(rows, [GridGroup(title, 1) for title in titles])))
 
     def _h(self, projection: int, index: Tensor) -> Tensor:
         return self.representations.take(projection, index, torch.zeros_like(index, dtype=torch.bool)).to(self.device)
-
-
-def _write_grid(columns: dict[str, np.ndarray], path: Path) -> None:
-    """Draw titled columns of images uint8 (N, H, W, 3)."""
-    rows = len(next(iter(columns.values())))
-    figure = Figure(figsize=(1.2 * len(columns), 1.2 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    for column, (title, images) in enumerate(columns.items()):
-        axes[0, column].set_title(title, fontsize=7)
-        for row, image in enumerate(images):
-            axes[row, column].imshow(image, interpolation="nearest")
-            axes[row, column].set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")

@@ -157,7 +157,7 @@ def test_run_of_another_recipe_raises_and_names_the_key(data, uninterrupted, inv
     result = invoke(*arguments(data, uninterrupted, "--set", "optimization.lr=0.5", "--quiet"))
     assert (result.exit_code, result.stdout) == (2, "")
     assert "recipe.optimization.lr was 0.001, now 0.5" in result.stderr
-    assert "another --out folder" in result.stderr.replace("`out`", "--out")
+    assert "another --out folder" in result.stderr
     assert (uninterrupted / CHECKPOINT).read_bytes() == before
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
+from rcdm_cli.data.image_grid import draw_grid
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
+from rcdm_cli.training import evaluation
 from rcdm_cli.training.evaluation import NUM_DRAWS, EvalSet
 from tests.training.tiny import random_images
 
@@ -73,18 +74,16 @@ def test_loss_is_repeatable_and_depends_on_the_weights():
 
 
 def test_sample_grid_has_one_row_per_image_and_one_column_per_representation(tmp_path, monkeypatch):
-    figures = []
-    savefig = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: figures.append(self) or savefig(self, *args, **kw))
+    grids = []
+    monkeypatch.setattr(evaluation, "draw_grid", lambda grid: grids.append(grid) or draw_grid(grid))
     images = random_images(20, 8)
     path = tmp_path / "samples" / "grid.png"
     EvalSet(images, IndexRepresentations(), CPU).write_sample_grid(model("v"), SCHEDULE, path)
     with Image.open(path) as image:
         assert image.format == "PNG"
-    [figure] = figures
-    cells = [axes.get_images()[0].get_array() for axes in figure.axes]
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == ["image", "dino\nbackbone", "simclr\nbackbone", "vicreg\nbackbone"]
-    assert len(cells) == 8 * 4
-    assert np.array_equal(cells[0], images[0])
-    assert np.array_equal(cells[-4], images[19])
+    [grid] = grids
+    assert [group.label for group in grid.groups] == ["image", "dino\nbackbone", "simclr\nbackbone", "vicreg\nbackbone"]
+    assert len(grid.rows) == 8
+    assert {len(row.images) for row in grid.rows} == {4}
+    assert np.array_equal(grid.rows[0].images[0], images[0])
+    assert np.array_equal(grid.rows[-1].images[0], images[19])

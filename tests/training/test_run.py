@@ -1,0 +1,83 @@
+"""``train`` and ``read_run`` as Python functions; the commands are tested in ``tests/cli/test_training.py``."""
+
+import pytest
+import torch
+
+from rcdm_cli.core.errors import InputError, Interrupted
+from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
+from rcdm_cli.training.recipe import TrainRecipe, read_recipe
+from rcdm_cli.training.run import read_run, train
+from tests.training.tiny import TRAIN, equal_tensors, tiny_encoder, write_images
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_images(folder / "images", {"cat": 4, "dog": 3})
+    (folder / "tiny.toml").write_text(TRAIN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """Run of two steps with an encoder object."""
+    out = tmp_path_factory.mktemp("run")
+    result = train(data / "tiny.toml", data / "images", out, encoders=[tiny_encoder()], overrides=["steps=2"])
+    assert (result.checkpoint, result.steps, result.began_at) == (out / "checkpoint.safetensors", 2, 0)
+    return out
+
+
+def test_run_contains_ema_weights_encoders_and_recipe(data, trained):
+    run = read_run(trained)
+    assert (run.steps, run.recipe.steps, run.recipe.optimization.lr) == (2, 2, 1e-3)
+    assert equal_tensors(run.encoders[0].state_dict(), tiny_encoder().state_dict())
+    ema = {name.removeprefix("ema/"): value for name, value in read_tensors(trained / "checkpoint.safetensors").items()}
+    assert all(torch.equal(value, ema[name]) for name, value in run.model.state_dict().items())
+
+
+def test_train_resumes_with_a_recipe_object_and_reports_each_stage(data, trained):
+    calls = []
+    recipe = read_recipe(data / "tiny.toml", TrainRecipe, ["steps=3"])
+    result = train(
+        recipe, data / "images", trained, encoders=[tiny_encoder()], on_progress=lambda *args: calls.append(args)
+    )
+    assert (result.steps, result.began_at) == (3, 2)
+    assert list(dict.fromkeys(stage for stage, *_ in calls)) == ["Representations", "Training"]
+    assert calls[-1][:3] == ("Training", 3, 3)
+
+
+def test_init_from_a_run_folder(data, trained, tmp_path):
+    overrides = ["steps=1", "optimization.lr=1e-9", "optimization.seed=7"]
+    train(data / "tiny.toml", data / "images", tmp_path, encoders=[tiny_encoder()], init=trained, overrides=overrides)
+    for ours, expected in zip(read_run(tmp_path).model.parameters(), read_run(trained).model.parameters(), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_stop_interrupts_the_preparation(data, tmp_path):
+    with pytest.raises(Interrupted, match=r"Stopped at .* of 7 \(Images\)"):
+        train(data / "tiny.toml", data / "images", tmp_path, encoders=[tiny_encoder()], stop=lambda: True)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_two_encoders_with_one_name_raise(data, tmp_path):
+    with pytest.raises(InputError, match="Two `encoders` are named 'simclr'"):
+        train(data / "tiny.toml", data / "images", tmp_path, encoders=[tiny_encoder(), tiny_encoder(seed=1)])
+
+
+def test_missing_encoders_raise(data, tmp_path):
+    with pytest.raises(InputError, match=r"names no encoders. Set `encoders`"):
+        train(data / "tiny.toml", data / "images", tmp_path)
+
+
+def test_reading_other_folders_raises(trained, tmp_path):
+    with pytest.raises(InputError, match=r"does not contain checkpoint\.safetensors"):
+        read_run(tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    metadata, tensors = read_metadata(trained / path.name), read_tensors(trained / path.name)
+    write_tensors(path, tensors, {**metadata, "resume_key": '{"method": "dino"}'})
+    with pytest.raises(InputError, match="not a checkpoint of an `rcdm train` run"):
+        read_run(tmp_path)
+    del tensors["ema/denoiser.out.2.weight"]
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(InputError, match="do not match its recipe"):
+        read_run(tmp_path)
