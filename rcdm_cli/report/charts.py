@@ -107,7 +107,7 @@ def colour_bar(height: int, low: float, high: float, label: str) -> NDArray[np.u
     Args:
         height: height in pixels.
         low: value of the lowest colour.
-        high: value of the highest colour.
+        high: value of the highest colour, which larger values have too.
         label: name and unit of the values.
 
     Returns:
@@ -117,7 +117,7 @@ def colour_bar(height: int, low: float, high: float, label: str) -> NDArray[np.u
         figure = Figure((0.9, height / 100), dpi=100)
         margin = 12 / height
         axes = figure.add_axes((0.05, margin, 0.18, 1 - 2 * margin))
-        bar = figure.colorbar(ScalarMappable(Normalize(low, high), "viridis"), cax=axes, label=label)
+        bar = figure.colorbar(ScalarMappable(Normalize(low, high), "viridis"), cax=axes, label=label, extend="max")
         bar.outline.set_visible(False)
         file = io.BytesIO()
         figure.savefig(file, format="png")

@@ -138,6 +138,7 @@ def _grid_view(grid: ImageGrid, folder: Path) -> dict[str, Any]:
         "rows": [
             {
                 "label": row.label,
+                "count": sum(len(group.images) for group in row.groups),
                 "image": embedded(row.image) if row.image else None,
                 "groups": [{"group": group, "images": [embedded(one) for one in group.images]} for group in row.groups],
             }

@@ -100,7 +100,7 @@ def test_page_has_every_image_with_seed_similarity_and_rank(result, images, tmp_
     for image in values["images"]:
         for part in image["representations"]:
             for seed, similarity, rank in zip(image["seeds"], part["similarity"], part["rank"], strict=True):
-                assert f"seed {seed} similarity {similarity:.3f} rank {rank}" in page.text
+                assert f"seed {seed} similarity {similarity:.3f} rank {rank} of 2" in page.text
     assert {(given.get("data-method"), given.get("data-level")) for given in page.all("div")} - {(None, None)} == {
         (pair.method, pair.level) for pair in result.pairs
     }

@@ -122,7 +122,7 @@ def section(results: Mapping[str, Any]) -> Section:
         for key, title, caption in (
             (
                 "similarity",
-                "Similarity to the target",
+                "Similarity to the interpolated representation",
                 "Cosine similarity between the representation of a sample and the interpolated representation.",
             ),
             (

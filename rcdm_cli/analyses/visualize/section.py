@@ -118,7 +118,7 @@ def section(results: Mapping[str, Any]) -> Section:
             ImageGrid(
                 f"Each row: the input image, then {counted(num_samples, 'sample')} of each representation and the map"
                 f" of their standard deviation. Hover over an image for details, click to enlarge.{part}",
-                tuple(_row(image) for image in on_page),
+                tuple(_row(image, len(images)) for image in on_page),
                 map_top=results["map_top"],
             ),
             Table(
@@ -159,7 +159,7 @@ def section(results: Mapping[str, Any]) -> Section:
     )
 
 
-def _row(image: Mapping[str, Any]) -> ImageRow:
+def _row(image: Mapping[str, Any], num_images: int) -> ImageRow:
     name = image["image"]
     groups = []
     for one in image["representations"]:
@@ -169,7 +169,7 @@ def _row(image: Mapping[str, Any]) -> ImageRow:
             GridImage(
                 file,
                 f"Sample {number} of {name_of(one)} for {name}",
-                (f"seed {seed}", f"similarity {own:.3f}", f"rank {rank}"),
+                (f"seed {seed}", f"similarity {own:.3f}", f"rank {rank} of {num_images}"),
             )
             for number, (file, seed, own, rank) in enumerate(details, 1)
         ]
