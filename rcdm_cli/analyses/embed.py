@@ -1,25 +1,45 @@
-"""Images to representations, chunk by chunk: any number of images in bounded memory, each read once."""
+"""Representations of any number of images in bounded memory, from a bundle or from a single encoder."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.analyses.step_cache import StepCache
+from rcdm_cli import __version__
+from rcdm_cli.analyses.inputs import ImageInput, open_images, read_images
+from rcdm_cli.analyses.run import OnNote, OnProgress, as_bundle, chosen_pairs, no_note, no_progress, require_at_least
+from rcdm_cli.analyses.step_cache import StepCache, encode_pairs
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.data.dataset import ImageDataset
+from rcdm_cli.core.files import sha256
+from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.data.encode import EncoderFunction, encode_dataset
-from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity, json_to_tensor, tensor_to_json
+from rcdm_cli.data.dataset import ImageDataset
+from rcdm_cli.encoders.embeddings import (
+    Embeddings,
+    EncoderIdentity,
+    checked_suffix,
+    is_embeddings,
+    packed,
+    read_embeddings,
+    unpacked,
+    write_embeddings,
+)
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.encoders.pairs import Pair
+from rcdm_cli.encoders.pairs import Pair, choose_among
 from rcdm_cli.encoders.spec import EncoderSpec
 
+Pixels = NDArray[np.uint8]
+
 CHUNK = 1024
-"""Images whose representations are kept as one part."""
+"""Number of images in one part of the cache."""
 
 
 class HashedEncoder(NamedTuple):
@@ -34,6 +54,71 @@ class HashedEncoder(NamedTuple):
     spec: EncoderSpec
     function: EncoderFunction
     sha256: str
+
+
+@dataclass(frozen=True)
+class EncoderSet:
+    """Encoders and the (method, level) pairs to compute.
+
+    Attributes:
+        encoders: encoders by method.
+        pairs: (method, level) pairs.
+        device: device of the encoders.
+        origin: bundle or encoder that the encoders come from. JSON-able.
+    """
+
+    encoders: Mapping[str, HashedEncoder]
+    pairs: list[Pair]
+    device: torch.device
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NamedRepresentations:
+    """Representations of N images with the names of the images.
+
+    Attributes:
+        h: by pair, float32 (N, D).
+        paths: N paths; inside the file for a file of representations.
+        pixels: N images uint8 (H, W, 3); None if only the representation is given.
+        positions: positions of the N images among all given images, including unreadable images.
+        unreadable: paths of unreadable images.
+    """
+
+    h: dict[Pair, Tensor]
+    paths: list[str]
+    pixels: list[Pixels | None]
+    positions: list[int]
+    unreadable: list[str]
+
+    @property
+    def given(self) -> int:
+        """Number of given images, including unreadable images."""
+        return len(self.positions) + len(self.unreadable)
+
+
+def encoder_set(
+    bundle: Bundle | Encoder | str | Path, methods: Sequence[str] | str | None = None, level: str = "both"
+) -> EncoderSet:
+    """Return the encoders of a bundle, or a single encoder, for the chosen methods and level.
+
+    Raises:
+        InputError: no such bundle, method or level.
+    """
+    if not isinstance(bundle, Encoder):
+        bundle = as_bundle(bundle)
+        pairs = chosen_pairs(bundle, methods, level)
+        origin = {"bundle": bundle.manifest.name, "manifest_sha256": sha256(bundle.folder / MANIFEST)}
+        return EncoderSet(bundle_encoders(bundle, pairs), pairs, bundle.device, origin)
+    name = bundle.spec.method
+    pairs = choose_among(
+        [Pair(name, one) for one in bundle.spec.levels],
+        [methods] if isinstance(methods, str) else methods or [name],
+        level,
+        True,
+        "the encoder",
+    )
+    return EncoderSet(lone_encoder(bundle), pairs, next(bundle.parameters()).device, {"encoder": bundle.reference or name})
 
 
 def bundle_encoders(bundle: Bundle, pairs: Sequence[Pair]) -> dict[str, HashedEncoder]:
@@ -56,66 +141,197 @@ def lone_encoder(encoder: Encoder) -> dict[str, HashedEncoder]:
 
 
 def embed(
-    encoders: Mapping[str, HashedEncoder],
-    pairs: Sequence[Pair],
-    source: ImageDataset,
-    device: torch.device,
+    bundle: Bundle | Encoder | str | Path,
+    images: ImageInput,
     *,
+    split: str | None = None,
+    labels: Sequence[str | None] | None = None,
+    methods: Sequence[str] | str | None = None,
+    level: str = "both",
     batch: int = 64,
-    cache: StepCache,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    out: str | Path | None = None,
+    force: bool = False,
+    cache: StepCache | None = None,
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
 ) -> Embeddings:
-    """Representations of every image of ``source`` that can be read.
+    """Compute the representations of images, each image read once, in bounded memory.
 
     Args:
-        encoders: by method, for evaluation, on ``device``.
-        pairs: what is wanted of them.
-        source: the images, centre-cropped to each encoder's own size.
-        device: where the encoders are.
-        batch: images encoded at a time.
-        cache: where the parts stay until the work is done.
-        on_progress: called with (images done, images).
+        bundle: bundle, its name or folder, or an encoder of ``open_encoder``.
+        images: one data set (a folder with class folders, a tar, a folder of tars), paths of images and folders, or
+            uint8 arrays (H, W, 3).
+        split: sub-folder of the data set; None selects all images.
+        labels: class of each image; None takes the class folders of a data set.
+        methods: methods; None selects all methods of the bundle.
+        level: ``backbone``, ``projector`` or ``both``.
+        batch: maximum number of images per forward pass.
+        out: ``.safetensors`` or ``.npz`` file to write; None writes no file.
+        force: whether to replace ``out``.
+        cache: cache of parts; by default a folder beside ``out`` that is deleted at the end.
+        on_progress: called with (stage, images done, images).
+        on_note: called with a sentence for each unreadable image.
 
     Raises:
-        InputError: no image can be read.
+        InputError: no image is readable, or ``out`` exists or has another suffix.
     """
-    about = {"encoders": {method: one.sha256 for method, one in encoders.items()}, "images": source.fingerprint()}
+    require_at_least(1, batch=batch)
+    if out is not None:
+        checked_suffix(Path(out))
+        if Path(out).exists() and not force:
+            raise InputError(f"{out} exists already. Give `force` to replace the file, or another `out`.")
+    encoders = encoder_set(bundle, methods, level)
+    dataset = open_images(images, split)
+    own = None
+    if cache is None and out is not None:
+        own = cache = StepCache(Path(out).with_name(f"{Path(out).name}.parts"), {"rcdm": __version__})
+    found = embed_dataset(encoders, dataset, batch=batch, cache=cache, on_progress=on_progress, on_note=on_note)
+    found = replace(found, origin={"rcdm": __version__, **encoders.origin})
+    if labels is not None:
+        if len(labels) != len(dataset):
+            raise InputError(f"`labels` has {len(labels)} entries for {len(dataset)} images.")
+        by_key = dict(zip(dataset.keys, labels, strict=True))
+        found = replace(found, labels=tuple(by_key[path] for path in found.paths))
+    if out is not None:
+        write_embeddings(Path(out), found)
+    if own:
+        own.discard()
+    return found
+
+
+def embed_dataset(
+    encoders: EncoderSet,
+    dataset: ImageDataset,
+    *,
+    batch: int = 64,
+    cache: StepCache | None = None,
+    stage: str = "Encoding",
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
+) -> Embeddings:
+    """Compute the representations of all readable images of a data set, one cached part per ``CHUNK`` images.
+
+    Args:
+        encoders: encoders and pairs.
+        dataset: images; each encoder centre-crops the images to its own input size.
+        batch: maximum number of images per forward pass.
+        cache: cache of the parts.
+        stage: name of the stage for ``on_progress``.
+        on_progress: called with (stage, images done, images).
+        on_note: called with a sentence for each unreadable image.
+
+    Raises:
+        InputError: no image is readable.
+    """
+    cache, show = cache or StepCache(), partial(on_progress, stage)
+    about = {
+        "encoders": {method: one.sha256 for method, one in encoders.encoders.items()},
+        "images": dataset.fingerprint(),
+    }
     parts, read, skipped = [], [], []
-    for start in range(0, len(source), CHUNK):
-        index = range(start, min(start + CHUNK, len(source)))
-        make = partial(_chunk, encoders, source, index, device, batch, on_progress)
-        part = cache.get_or_compute({"step": "embed", **about, "start": start, "stop": index.stop}, make)
+    for start in range(0, len(dataset), CHUNK):
+        index = range(start, min(start + CHUNK, len(dataset)))
+        compute = partial(_chunk, encoders, dataset, index, batch, show)
+        part = cache.get_or_compute({"step": "embed", **about, "start": start, "stop": index.stop}, compute)
         read += part["read"].tolist()
-        skipped += tensor_to_json(part["skipped"])
+        skipped += unpacked(part["skipped"])
         parts.append(part)
-    on_progress(len(source), len(source))
+    show(len(dataset), len(dataset))
     if not read:
-        raise InputError(f"None of the {len(source)} images in {source.root} is readable. First error: {skipped[0][1]}")
+        raise InputError(f"None of the {len(dataset)} images in {dataset.root} is readable; first: {skipped[0][1]}")
+    for _, reason in skipped:
+        on_note(reason)
     return Embeddings(
-        {pair: torch.cat([part[f"{pair.method}/{pair.level}"] for part in parts]) for pair in pairs},
-        tuple(source.keys[i] for i in read),
-        tuple(source.labels[i] for i in read),
-        {method: EncoderIdentity(spec=one.spec, sha256=one.sha256) for method, one in encoders.items()},
-        skipped=tuple((source.keys[i], reason) for i, reason in skipped),
+        {pair: torch.cat([part[f"{pair.method}/{pair.level}"] for part in parts]) for pair in encoders.pairs},
+        tuple(dataset.keys[i] for i in read),
+        tuple(dataset.labels[i] for i in read),
+        {method: EncoderIdentity(spec=one.spec, sha256=one.sha256) for method, one in encoders.encoders.items()},
+        skipped=tuple((dataset.keys[i], reason) for i, reason in skipped),
     )
 
 
 def _chunk(
-    encoders: Mapping[str, HashedEncoder],
-    source: ImageDataset,
-    index: range,
-    device: torch.device,
-    batch: int,
-    on_progress: Callable[[int, int], None],
+    encoders: EncoderSet, dataset: ImageDataset, index: range, batch: int, show: Callable[[int, int], None]
 ) -> dict[str, Tensor]:
     """Encode the images ``index`` at all levels, with the indices of readable images and the unreadable images."""
-    functions = {method: one.function for method, one in encoders.items()}
+    functions = {method: one.function for method, one in encoders.encoders.items()}
     found = encode_dataset(
-        functions, source, index, device, batch, lambda done: on_progress(index.start + done, len(source))
+        functions, dataset, index, encoders.device, batch, lambda done: show(index.start + done, len(dataset))
     )
     levels = {}
-    for method, encoder in encoders.items():
+    for method, encoder in encoders.encoders.items():
         empty = [torch.empty(0, encoder.spec.width_at(level)) for level in encoder.spec.levels]
         for level, h in zip(encoder.spec.levels, found.representations[method] or empty, strict=True):
             levels[f"{method}/{level}"] = h
-    return {"read": torch.tensor(found.read, dtype=torch.int64), "skipped": json_to_tensor(found.skipped), **levels}
+    return {"read": torch.tensor(found.read, dtype=torch.int64), "skipped": packed(found.skipped), **levels}
+
+
+def as_embeddings(data: Any) -> Embeddings | None:
+    """Return ``data`` if it is ``Embeddings``, or read it if it is one file of representations; else return None."""
+    if isinstance(data, Embeddings):
+        return data
+    if isinstance(data, list | tuple) and len(data) == 1:
+        [data] = data
+    if isinstance(data, str | Path) and is_embeddings(Path(data)):
+        return read_embeddings(Path(data))
+    return None
+
+
+def load_or_embed(
+    encoders: EncoderSet,
+    data: ImageInput | Embeddings,
+    split: str | None = None,
+    *,
+    batch: int = 64,
+    cache: StepCache | None = None,
+    stage: str = "Encoding",
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
+) -> Embeddings:
+    """Return the representations of a data set, or stored representations of the same encoders.
+
+    Raises:
+        InputError: no such data, or the stored representations are those of other encoders.
+    """
+    stored = as_embeddings(data)
+    if stored is None:
+        dataset = open_images(data, split)  # type: ignore[arg-type]
+        return embed_dataset(
+            encoders, dataset, batch=batch, cache=cache, stage=stage, on_progress=on_progress, on_note=on_note
+        )
+    where = "The given embeddings" if isinstance(data, Embeddings) else f"The embeddings in {data}"
+    for pair in encoders.pairs:
+        if pair not in stored.representations:
+            raise InputError(f"{where} have no representations of {pair.method} at {pair.level} level.")
+        if stored.encoders[pair.method].sha256 != encoders.encoders[pair.method].sha256:
+            raise InputError(f"{where} come from another {pair.method} encoder. Compute them again: `rcdm embed`.")
+    return stored.split(split)
+
+
+def encode_inputs(
+    bundle: Bundle,
+    images: ImageInput | Embeddings,
+    pairs: list[Pair],
+    *,
+    batch: int = 64,
+    cache: StepCache | None = None,
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
+) -> NamedRepresentations:
+    """Return the representations of images or folders of images, or stored representations of the same encoders.
+
+    Raises:
+        InputError: no image is readable, or the stored representations are those of other encoders.
+    """
+    stored = as_embeddings(images)
+    if stored is not None:
+        encoders = EncoderSet(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
+        stored = load_or_embed(encoders, stored)
+        count = len(stored.paths)
+        h = {pair: stored.representations[pair] for pair in pairs}
+        return NamedRepresentations(h, list(stored.paths), [None] * count, list(range(count)), [])
+    manifest = bundle.manifest
+    size = max(manifest.denoiser.size, *(one.spec.preprocessing.size for one in manifest.encoders.values()))
+    read = read_images(images, size, on_note)  # type: ignore[arg-type]
+    h = encode_pairs(bundle, read.pixels, pairs, batch=batch, cache=cache)
+    return NamedRepresentations(h, read.paths, [*read.pixels], read.positions, read.unreadable)

@@ -1,4 +1,4 @@
-"""The expensive steps that most questions share, each kept under the hash of what goes into it."""
+"""Cache of expensive steps, each stored under the hash of its inputs, so that an interrupted run resumes."""
 
 import hashlib
 import json
@@ -17,49 +17,41 @@ from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 
-
-def hash_of(*tensors: Tensor) -> str:
-    """SHA-256 of the tensors' types, shapes and values, in order."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        array = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
+Pixels = NDArray[np.uint8]
 
 
 class StepCache:
-    """Results of expensive steps, in a folder, each under the hash of all that it depends on.
+    """Folder of results of expensive steps, each stored under the hash of everything the result depends on.
 
     Args:
-        folder: where parts lie; None keeps nothing.
-        about: what every part depends on: the bundle's hash, the images' hash, the seed, the settings. JSON-able.
+        folder: folder of the cached parts; None disables the cache.
+        about: inputs that every part depends on, such as the hash of the bundle. JSON-able.
     """
 
-    def __init__(self, folder: Path | None, about: Mapping[str, Any]) -> None:
-        self.folder, self.about = folder, dict(about)
+    def __init__(self, folder: Path | None = None, about: Mapping[str, Any] | None = None) -> None:
+        self.folder, self.about = folder, dict(about or {})
 
-    def get_or_compute(self, key: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """The tensors that ``make`` gives, read from the folder where an earlier run has left them.
+    def get_or_compute(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the cached tensors of ``key``. Call ``compute`` and store the result if the cache has none.
 
         Args:
-            key: what this part depends on besides ``about``. JSON-able.
-            make: computes it.
+            key: inputs that the part depends on besides ``about``. JSON-able.
+            compute: function that computes the tensors.
         """
         if self.folder is None:
-            return dict(make())
+            return dict(compute())
         text = json.dumps({**self.about, "part": dict(key)}, sort_keys=True)
-        path = self.folder / _name(text)
+        path = self.folder / _file_name(text)
         if path.exists() and read_metadata(path).get("part") == text:
             return read_tensors(path)
-        made = {name: tensor.contiguous() for name, tensor in make().items()}
-        write_tensors(path, made, {"part": text})
-        return made
+        tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
+        write_tensors(path, tensors, {"part": text})
+        return tensors
 
     def discard(self) -> None:
-        """Remove every part, once the results are there; what lies beside the parts stays, and so does the folder then.
+        """Delete cached parts after the results are written. The directory is removed only if it is empty.
 
-        Parts that another command line left there unfinished are removed too.
+        Parts of other, interrupted runs in the same directory are deleted too.
         """
         if self.folder is None or not self.folder.is_dir():
             return
@@ -70,23 +62,30 @@ class StepCache:
             self.folder.rmdir()
 
 
-def _name(text: str) -> str:
+def _file_name(text: str) -> str:
     return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 
 
 def _is_part(path: Path) -> bool:
-    """Whether ``Kept`` wrote the file: then its name is the hash of what its metadata say."""
+    """Return whether a ``StepCache`` wrote ``path``: the file name is then the hash of the metadata."""
     try:
-        return path.name == _name(read_metadata(path).get("part", ""))
+        return path.name == _file_name(read_metadata(path).get("part", ""))
     except InputError:
         return False
 
 
-Pixels = NDArray[np.uint8]
+def tensors_hash(*tensors: Tensor) -> str:
+    """Return the SHA-256 of the types, shapes and values of ``tensors``, in order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
 
 
 def images_hash(images: Sequence[Pixels]) -> str:
-    """SHA-256 of the images' shapes and pixels, in order."""
+    """Return the SHA-256 of the shapes and pixels of ``images``, in order."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(repr(image.shape).encode())
@@ -94,63 +93,70 @@ def images_hash(images: Sequence[Pixels]) -> str:
     return digest.hexdigest()
 
 
-def representations(
-    bundle: Bundle, images: Sequence[Pixels], pairs: Sequence[Pair], batch: int = 256
+def encode_pairs(
+    bundle: Bundle,
+    images: Sequence[Pixels],
+    pairs: Sequence[Pair],
+    *,
+    batch: int = 256,
+    cache: StepCache | None = None,
 ) -> dict[Pair, Tensor]:
-    """``Bundle.encode`` at every pair, with one pass for all levels of a method.
+    """Encode images at several (method, level) pairs, with one forward pass per method.
 
     Args:
-        bundle: encoders.
-        images: uint8 (H, W, 3) each, of any sizes.
-        pairs: (method, level) wanted.
-        batch: images encoded at a time.
+        bundle: bundle with the encoders.
+        images: uint8 (H, W, 3) each, of any size.
+        pairs: (method, level) pairs.
+        batch: maximum number of images per forward pass.
+        cache: cache of the representations.
 
     Returns:
         float32 (len(images), D) on the CPU, by pair.
     """
-    # The bundle remembers the levels of the images that it encoded last, so those of one method go together.
-    together = sorted(pairs, key=lambda pair: pair.method)
-    found = {pair: bundle.encode(images, method=pair.method, level=pair.level, batch=batch) for pair in together}
-    return {pair: found[pair] for pair in pairs}
 
+    def encode() -> dict[str, Tensor]:
+        # The bundle stores all levels of the images encoded last, so the pairs of one method follow each other.
+        by_method = sorted(pairs, key=lambda pair: pair.method)
+        return {
+            f"{method}/{level}": bundle.encode(images, method=method, level=level, batch=batch)
+            for method, level in by_method
+        }
 
-def cached_representations(
-    bundle: Bundle, cache: StepCache, images: Sequence[Pixels], pairs: Sequence[Pair], batch: int = 256
-) -> dict[Pair, Tensor]:
-    """The same, kept."""
-    found = cache.get_or_compute(
-        {"step": "h", "pairs": pairs, "images": images_hash(images)},
-        lambda: {f"{pair.method}/{pair.level}": h for pair, h in representations(bundle, images, pairs, batch).items()},
-    )
+    if cache is None:
+        found = encode()
+    else:
+        key = {"step": "h", "pairs": pairs, "images": images_hash(images)}
+        found = cache.get_or_compute(key, encode)
     return {pair: found[f"{pair.method}/{pair.level}"] for pair in pairs}
 
 
-def cached_samples(
+def sample_batches(
     bundle: Bundle,
-    cache: StepCache,
     cond: Tensor,
     seeds: Sequence[int],
     settings: Settings,
     *,
     batch: int = 32,
+    cache: StepCache | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_samples: Callable[[int, Pixels], None] = lambda start, made: None,
+    on_samples: Callable[[int, Pixels], None] = lambda start, samples: None,
 ) -> Pixels:
-    """``Bundle.samples``, one part a batch, so that an interrupted run loses one batch at most.
+    """Generate samples batch by batch and cache each batch, so that an interrupted run loses at most one batch.
 
     Args:
-        bundle: what samples.
-        cache: where parts lie.
-        cond: (N, W), a row a sample.
+        bundle: bundle with the denoiser.
+        cond: conditioning vectors (N, W), one per sample.
         seeds: N seeds.
-        settings: sampler, steps, guidance.
-        batch: samples made at a time.
-        on_progress: called with (samples done, samples).
-        on_samples: called with each part as it is there: the number of its first sample, uint8 (B, S, S, 3).
+        settings: sampler, steps and guidance scale.
+        batch: number of samples per batch.
+        cache: cache of the samples.
+        on_progress: called after each batch with (samples done, N).
+        on_samples: called with each batch: index of the first sample, uint8 (B, S, S, 3).
 
     Returns:
         uint8 (N, S, S, 3).
     """
+    cache = cache or StepCache()
     parts = []
     for start in range(0, len(seeds), batch):
         rows, own = cond[start : start + batch], list(seeds[start : start + batch])
@@ -160,7 +166,7 @@ def cached_samples(
 
         key = {
             "step": "samples",
-            "cond": hash_of(rows),
+            "cond": tensors_hash(rows),
             "seeds": own,
             "settings": [settings.sampler, settings.steps, settings.guidance],
         }

@@ -1,50 +1,73 @@
-"""What the commands with a results folder share: no finished run is replaced, and every run says how it was made."""
+"""Inputs, progress bars and printed results that the analysis commands share."""
 
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rcdm_cli import __version__
+from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import sha256
-from rcdm_cli.core.resources import MANIFEST
 
 if TYPE_CHECKING:
-    from rcdm_cli.analyses.step_cache import StepCache
     from rcdm_cli.bundle.bundle import Bundle
-    from rcdm_cli.diffusion.sampling import Settings
+    from rcdm_cli.encoders.encoder import Encoder
+
+RESULTS, PAGE = "results.json", "report.html"
 
 
-def refuse_finished(folder: Path, force: bool) -> None:
-    """End the command where its folder holds a finished run.
+@contextmanager
+def stages(output: Output) -> Iterator[Callable[[str, int, int], None]]:
+    """Show one progress bar per stage; call the function that this yields with (stage, items done, items)."""
+    with ExitStack() as bars:
+        current: list[Any] = [None, None]
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage != current[0]:
+                bars.close()
+                current[:] = stage, bars.enter_context(output.progress(stage))
+            current[1](done, total)
+
+        yield show
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read the results that a command has just written."""
+    values: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    return values
+
+
+def print_run(output: Output, folder: Path, values: dict[str, Any], lines: Iterable[str] = ()) -> None:
+    """Print ``lines`` and the paths of the run's files; with ``--json`` print ``values``."""
+    from rcdm_cli.report.run import output_files
+
+    output.result(values, [*lines, *output_files(folder, values)])
+
+
+def fail_if_skipped(skipped: int, total: int, what: str = "images") -> None:
+    """End the command with exit code 2 if images were skipped. Call this after the result is printed.
 
     Raises:
-        InputError: ``results.json`` is there and ``force`` was not given.
+        InputError: says how many images were skipped.
     """
-    if (folder / "results.json").exists() and not force:
-        raise InputError(f"{folder} holds results already. Give --force to replace them, or another --out.")
+    if skipped:
+        raise InputError(f"{skipped} of {total} {what} could not be read and were skipped.")
 
 
-def made_with(bundle: "Bundle", seed: int, settings: "Settings") -> dict[str, Any]:
-    """What stands first in the results of a run, after its kind."""
-    return {
-        "rcdm": __version__,
-        "bundle": bundle.manifest.name,
-        "manifest_sha256": sha256(bundle.folder / MANIFEST),
-        "backend": bundle.selection.backend,
-        "precision": bundle.selection.precision,
-        "seed": seed,
-        "settings": {"sampler": settings.sampler, "steps": settings.steps, "guidance": settings.guidance},
-    }
+def open_source(
+    bundle: str, encoder: str | None, methods: list[str] | None, device: str
+) -> "tuple[Bundle | Encoder, list[str] | None]":
+    """Open ``--encoder``, else ``--bundle``, on ``--device``; return it with the methods to select.
 
+    Raises:
+        InputError: no such bundle or encoder, or several methods for one encoder.
+    """
+    from rcdm_cli.bundle.bundle import load_bundle
+    from rcdm_cli.encoders.open import open_encoder
 
-def step_cache_in(folder: Path, bundle: "Bundle") -> "StepCache":
-    """Where a run keeps its parts, which hold for this bundle, backend and version of the program."""
-    from rcdm_cli.analyses.step_cache import StepCache
-
-    about = {
-        "rcdm": __version__,
-        "manifest_sha256": sha256(bundle.folder / MANIFEST),
-        "backend": bundle.selection.backend,
-        "precision": bundle.selection.precision,
-    }
-    return StepCache(folder / "parts", about)
+    if encoder is None:
+        return load_bundle(bundle, choose_device(device)), methods
+    if methods and len(methods) > 1:
+        raise InputError(f"`encoder` opens one encoder. Give one name as `methods`, not {', '.join(methods)}.")
+    return open_encoder(encoder, methods[0] if methods else None).to(choose_device(device)), None

@@ -5,11 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rcdm_cli import __version__
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import choose_device
-from rcdm_cli.cli._encoders import ask_encoders
-from rcdm_cli.cli._images import image_dataset, raise_skipped
 from rcdm_cli.cli._options import (
     OUTPUT_PANEL,
     Batch,
@@ -22,7 +18,7 @@ from rcdm_cli.cli._options import (
     Split,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.cli._runs import fail_if_skipped, open_source, stages
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
@@ -35,7 +31,7 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
     ),
 )
 def embed(
-    out: Output,
+    output: Output,
     images: Annotated[
         list[Path],
         typer.Argument(
@@ -44,7 +40,7 @@ def embed(
             show_default=False,
         ),
     ],
-    file: Annotated[
+    out: Annotated[
         Path,
         typer.Option(
             "--out",
@@ -56,50 +52,39 @@ def embed(
         ),
     ],
     split: Split = None,
-    method: Methods = None,
+    methods: Methods = None,
     level: Level = "both",
-    bundle_name: BundleName = DEMO_BUNDLE,
+    bundle: BundleName = DEMO_BUNDLE,
     encoder: EncoderReference = None,
     batch: Batch = 64,
     device: Device = "auto",
     force: Force = False,
 ) -> None:
-    """Write the representations of images to a file, with their paths, classes and the encoders' specs.
+    """Write the representations of images to a file, with paths, classes and the specs of the encoders.
 
-    A tensor of (images, D) for each method and level, named METHOD/LEVEL. The same command goes on where it was
-    interrupted. `rcdm probe`, `rcdm fgsm --probe` and `rcdm manipulate --neighbours` take the file
-    in place of a data set, and `rcdm interpolate` in place of images.
+    The file contains a tensor (images, D) for each method and level, named METHOD/LEVEL. The same command resumes an
+    interrupted run. Other commands accept the file instead of images: `rcdm visualize`, `rcdm interpolate`,
+    `rcdm probe`, `rcdm fgsm --probe` and `rcdm manipulate --neighbours`.
     """
-    from dataclasses import replace
+    from rcdm_cli.analyses.embed import embed as compute
 
-    from rcdm_cli.analyses.embed import embed as represent
-    from rcdm_cli.analyses.step_cache import StepCache
-    from rcdm_cli.encoders.embeddings import embeddings_suffix, write_embeddings
-
-    embeddings_suffix(file)
-    if file.exists() and not force:
-        raise InputError(f"{file} exists already. Give --force to replace it, or another --out.")
-    asked = ask_encoders(bundle_name, encoder, method, level, choose_device(device))
-    cache = StepCache(file.with_name(f"{file.name}.parts"), {"rcdm": __version__})
-    source = image_dataset(images, split)
-    with out.progress("Representations") as show:
-        found = represent(
-            asked.encoders,
-            asked.pairs,
+    source, selected = open_source(bundle, encoder, methods, device)
+    with stages(output) as show:
+        found = compute(
             source,
-            asked.device,
+            images,
+            split=split,
+            methods=selected,
+            level=level,
             batch=batch,
-            cache=cache,
+            out=out,
+            force=force,
             on_progress=show,
+            on_note=output.warn,
         )
-    for _, reason in found.skipped:
-        out.warn(reason)
-    write_embeddings(file, replace(found, origin={"rcdm": __version__, **asked.origin}))
-    cache.discard()
     values = {
-        "file": file,
-        "rcdm": __version__,
-        **asked.origin,
+        "file": out,
+        **found.origin,
         "images": len(found.paths),
         "unreadable": [path for path, _ in found.skipped],
         "representations": [
@@ -107,5 +92,5 @@ def embed(
             for pair, h in found.representations.items()
         ],
     }
-    out.result(values, [file])
-    raise_skipped(len(found.skipped), len(source), "images")
+    output.result(values, [out])
+    fail_if_skipped(len(found.skipped), len(found.skipped) + len(found.paths))

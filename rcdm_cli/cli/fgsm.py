@@ -1,14 +1,12 @@
-"""``rcdm fgsm``: what a representation withstands."""
+"""``rcdm fgsm``: robustness of a representation to adversarial attacks."""
 
-from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import open_bundle
-from rcdm_cli.cli._encoders import Asked, representations
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
     Backend,
@@ -30,21 +28,16 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
-from rcdm_cli.core.errors import CheckFailed, InputError, unknown_name_message
+from rcdm_cli.cli._runs import print_run, read_run, stages
+from rcdm_cli.core.errors import CheckFailed, unknown_name_message
 from rcdm_cli.core.resources import DEMO_BUNDLE
-
-if TYPE_CHECKING:
-    from rcdm_cli.data.dataset import ImageDataset
-    from rcdm_cli.encoders.embeddings import Embeddings
 
 ATTACKS = ("fgsm", "pgd", "drift")
 
-LOOKED_AT = 8
-"""Images with the name of one in a file of representations that are looked at, to tell whether they are the same."""
 
-
-def _attacks(values: list[str]) -> list[str]:
+def _attacks(values: list[str] | None) -> list[str] | None:
+    if not values:
+        return None
     names = list(dict.fromkeys(name.strip() for value in values for name in value.split(",")))
     for name in names:
         if name not in ATTACKS:
@@ -53,13 +46,13 @@ def _attacks(values: list[str]) -> list[str]:
 
 
 def _epsilon(text: str) -> float:
-    above, _, below = text.partition("/")
+    numerator, _, denominator = text.partition("/")
     try:
-        value = float(above) / float(below or 1)
+        value = float(numerator) / float(denominator or 1)
     except (ValueError, ZeroDivisionError):
-        raise typer.BadParameter(f"{text!r} is no number; give one such as 0.01 or 2/255.") from None
+        raise typer.BadParameter(f"{text!r} is not a number such as 0.01 or 2/255.") from None
     if not 0 < value <= 1:
-        raise typer.BadParameter(f"{text} is not above 0 and at most 1, which is the whole range of a pixel.")
+        raise typer.BadParameter(f"{text} is not above 0 and at most 1, the range of a pixel.")
     return value
 
 
@@ -77,20 +70,26 @@ def _epsilons(values: list[str]) -> list[str]:
     ),
 )
 def fgsm(
-    out: Output,
-    source: Source,
+    output: Output,
+    images: Source,
     split: Split = None,
     limit: Annotated[
         int | None,
-        typer.Option("--limit", min=1, help="Use at most so many images, spread evenly over DATA.", show_default=False),
+        typer.Option(
+            "--limit",
+            metavar="N",
+            min=1,
+            help="Maximum number of images, spread evenly over DATA.",
+            show_default="all",
+        ),
     ] = None,
     probe: Annotated[
         Path | None,
         typer.Option(
             "--probe",
             metavar="DATA",
-            help="Images in class folders, or a file of `rcdm embed`, on which linear classifiers are trained; without "
-            "it only the attack drift is made.",
+            help="Training images of the linear classifiers: a data set with class folders, or a file written by"
+            " `rcdm embed`. Without it, only the attack drift is possible.",
             show_default=False,
         ),
     ] = None,
@@ -99,51 +98,56 @@ def fgsm(
         typer.Option(
             "--probe-split",
             metavar="NAME",
-            help="Sub-folder of the --probe data to use; all of it by default.",
+            help="Sub-folder of the --probe data to use. Default: all of it.",
             show_default=False,
         ),
     ] = None,
-    ignore: IgnoredClasses = None,
-    attack: Annotated[
+    ignore_classes: IgnoredClasses = None,
+    attacks: Annotated[
         list[str] | None,
         typer.Option(
             "--attack",
             metavar="|".join(ATTACKS),
-            callback=lambda values: _attacks(values) if values else None,
-            help="fgsm: one step against the class. pgd: several. drift: several away from the representation, "
-            "without classes. May be repeated.",
-            show_default="all that can be made",
+            callback=_attacks,
+            help="fgsm: one step against the classifier. pgd: several steps. drift: several steps away from the"
+            " representation, without classes. Repeatable.",
+            show_default="all that are possible",
         ),
     ] = None,
-    epsilon: Annotated[
+    epsilons: Annotated[
         list[str],
         typer.Option(
             "--epsilon",
             metavar="E[,E]",
             callback=_epsilons,
-            help="Largest change of a pixel, of a range of 1; may be repeated. 0 is always among them.",
+            help="Largest change of a pixel, for pixels in [0, 1]. Repeatable. Epsilon 0 is always included.",
         ),
     ] = ["1/255", "2/255", "4/255", "8/255"],  # noqa: B006
-    attack_steps: Annotated[int, typer.Option("--attack-steps", min=1, help="Steps of pgd and drift.")] = 10,
+    attack_steps: Annotated[
+        int, typer.Option("--attack-steps", metavar="N", min=1, help="Number of steps of pgd and drift.")
+    ] = 10,
     max_drift: Annotated[
         float | None,
         typer.Option(
             "--max-drift",
+            metavar="X",
             min=0,
-            help="End with exit code 3 if the mean of 1 − cosine similarity of the representation before and after is "
-            "above this anywhere.",
+            help="End with exit code 3 if a mean drift (1 − cosine similarity of the representations before and after)"
+            " exceeds X.",
             show_default=False,
         ),
     ] = None,
-    method: Methods = None,
+    methods: Methods = None,
     level: Level = "both",
-    bundle_name: BundleName = DEMO_BUNDLE,
-    shown: Annotated[
+    bundle: BundleName = DEMO_BUNDLE,
+    examples: Annotated[
         int,
         typer.Option(
-            "--shown",
+            "--examples",
+            metavar="N",
             min=0,
-            help="Images whose representations are sampled before and after the first attack; 0 samples none.",
+            help="Number of images, from the first, to sample before and after the first attack; 0 generates no"
+            " samples.",
             rich_help_panel=SAMPLING_PANEL,
         ),
     ] = 3,
@@ -156,134 +160,52 @@ def fgsm(
     device: Device = "auto",
     backend: Backend = "auto",
     precision: Precision = "auto",
-    folder: Out = Path("fgsm"),
+    out: Out = Path("fgsm"),
     force: Force = False,
 ) -> None:
-    """Measure what changes of images that are too small to see do to a representation.
+    """Measure the robustness of representations to small adversarial changes of the image.
 
-    Linear classifiers on the frozen representations are trained first. Then every image is changed, by at most epsilon
-    in any pixel, so that its classifier errs (fgsm, pgd) or its representation moves away (drift). Writes accuracy and
-    drift over epsilon, samples of what the representations of attacked images hold, results.json with every number and
-    report.html. The same command goes on where it was interrupted.
+    Linear classifiers are trained on the frozen representations of --probe. Then every image is changed, by at most
+    epsilon in each pixel, so that the classifier errs (fgsm, pgd) or the representation drifts (drift).
+
+    Writes accuracy and drift over epsilon, samples of the representations before and after an attack, results.json with
+    all numbers, and report.html. The same command resumes an interrupted run.
     """
-    from rcdm_cli.analyses.embed import bundle_encoders
-    from rcdm_cli.analyses.fgsm.compute import Plan, choose_subjects, refuse_without_gradient
-    from rcdm_cli.analyses.fgsm.compute import attack as attack_all
-    from rcdm_cli.analyses.fgsm.results import image_values, summarise
-    from rcdm_cli.analyses.fgsm.samples import show_attacked
-    from rcdm_cli.analyses.fgsm.section import answers, write
-    from rcdm_cli.analyses.probe.probes import learn
-    from rcdm_cli.data.dataset import open_dataset
-    from rcdm_cli.encoders.embeddings import is_embeddings
-    from rcdm_cli.report.run import output_files
+    from rcdm_cli.analyses.fgsm.compute import fgsm as compute
+    from rcdm_cli.analyses.fgsm.section import answers
 
-    refuse_finished(folder, force)
-    if probe is None and attack and set(attack) != {"drift"}:
-        raise InputError("fgsm and pgd attack a classifier: give --probe DATA to train one on, or --attack drift.")
-    images = open_dataset(source, split)
-    if probe is not None and not is_embeddings(probe):
-        _refuse_learned(_places(images) & _places(open_dataset(probe, probe_split)))
-    bundle = open_bundle(out, bundle_name, device, backend, precision)
-    pairs = bundle.pairs(method, level)
-    refuse_without_gradient(bundle, pairs)
-    cache = step_cache_in(folder, bundle)
-    probes = None
-    if probe is not None:
-        asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
-        training = representations(out, "Representations to learn from", probe, probe_split, asked, batch, cache)
-        if is_embeddings(probe):
-            _refuse_learned(_in_file(images, training, asked))
-        with out.progress("Linear classifiers") as show:
-            probes = learn(training, pairs, ignore=ignore or (), seed=seed, cache=cache, on_progress=show)
-    subjects = choose_subjects(bundle, pairs, images, probes, limit)
-    for reason in subjects.skipped:
-        out.warn(reason)
-    attacks = tuple(attack or (ATTACKS if probes else ("drift",)))
-    plan = Plan(attacks, (0.0, *(_epsilon(text) for text in epsilon)), attack_steps, seed)
-    with out.progress("Attacking") as show:
-        outcomes = attack_all(bundle, subjects, pairs, plan, cache=cache, batch=batch, on_progress=show)
-    found = summarise(outcomes, subjects, pairs, plan)
-    settings = bundle.settings(sampler, steps, guidance)
-    made = []
-    if shown:
-        with out.progress("Sampling") as show:
-            made = show_attacked(
-                bundle,
-                subjects,
-                range(min(shown, len(subjects))),
-                pairs,
-                attacks[0],
-                plan,
-                num_samples=num_samples,
-                settings=settings,
-                cache=cache,
-                batch=batch,
-                on_progress=show,
-            )
-    about = made_with(bundle, seed, settings)
-    values: dict[str, Any] = {
-        "kind": "fgsm",
-        **about,
-        "settings": {
-            **about["settings"],
-            "data": str(source),
-            "split": split,
-            "probe": None if probe is None else str(probe),
-            "probe_split": probe_split,
-            "ignored_classes": ignore or [],
-            "attacks": list(attacks),
-            "attack_steps": attack_steps,
-            "epsilons": list(plan.epsilons),
-            "samples": num_samples,
-        },
-        "images_attacked": len(subjects),
-        "images_without_known_class": subjects.without_class,
-        "unreadable": subjects.skipped,
-        **found.as_json(),
-        "images": image_values(outcomes, pairs, plan, subjects),
-    }
-    values = write(folder, values, made)
-    cache.discard()
-    largest, curve = found.largest_drift
-    files = output_files(folder, values)
-    out.result(values, [*answers(values), *files])
+    opened = open_bundle(output, bundle, device, backend, precision)
+    with stages(output) as show:
+        result = compute(
+            opened,
+            images,
+            split=split,
+            limit=limit,
+            probe=probe,
+            probe_split=probe_split,
+            ignore_classes=ignore_classes or (),
+            attacks=attacks,
+            epsilons=[_epsilon(text) for text in epsilons],
+            attack_steps=attack_steps,
+            examples=examples,
+            methods=methods,
+            level=level,
+            num_samples=num_samples,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            batch=batch,
+            out=out,
+            force=force,
+            on_progress=show,
+            on_note=output.warn,
+        )
+    values = read_run(out)
+    print_run(output, out, values, answers(values))
+    largest, curve = result.largest_drift
     if max_drift is not None and largest > max_drift:
         raise CheckFailed(
-            f"The representation of {curve.pair.method} at {curve.pair.level} level drifts by {largest:.4f} on average"
-            f" under {curve.attack}, more than --max-drift {max_drift:g}."
+            f"The representation of {curve.pair.method} at {curve.pair.level} level has a mean drift of {largest:.4f}"
+            f" under the attack {curve.attack}, above --max-drift {max_drift:g}."
         )
-
-
-def _refuse_learned(shared: Collection[object]) -> None:
-    if shared:
-        raise InputError(
-            f"The classifiers would be trained on the very images that are attacked, {len(shared)} of them. Give"
-            " --split and --probe-split, such as val and train, or another --probe."
-        )
-
-
-def _places(images: "ImageDataset") -> set[tuple[Path, int]]:
-    """Where the bytes of each image lie, whatever folder or tar it was named by."""
-    return {(Path(entry.file).resolve(), entry.offset) for entry in images.entries}
-
-
-def _in_file(images: "ImageDataset", training: "Embeddings", asked: Asked) -> list[str]:
-    """Keys of images that a file of representations holds too, as a look at some of the same name tells.
-
-    The names alone do not: of two splits that were named as two folders, both may hold ``cat/0.png``.
-    """
-    from dataclasses import replace
-
-    from rcdm_cli.analyses.embed import embed
-    from rcdm_cli.analyses.step_cache import StepCache
-    from rcdm_cli.metrics.nearest import is_copy
-
-    rows = {path: row for row, path in enumerate(training.paths)}
-    named = replace(images, entries=tuple(entry for entry in images.entries if entry.key in rows))
-    if not len(named):
-        return []
-    pair = asked.pairs[0]
-    found = embed(asked.encoders, [pair], named.spread(LOOKED_AT), asked.device, cache=StepCache(None, {}))
-    known = training.rows([rows[path] for path in found.paths]).representations[pair]
-    same = is_copy(found.representations[pair], known)
-    return list(named.keys) if same.any() else []

@@ -1,4 +1,4 @@
-"""``rcdm interpolate``: what lies between two images in a representation."""
+"""``rcdm interpolate``: samples along the path between the representations of two images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,6 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import open_bundle
-from rcdm_cli.cli._images import named_representations, raise_skipped
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
     Backend,
@@ -27,8 +26,7 @@ from rcdm_cli.cli._options import (
     one_of,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run, stages
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 PATHS = ("linear", "spherical")
@@ -44,20 +42,18 @@ ANIMATIONS = ("webp", "gif")
     ),
 )
 def interpolate(
-    out: Output,
+    output: Output,
     first: Annotated[
         Path,
         typer.Argument(
-            metavar="A",
-            help="Image to start from, a folder of images, or a file that `rcdm embed` wrote.",
-            show_default=False,
+            metavar="A", help="First image, a folder of images, or a file written by `rcdm embed`.", show_default=False
         ),
     ],
     second: Annotated[
         Path,
         typer.Argument(
             metavar="B",
-            help="Image to end at, or a folder or file of as many images, paired in order.",
+            help="Second image, or a folder or file with as many images, which are paired in order.",
             show_default=False,
         ),
     ],
@@ -67,7 +63,7 @@ def interpolate(
             "--path",
             metavar="|".join(PATHS),
             callback=one_of("path", PATHS),
-            help="The straight line between the representations, or the arc around zero.",
+            help="Straight line between the representations, or arc around zero.",
         ),
     ] = "linear",
     start: Annotated[
@@ -75,7 +71,8 @@ def interpolate(
     ] = 0.0,
     end: Annotated[float, typer.Option("--to", metavar="POSITION", min=-4, max=4, help="Last position.")] = 1.0,
     frames: Annotated[
-        int, typer.Option("--frames", min=2, help="Positions from first to last.", rich_help_panel=SAMPLING_PANEL)
+        int,
+        typer.Option("--frames", metavar="N", min=2, help="Number of positions.", rich_help_panel=SAMPLING_PANEL),
     ] = 7,
     animation: Annotated[
         str | None,
@@ -83,13 +80,13 @@ def interpolate(
             "--animation",
             metavar="|".join(ANIMATIONS),
             callback=one_of("animation", ANIMATIONS),
-            help="Also write the frames as an animated sample of this format.",
+            help="Also write the frames as an animation in this format.",
             show_default=False,
         ),
     ] = None,
-    method: Methods = None,
+    methods: Methods = None,
     level: Level = "both",
-    bundle_name: BundleName = DEMO_BUNDLE,
+    bundle: BundleName = DEMO_BUNDLE,
     num_samples: Samples = 3,
     sampler: Sampler = None,
     steps: Steps = None,
@@ -99,57 +96,41 @@ def interpolate(
     device: Device = "auto",
     backend: Backend = "auto",
     precision: Precision = "auto",
-    folder: Out = Path("interpolation"),
+    out: Out = Path("interpolation"),
     force: Force = False,
 ) -> None:
-    """Sample samples along the path from one image's representation to another's.
+    """Generate samples along the path from the representation of one image to that of another.
 
-    Writes a grid for each pair of images (a row for each method, level and noise, from A to B), results.json with the
-    length of every path and the similarity of every sample to its target, and report.html. A run that was interrupted
-    goes on where it was when the same command is given again.
+    Writes a grid for each pair of images (a row per method, level and noise, from A to B), results.json with the length
+    of each path and the similarity of each sample to its target, and report.html. The same command resumes an
+    interrupted run.
     """
-    from pathlib import PurePath
+    from rcdm_cli.analyses.interpolate.compute import interpolate as compute
 
-    import numpy as np
-    import torch
-
-    from rcdm_cli.analyses.interpolate.compute import interpolate as look
-    from rcdm_cli.analyses.interpolate.section import write
-    from rcdm_cli.report.run import output_files
-
-    refuse_finished(folder, force)
-    bundle = open_bundle(out, bundle_name, device, backend, precision)
-    pairs = bundle.pairs(method, level)
-    cache = step_cache_in(folder, bundle)
-    a, b = (named_representations(out, [given], bundle, pairs, cache, batch) for given in (first, second))
-    if a.found != b.found:
-        raise InputError(
-            f"{first} has {a.found} images and {second} has {b.found}: they are paired in order, so give two images,"
-            " or two folders or files of as many images each."
-        )
-    whole = [(a.places.index(place), b.places.index(place)) for place in a.places if place in b.places]
-    if not whole:
-        raise InputError("Of no pair could both images be read.")
-    left, right = (list(side) for side in zip(*whole, strict=True))
-    paths = [(a.paths[i], b.paths[j]) for i, j in whole]
-    settings = bundle.settings(sampler, steps, guidance)
-    with out.progress("Sampling") as show:
-        result = look(
-            bundle,
-            cache,
-            [(PurePath(one).name, PurePath(other).name) for one, other in paths],
-            {pair: torch.stack([a.h[pair][left], b.h[pair][right]], dim=1) for pair in pairs},
+    opened = open_bundle(output, bundle, device, backend, precision)
+    with stages(output) as show:
+        compute(
+            opened,
+            first,
+            second,
             path=path,
-            positions=np.linspace(start, end, frames).tolist(),
+            start=start,
+            end=end,
+            frames=frames,
+            animation=animation,
+            methods=methods,
+            level=level,
             num_samples=num_samples,
-            settings=settings,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
             seed=seed,
             batch=batch,
+            out=out,
+            force=force,
             on_progress=show,
+            on_note=output.warn,
         )
-    unreadable = [str(one) for one in (*a.unreadable, *b.unreadable)]
-    about = {**made_with(bundle, seed, settings), "paths": [list(both) for both in paths], "unreadable": unreadable}
-    values = write(result, [(a.pixels[i], b.pixels[j]) for i, j in whole], folder, about, animation)
-    cache.discard()
-    out.result(values, output_files(folder, values))
-    raise_skipped(len(unreadable), a.found + b.found, "images")
+    values = read_run(out)
+    print_run(output, out, values)
+    fail_if_skipped(len(values["unreadable"]), values["images_given"])

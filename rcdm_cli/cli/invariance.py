@@ -1,4 +1,4 @@
-"""``rcdm invariance``: what a representation does not notice."""
+"""``rcdm invariance``: augmentations that do not change a representation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,6 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import open_bundle
-from rcdm_cli.cli._images import read_images
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
     Backend,
@@ -27,7 +26,7 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run, stages
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
@@ -36,21 +35,23 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
     panel="Questions",
     examples=(
         "rcdm invariance imgs",
-        "rcdm invariance imgs --method vicreg,dino --shown 3 --out invariance-of-two",
+        "rcdm invariance imgs --method vicreg,dino --examples 3 --out invariance-vicreg-dino",
     ),
 )
 def invariance(
-    out: Output,
+    output: Output,
     images: Images,
-    method: Methods = None,
+    methods: Methods = None,
     level: Level = "both",
-    bundle_name: BundleName = DEMO_BUNDLE,
-    shown: Annotated[
+    bundle: BundleName = DEMO_BUNDLE,
+    examples: Annotated[
         int,
         typer.Option(
-            "--shown",
+            "--examples",
+            metavar="N",
             min=0,
-            help="Images, from the first, that are sampled before and after each augmentation; 0 samples none.",
+            help="Number of images, from the first, to sample before and after each augmentation; 0 generates no"
+            " samples.",
             rich_help_panel=SAMPLING_PANEL,
         ),
     ] = 1,
@@ -63,50 +64,39 @@ def invariance(
     device: Device = "auto",
     backend: Backend = "auto",
     precision: Precision = "auto",
-    folder: Out = Path("invariance"),
+    out: Out = Path("invariance"),
     force: Force = False,
 ) -> None:
-    """Measure how much of its similarity a representation keeps when images are augmented.
+    """Measure the similarity of a representation before and after augmentations of the image.
 
-    Crop, shift, rotation, flip, grey, hue, brightness, blur, noise, background colour and JPEG, each at several
-    strengths. Writes heat maps of methods and levels, samples before and after from the same noise, results.json with
-    every number and its interval over images, and report.html. A run that was interrupted goes on where it was when the
-    same command is given again.
+    The augmentations are crop, shift, rotation, flip, grey, hue, brightness, blur, noise, background colour and JPEG,
+    each at several strengths.
+
+    Writes heat maps of methods and levels, samples before and after from the same noise, results.json with all numbers
+    and confidence intervals over images, and report.html. The same command resumes an interrupted run.
     """
-    from rcdm_cli.analyses.invariance.compute import invariance as measure
-    from rcdm_cli.analyses.invariance.samples import before_and_after
-    from rcdm_cli.analyses.invariance.section import sentences, write
-    from rcdm_cli.report.run import output_files
+    from rcdm_cli.analyses.invariance.compute import invariance as compute
+    from rcdm_cli.analyses.invariance.section import sentences
 
-    refuse_finished(folder, force)
-    bundle = open_bundle(out, bundle_name, device, backend, precision)
-    pairs = bundle.pairs(method, level)
-    read = read_images(out, images)
-    cache = step_cache_in(folder, bundle)
-    settings = bundle.settings(sampler, steps, guidance)
-    with out.progress("Augmenting") as show:
-        result = measure(bundle, cache, read.pixels, pairs, seed=seed, batch=batch, on_progress=show)
-    samples = None
-    if shown:
-        with out.progress("Sampling") as show:
-            samples = before_and_after(
-                bundle,
-                cache,
-                read.pixels[:shown],
-                pairs,
-                num_samples=num_samples,
-                settings=settings,
-                seed=seed,
-                batch=batch,
-                on_progress=show,
-            )
-    about = {
-        **made_with(bundle, seed, settings),
-        "paths": [str(path) for path in read.paths],
-        "unreadable": [str(path) for path in read.unreadable],
-    }
-    values = write(result, samples, folder, about)
-    cache.discard()
-    paths = output_files(folder, values)
-    out.result(values, [*sentences(values), *paths])
-    read.raise_unreadable()
+    opened = open_bundle(output, bundle, device, backend, precision)
+    with stages(output) as show:
+        compute(
+            opened,
+            images,
+            examples=examples,
+            methods=methods,
+            level=level,
+            num_samples=num_samples,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            batch=batch,
+            out=out,
+            force=force,
+            on_progress=show,
+            on_note=output.warn,
+        )
+    values = read_run(out)
+    print_run(output, out, values, sentences(values))
+    fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + values["images"])

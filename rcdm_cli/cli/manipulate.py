@@ -7,8 +7,6 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import open_bundle
-from rcdm_cli.cli._encoders import Asked, representations
-from rcdm_cli.cli._images import image_dataset, raise_skipped
 from rcdm_cli.cli._options import (
     Backend,
     Batch,
@@ -26,7 +24,7 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run, stages
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
@@ -39,45 +37,51 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
     ),
 )
 def manipulate(
-    out: Output,
+    output: Output,
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Image whose attributes are taken out.", show_default=False)
+        Path,
+        typer.Argument(metavar="SOURCE", help="Image whose shared dimensions are replaced.", show_default=False),
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="Image whose values are put in their place.", show_default=False)
+        Path, typer.Argument(metavar="TARGET", help="Image whose values are inserted.", show_default=False)
     ],
     neighbours: Annotated[
         Path,
         typer.Option(
             "--neighbours",
             metavar="DIR|FILE",
-            help="Where the source's nearest neighbours are looked for: a folder or tar of images, or a file that"
-            " `rcdm embed` wrote.",
+            help="Candidates for the nearest neighbours of SOURCE: a folder or tar of images, or a file written by"
+            " `rcdm embed`.",
             show_default=False,
         ),
     ],
-    nearest: Annotated[int, typer.Option("--nearest", min=1, help="Nearest neighbours that are looked at.")] = 20,
+    nearest: Annotated[int, typer.Option("--nearest", metavar="N", min=1, help="Number of nearest neighbours.")] = 20,
     threshold: Annotated[
         float | None,
         typer.Option(
             "--threshold",
+            metavar="X",
             min=0,
-            help="A dimension is active where its absolute value is above this many times its root mean square over all"
-            " of --neighbours. Default: 0, the paper's rule that every value but zero is active, for a representation"
-            " after a ReLU, such as a ResNet's backbone; 1 for one without zeros, such as a projector's, of which the"
-            " paper's rule would take all dimensions.",
+            help="A dimension is active if its absolute value exceeds X times its root mean square over all"
+            " candidates. Default: 0 for a representation after a ReLU, such as a ResNet's backbone, which is the"
+            " paper's rule that every non-zero value is active; 1 for a representation without zeros, such as a"
+            " projector's, of which the paper's rule would select every dimension.",
             show_default=False,
         ),
     ] = None,
     share: Annotated[
         float,
         typer.Option(
-            "--share", min=0, max=1, help="A dimension is taken if it is active in more than this share of neighbours."
+            "--share",
+            metavar="X",
+            min=0,
+            max=1,
+            help="A dimension is shared if it is active in more than this share of the neighbours.",
         ),
     ] = 0.7,
-    method: Methods = None,
+    methods: Methods = None,
     level: Level = "both",
-    bundle_name: BundleName = DEMO_BUNDLE,
+    bundle: BundleName = DEMO_BUNDLE,
     num_samples: Samples = 6,
     sampler: Sampler = None,
     steps: Steps = None,
@@ -87,59 +91,43 @@ def manipulate(
     device: Device = "auto",
     backend: Backend = "auto",
     precision: Precision = "auto",
-    folder: Out = Path("manipulation"),
+    out: Out = Path("manipulation"),
     force: Force = False,
 ) -> None:
-    """Take out of an image's representation what its nearest neighbours share, or put another image's values there.
+    """Remove from an image's representation what its nearest neighbours share, or insert the values of another image.
 
-    Dimensions that are active in most of SOURCE's nearest neighbours, by default in more than 14 of 20 as in the
-    published code, are set to zero, and swapped with TARGET's. Writes
-    a grid for each method and level (rows: source, without, with target's), results.json with the dimensions, and
-    report.html. A run that was interrupted goes on where it was when the same command is given again.
+    Dimensions that are active in most of SOURCE's nearest neighbours (by default in more than 14 of 20, as in the
+    published code) are set to zero, and replaced by TARGET's values.
+
+    Writes a grid for each method and level (rows: source, without the dimensions, with the target's values),
+    results.json with the dimensions, and report.html. The same command resumes an interrupted run.
     """
-    from rcdm_cli.analyses.embed import bundle_encoders
-    from rcdm_cli.analyses.manipulate.compute import Bank, Rule
-    from rcdm_cli.analyses.manipulate.compute import manipulate as look
-    from rcdm_cli.analyses.manipulate.section import write
-    from rcdm_cli.data.image_file import read_image
-    from rcdm_cli.encoders.embeddings import is_embeddings
-    from rcdm_cli.report.run import output_files
+    from rcdm_cli.analyses.manipulate.compute import manipulate as compute
 
-    refuse_finished(folder, force)
-    bundle = open_bundle(out, bundle_name, device, backend, precision)
-    pairs = bundle.pairs(method, level)
-    ends = read_image(source), read_image(target)
-    cache = step_cache_in(folder, bundle)
-    asked = Asked(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
-    known = representations(out, "Encoding neighbours", neighbours, None, asked, batch, cache)
-    settings = bundle.settings(sampler, steps, guidance)
-    with out.progress("Sampling") as show:
-        result = look(
-            bundle,
-            cache,
-            *ends,
-            Bank(known.representations, known.paths),
-            pairs,
-            rule=Rule(nearest, threshold, share),
+    opened = open_bundle(output, bundle, device, backend, precision)
+    with stages(output) as show:
+        compute(
+            opened,
+            source,
+            target,
+            neighbours,
+            nearest=nearest,
+            threshold=threshold,
+            share=share,
+            methods=methods,
+            level=level,
             num_samples=num_samples,
-            settings=settings,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
             seed=seed,
             batch=batch,
+            out=out,
+            force=force,
             on_progress=show,
+            on_note=output.warn,
         )
-    near = {}
-    if not is_embeddings(neighbours):
-        images = image_dataset([neighbours])
-        shown = {one.key for found in result.found.values() for one in found.neighbours[:num_samples]}
-        near = {key: images.read(i) for i, key in enumerate(images.keys) if key in shown}
-    about = {
-        **made_with(bundle, seed, settings),
-        "source": source.name,
-        "target": target.name,
-        "paths": {"source": str(source), "target": str(target), "neighbours": str(neighbours)},
-        "unreadable": [key for key, _ in known.skipped],
-    }
-    values = write(result, *ends, near, folder, about)
-    cache.discard()
-    out.result(values, output_files(folder, values))
-    raise_skipped(len(known.skipped), len(known.skipped) + len(known.paths), "neighbours")
+    values = read_run(out)
+    print_run(output, out, values)
+    skipped = len(values["unreadable"])
+    fail_if_skipped(skipped, skipped + values["bank"], "neighbours")

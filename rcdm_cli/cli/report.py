@@ -32,7 +32,7 @@ def report(
     ] = Path("report.html"),
     force: Force = False,
 ) -> None:
-    """Join several results into one page that a person reads, with a contents list.
+    """Join several results into one page with a table of contents.
 
     The page is one file without any reference to another: it works offline and can be mailed. Its sections follow the
     story of an encoder, from what its representation is good for, over what it holds, to what it withstands.

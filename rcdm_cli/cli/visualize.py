@@ -1,4 +1,4 @@
-"""``rcdm visualize``: samples of what a representation holds."""
+"""``rcdm visualize``: samples from the representations of images."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,6 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import open_bundle
-from rcdm_cli.cli._images import named_representations, raise_skipped
 from rcdm_cli.cli._options import (
     Backend,
     Batch,
@@ -25,7 +24,7 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import made_with, refuse_finished, step_cache_in
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run, stages
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
@@ -34,23 +33,23 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
     panel="Samples",
     examples=(
         "rcdm visualize imgs --method dino --level projector",
-        "rcdm visualize imgs --method dino,vicreg --level both --samples 8 --out seen",
+        "rcdm visualize imgs --method dino,vicreg --level both --samples 8 --out dino-vicreg",
         "rcdm visualize embeddings.safetensors --method dino --level projector",
     ),
 )
 def visualize(
-    out: Output,
+    output: Output,
     images: Annotated[
         list[Path],
         typer.Argument(
             metavar="IMAGES...",
-            help="Images, or folders that are searched for images; or one file that `rcdm embed` wrote.",
+            help="Images, folders of images, or one file written by `rcdm embed`.",
             show_default=False,
         ),
     ],
-    method: Methods = None,
+    methods: Methods = None,
     level: Level = "both",
-    bundle_name: BundleName = DEMO_BUNDLE,
+    bundle: BundleName = DEMO_BUNDLE,
     num_samples: Samples = 6,
     sampler: Sampler = None,
     steps: Steps = None,
@@ -60,47 +59,37 @@ def visualize(
     device: Device = "auto",
     backend: Backend = "auto",
     precision: Precision = "auto",
-    folder: Out = Path("visualization"),
+    out: Out = Path("visualization"),
     force: Force = False,
 ) -> None:
-    """Sample samples of what a representation knows about images.
+    """Generate samples from the representations of images.
 
-    Writes a grid (a row for each image: the image, its samples, and a map of where the samples differ), the samples one
-    by one, results.json with every number, and report.html, a page that shows it all. What all samples share, the
-    representation holds; what varies, it has thrown away.
+    Features that all samples of a representation share are encoded in the representation; features that vary are not.
+
+    Writes grid.png (a row per image and method: the image, the samples of each level and their standard-deviation map),
+    the samples as single files, results.json with all numbers, and report.html. The same command resumes an interrupted
+    run.
     """
-    from pathlib import PurePath
+    from rcdm_cli.analyses.visualize.compute import visualize as compute
 
-    from rcdm_cli.analyses.visualize.compute import visualize as look
-    from rcdm_cli.analyses.visualize.sample_files import SampleFiles
-    from rcdm_cli.analyses.visualize.section import write
-
-    refuse_finished(folder, force)
-    bundle = open_bundle(out, bundle_name, device, backend, precision)
-    pairs = bundle.pairs(method, level)
-    cache = step_cache_in(folder, bundle)
-    known = named_representations(out, images, bundle, pairs, cache, batch)
-    settings = bundle.settings(sampler, steps, guidance)
-    names = [PurePath(path).name for path in known.paths]
-    with out.progress("Sampling") as show, SampleFiles(folder, names) as files:
-        result = look(
-            bundle,
-            cache,
-            names,
-            known.h,
+    opened = open_bundle(output, bundle, device, backend, precision)
+    with stages(output) as show:
+        compute(
+            opened,
+            images,
+            methods=methods,
+            level=level,
             num_samples=num_samples,
-            settings=settings,
+            sampler=sampler,
+            steps=steps,
+            guidance=guidance,
             seed=seed,
             batch=batch,
+            out=out,
+            force=force,
             on_progress=show,
-            on_sample=files.add,
+            on_note=output.warn,
         )
-    about = {
-        **made_with(bundle, seed, settings),
-        "paths": known.paths,
-        "unreadable": [str(path) for path in known.unreadable],
-    }
-    values = write(result, known.pixels, files, about)
-    cache.discard()
-    out.result(values, [folder / name for name in ("report.html", "grid.png", "results.json", "samples")])
-    raise_skipped(len(known.unreadable), known.found, "images")
+    values = read_run(out)
+    print_run(output, out, values, [str(out / "samples")])
+    fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + len(values["paths"]))

@@ -69,10 +69,13 @@ class ImageDataset:
             raise UnreadableImage(name, "its file has become shorter since the dataset was listed")
         return read_image(io.BytesIO(content), name)
 
+    def select(self, index: Sequence[int]) -> "ImageDataset":
+        """Return the images ``index``, in this order."""
+        return ImageDataset(self.root, tuple(self.entries[i] for i in index))
+
     def spread(self, count: int) -> "ImageDataset":
-        """Return at most ``count`` images, evenly spaced from the first to the last image."""
-        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)
-        return ImageDataset(self.root, tuple(self.entries[index] for index in chosen))
+        """Return at most ``count`` images, spread evenly over the data set, including the first and the last."""
+        return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist())
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the keys and sizes in bytes of all images."""

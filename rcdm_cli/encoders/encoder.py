@@ -28,6 +28,8 @@ class Encoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    reference: str = ""
+    """Reference that ``open_encoder`` opened."""
 
     def __init__(self, spec: EncoderSpec, trunk: nn.Module | None = None) -> None:
         super().__init__()

@@ -48,7 +48,9 @@ def open_encoder(reference: str, method: str | None = None, head: Path | None = 
     overrides = {name: value for name, value in (("method", method), ("head", head and str(head))) if value}
     parsed = parse_reference(reference)
     parsed = Reference.parse(parsed.model_dump(exclude_unset=True) | overrides, f"`encoder` {reference}")
-    return _open(parsed).float().eval().requires_grad_(False)
+    encoder = _open(parsed).float().eval().requires_grad_(False)
+    encoder.reference = reference
+    return encoder
 
 
 def _open(reference: Reference) -> Encoder:

@@ -4,30 +4,30 @@ import torch
 from scipy.spatial import geometric_slerp
 
 from rcdm_cli.analyses.interpolate.compute import interpolate, linear, path_length, spherical
-from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.encoders.pairs import Pair
 from tests.bundle.tiny import tiny_bundle
 
-PAIRS = [Pair("dino", "projector"), Pair("supervised", "backbone")]
+PAIR = Pair("dino", "projector")
+POSITIONS = (0.0, 0.4, 0.8)
 WHERE = torch.tensor([-0.5, 0.0, 0.25, 1.0, 1.5])
 
 
-def ends(width=6):
+def random_ends(width=6):
     a, b = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
     return a, 3 * b
 
 
-def test_linear():
-    a, b = ends()
+def test_linear_path_is_the_weighted_mean():
+    a, b = random_ends()
     for point, t in zip(linear(a, b, WHERE), WHERE, strict=True):
         torch.testing.assert_close(point, (1 - t) * a + t * b)
 
 
-def test_spherical_is_scipys_with_lengths_between_those_of_the_ends():
-    a, b = ends()
+def test_spherical_path_equals_scipy_with_linear_norms():
+    a, b = random_ends()
     where = torch.linspace(0, 1, 5)
     found = spherical(a, b, where).numpy()
     unit = [(one / one.norm()).double().numpy() for one in (a, b)]
@@ -39,22 +39,22 @@ def test_spherical_is_scipys_with_lengths_between_those_of_the_ends():
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), expected, rtol=1e-6)
 
 
-def test_spherical_goes_on_beyond_the_ends_and_stays_where_they_are_one():
+def test_spherical_path_extrapolates_and_is_constant_for_equal_ends():
     quarter = spherical(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), torch.tensor([-1.0, 2.0]))
     torch.testing.assert_close(quarter, torch.tensor([[0.0, -2.0], [-2.0, 0.0]]), atol=1e-6, rtol=0)
-    a, _ = ends()
+    a, _ = random_ends()
     torch.testing.assert_close(spherical(a, a, WHERE), a.expand(5, -1))
 
 
-def test_spherical_needs_two_directions_with_one_shortest_arc():
-    a, _ = ends()
+def test_spherical_path_needs_a_unique_shortest_arc():
+    a, _ = random_ends()
     with pytest.raises(InputError, match="opposite"):
         spherical(a, -2 * a, WHERE)
     with pytest.raises(InputError, match="no direction"):
         spherical(a, 0 * a, WHERE)
 
 
-def test_path_length_of_an_arc_nears_that_of_the_circle():
+def test_path_length_of_an_arc_approximates_the_circle():
     arc = spherical(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), torch.linspace(0, 1, 200))
     assert path_length(arc) == pytest.approx(np.pi, rel=1e-4)
 
@@ -70,62 +70,66 @@ def images():
     return [(pixels[0], pixels[1]), (pixels[2], pixels[3])]
 
 
-def ends_of(bundle, images):
-    return {
-        pair: torch.stack([bundle.encode(both, method=pair.method, level=pair.level) for both in images])
-        for pair in PAIRS
-    }
-
-
 @pytest.fixture(scope="module")
 def result(bundle, images):
-    return interpolate(
-        bundle,
-        StepCache(None, {}),
-        [("a", "b"), ("c", "d")],
-        ends_of(bundle, images),
-        path="linear",
-        positions=[0, 0.25, 1],
-        num_samples=2,
-        settings=bundle.settings(steps=2),
-        seed=5,
-    )
+    first, second = ([both[side] for both in images] for side in (0, 1))
+    return interpolate(bundle, first, second, end=POSITIONS[-1], frames=3, num_samples=2, steps=2, seed=5)
 
 
 def target(bundle, images, i, f):
     h = bundle.encode(images[i], method="dino", level="projector")
-    t = [0, 0.25, 1][f]
+    t = POSITIONS[f]
     return (1 - t) * h[0] + t * h[1]
 
 
-def test_each_sample_is_that_of_its_target_and_its_rows_noise(bundle, images, result):
+def test_sample_has_the_conditioning_of_its_target_and_the_noise_of_its_row(bundle, images, result):
     for i, k, f in ((0, 0, 0), (0, 1, 1), (1, 1, 2), (1, 0, 1)):
         cond = bundle.condition(target(bundle, images, i, f)[None], method="dino", level="projector")
         alone = bundle.sample_cond(cond, [sample_seed(5, i, k)], bundle.settings(steps=2))[0]
-        made = result.journeys[PAIRS[0]][i].samples[k, f]
+        made = result.paths[PAIR][i].samples[k, f]
         assert np.abs(made.astype(int) - alone.astype(int)).max() <= 1
 
 
-def test_numbers_follow_from_the_samples(bundle, images, result):
-    journey = result.journeys[PAIRS[0]][1]
+def test_lengths_and_similarities_follow_from_the_samples(bundle, images, result):
+    path = result.paths[PAIR][1]
     h = bundle.encode(images[1], method="dino", level="projector").double().numpy()
-    assert journey.distance == pytest.approx(np.linalg.norm(h[1] - h[0]), rel=1e-5)
-    assert journey.length == pytest.approx(journey.distance, rel=1e-5)
-    found = bundle.encode(list(journey.samples[1]), method="dino", level="projector").double().numpy()
-    assert journey.sample_length[1] == pytest.approx(
+    assert path.distance == pytest.approx(np.linalg.norm(h[1] - h[0]), rel=1e-5)
+    assert path.length == pytest.approx(POSITIONS[-1] * path.distance, rel=1e-5)
+    found = bundle.encode(list(path.samples[1]), method="dino", level="projector").double().numpy()
+    assert path.sample_length[1] == pytest.approx(
         np.linalg.norm(found[1] - found[0]) + np.linalg.norm(found[2] - found[1]), rel=1e-4
     )
-    for f, t in enumerate((0, 0.25, 1)):
+    for f, t in enumerate(POSITIONS):
         for name, other in (("similarity", (1 - t) * h[0] + t * h[1]), ("to_a", h[0]), ("to_b", h[1])):
             cosine = found[f] @ other / np.linalg.norm(found[f]) / np.linalg.norm(other)
-            assert getattr(journey, name)[1][f] == pytest.approx(cosine, abs=1e-5)
+            assert getattr(path, name)[1][f] == pytest.approx(cosine, abs=1e-5)
 
 
-def test_the_summary_is_the_mean_over_image_pairs_and_noises(result):
+def test_summary_is_the_mean_over_image_pairs_and_noises(result):
     values = result.as_json()
     shown = [one["representations"][1] for one in values["image_pairs"]]
     summary = values["summary"][1]
-    assert (summary["method"], summary["level"]) == PAIRS[1]
+    assert (summary["method"], summary["level"]) == PAIR
     assert summary["mean_similarity"] == pytest.approx(np.mean([one["similarity"] for one in shown]))
     assert summary["to_b_by_position"][2] == pytest.approx(np.mean([np.array(one["to_b"])[:, 2] for one in shown]))
     assert values["image_pairs"][1]["seeds"] == [sample_seed(5, 1, 0), sample_seed(5, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "sferical"}, "spherical"),
+        ({"animation": "mp4"}, "webp"),
+        ({"frames": 1}, "`frames`"),
+        ({"start": float("nan")}, "`start`"),
+        ({"end": 5.0}, "`end`"),
+    ],
+)
+def test_wrong_option_is_refused(bundle, images, options, message):
+    with pytest.raises(InputError, match=message):
+        interpolate(bundle, *images[0], **options)
+
+
+def test_different_numbers_of_images_are_refused(bundle, images):
+    with pytest.raises(InputError, match="`first` has 2 images and `second` has 1"):
+        interpolate(bundle, list(images[0]), images[1][0])

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.analyses.manipulate.compute import Bank, Rule, manipulate, shared_dimensions, threshold_for
-from rcdm_cli.analyses.step_cache import StepCache
+from rcdm_cli.analyses.manipulate.compute import manipulate, shared_dimensions, threshold_for
+from rcdm_cli.analyses.embed import embed
+from rcdm_cli.analyses.manipulate.results import Rule
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import sample_seed
@@ -13,7 +16,7 @@ from tests.bundle.tiny import tiny_bundle
 PAIR = Pair("dino", "backbone")
 
 
-def test_threshold_zero_is_the_published_rule():
+def test_threshold_0_equals_the_published_rule():
     """The published script counts, for each dimension, the neighbours in which it is not zero, and takes > 14 of 20."""
     neighbours = torch.relu(torch.randn(20, 200, generator=torch.Generator().manual_seed(0)) + 0.5)
     dimensions, active = shared_dimensions(neighbours, torch.ones(200), 0, Rule().share)
@@ -25,7 +28,7 @@ def test_threshold_zero_is_the_published_rule():
     assert 0 < len(expected) < 200
 
 
-def test_a_dimension_is_active_where_it_is_large_for_itself():
+def test_dimension_is_active_relative_to_its_root_mean_square():
     neighbours = torch.tensor([[0.9, -3.0, 1.0], [1.1, 3.0, 1.0], [1.2, -1.0, 1.0], [1.3, 2.5, 5.0]])
     rms = torch.tensor([1.0, 2.0, 1.0])
     dimensions, active = shared_dimensions(neighbours, rms, 1, 0.5)
@@ -33,12 +36,12 @@ def test_a_dimension_is_active_where_it_is_large_for_itself():
     assert active.tolist() == [3, 3]
 
 
-def test_the_default_is_the_published_rule_where_zeros_tell_dimensions_apart():
+def test_default_threshold_is_0_after_a_relu_and_1_otherwise():
     normal = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     pooled = torch.relu(normal).reshape(25, 2, 8).mean(dim=1)
     assert threshold_for(pooled, Rule()) == 0
     assert threshold_for(normal, Rule()) == 1
-    # A stray zero, or values that happen to be positive, are no ReLU.
+    # A single zero or positive values only do not indicate a ReLU.
     assert threshold_for(normal.masked_fill(normal > 2, 0), Rule()) == 1
     assert threshold_for(normal.abs() + 0.1, Rule()) == 1
     assert threshold_for(pooled, Rule(threshold=0.5)) == 0.5
@@ -54,34 +57,21 @@ def images():
     return list(np.random.default_rng(1).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8))
 
 
-@pytest.fixture(scope="module")
-def bank(bundle, images):
-    return Bank({PAIR: bundle.encode(images, method="dino")}, [f"{i}.png" for i in range(12)])
-
-
-RULE = Rule(nearest=4, threshold=1, share=0.5)
+OPTIONS = {"methods": "dino", "level": "backbone", "nearest": 4, "threshold": 1, "share": 0.5}
 
 
 @pytest.fixture(scope="module")
-def found(bundle, images, bank):
-    settings = bundle.settings(steps=2)
-    result = manipulate(
-        bundle,
-        StepCache(None, {}),
-        images[0],
-        images[1],
-        bank,
-        [PAIR],
-        rule=RULE,
-        num_samples=2,
-        settings=settings,
-        seed=3,
-    )
-    return result.found[PAIR]
+def found(bundle, images):
+    result = manipulate(bundle, images[0], images[1], images, num_samples=2, steps=2, seed=3, **OPTIONS)
+    return result.results[PAIR]
 
 
-def expected_rows(bank):
-    h = bank.h[PAIR].double().numpy()
+@pytest.fixture(scope="module")
+def h(bundle, images):
+    return bundle.encode(images, method="dino").double().numpy()
+
+
+def expected_rows(h):
     cosine = h @ h[0] / np.linalg.norm(h, axis=1) / np.linalg.norm(h[0])
     near = [i for i in np.argsort(-cosine) if i != 0][:4]
     rms = np.sqrt((h**2).mean(axis=0))
@@ -92,25 +82,25 @@ def expected_rows(bank):
     return near, dimensions, np.stack([h[0], without, swapped])
 
 
-def test_dimensions_are_those_shared_by_the_nearest_neighbours(found, bank):
-    near, dimensions, rows = expected_rows(bank)
-    assert [one.key for one in found.neighbours] == [f"{i}.png" for i in near]
+def test_dimensions_are_shared_by_the_nearest_neighbours(found, h):
+    near, dimensions, rows = expected_rows(h)
+    assert [one.key for one in found.neighbours] == [f"image {i}" for i in near]
     assert found.dimensions == dimensions
     assert 0 < len(dimensions) < found.width == 16
     assert found.energy == pytest.approx((rows[0][dimensions] ** 2).sum() / (rows[0] ** 2).sum(), rel=1e-5)
 
 
-def test_rows_share_their_noise_and_differ_in_these_dimensions_only(bundle, found, bank):
-    rows = torch.from_numpy(expected_rows(bank)[2]).float()
+def test_rows_share_the_noise_and_differ_in_the_shared_dimensions_only(bundle, found, h):
+    rows = torch.from_numpy(expected_rows(h)[2]).float()
     cond = bundle.condition(rows, method="dino")
     for k in range(2):
         alone = bundle.sample_cond(cond, [sample_seed(3, 0, k)] * 3, bundle.settings(steps=2))
         assert np.abs(found.samples[:, k].astype(int) - alone.astype(int)).max() <= 1
 
 
-def test_similarities_follow_from_the_samples(bundle, found, bank):
-    rows = expected_rows(bank)[2]
-    target = bank.h[PAIR][1].double().numpy()
+def test_similarities_follow_from_the_samples(bundle, found, h):
+    rows = expected_rows(h)[2]
+    target = h[1]
     for r in range(3):
         made = bundle.encode(list(found.samples[r]), method="dino").double().numpy()
         for k in range(2):
@@ -122,25 +112,20 @@ def test_similarities_follow_from_the_samples(bundle, found, bank):
     assert named[2]["to_target"] == found.to_target[2]
 
 
-@pytest.mark.parametrize(
-    ("bank", "message"),
-    [
-        (lambda h: h[:1], "no image but the source"),
-        (lambda h: h[:, :9], "9 dimensions and the source's 16"),
-    ],
-)
-def test_a_bank_that_cannot_serve_is_refused(bundle, images, bank, message):
-    h = bank(bundle.encode(images, method="dino"))
-    keys = [str(i) for i in range(len(h))]
-    settings = bundle.settings(steps=1)
-    with pytest.raises(InputError, match=message):
-        manipulate(
-            bundle,
-            StepCache(None, {}),
-            *images[:2],
-            Bank({PAIR: h}, keys),
-            [PAIR],
-            rule=RULE,
-            num_samples=1,
-            settings=settings,
-        )
+def test_candidates_must_contain_another_image(bundle, images):
+    with pytest.raises(InputError, match="no image but the source"):
+        manipulate(bundle, *images[:2], images[:1], **OPTIONS)
+
+
+def test_embeddings_of_another_encoder_are_refused(bundle, images):
+    stored = embed(bundle, images)
+    identity = stored.encoders["dino"].model_copy(update={"sha256": "0" * 64})
+    other = replace(stored, encoders={**stored.encoders, "dino": identity})
+    with pytest.raises(InputError, match="another dino encoder"):
+        manipulate(bundle, *images[:2], other, **OPTIONS)
+
+
+@pytest.mark.parametrize("option", [{"nearest": 0}, {"threshold": -1.0}, {"share": 1.5}, {"num_samples": 0}])
+def test_wrong_option_is_refused(bundle, images, option):
+    with pytest.raises(InputError, match=f"`{next(iter(option))}`"):
+        manipulate(bundle, *images[:2], images, **option)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from rcdm_cli import load_bundle
 from rcdm_cli.analyses.step_cache import StepCache
-from rcdm_cli.analyses.tune.compute import Measured, Tried, Tuning, shortfalls, tune
+from rcdm_cli.analyses.tune.compute import SamplingQuality, Trial, Tuning, shortfalls, tune
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
@@ -17,38 +17,38 @@ DINO = Pair("dino", "backbone")
 PROJECTOR = Pair("dino", "projector")
 
 
-def tried(steps, guidance, *numbers):
-    """A way with (mean reciprocal rank, Fréchet distance) at one pair or two."""
-    measured = [
-        Measured(pair, Faithfulness(*[Interval(rank, 0, 1)] * 3), frechet)
+def trial(steps, guidance, *numbers):
+    """Trial with (mean reciprocal rank, Fréchet distance) at one pair or two."""
+    quality = [
+        SamplingQuality(pair, Faithfulness(*[Interval(rank, 0, 1)] * 3), frechet)
         for pair, (rank, frechet) in zip((DINO, PROJECTOR), numbers, strict=False)
     ]
-    return Tried(Settings("ddim", steps, guidance), tuple(measured))
+    return Trial(Settings("ddim", steps, guidance), tuple(quality))
 
 
-def test_a_shortfall_is_the_worse_of_the_two_means():
-    ways = [
-        tried(50, 1.0, (0.8, 10.0), (0.5, 100.0)),
-        tried(10, 1.0, (0.6, 11.0), (0.5, 130.0)),
-        tried(5, 1.0, (0.8, 30.0), (0.4, 100.0)),
+def test_shortfall_is_the_larger_of_two_means():
+    trials = [
+        trial(50, 1.0, (0.8, 10.0), (0.5, 100.0)),
+        trial(10, 1.0, (0.6, 11.0), (0.5, 130.0)),
+        trial(5, 1.0, (0.8, 30.0), (0.4, 100.0)),
     ]
     # Means over pairs: rank score behind by (25 % + 0) / 2, distance above by (10 % + 30 %) / 2; and so on.
-    assert shortfalls(ways) == pytest.approx([0, 0.2, 1.0])
+    assert shortfalls(trials) == pytest.approx([0, 0.2, 1.0])
 
 
 @pytest.mark.parametrize(
     ("margin", "steps", "guidance"), [(0.0, 50, 1.0), (0.06, 20, 1.0), (0.15, 10, 1.0), (9, 5, 1.0)]
 )
-def test_the_knee_has_the_fewest_calls_within_the_margin(margin, steps, guidance):
-    ways = (
-        tried(5, 1.0, (0.5, 20.0)),
-        # Fewer steps than the next, but guidance calls the network twice.
-        tried(10, 2.0, (0.75, 10.0)),
-        tried(10, 1.0, (0.7, 10.0)),
-        tried(20, 1.0, (0.76, 10.0)),
-        tried(50, 1.0, (0.8, 10.0)),
+def test_chosen_trial_has_the_fewest_calls_within_the_margin(margin, steps, guidance):
+    trials = (
+        trial(5, 1.0, (0.5, 20.0)),
+        # Guidance calls the network twice per step.
+        trial(10, 2.0, (0.75, 10.0)),
+        trial(10, 1.0, (0.7, 10.0)),
+        trial(20, 1.0, (0.76, 10.0)),
+        trial(50, 1.0, (0.8, 10.0)),
     )
-    found = Tuning(400, margin, ways, tuple(shortfalls(ways)))
+    found = Tuning(400, margin, trials, tuple(shortfalls(trials)))
     assert (found.chosen.settings.steps, found.chosen.settings.guidance) == (steps, guidance)
     assert found.best.settings.steps == 50
 
@@ -64,23 +64,23 @@ def images():
     return [draw.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(6)]
 
 
-def test_each_way_is_measured_on_its_own_samples(bundle, images, tmp_path):
-    ways = [Settings("dpmpp", 2, 1.0), Settings("ddim", 3, 2.0)]
-    shown = []
-    cache = StepCache(tmp_path, {})
+def test_trials_are_measured_on_their_own_samples(bundle, images):
+    reported = []
     found = tune(
         bundle,
         images,
-        [DINO, PROJECTOR],
-        ways,
+        methods="dino",
+        sampler="dpmpp",
+        steps=(2, 3),
+        guidance=2.0,
         margin=0,
         seed=3,
-        cache=cache,
-        on_progress=lambda *one: shown.append(one),
+        on_progress=lambda stage, done, total: reported.append((stage, done, total)),
     )
+    assert [one.settings for one in found.trials] == [Settings("dpmpp", 2, 2.0), Settings("dpmpp", 3, 2.0)]
     seeds = [sample_seed(3, image, 0) for image in range(6)]
-    for one in found.tried:
-        for measured in one.measured:
+    for one in found.trials:
+        for measured in one.quality:
             method, level = measured.pair
             h = bundle.encode(images, method=method, level=level)
             samples = bundle.sample_cond(bundle.condition(h, method=method, level=level), seeds, one.settings)
@@ -90,23 +90,27 @@ def test_each_way_is_measured_on_its_own_samples(bundle, images, tmp_path):
             assert measured.faithfulness.mean_reciprocal_rank.value == pytest.approx(float((1 / rank).mean()), abs=1e-6)
             assert measured.faithfulness.similarity.value == pytest.approx(float(similar.diagonal().mean()), abs=1e-5)
             assert measured.frechet > 0
-    assert shown[0][:2] == (0, 24)
-    assert shown[-1] == (24, 24, "ddim, 3 steps, guidance 2")
+    assert reported[-1] == ("Sampling", 24, 24)
 
 
-def test_an_interrupted_tuning_goes_on(bundle, images, tmp_path):
-    ways = [Settings("dpmpp", 1, 1.0), Settings("dpmpp", 2, 1.0)]
-    first = tune(bundle, images, [DINO], ways, margin=0, cache=StepCache(tmp_path, {}))
-
-    class Broken:
-        def __getattr__(self, name):
-            assert name != "samples", "sampled again"
-            return getattr(bundle, name)
-
-    assert tune(Broken(), images, [DINO], ways, margin=0, cache=StepCache(tmp_path, {})) == first
+def test_interrupted_tuning_resumes(bundle, images, tmp_path, monkeypatch):
+    options = {"methods": "dino", "level": "backbone", "sampler": "dpmpp", "steps": (1, 2), "cache": StepCache(tmp_path)}
+    first = tune(bundle, images, **options)
+    monkeypatch.setattr(type(bundle), "sample_cond", lambda *given: pytest.fail("sampled again"))
+    assert tune(bundle, images, **options) == first
 
 
-def test_too_many_steps_are_told_before_anything_is_sampled(bundle, images):
-    ways = [Settings("dpmpp", 1, 1.0), Settings("dpmpp", 2000, 1.0)]
-    with pytest.raises(InputError, match=r"Steps must be within 1..1000"):
-        tune(bundle, images, [DINO], ways, margin=0, on_progress=lambda *facts: pytest.fail("sampled"))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": (1, 2000)}, "1000"),
+        ({"sampler": ("dpm",)}, "dpmpp"),
+        ({"guidance": (-1.0,)}, "`guidance`"),
+        ({"margin": -0.1}, "`margin`"),
+        ({"limit": 1}, "`limit`"),
+        ({"steps": ()}, "at least one"),
+    ],
+)
+def test_wrong_option_is_refused_before_sampling(bundle, images, options, message):
+    with pytest.raises(InputError, match=message):
+        tune(bundle, images, on_progress=lambda *facts: pytest.fail("sampled"), **options)

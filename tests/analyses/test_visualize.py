@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rcdm_cli.analyses.step_cache import StepCache
+from rcdm_cli.analyses.embed import embed
 from rcdm_cli.analyses.visualize.compute import spread, visualize
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
@@ -21,12 +21,7 @@ def images():
     return list(np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
 
 
-@pytest.fixture(scope="module")
-def known(bundle, images):
-    return {pair: bundle.encode(images, method=pair.method, level=pair.level) for pair in BOTH}
-
-
-def test_pairs(bundle):
+def test_pairs_follow_methods_and_level(bundle):
     everything = [*BOTH, Pair("supervised", "backbone")]
     assert bundle.pairs(None, "both") == everything
     assert bundle.pairs(None, "projector") == [Pair("dino", "projector")]
@@ -37,7 +32,7 @@ def test_pairs(bundle):
         bundle.pairs(["dine"], "both")
 
 
-def test_spread_is_the_standard_deviation_in_shares_of_the_range():
+def test_spread_is_the_standard_deviation_as_a_share_of_the_range():
     samples = np.zeros((2, 4, 4, 3), np.uint8)
     samples[1] = 255
     samples[1, 0, 0] = 0
@@ -46,51 +41,61 @@ def test_spread_is_the_standard_deviation_in_shares_of_the_range():
     assert values[1, 1] == pytest.approx(0.5)
 
 
-def test_every_pair_starts_from_the_same_noise(bundle, images, known):
-    settings = bundle.settings(steps=2)
-    result = visualize(bundle, StepCache(None, {}), list("abcd"), known, num_samples=2, settings=settings, seed=3)
-    h = bundle.encode(images, method="dino", level="projector")
-    alone = bundle.sample(h, method="dino", level="projector", num_samples=2, steps=2, seed=3)
-    for i in range(4):
-        assert np.abs(result.seen[BOTH[1]][i].samples.astype(int) - alone[i].astype(int)).max() <= 1
+def test_samples_equal_bundle_sample_at_every_pair(bundle, images):
+    result = visualize(bundle, images, methods="dino", num_samples=2, steps=2, seed=3)
+    assert result.pairs == BOTH
+    for pair in BOTH:
+        h = bundle.encode(images, method=pair.method, level=pair.level)
+        samples = bundle.sample(h, method=pair.method, level=pair.level, num_samples=2, steps=2, seed=3)
+        for one, expected in zip(result.results[pair], samples, strict=True):
+            assert np.abs(one.samples.astype(int) - expected.astype(int)).max() <= 1
 
 
-def test_samples_are_handed_on_batch_by_batch(bundle, known):
-    made, order = {}, []
-
-    def keep(image, pair, k, sample):
-        made[pair, image, k] = sample
-        order.append("sample")
-
-    settings = bundle.settings(steps=2)
-    result = visualize(
-        bundle,
-        StepCache(None, {}),
-        list("abcd"),
-        known,
-        num_samples=2,
-        settings=settings,
-        batch=6,
-        on_progress=lambda done, total: order.append(done),
-        on_sample=keep,
-    )
-    assert len(made) == 2 * 4 * 2
-    for (pair, image, k), sample in made.items():
-        np.testing.assert_array_equal(sample, result.seen[pair][image].samples[k])
-    assert [one for one in order if one != "sample"] == [6, 12, 16]
-    assert order.index(12) == 1 + 6 + 6
-
-
-def test_numbers_follow_from_the_samples(bundle, images, known):
-    settings = bundle.settings(steps=2)
-    result = visualize(bundle, StepCache(None, {}), list("abcd"), known, num_samples=2, settings=settings)
+def test_similarity_and_rank_follow_from_the_samples(bundle, images):
+    result = visualize(bundle, images, methods="dino", num_samples=2, steps=2)
     h = bundle.encode(images, method="dino").numpy()
-    found = bundle.encode(list(result.seen[BOTH[0]][2].samples), method="dino").numpy()
+    one = result.results[BOTH[0]][2]
+    found = bundle.encode(list(one.samples), method="dino").numpy()
     unit = h / np.linalg.norm(h, axis=1, keepdims=True)
     cosine = found @ unit.T / np.linalg.norm(found, axis=1, keepdims=True)
-    np.testing.assert_allclose(result.seen[BOTH[0]][2].similarity, cosine[:, 2], atol=1e-5)
-    assert result.seen[BOTH[0]][2].rank == [int((row >= row[2]).sum()) for row in cosine]
+    np.testing.assert_allclose(one.similarity, cosine[:, 2], atol=1e-5)
+    assert one.rank == [int((row >= row[2]).sum()) for row in cosine]
 
     values = result.as_json()
-    of_backbone = [r for image in values["images"] for r in image["representations"][0]["rank"]]
-    assert values["summary"][0]["mean_reciprocal_rank"] == pytest.approx(np.mean(1 / np.array(of_backbone)))
+    backbone_ranks = [r for image in values["images"] for r in image["representations"][0]["rank"]]
+    assert values["summary"][0]["mean_reciprocal_rank"] == pytest.approx(np.mean(1 / np.array(backbone_ranks)))
+
+
+def test_embeddings_and_arrays_give_the_same_samples(bundle, images):
+    options = {"methods": "dino", "level": "projector", "num_samples": 1, "steps": 1}
+    direct = visualize(bundle, images, **options)
+    stored = visualize(bundle, embed(bundle, images), **options)
+    assert stored.names == direct.names
+    assert stored.images == [None] * 4
+    for one, other in zip(direct.results[BOTH[1]], stored.results[BOTH[1]], strict=True):
+        assert np.abs(one.samples.astype(int) - other.samples.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 0}, "`num_samples` must be at least 1"),
+        ({"batch": 0}, "`batch`"),
+        ({"seed": -1}, "`seed`"),
+        ({"steps": 0}, "Steps|steps"),
+        ({"steps": 1001}, "1000"),
+        ({"sampler": "dpm"}, "dpmpp"),
+        ({"guidance": -1.0}, "`guidance`"),
+        ({"level": "middle"}, "middle"),
+        ({"methods": "vicreg"}, "vicreg"),
+    ],
+)
+def test_wrong_option_is_refused(bundle, images, options, message):
+    with pytest.raises(InputError, match=message):
+        visualize(bundle, images, **options)
+
+
+@pytest.mark.parametrize("wrong", [[], [np.zeros((8, 8, 3))], [np.zeros((8, 8), np.uint8)], 7, ["nowhere.png"]])
+def test_wrong_images_are_refused(bundle, wrong):
+    with pytest.raises(InputError):
+        visualize(bundle, wrong)

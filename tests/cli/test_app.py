@@ -90,7 +90,7 @@ HELP_DIFFERS = {
     "--out",
     "--precision",
     "--sampler",
-    "--shown",
+    "--examples",
     "--split",
     "--steps",
     "--validation-split",

@@ -1,3 +1,5 @@
+"""``rcdm evaluate``."""
+
 import json
 
 import numpy as np
@@ -10,7 +12,7 @@ from tests.report.pages import Page
 
 @pytest.fixture
 def data(workplace):
-    """A train and a val split with two classes, and one file that is no image."""
+    """A train and a val split with two classes, and one unreadable file."""
     tiny_bundle(workplace / "engines" / "tiny")
     draw = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 3)):
@@ -28,7 +30,7 @@ def measure(invoke, *options):
 
 
 @pytest.mark.usefixtures("data")
-def test_writes_numbers_page_and_sample_and_prints_its_table(invoke, workplace):
+def test_run_folder_contains_results_charts_and_page_and_a_table_is_printed(invoke, workplace):
     done = measure(invoke, "--bank-split", "train", "--out", "found")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
@@ -57,8 +59,8 @@ def test_writes_numbers_page_and_sample_and_prints_its_table(invoke, workplace):
 
 
 @pytest.mark.usefixtures("data")
-def test_a_few_images_in_another_space_without_a_bank(invoke, workplace):
-    options = ("--images", "2", "--space", "dino/projector", "--method", "dino", "--level", "projector")
+def test_limit_and_space_are_used_and_the_bank_is_optional(invoke, workplace):
+    options = ("--limit", "2", "--space", "dino/projector", "--method", "dino", "--level", "projector")
     done = measure(invoke, *options, "--samples", "1", "--json")
     assert done.exit_code == 0
     values = json.loads(done.stdout)
@@ -69,26 +71,26 @@ def test_a_few_images_in_another_space_without_a_bank(invoke, workplace):
 
 
 @pytest.mark.usefixtures("data")
-def test_a_bank_may_hold_no_image_that_is_asked_about(invoke):
+def test_bank_must_not_share_images(invoke):
     done = invoke("evaluate", "data", "--bank-split", "train", "--bundle", "tiny")
     assert done.exit_code == 2
-    # 2 classes of 4 in train, and 3 in val beside one that is no image.
-    assert "8 of the 15 images asked about are in --bank-split train too" in " ".join(done.stderr.split())
+    # 2 classes of 4 in train, and 3 in val and one unreadable file.
+    assert "8 of the 15 images are also in the training images of --bank-split train" in " ".join(done.stderr.split())
 
 
 @pytest.mark.usefixtures("data")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--bank-split", "val"), "where each would be nearest to itself"),
-        (("--bank-split", "tran"), "no split 'tran'"),
-        (("--space", "supervised/projector"), "Available levels: backbone"),
-        (("--space", "vicreg"), "Unknown method 'vicreg'"),
-        (("--space", "dino/both"), "Give it as METHOD/backbone"),
+        (("--bank-split", "val"), "own nearest neighbours"),
+        (("--bank-split", "tran"), "tran"),
+        (("--space", "supervised/projector"), "It has: backbone"),
+        (("--space", "vicreg"), "vicreg"),
+        (("--space", "dino/both"), "Give METHOD/backbone"),
         (("--inception", "nowhere.pth"), "nowhere.pth is not a file"),
     ],
 )
-def test_wrong_use_ends_with_2_and_writes_nothing(invoke, workplace, options, message):
+def test_wrong_option_ends_with_2_and_writes_nothing(invoke, workplace, options, message):
     done = measure(invoke, *options)
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())

@@ -1,3 +1,5 @@
+"""``rcdm tune``."""
+
 import json
 
 import pytest
@@ -6,7 +8,7 @@ from rcdm_cli import load_bundle
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import write_images
 
-WAYS = ("--sampler", "dpmpp,ddim", "--steps", "1,2", "--method", "dino")
+OPTIONS = ("--sampler", "dpmpp,ddim", "--steps", "1,2", "--method", "dino")
 
 
 @pytest.fixture
@@ -15,9 +17,9 @@ def tiny(workplace):
     return tiny_bundle(workplace / "tiny")
 
 
-def test_the_choice_becomes_the_bundles_default(tiny, workplace, invoke):
+def test_chosen_settings_become_the_default_of_the_bundle(tiny, workplace, invoke):
     before = load_bundle(tiny).manifest
-    done = invoke("tune", str(tiny), "images", *WAYS, "--margin", "100", "--images", "5", "--json")
+    done = invoke("tune", str(tiny), "images", *OPTIONS, "--margin", "100", "--limit", "5", "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
     assert [(one["sampler"], one["steps"]) for one in values["tried"]] == [
@@ -40,31 +42,31 @@ def test_the_choice_becomes_the_bundles_default(tiny, workplace, invoke):
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_finished_tuning_is_not_replaced_unless_told(workplace, invoke):
+def test_finished_run_is_replaced_only_with_force(workplace, invoke):
     (workplace / "tuning").mkdir()
     (workplace / "tuning" / "results.json").touch()
     manifest = (workplace / "tiny" / "manifest.json").read_bytes()
-    assert invoke("tune", "tiny", "images", *WAYS).exit_code == 2
+    assert invoke("tune", "tiny", "images", *OPTIONS).exit_code == 2
     assert (workplace / "tiny" / "manifest.json").read_bytes() == manifest
 
 
 @pytest.mark.usefixtures("tiny")
-def test_one_image_is_not_enough(workplace, invoke):
-    write_images(workplace / "alone", {"cat": 1})
-    done = invoke("tune", "tiny", "alone", *WAYS)
+def test_one_image_is_refused(workplace, invoke):
+    write_images(workplace / "one", {"cat": 1})
+    done = invoke("tune", "tiny", "one", *OPTIONS)
     assert done.exit_code == 2
-    assert "alone has one image to use" in done.stderr
+    assert "two images or more" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", "5,x"], "numbers from 1 up, with commas; given 'x'"),
-        (["--guidance", "nan"], "numbers from 0 up, with commas; given 'nan'"),
+        (["--steps", "5,x"], "'x' is not a number of at least 1"),
+        (["--guidance", "nan"], "'nan' is not a number of at least 0"),
         (["--sampler", "dpm"], "Unknown sampler 'dpm'"),
     ],
 )
-def test_wrong_lists_are_told(invoke, options, message):
+def test_wrong_list_value_is_named(invoke, options, message):
     done = invoke("tune", "tiny", "images", *options)
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.replace("│", " ").split())

@@ -1,4 +1,4 @@
-"""What is found about a bundle's samples, and how it stands in the JSON."""
+"""Results of an evaluation and their JSON form."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from rcdm_cli.analyses.evaluate.space import InInception
+from rcdm_cli.analyses.evaluate.features import InceptionResult
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.directions import Directions
 from rcdm_cli.metrics.distances import Distances
@@ -21,17 +20,8 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Images:
-    """Images of one size: uint8 (N, S, S, 3), their names, and their class indices (N,), -1 for none."""
-
-    pixels: Pixels
-    names: tuple[str, ...]
-    classes: Tensor
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A sample beside its image and the training image nearest to it, all uint8 (S, S, 3)."""
+class NearestTrainingImage:
+    """A sample with its image and the nearest training image, all uint8 (S, S, 3), and the cosine similarity."""
 
     image: Pixels
     sample: Pixels
@@ -40,19 +30,19 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """One (method, level).
+class EvaluatedRepresentation:
+    """Quality of the samples of one (method, level).
 
     Attributes:
-        pair: which.
-        faithfulness: in its own space.
-        directions: along which samples follow ``h``, in its own space too.
-        knn: k-NN accuracy of the encoder, where images and bank have classes.
-        diversity: at fixed ``h``, where there are two samples or more of each image.
-        distances: of the first sample of each image to the images, in the named encoder's space.
-        inception: the same in the Inception space, where its weights were given.
-        memorised: training images nearest to the samples, where there is a bank.
-        shown: the samples nearest to a training image.
+        pair: (method, level).
+        faithfulness: ranks and similarities in the space of this method and level.
+        directions: correlation of samples with ``h`` along the principal directions of ``h``.
+        knn: k-NN accuracy of the encoder; None without a bank or without classes.
+        diversity: diversity at fixed ``h``; None for one sample per image.
+        distances: distances of the first sample of each image to the images, in the feature space.
+        inception: distances in the Inception space; None without Inception.
+        memorised: nearest training images of the samples; None without a bank.
+        nearest: samples most similar to a training image.
     """
 
     pair: Pair
@@ -61,41 +51,44 @@ class Evaluated:
     knn: Interval | None
     diversity: Diversity | None
     distances: Distances
-    inception: InInception | None
+    inception: InceptionResult | None
     memorised: Memorised | None
-    shown: tuple[Shown, ...]
+    nearest: tuple[NearestTrainingImage, ...]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found.
+    """Quality of a bundle's samples.
 
     Attributes:
-        images: names of those asked about.
-        bank: names of the training images.
-        samples: of each image.
-        space: whose representations distances are measured in.
-        evaluated: one for each pair.
-        real: training images against the images: what distances would be were the samples images.
-        compared: how many training images that is: as many as images, or all where they are fewer.
-        real_inception: the same in the Inception space.
-        new: similarity of the images asked about to their nearest training images, at ``QUANTILES``.
-        bootstrap: over the images.
+        images: names of the N images.
+        bank: names of the training images; empty without a bank.
+        num_samples: samples per image, K.
+        space: (method, level) of the feature space.
+        evaluated: one result per (method, level).
+        real: distances between training images and the images, as a reference for the samples; None without a bank.
+        compared: number of training images in ``real``: N, or all if there are fewer.
+        real_inception: ``real`` in the Inception space.
+        similarity_of_images: quantiles (at ``QUANTILES``) of the similarity of the images to their nearest training
+            image.
+        bootstrap: bootstrap over the images.
+        unreadable: keys of images that were skipped.
     """
 
     images: tuple[str, ...]
     bank: tuple[str, ...]
     num_samples: int
     space: Pair
-    evaluated: tuple[Evaluated, ...]
+    evaluated: tuple[EvaluatedRepresentation, ...]
     real: Distances | None
     compared: int
-    real_inception: InInception | None
-    new: list[float]
+    real_inception: InceptionResult | None
+    similarity_of_images: list[float]
     bootstrap: Bootstrap
+    unreadable: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Every number."""
+        """Return all numbers, without pixels."""
         return {
             "images": len(self.images),
             "bank_images": len(self.bank),
@@ -104,24 +97,11 @@ class Evaluation:
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
             "results": [self._one(one) for one in self.evaluated],
             "differences": [one.as_json() for one in self._differences()],
-            "training_images": None
-            if self.real is None
-            else {
-                "compared": self.compared,
-                "distances": self.real.as_json(),
-                "inception": self.real_inception and self.real_inception.as_json(),
-                "bar": {
-                    "below": MEMORISATION_QUANTILE,
-                    "expected_above": expected_above(len(self.images)),
-                    "similarity": next(one.memorised.threshold for one in self.evaluated if one.memorised),
-                },
-                "levels": list(QUANTILES),
-                "quantiles_of_images": self.new,
-            },
+            "training_images": self._training_images(),
             "names": list(self.images),
         }
 
-    def _one(self, one: Evaluated) -> dict[str, Any]:
+    def _one(self, one: EvaluatedRepresentation) -> dict[str, Any]:
         return {
             "method": one.pair.method,
             "level": one.pair.level,
@@ -134,10 +114,27 @@ class Evaluation:
             "nearest": one.memorised and one.memorised.as_json(self.bank, self.bootstrap),
         }
 
+    def _training_images(self) -> dict[str, Any] | None:
+        if self.real is None:
+            return None
+        return {
+            "compared": self.compared,
+            "distances": self.real.as_json(),
+            "inception": self.real_inception and self.real_inception.as_json(),
+            "bar": {
+                "below": MEMORISATION_QUANTILE,
+                "expected_above": expected_above(len(self.images)),
+                "similarity": next(one.memorised.threshold for one in self.evaluated if one.memorised),
+            },
+            "levels": list(QUANTILES),
+            "quantiles_of_images": self.similarity_of_images,
+        }
+
     def _differences(self) -> Iterator[DiversityDifference]:
-        known = {one.pair: one.diversity for one in self.evaluated}
-        for method in dict.fromkeys(pair.method for pair in known):
-            backbone, projector = known.get(Pair(method, "backbone")), known.get(Pair(method, "projector"))
+        """Yield projector minus backbone of every method with both levels, paired by image."""
+        found = {one.pair: one.diversity for one in self.evaluated}
+        for method in dict.fromkeys(pair.method for pair in found):
+            backbone, projector = found.get(Pair(method, "backbone")), found.get(Pair(method, "projector"))
             if backbone and projector:
                 yield DiversityDifference(
                     method,

@@ -13,21 +13,21 @@ from rcdm_cli.report.numbers import interval, name_of, percent
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
-    from rcdm_cli.analyses.evaluate.results import Evaluated, Evaluation
+    from rcdm_cli.analyses.evaluate.results import EvaluatedRepresentation, Evaluation
 
 FAITHFUL, NEAREST = "faithfulness.png", "nearest"
 
 
-def draw_nearest(evaluated: Sequence["Evaluated"]) -> PixelGrid:
+def draw_nearest(evaluated: Sequence["EvaluatedRepresentation"]) -> PixelGrid:
     """Lay out input image, sample and training image for the samples most similar to a training image."""
     rows = [
         GridRow(
-            [image for found in one.shown for image in (found.image, found.sample, found.nearest)],
-            f"{one.pair.method}\n{one.pair.level}\n" + "  ".join(f"{found.similarity:.3f}" for found in one.shown),
+            [image for found in one.nearest for image in (found.image, found.sample, found.nearest)],
+            f"{one.pair.method}\n{one.pair.level}\n" + "  ".join(f"{found.similarity:.3f}" for found in one.nearest),
         )
         for one in evaluated
     ]
-    return PixelGrid(rows, [GridGroup("image, sample, training image", 3) for _ in evaluated[0].shown])
+    return PixelGrid(rows, [GridGroup("image, sample, training image", 3) for _ in evaluated[0].nearest])
 
 
 def write(folder: Path, found: "Evaluation", about: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,97 +1,291 @@
-"""Small changes of images that are made to mislead: FGSM and PGD under a bound on every pixel.
+"""Adversarial attacks on representations: FGSM and PGD with a bound on the change of every pixel.
 
-Images are float32 (B, 3, H, W) in [0, 1] here, as in the papers; epsilon is in the same unit.
+Images are float32 (B, 3, H, W) in [0, 1] here, as in the papers. Epsilon has the same unit.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from rcdm_cli.analyses.step_cache import StepCache, tensors_hash
+from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import Level
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.linear_probe import LinearClassifier
 
-Objective = Callable[[Tensor], Tensor]
-"""Images (B, 3, H, W) in [0, 1] → what an attack maximises, (B,), each entry from its own image alone."""
+ATTACKS = ("fgsm", "pgd", "drift")
+"""``fgsm`` and ``pgd`` maximise the cross-entropy of a classifier; ``drift`` is PGD on 1 − cosine similarity."""
+
+AttackObjective = Callable[[Tensor], Tensor]
+"""Maximised function: images (B, 3, H, W) in [0, 1] to (B,), where each entry depends on its own image only."""
 
 PGD_REACH = 2.5
-"""The steps of PGD together could go this many times epsilon (Madry et al. 2018, arXiv:1706.06083)."""
+"""Sum of the PGD step sizes as a multiple of epsilon (Madry et al. 2018, arXiv:1706.06083)."""
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """Attacks and their parameters.
+
+    Attributes:
+        attacks: names of ``ATTACKS``.
+        epsilons: bounds on the change of a pixel in [0, 1], ascending from 0.
+        steps: number of steps of ``pgd`` and ``drift``.
+        seed: seed of the random start of ``pgd`` and ``drift``.
+    """
+
+    attacks: tuple[str, ...]
+    epsilons: tuple[float, ...]
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class AttackedImages:
+    """Images to attack, with their classes and classifiers.
+
+    Attributes:
+        images: uint8 (N, S, S, 3) by encoder input size S; the same N images at each size.
+        paths: N paths.
+        labels: (N,) class indices; None without classifiers.
+        classes: class names.
+        classifiers: classifier by (method, level); empty without classifiers.
+        without_class: number of images that were left out because the classifiers have no such class.
+        unreadable: descriptions of unreadable images.
+    """
+
+    images: Mapping[int, NDArray[np.uint8]]
+    paths: tuple[str, ...]
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+    classifiers: Mapping[Pair, LinearClassifier] = field(default_factory=dict)
+    without_class: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+class AttackCase(NamedTuple):
+    """One attack on one representation with one epsilon."""
+
+    pair: Pair
+    attack: str
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class AttackOutcome:
+    """Results of one attack on N images.
+
+    Attributes:
+        similarity: (N,) cosine similarity between the representations before and after the attack.
+        largest: (N,) largest change of a pixel.
+        predicted: (N,) predicted class indices after the attack; None without classifiers.
+    """
+
+    similarity: Tensor
+    largest: Tensor
+    predicted: Tensor | None
 
 
 def representation(encoder: Encoder, level: Level) -> Callable[[Tensor], Tensor]:
-    """``h`` (B, D) of images in [0, 1], through the encoder's own preprocessing."""
+    """Return the function from images in [0, 1] to ``h`` (B, D), including the preprocessing of the encoder."""
     return lambda images: encoder.encode(images * 2 - 1, level)
 
 
 def cross_entropy_objective(
     encode: Callable[[Tensor], Tensor], classifier: LinearClassifier, labels: Tensor
-) -> Objective:
-    """Cross-entropy of the classifier at the images' classes (B,)."""
+) -> AttackObjective:
+    """Return the cross-entropy of the classifier at the classes ``labels`` (B,)."""
     return lambda images: F.cross_entropy(classifier.logits(encode(images)), labels, reduction="none")
 
 
-def drift_objective(encode: Callable[[Tensor], Tensor], h: Tensor) -> Objective:
-    """How far the representation has gone from ``h`` (B, D): 1 − cosine similarity. Needs no classes."""
+def drift_objective(encode: Callable[[Tensor], Tensor], h: Tensor) -> AttackObjective:
+    """Return 1 − cosine similarity to ``h`` (B, D), which needs no classes."""
     return lambda images: 1 - F.cosine_similarity(encode(images), h, dim=1)
 
 
-def fgsm(objective: Objective, images: Tensor, epsilon: float) -> Tensor:
-    """One step of epsilon along the sign of the gradient (Goodfellow et al. 2015, arXiv:1412.6572, section 4).
+def fgsm(objective: AttackObjective, images: Tensor, epsilon: float) -> Tensor:
+    """Take one step of size epsilon along the gradient's sign (Goodfellow et al. 2015, arXiv:1412.6572, section 4).
 
     Args:
-        objective: what is maximised.
+        objective: maximised function.
         images: (B, 3, H, W) in [0, 1].
-        epsilon: largest change of a pixel, in the unit of the images.
+        epsilon: largest change of a pixel.
 
     Returns:
-        (B, 3, H, W) in [0, 1]; no value differs from its own in ``images`` by more than epsilon.
+        (B, 3, H, W) in [0, 1]. No value differs from ``images`` by more than epsilon.
     """
-    return project_linf(images.double() + epsilon * _ascent(objective, images), images, epsilon)
+    return project_linf(images.double() + epsilon * _gradient_sign(objective, images), images, epsilon)
 
 
-def pgd(objective: Objective, images: Tensor, epsilon: float, steps: int, start: Tensor | None = None) -> Tensor:
-    """Steps along the sign of the gradient, each brought back to within epsilon (Madry et al. 2018, equation 1).
+def pgd(objective: AttackObjective, images: Tensor, epsilon: float, steps: int, start: Tensor | None = None) -> Tensor:
+    """Take several steps along the sign of the gradient, each projected to epsilon (Madry et al. 2018, equation 1).
 
     Args:
-        objective: what is maximised.
+        objective: maximised function.
         images: (B, 3, H, W) in [0, 1].
-        epsilon: largest change of a pixel, in the unit of the images.
-        steps: how many; each goes ``PGD_REACH * epsilon / steps``.
-        start: (B, 3, H, W) in [-1, 1], where to begin in units of epsilon; None is at the images themselves, where
-            ``moved`` has no gradient.
+        epsilon: largest change of a pixel.
+        steps: number of steps of size ``PGD_REACH * epsilon / steps``.
+        start: (B, 3, H, W) in [-1, 1], initial change in units of epsilon. None starts at ``images``, where
+            ``drift_objective`` has no gradient.
 
     Returns:
         As ``fgsm``.
     """
     found = images if start is None else project_linf(images.double() + epsilon * start.double(), images, epsilon)
     for _ in range(steps):
-        ahead = found.double() + PGD_REACH * epsilon / steps * _ascent(objective, found)
+        ahead = found.double() + PGD_REACH * epsilon / steps * _gradient_sign(objective, found)
         found = project_linf(ahead, images, epsilon)
     return found
 
 
 def project_linf(wanted: Tensor, images: Tensor, epsilon: float) -> Tensor:
-    """The float32 images nearest to ``wanted`` in [0, 1] that are at most epsilon from ``images``, exactly.
+    """Project ``wanted`` to float32 images in [0, 1] at distance at most epsilon from ``images``, exactly.
 
     Args:
         wanted: float64 (B, 3, H, W).
         images: float32 (B, 3, H, W).
-        epsilon: a bound that float32 rounding does not overstep either.
+        epsilon: bound that float32 rounding does not exceed either.
     """
     exact = images.double()
     bounded = torch.minimum(torch.maximum(wanted, exact - epsilon), exact + epsilon).clamp(0, 1)
     rounded = bounded.float()
-    # Rounding may go past the bound; the next float32 towards the image lies within it.
+    # Rounding may exceed the bound. The next float32 towards the image is within the bound.
     beyond = (rounded.double() - exact).abs() > epsilon
     return torch.where(beyond, torch.nextafter(rounded, images), rounded)
 
 
-def _ascent(objective: Objective, images: Tensor) -> Tensor:
-    """Sign of the objective's gradient at ``images``."""
-    asked = images.detach().requires_grad_()
+def _gradient_sign(objective: AttackObjective, images: Tensor) -> Tensor:
+    leaf = images.detach().requires_grad_()
     with torch.enable_grad():
-        # A sum: images do not share the gradient of one another, whatever the batch.
-        [gradient] = torch.autograd.grad(objective(asked).sum(), asked)
+        # The gradient of the sum is the gradient of each entry, because an entry depends on its own image only.
+        [gradient] = torch.autograd.grad(objective(leaf).sum(), leaf)
     return gradient.sign()
+
+
+def attack_images(
+    bundle: Bundle, case: AttackCase, subjects: AttackedImages, index: Sequence[int], plan: AttackPlan
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attack the images ``index``.
+
+    Returns:
+        Images before and after the attack, float32 (B, 3, S, S) in [0, 1], and the representations after the attack
+        (B, D), all on the bundle's device.
+    """
+    encoder = bundle.encoder(case.pair.method)
+    encode = representation(encoder, case.pair.level)
+    pixels = subjects.images[encoder.spec.preprocessing.size][list(index)]
+    before = torch.from_numpy(pixels).to(bundle.device).permute(0, 3, 1, 2).contiguous().float() / 255
+    objective = _objective(case, encode, subjects, index, before)
+    if case.attack == "fgsm":
+        after = fgsm(objective, before, case.epsilon)
+    else:
+        start = _random_start(plan.seed, index, before.shape[1:]).to(bundle.device)
+        after = pgd(objective, before, case.epsilon, plan.steps, start)
+    with torch.no_grad():
+        return before, after, encode(after)
+
+
+def attack_all(
+    bundle: Bundle,
+    subjects: AttackedImages,
+    pairs: Sequence[Pair],
+    plan: AttackPlan,
+    *,
+    batch: int = 64,
+    cache: StepCache | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[AttackCase, AttackOutcome]:
+    """Attack all images in every case, one cached step per case.
+
+    Args:
+        bundle: bundle with the encoders. Gradients include the preprocessing.
+        subjects: images, classes and classifiers.
+        pairs: (method, level) pairs.
+        plan: attacks and bounds.
+        batch: number of images per batch.
+        cache: cache of the outcomes.
+        on_progress: called with (images attacked, images times cases).
+
+    Raises:
+        InputError: an attack needs classes, and ``subjects`` has none.
+    """
+    cache = cache or StepCache()
+    cases = [AttackCase(pair, name, epsilon) for pair in pairs for name in plan.attacks for epsilon in plan.epsilons]
+    total = len(cases) * len(subjects)
+    hashes = {size: hashlib.sha256(crops.tobytes()).hexdigest() for size, crops in subjects.images.items()}
+    outcomes = {}
+    for number, case in enumerate(cases):
+
+        def compute(case: AttackCase = case, before: int = number * len(subjects)) -> dict[str, Tensor]:
+            parts = []
+            for start in range(0, len(subjects), batch):
+                on_progress(before + start, total)
+                parts.append(_outcome(bundle, case, subjects, range(len(subjects))[start : start + batch], plan))
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+        entry = bundle.manifest.encoders[case.pair.method]
+        key = {
+            "step": "attack",
+            "case": case,
+            "steps": plan.steps,
+            "seed": plan.seed,
+            "encoder": entry.sha256,
+            "images": hashes[entry.spec.preprocessing.size],
+            "labels": subjects.labels.tolist() if subjects.labels is not None else None,
+            "classifier": tensors_hash(*subjects.classifiers.get(case.pair, ())),
+        }
+        part = cache.get_or_compute(key, compute)
+        outcomes[case] = AttackOutcome(part["similarity"], part["largest"], part.get("predicted"))
+    on_progress(total, total)
+    return outcomes
+
+
+def _outcome(
+    bundle: Bundle, case: AttackCase, subjects: AttackedImages, index: Sequence[int], plan: AttackPlan
+) -> dict[str, Tensor]:
+    before, after, h = attack_images(bundle, case, subjects, index, plan)
+    with torch.no_grad():
+        clean = representation(bundle.encoder(case.pair.method), case.pair.level)(before)
+        values = {
+            # Rounding may exceed 1, which would be a negative drift.
+            "similarity": F.cosine_similarity(h.double(), clean.double(), dim=1).clamp(max=1),
+            "largest": (after.double() - before.double()).abs().amax(dim=(1, 2, 3)),
+        }
+        if case.pair in subjects.classifiers:
+            values["predicted"] = subjects.classifiers[case.pair].to(bundle.device).logits(h).argmax(dim=1)
+    return {name: value.cpu() for name, value in values.items()}
+
+
+def _objective(
+    case: AttackCase,
+    encode: Callable[[Tensor], Tensor],
+    subjects: AttackedImages,
+    index: Sequence[int],
+    images: Tensor,
+) -> AttackObjective:
+    if case.attack == "drift":
+        with torch.no_grad():
+            return drift_objective(encode, encode(images))
+    if subjects.labels is None:
+        raise InputError(f"The attack {case.attack} needs classes and a classifier; the attack drift needs neither.")
+    classifier = subjects.classifiers[case.pair].to(images.device)
+    return cross_entropy_objective(encode, classifier, subjects.labels[list(index)].to(images.device))
+
+
+def _random_start(seed: int, index: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Return uniform values in [-1, 1], (B, 3, S, S). Each depends on the seed and the image only."""
+    draws = [np.random.default_rng(sample_seed(seed, image, 0)).uniform(-1, 1, tuple(shape)) for image in index]
+    return torch.from_numpy(np.stack(draws))

@@ -1,32 +1,36 @@
-"""What the outcomes of attacks say: curves over epsilon with intervals, and each representation against supervised."""
+"""Results of attacks: robustness curves with confidence intervals, comparisons with supervised, samples."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.analyses.fgsm.compute import Case, Outcome, Plan, Subjects
+from rcdm_cli.analyses.fgsm.attacks import AttackCase, AttackedImages, AttackOutcome, AttackPlan
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Bootstrap, Interval, percentile_interval
 
+Pixels = NDArray[np.uint8]
+
 REFERENCE = Pair("supervised", "backbone")
-"""What every other representation is compared with, where it is among those asked."""
+"""Representation that all others are compared with."""
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One representation under one attack, a value for each epsilon.
+class RobustnessCurve:
+    """One representation under one attack: one value per epsilon.
 
     Attributes:
-        pair: whose representation.
-        attack: which attack.
-        accuracy: of the classifier; empty where none was asked.
-        drift: mean of 1 − cosine similarity of the representation to the one before.
-        largest: largest change of any pixel of any image.
-        robust: mean accuracy over the epsilons above 0; None without a classifier.
-        kept: ``robust`` as a share of the accuracy at epsilon 0.
+        pair: (method, level).
+        attack: name of the attack.
+        accuracy: accuracy of the classifier; empty without classifiers.
+        drift: mean of 1 − cosine similarity between the representations before and after the attack.
+        largest: largest change of any pixel.
+        robust: mean accuracy over the epsilons above 0; None without classifiers.
+        relative: ``robust`` divided by the accuracy at epsilon 0.
     """
 
     pair: Pair
@@ -35,10 +39,10 @@ class Curve:
     drift: list[Interval]
     largest: list[float]
     robust: Interval | None
-    kept: Interval | None
+    relative: Interval | None
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
+        """Return JSON-able values."""
         return {
             "method": self.pair.method,
             "level": self.pair.level,
@@ -47,92 +51,125 @@ class Curve:
             "drift": [one.as_json() for one in self.drift],
             "largest_change": self.largest,
             "robust_accuracy": self.robust.as_json() if self.robust else None,
-            "kept_accuracy": self.kept.as_json() if self.kept else None,
+            "kept_accuracy": self.relative.as_json() if self.relative else None,
         }
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A representation less ``REFERENCE`` on the same images under the same attack.
+class SupervisedComparison:
+    """A representation minus ``REFERENCE``, on the same images under the same attack.
 
     Attributes:
-        pair: which one.
-        attack: which attack.
-        robust: difference of ``Curve.robust``; None without a classifier.
-        kept: difference of ``Curve.kept``.
+        pair: (method, level).
+        attack: name of the attack.
+        robust: difference of ``RobustnessCurve.robust``; None without classifiers.
+        relative: difference of ``RobustnessCurve.relative``.
         drift: difference of the mean drift over the epsilons above 0.
     """
 
     pair: Pair
     attack: str
     robust: Interval | None
-    kept: Interval | None
+    relative: Interval | None
     drift: Interval
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
+        """Return JSON-able values."""
         return {
             "method": self.pair.method,
             "level": self.pair.level,
             "attack": self.attack,
             "robust_accuracy": self.robust.as_json() if self.robust else None,
-            "kept_accuracy": self.kept.as_json() if self.kept else None,
+            "kept_accuracy": self.relative.as_json() if self.relative else None,
             "drift": self.drift.as_json(),
         }
 
 
 @dataclass(frozen=True)
-class Robustness:
-    """Every curve and comparison; intervals are over the images, with encoders and classifiers as they are."""
+class AttackedSamples:
+    """Samples of one image at every pair and epsilon.
 
-    curves: list[Curve]
-    comparisons: list[Comparison]
+    Attributes:
+        image: index of the image.
+        cells: by pair and epsilon, the attacked image uint8 (S, S, 3) and its samples uint8 (K, T, T, 3).
+    """
+
+    image: int
+    cells: list[list[tuple[Pixels, Pixels]]]
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Curves and comparisons. Intervals are over the images, for fixed encoders and classifiers.
+
+    Attributes:
+        curves: one curve per (method, level) and attack.
+        comparisons: one comparison per (method, level) but ``REFERENCE``, and attack.
+        images: JSON-able values of each image: class, predicted classes and drifts.
+        without_class: number of images that were left out because the classifiers have no such class.
+        unreadable: descriptions of unreadable images.
+        samples: samples of attacked images.
+    """
+
+    curves: list[RobustnessCurve]
+    comparisons: list[SupervisedComparison]
+    images: list[dict[str, Any]]
+    without_class: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    samples: list[AttackedSamples] = field(default_factory=list)
 
     @property
-    def largest_drift(self) -> tuple[float, Curve]:
-        """The largest mean drift at any epsilon, and the curve that it is on."""
+    def largest_drift(self) -> tuple[float, RobustnessCurve]:
+        """Largest mean drift at any epsilon, and its curve."""
         return max(((one.value, curve) for curve in self.curves for one in curve.drift), key=lambda found: found[0])
 
     def as_json(self) -> dict[str, Any]:
-        """Every number."""
+        """Return all numbers, without pixels."""
         return {
+            "images_attacked": len(self.images),
+            "images_without_known_class": self.without_class,
+            "unreadable": self.unreadable,
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
             "results": [one.as_json() for one in self.curves],
             "against_supervised": [one.as_json() for one in self.comparisons],
+            "images": self.images,
         }
 
 
-def summarise(outcomes: Mapping[Case, Outcome], subjects: Subjects, pairs: Sequence[Pair], plan: Plan) -> Robustness:
-    """Curves of every pair and attack, and, from two images up, what sets each pair apart from ``REFERENCE``.
+def summarise(
+    outcomes: Mapping[AttackCase, AttackOutcome], subjects: AttackedImages, pairs: Sequence[Pair], plan: AttackPlan
+) -> Robustness:
+    """Compute the curves of every pair and attack and, for two images or more, the comparisons with ``REFERENCE``.
 
     Args:
-        outcomes: of ``attack``.
-        subjects: what was attacked.
-        pairs: in the order wanted.
-        plan: as given to ``attack``; its first epsilon is 0.
+        outcomes: outcomes of ``attack_all``.
+        subjects: attacked images.
+        pairs: (method, level) pairs in the order of the results.
+        plan: plan of ``attack_all``; the first epsilon is 0.
     """
     bootstrap = Bootstrap(len(subjects), plan.seed)
     curves, comparisons = [], []
     for name in plan.attacks:
         measured = {pair: _measure(outcomes, subjects, pair, name, plan) for pair in pairs}
-        for pair, (right, drift, largest) in measured.items():
-            curves.append(_curve(bootstrap, pair, name, right, drift, largest))
-            # All resamples of one image are that image: no interval would leave a doubt.
+        for pair, values in measured.items():
+            curves.append(_curve(bootstrap, pair, name, values))
+            # All resamples of one image are equal, so that an interval would have no width.
             if REFERENCE in measured and pair != REFERENCE and len(subjects) > 1:
-                comparisons.append(_compare(bootstrap, pair, name, measured[pair][:2], measured[REFERENCE][:2]))
-    return Robustness(curves, comparisons)
+                comparisons.append(_compare(bootstrap, pair, name, values, measured[REFERENCE]))
+    images = _image_values(outcomes, pairs, plan, subjects)
+    return Robustness(curves, comparisons, images, subjects.without_class, subjects.unreadable)
 
 
-def image_values(
-    outcomes: Mapping[Case, Outcome], pairs: Sequence[Pair], plan: Plan, subjects: Subjects
+def _image_values(
+    outcomes: Mapping[AttackCase, AttackOutcome], pairs: Sequence[Pair], plan: AttackPlan, subjects: AttackedImages
 ) -> list[dict[str, Any]]:
-    """For each image its class, and at each epsilon the class named and the drift, JSON-able."""
+    """Return the class of each image and, at each epsilon, the predicted class and the drift. JSON-able."""
     values = []
     for i, path in enumerate(subjects.paths):
         found = []
         for pair in pairs:
             for name in plan.attacks:
-                mine = [outcomes[Case(pair, name, epsilon)] for epsilon in plan.epsilons]
+                mine = [outcomes[AttackCase(pair, name, epsilon)] for epsilon in plan.epsilons]
                 found.append(
                     {
                         "method": pair.method,
@@ -142,61 +179,62 @@ def image_values(
                         "drift": [round(1 - float(one.similarity[i]), 6) for one in mine],
                     }
                 )
-        known = None if subjects.labels is None else subjects.classes[subjects.labels[i]]
-        values.append({"image": path, "class": known, "representations": found})
+        label = None if subjects.labels is None else subjects.classes[subjects.labels[i]]
+        values.append({"image": path, "class": label, "representations": found})
     return values
 
 
-_Measured = tuple[Tensor | None, Tensor, list[float]]
+@dataclass(frozen=True)
+class _ByEpsilon:
+    """Correct classification (E, N) or None, drift (E, N), and the largest change of a pixel (E)."""
+
+    correct: Tensor | None
+    drift: Tensor
+    largest: list[float]
 
 
-def _measure(outcomes: Mapping[Case, Outcome], subjects: Subjects, pair: Pair, name: str, plan: Plan) -> _Measured:
-    """Rightly named or not (E, N), drift (E, N), and the largest changes (E)."""
-    mine = [outcomes[Case(pair, name, epsilon)] for epsilon in plan.epsilons]
-    named = [one.predicted for one in mine if one.predicted is not None]
-    right = None
-    if named and subjects.labels is not None:
-        right = (torch.stack(named) == subjects.labels).double()
+def _measure(
+    outcomes: Mapping[AttackCase, AttackOutcome], subjects: AttackedImages, pair: Pair, name: str, plan: AttackPlan
+) -> _ByEpsilon:
+    mine = [outcomes[AttackCase(pair, name, epsilon)] for epsilon in plan.epsilons]
+    predicted = [one.predicted for one in mine if one.predicted is not None]
+    correct = None
+    if predicted and subjects.labels is not None:
+        correct = (torch.stack(predicted) == subjects.labels).double()
     drift = 1 - torch.stack([one.similarity for one in mine]).double()
-    return right, drift, [float(one.largest.max()) for one in mine]
+    return _ByEpsilon(correct, drift, [float(one.largest.max()) for one in mine])
 
 
-def _curve(
-    bootstrap: Bootstrap, pair: Pair, name: str, right: Tensor | None, drift: Tensor, largest: list[float]
-) -> Curve:
-    drifts = [bootstrap.mean(row) for row in drift]
-    if right is None:
-        return Curve(pair, name, [], drifts, largest, None, None)
-    accuracies = [bootstrap.mean(row) for row in right]
-    robust = _over_epsilons(right)
-    return Curve(
+def _curve(bootstrap: Bootstrap, pair: Pair, name: str, values: _ByEpsilon) -> RobustnessCurve:
+    drifts = [bootstrap.mean(row) for row in values.drift]
+    if values.correct is None:
+        return RobustnessCurve(pair, name, [], drifts, values.largest, None, None)
+    robust = _mean_above_0(values.correct)
+    return RobustnessCurve(
         pair,
         name,
-        accuracies,
+        [bootstrap.mean(row) for row in values.correct],
         drifts,
-        largest,
+        values.largest,
         bootstrap.mean(robust),
-        percentile_interval(bootstrap.ratio(robust, right[0])),
+        percentile_interval(bootstrap.ratio(robust, values.correct[0])),
     )
 
 
 def _compare(
-    bootstrap: Bootstrap,
-    pair: Pair,
-    name: str,
-    mine: tuple[Tensor | None, Tensor],
-    other: tuple[Tensor | None, Tensor],
-) -> Comparison:
-    drift = bootstrap.mean(_over_epsilons(mine[1]) - _over_epsilons(other[1]))
-    if mine[0] is None or other[0] is None:
-        return Comparison(pair, name, None, None, drift)
-    robust = [_over_epsilons(right) for right in (mine[0], other[0])]
-    ratios = [bootstrap.ratio(above, right[0]) for above, right in zip(robust, (mine[0], other[0]), strict=True)]
-    return Comparison(
+    bootstrap: Bootstrap, pair: Pair, name: str, mine: _ByEpsilon, reference: _ByEpsilon
+) -> SupervisedComparison:
+    drift = bootstrap.mean(_mean_above_0(mine.drift) - _mean_above_0(reference.drift))
+    if mine.correct is None or reference.correct is None:
+        return SupervisedComparison(pair, name, None, None, drift)
+    both = (mine.correct, reference.correct)
+    robust = [_mean_above_0(correct) for correct in both]
+    ratios = [bootstrap.ratio(above, correct[0]) for above, correct in zip(robust, both, strict=True)]
+    return SupervisedComparison(
         pair, name, bootstrap.mean(robust[0] - robust[1]), percentile_interval(ratios[0] - ratios[1]), drift
     )
 
 
-def _over_epsilons(values: Tensor) -> Tensor:
-    """Mean over the epsilons above 0, an image each: (E, N) → (N,)."""
+def _mean_above_0(values: Tensor) -> Tensor:
+    """Return the mean over the epsilons above 0 for each image: (E, N) → (N,)."""
     return values[1:].mean(dim=0)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rcdm_cli.analyses.fgsm.samples import Shown
+from rcdm_cli.analyses.fgsm.results import AttackedSamples
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
 from rcdm_cli.report.elements import Element, Line, LineChart, Section, Sentence, Table
@@ -59,7 +59,7 @@ def _enlarged(image: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST))
 
 
-def write(folder: Path, values: Mapping[str, Any], shown: Sequence[Shown]) -> dict[str, Any]:
+def write(folder: Path, values: Mapping[str, Any], shown: Sequence[AttackedSamples]) -> dict[str, Any]:
     """Write charts, an image grid for each sampled image, ``results.json`` and ``report.html``.
 
     Args:

@@ -1,8 +1,8 @@
-"""What lies between two images in a representation: samples along the path from one to the other."""
+"""Sample images along the path between the representations of two images (arXiv:2112.09164, figure 7)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
@@ -10,37 +10,55 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.analyses.step_cache import StepCache, cached_samples
+from rcdm_cli.analyses.embed import NamedRepresentations, encode_inputs
+from rcdm_cli.analyses.inputs import ImageInput
+from rcdm_cli.analyses.interpolate.results import Interpolation, SampledPath
+from rcdm_cli.analyses.interpolate.section import write
+from rcdm_cli.analyses.run import (
+    OnNote,
+    OnProgress,
+    as_bundle,
+    chosen_pairs,
+    no_note,
+    no_progress,
+    provenance,
+    require_at_least,
+    run_cache,
+    sampling_settings,
+)
+from rcdm_cli.analyses.step_cache import StepCache, sample_batches
 from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.diffusion.noise import sample_seed
-from rcdm_cli.diffusion.sampling import Settings
+from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 
 Pixels = NDArray[np.uint8]
 
+ANIMATIONS = ("webp", "gif")
+
 
 def linear(a: Tensor, b: Tensor, positions: Tensor) -> Tensor:
-    """Points (F, D) on the line through ``a`` (D,) at position 0 and ``b`` (D,) at 1."""
+    """Return points (F, D) on the line through ``a`` (D,) at position 0 and ``b`` (D,) at position 1."""
     return torch.lerp(a, b, positions[:, None])
 
 
 def spherical(a: Tensor, b: Tensor, positions: Tensor) -> Tensor:
-    """Points (F, D) on the arc through ``a`` (D,) at position 0 and ``b`` (D,) at 1.
+    """Return points (F, D) on the arc through ``a`` (D,) at position 0 and ``b`` (D,) at position 1.
 
-    Directions are interpolated on the sphere (Shoemake 1985, equation for Slerp), lengths linearly.
+    Directions are interpolated on the sphere (Shoemake 1985, equation for Slerp), norms linearly.
 
     Raises:
-        InputError: an end is zero, or the ends point in opposite directions, between which no arc is shortest.
+        InputError: an end is zero, or the ends point in opposite directions, so that the shortest arc is not unique.
     """
     lengths = torch.stack([a.norm(), b.norm()])
     if float(lengths.min()) == 0:
-        raise InputError("A representation of zero has no direction; take the linear path.")
+        raise InputError("A representation of zero has no direction. Use the linear path.")
     first, second = F.normalize(a, dim=0), F.normalize(b, dim=0)
-    # atan2 is exact for small angles too, where acos of the cosine is not.
+    # Unlike acos of the cosine, atan2 is accurate for small angles.
     angle = 2 * torch.atan2((first - second).norm(), (first + second).norm())
     if float(angle) > torch.pi - 1e-4:
-        raise InputError("The two representations point in opposite directions; take the linear path.")
+        raise InputError("The two representations point in opposite directions. Use the linear path.")
     length = torch.lerp(lengths[0], lengths[1], positions)[:, None]
     if float(angle) < 1e-6:
         return length * first
@@ -53,149 +71,140 @@ PATHS = {"linear": linear, "spherical": spherical}
 
 
 def path_length(points: Tensor) -> float:
-    """Sum of the Euclidean distances between neighbouring points (F, D)."""
+    """Return the sum of the Euclidean distances between neighbouring points (F, D)."""
     return float((points[1:] - points[:-1]).norm(dim=1).sum())
 
 
-@dataclass(frozen=True)
-class Journey:
-    """From one image to another at one (method, level).
-
-    Attributes:
-        samples: uint8 (K, F, S, S, 3): K noises, F frames.
-        distance: Euclidean, between the two images' representations.
-        length: of the path through all frames' targets.
-        similarity: (K, F) cosine similarity of each sample's representation to its target on the path.
-        to_a: (K, F) the same to the first image's representation.
-        to_b: (K, F) the same to the second image's.
-        sample_length: K lengths of the path through the samples' own representations.
-    """
-
-    samples: Pixels
-    distance: float
-    length: float
-    similarity: list[list[float]]
-    to_a: list[list[float]]
-    to_b: list[list[float]]
-    sample_length: list[float]
-
-    def as_json(self) -> dict[str, Any]:
-        """Every number, without the pixels."""
-        names = ("distance", "length", "similarity", "to_a", "to_b", "sample_length")
-        return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True)
-class Interpolation:
-    """Samples between every pair of images at every (method, level); the same row has the same noise throughout.
-
-    Attributes:
-        names: of the first and the second image of each pair of images.
-        positions: of the F frames; 0 is the first image, 1 the second.
-        path: ``linear`` or ``spherical``.
-        seeds: (image pairs, K).
-        journeys: by (method, level), one an image pair.
-    """
-
-    names: list[tuple[str, str]]
-    positions: list[float]
-    path: str
-    seeds: list[list[int]]
-    journeys: dict[Pair, list[Journey]]
-
-    def as_json(self) -> dict[str, Any]:
-        """Every number, without the pixels."""
-        return {
-            "path": self.path,
-            "positions": self.positions,
-            "summary": [
-                {
-                    "method": pair.method,
-                    "level": pair.level,
-                    **{
-                        f"mean_{name}": float(np.mean([getattr(one, name) for one in journeys]))
-                        for name in ("distance", "length", "sample_length", "similarity")
-                    },
-                    **{
-                        f"{name}_by_position": np.mean([getattr(one, name) for one in journeys], axis=(0, 1)).tolist()
-                        for name in ("similarity", "to_a", "to_b")
-                    },
-                }
-                for pair, journeys in self.journeys.items()
-            ],
-            "image_pairs": [
-                {
-                    "a": a,
-                    "b": b,
-                    "seeds": self.seeds[i],
-                    "representations": [
-                        {"method": pair.method, "level": pair.level, **journeys[i].as_json()}
-                        for pair, journeys in self.journeys.items()
-                    ],
-                }
-                for i, (a, b) in enumerate(self.names)
-            ],
-        }
-
-
 def interpolate(
-    bundle: Bundle,
-    cache: StepCache,
-    names: Sequence[tuple[str, str]],
-    ends: Mapping[Pair, Tensor],
+    bundle: Bundle | str | Path,
+    first: ImageInput | Embeddings,
+    second: ImageInput | Embeddings,
     *,
-    path: str,
-    positions: Sequence[float],
-    num_samples: int,
-    settings: Settings,
+    path: str = "linear",
+    start: float = 0.0,
+    end: float = 1.0,
+    frames: int = 7,
+    animation: str | None = None,
+    methods: Sequence[str] | str | None = None,
+    level: str = "both",
+    num_samples: int = 3,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
     seed: int = 0,
     batch: int = 32,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    out: str | Path | None = None,
+    force: bool = False,
+    cache: StepCache | None = None,
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
 ) -> Interpolation:
-    """Sample samples along the path between the representations of two images (arXiv:2112.09164, figure 7).
+    """Generate samples along the path from the representation of one image to that of another.
 
     Args:
-        bundle: encoders and denoiser.
-        cache: where expensive parts lie.
-        names: of each of P pairs of images.
-        ends: by (method, level) to look at, float32 (P, 2, D): the representations of the two images of each pair.
-        path: ``linear`` or ``spherical``.
-        positions: of the frames; two or more.
-        samples: noises, K; each is a row.
-        settings: sampler, steps, guidance.
-        seed: start of all randomness.
-        batch: samples made at a time.
-        on_progress: called with (samples done, samples).
+        bundle: bundle, or its name or folder.
+        first: image, a folder of images, arrays, or representations.
+        second: as many images as ``first``, paired in order.
+        path: ``linear``, or ``spherical`` for the arc around zero.
+        start: position of the first frame; 0 is the first image, 1 the second. At least -4 and at most 4.
+        end: position of the last frame.
+        frames: number of positions, 2 or more.
+        animation: ``webp`` or ``gif`` to write an animation too; needs ``out``.
+        methods: methods; None selects all methods of the bundle.
+        level: ``backbone``, ``projector`` or ``both``.
+        num_samples: number of noises, K.
+        sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
+        steps: number of sampling steps.
+        guidance: scale of classifier-free guidance; 1 disables guidance.
+        seed: seed of the noise.
+        batch: number of samples per batch.
+        out: run folder; None writes no files.
+        force: whether to replace a finished run in ``out``.
+        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
+        on_progress: called with (stage, items done, items).
+        on_note: called with a sentence for each unreadable image.
 
     Raises:
-        InputError: the spherical path does not exist between two images.
+        InputError: a parameter is out of range, the numbers of images differ, or a spherical path is undefined.
     """
-    count, frames, pairs = len(names), len(positions), list(ends)
-    where = torch.tensor(positions, dtype=torch.float32)
-    targets = {pair: torch.stack([PATHS[path](a, b, where) for a, b in h]) for pair, h in ends.items()}
+    bundle = as_bundle(bundle)
+    pairs = chosen_pairs(bundle, methods, level)
+    settings = sampling_settings(bundle, sampler, steps, guidance)
+    require_at_least(1, num_samples=num_samples, batch=batch)
+    require_at_least(2, frames=frames)
+    require_at_least(0, seed=seed)
+    if path not in PATHS:
+        raise InputError(unknown_name_message("path", path, PATHS))
+    if animation not in (None, *ANIMATIONS):
+        raise InputError(unknown_name_message("animation", str(animation), ANIMATIONS))
+    for name, position in (("start", start), ("end", end)):
+        if not -4 <= position <= 4:
+            raise InputError(f"`{name}` must be from -4 to 4, not {position}.")
+    positions = np.linspace(start, end, frames).tolist()
+    with run_cache(bundle, out, force, cache) as cache:
+        a, b = (
+            encode_inputs(bundle, given, pairs, batch=batch, cache=cache, on_progress=on_progress, on_note=on_note)
+            for given in (first, second)
+        )
+        left, right = _readable_pairs(a, b)
+        ends = {pair: torch.stack([a.h[pair][left], b.h[pair][right]], dim=1) for pair in pairs}
+        where = torch.tensor(positions, dtype=torch.float32)
+        targets = {pair: torch.stack([PATHS[path](one, other, where) for one, other in h]) for pair, h in ends.items()}
+        count = len(left)
+        seeds = [[sample_seed(seed, i, k) for k in range(num_samples)] for i in range(count)]
+        # Order of the samples: (method, level), image pair, noise, frame.
+        cond = [
+            bundle.condition(h.flatten(0, 1), method=pair.method, level=pair.level).reshape(count, 1, frames, -1)
+            for pair, h in targets.items()
+        ]
+        flat = sample_batches(
+            bundle,
+            torch.stack(cond).expand(-1, -1, num_samples, -1, -1).flatten(0, 3),
+            [one for own in seeds for one in own for _ in range(frames)] * len(pairs),
+            settings,
+            batch=batch,
+            cache=cache,
+            on_progress=partial(on_progress, "Sampling"),
+        )
+        samples = flat.reshape(len(pairs), count, num_samples, frames, *flat.shape[1:])
+        paths = [(a.paths[i], b.paths[j]) for i, j in zip(left, right, strict=True)]
+        result = Interpolation(
+            [(PurePath(one).name, PurePath(other).name) for one, other in paths],
+            [(a.pixels[i], b.pixels[j]) for i, j in zip(left, right, strict=True)],
+            positions,
+            path,
+            seeds,
+            {
+                pair: [_measure(bundle, pair, ends[pair][i], targets[pair][i], own[i]) for i in range(count)]
+                for pair, own in zip(pairs, samples, strict=True)
+            },
+            [*a.unreadable, *b.unreadable],
+        )
+        if out is not None:
+            about = {**provenance(bundle, seed, settings), "paths": [list(both) for both in paths]}
+            about |= {"unreadable": result.unreadable, "images_given": a.given + b.given}
+            write(result, result.images, Path(out), about, animation)
+    return result
 
-    seeds = [[sample_seed(seed, i, k) for k in range(num_samples)] for i in range(count)]
-    # Order of samples: pair, image pair, noise, frame.
-    cond = [
-        bundle.condition(h.flatten(0, 1), method=pair.method, level=pair.level).reshape(count, 1, frames, -1)
-        for pair, h in targets.items()
-    ]
-    rows = torch.stack(cond).expand(-1, -1, num_samples, -1, -1).flatten(0, 3)
-    flat = [one for own in seeds for one in own for _ in range(frames)] * len(pairs)
-    made = cached_samples(bundle, cache, rows, flat, settings, batch=batch, on_progress=on_progress)
-    by_pair = made.reshape(len(pairs), count, num_samples, frames, *made.shape[1:])
-    journeys = {
-        pair: [_measure(bundle, pair, ends[pair][i], targets[pair][i], own[i]) for i in range(count)]
-        for pair, own in zip(pairs, by_pair, strict=True)
-    }
-    return Interpolation(list(names), list(positions), path, seeds, journeys)
+
+def _readable_pairs(a: NamedRepresentations, b: NamedRepresentations) -> tuple[list[int], list[int]]:
+    """Return the indices in ``a`` and in ``b`` of the pairs in which both images are readable."""
+    if a.given != b.given:
+        raise InputError(
+            f"`first` has {a.given} images and `second` has {b.given}. Images are paired in order: give two images,"
+            " or two folders or files with as many images each."
+        )
+    both = [(a.positions.index(one), b.positions.index(one)) for one in a.positions if one in b.positions]
+    if not both:
+        raise InputError("No pair has two readable images.")
+    return [i for i, _ in both], [j for _, j in both]
 
 
-def _measure(bundle: Bundle, pair: Pair, ends: Tensor, target: Tensor, samples: Pixels) -> Journey:
+def _measure(bundle: Bundle, pair: Pair, ends: Tensor, target: Tensor, samples: Pixels) -> SampledPath:
     num_samples, frames = samples.shape[:2]
     flat = list(samples.reshape(-1, *samples.shape[2:]))
     found = bundle.encode(flat, method=pair.method, level=pair.level).reshape(num_samples, frames, -1)
-    return Journey(
+    return SampledPath(
         samples,
         float((ends[1] - ends[0]).norm()),
         path_length(target),

@@ -18,7 +18,7 @@ from rcdm_cli.report.numbers import counted, listed, name_of
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
-    from rcdm_cli.analyses.interpolate.compute import Interpolation
+    from rcdm_cli.analyses.interpolate.results import Interpolation
 
 Pixels = NDArray[np.uint8]
 
@@ -31,12 +31,12 @@ OptionalImage = Pixels | None
 
 def draw(result: "Interpolation", number: int, images: tuple[OptionalImage, OptionalImage]) -> PixelGrid:
     """Lay out one pair of images: a row for each (method, level) and noise, from the first to the second image."""
-    size = next(iter(result.journeys.values()))[number].samples.shape[2]
+    size = next(iter(result.paths.values()))[number].samples.shape[2]
     ends = [None if image is None else center_crop(image, size) for image in images]
     rows = [
         GridRow([ends[0], *samples, ends[1]], f"{pair.method}\n{pair.level}\nnoise {k + 1}")
-        for pair, journeys in result.journeys.items()
-        for k, samples in enumerate(journeys[number].samples)
+        for pair, paths in result.paths.items()
+        for k, samples in enumerate(paths[number].samples)
     ]
     frames = [GridGroup(f"{position:.2g}", 1) for position in result.positions]
     return PixelGrid(rows, [GridGroup("A", 1), *frames, GridGroup("B", 1)])
@@ -47,8 +47,8 @@ def animate(result: "Interpolation", number: int) -> list[Pixels]:
     frames = []
     for index, position in enumerate(result.positions):
         rows = [
-            GridRow(list(journeys[number].samples[:, index]), f"{pair.method}\n{pair.level}")
-            for pair, journeys in result.journeys.items()
+            GridRow(list(paths[number].samples[:, index]), f"{pair.method}\n{pair.level}")
+            for pair, paths in result.paths.items()
         ]
         frames.append(draw_grid(PixelGrid(rows, [GridGroup(f"{position:.2f}", len(rows[0].images))])))
     return [*frames, *frames[-2:0:-1]]

@@ -1,8 +1,9 @@
-"""What a representation does not notice: its similarity before and after a battery of augmentations."""
+"""Measure the similarity of representations before and after a set of augmentations."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,211 +11,201 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.analyses.step_cache import StepCache, cached_representations, images_hash, representations
+from rcdm_cli.analyses.inputs import ImageInput, read_images
+from rcdm_cli.analyses.invariance.results import AugmentedSimilarity, BeforeAndAfter, Invariance
+from rcdm_cli.analyses.invariance.section import write
+from rcdm_cli.analyses.run import (
+    OnNote,
+    OnProgress,
+    as_bundle,
+    chosen_pairs,
+    no_note,
+    no_progress,
+    provenance,
+    require_at_least,
+    run_cache,
+    sampling_settings,
+)
+from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, images_hash, sample_batches
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.augment import AUGMENTATIONS, Augmentation, background
 from rcdm_cli.data.crop import center_crop
+from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import Bootstrap, Interval, percentile_interval
 
 Pixels = NDArray[np.uint8]
 
 COLLAPSED = 1e-6
-"""If different images are as similar as 1 minus this, an encoder tells nothing apart: what it keeps is undefined."""
+"""If different images have a mean similarity above 1 minus this, the relative similarity is undefined."""
 
 COMPARABLE = 3
-"""Images that a difference needs at least: all resamples of two different ones are these two."""
-
-
-@dataclass(frozen=True)
-class Remaining:
-    """How much similarity remains, with 95 % intervals over images.
-
-    Attributes:
-        cosine: mean cosine similarity of ``h`` before and after.
-        relative: the same on the scale where 1 is the same ``h`` and 0 is what two different images have in common on
-            average; None where the encoder tells no images apart.
-    """
-
-    cosine: Interval
-    relative: Interval | None
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
-        return {"cosine": self.cosine.as_json(), "relative": self.relative and self.relative.as_json()}
-
-
-@dataclass(frozen=True)
-class Invariance:
-    """Similarity before and after each augmentation.
-
-    Attributes:
-        count: of images.
-        size: pixels along each side of the images as augmented.
-        augmentations: the battery.
-        others: by pair, mean cosine similarity between different images.
-        by_strength: by pair, augmentation's name and strength.
-        by_augmentation: by pair and augmentation's name, the mean over its strengths.
-        differences: by method with both levels and augmentation's name: projector minus backbone of ``relative``,
-            paired by image; none below ``COMPARABLE`` images.
-        background: mean share of an image that was found to be its background.
-    """
-
-    count: int
-    size: int
-    augmentations: tuple[Augmentation, ...]
-    others: dict[Pair, Interval]
-    by_strength: dict[tuple[Pair, str, str], Remaining]
-    by_augmentation: dict[tuple[Pair, str], Remaining]
-    differences: dict[tuple[str, str], Interval]
-    background: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Every number."""
-        return {
-            "images": self.count,
-            "size": self.size,
-            "background_share": self.background,
-            "augmentations": [
-                {"name": one.name, "what": one.description, "strengths": list(one.strengths)}
-                for one in self.augmentations
-            ],
-            "representations": [
-                {
-                    "method": pair.method,
-                    "level": pair.level,
-                    "similarity_of_others": others.as_json(),
-                    "augmentations": [
-                        {
-                            "name": one.name,
-                            "mean": self.by_augmentation[pair, one.name].as_json(),
-                            "strengths": [
-                                {"strength": strength, **self.by_strength[pair, one.name, strength].as_json()}
-                                for strength in one.strengths
-                            ],
-                        }
-                        for one in self.augmentations
-                    ],
-                }
-                for pair, others in self.others.items()
-            ],
-            "projector_minus_backbone": [
-                {"method": method, "augmentation": name, **interval.as_json()}
-                for (method, name), interval in self.differences.items()
-            ],
-        }
-
-
-def image_size(bundle: Bundle, pairs: Sequence[Pair]) -> int:
-    """Pixels along each side at which images are augmented: what the encoder with the largest images sees."""
-    return max(bundle.encoder(pair.method).spec.preprocessing.size for pair in pairs)
-
-
-def changed(images: Sequence[Pixels], augmentation: Augmentation, strength: str, seed: int) -> list[Pixels]:
-    """The images after one augmentation; image ``i`` has the same noise at every strength."""
-    change = augmentation.strengths[strength]
-    return [change(image, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
+"""Minimum number of images for a difference: all resamples of two different images are the same two images."""
 
 
 def invariance(
-    bundle: Bundle,
-    cache: StepCache,
-    images: Sequence[Pixels],
-    pairs: Sequence[Pair],
+    bundle: Bundle | str | Path,
+    images: ImageInput,
     *,
     augmentations: Sequence[Augmentation] = AUGMENTATIONS,
+    examples: int = 1,
+    methods: Sequence[str] | str | None = None,
+    level: str = "both",
+    num_samples: int = 3,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
     seed: int = 0,
-    batch: int = 256,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    batch: int = 32,
+    out: str | Path | None = None,
+    force: bool = False,
+    cache: StepCache | None = None,
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
 ) -> Invariance:
     """Compare the representations of images before and after each augmentation.
 
     Args:
-        bundle: encoders.
-        cache: where expensive parts lie.
-        images: uint8 (H, W, 3) each, two or more; they are centre-cropped and then augmented.
-        pairs: (method, level) to look at.
-        augmentations: the battery.
-        seed: of the noise and of the bootstrap.
-        batch: images encoded at a time.
-        on_progress: called with (steps done, steps), one step a strength.
+        bundle: bundle, or its name or folder.
+        images: paths of images and folders, or uint8 arrays (H, W, 3); two images or more. Images are centre-cropped
+            before the augmentation.
+        augmentations: augmentations with their strengths.
+        examples: number of images, from the first, that are sampled before and after; 0 generates no samples.
+        methods: methods; None selects all methods of the bundle.
+        level: ``backbone``, ``projector`` or ``both``.
+        num_samples: samples per representation, K.
+        sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
+        steps: number of sampling steps.
+        guidance: scale of classifier-free guidance; 1 disables guidance.
+        seed: seed of the noise, the augmentations and the bootstrap.
+        batch: number of samples per batch.
+        out: run folder; None writes no files.
+        force: whether to replace a finished run in ``out``.
+        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
+        on_progress: called with (stage, items done, items).
+        on_note: called with a sentence for each unreadable image.
 
     Raises:
-        InputError: fewer than two images, which leave nothing to compare with.
+        InputError: a parameter is out of range, or fewer than two images are readable.
     """
-    if len(images) < 2:
-        raise InputError("Invariance is measured against how alike different images are: give two images or more.")
+    bundle = as_bundle(bundle)
+    pairs = chosen_pairs(bundle, methods, level)
+    settings = sampling_settings(bundle, sampler, steps, guidance)
+    require_at_least(1, num_samples=num_samples, batch=batch)
+    require_at_least(0, seed=seed, examples=examples)
+    read = read_images(images, on_note=on_note)
+    if len(read.pixels) < 2:
+        raise InputError("Invariance is measured relative to the similarity of different images. Give two or more.")
     size = image_size(bundle, pairs)
-    crops = [center_crop(image, size) for image in images]
-    before = cached_representations(bundle, cache, crops, pairs, batch)
-    crops_are = images_hash(crops)
+    crops = [center_crop(image, size) for image in read.pixels]
+    with run_cache(bundle, out, force, cache) as cache:
+        result = _compare(bundle, crops, pairs, augmentations, seed, batch, cache, on_progress)
+        result = replace(result, unreadable=tuple(read.unreadable))
+        if examples:
+            samples = before_and_after(
+                bundle,
+                crops[:examples],
+                pairs,
+                augmentations=augmentations,
+                num_samples=num_samples,
+                settings=settings,
+                seed=seed,
+                batch=batch,
+                cache=cache,
+                on_progress=on_progress,
+            )
+            result = replace(result, samples=samples)
+        if out is not None:
+            about = {**provenance(bundle, seed, settings), "paths": read.paths, "unreadable": read.unreadable}
+            write(result, result.samples, Path(out), about)
+    return result
 
+
+def image_size(bundle: Bundle, pairs: Sequence[Pair]) -> int:
+    """Return the height and width at which images are augmented: the largest input size of the encoders."""
+    return max(bundle.manifest.encoders[pair.method].spec.preprocessing.size for pair in pairs)
+
+
+def augment_all(images: Sequence[Pixels], augmentation: Augmentation, strength: str, seed: int) -> list[Pixels]:
+    """Apply one augmentation to all images. Image ``i`` has the same noise at every strength."""
+    change = augmentation.strengths[strength]
+    return [change(image, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
+
+
+def _compare(
+    bundle: Bundle,
+    crops: Sequence[Pixels],
+    pairs: Sequence[Pair],
+    augmentations: Sequence[Augmentation],
+    seed: int,
+    batch: int,
+    cache: StepCache,
+    on_progress: OnProgress,
+) -> Invariance:
+    """Compute the similarities at every strength, one cached step per strength."""
+    before = encode_pairs(bundle, crops, pairs, batch=batch, cache=cache)
+    hashed = images_hash(crops)
     steps = [(one, strength) for one in augmentations for strength in one.strengths]
     cosine: dict[tuple[Pair, str, str], Tensor] = {}
     for done, (one, strength) in enumerate(steps):
-        on_progress(done, len(steps))
+        on_progress("Augmenting", done, len(steps))
 
         def compare(one: Augmentation = one, strength: str = strength) -> dict[str, Tensor]:
-            return _similarities(bundle, changed(crops, one, strength, seed), before, batch)
+            after = encode_pairs(bundle, augment_all(crops, one, strength, seed), pairs, batch=batch)
+            return {
+                f"{pair.method}/{pair.level}": F.cosine_similarity(after[pair].double(), h.double(), dim=1)
+                for pair, h in before.items()
+            }
 
-        key = {"step": "invariance", "images": crops_are, "pairs": pairs, "augmentation": one.name, "seed": seed}
+        key = {"step": "invariance", "images": hashed, "pairs": pairs, "augmentation": one.name, "seed": seed}
         found = cache.get_or_compute({**key, "strength": strength}, compare)
         for pair in pairs:
             cosine[pair, one.name, strength] = found[f"{pair.method}/{pair.level}"]
-    on_progress(len(steps), len(steps))
+    on_progress("Augmenting", len(steps), len(steps))
     covered = float(np.mean([background(crop).mean() for crop in crops]))
-    return _summarised(cosine, before, tuple(augmentations), Bootstrap(len(images), seed), size, covered)
-
-
-def _similarities(
-    bundle: Bundle, images: Sequence[Pixels], before: Mapping[Pair, Tensor], batch: int
-) -> dict[str, Tensor]:
-    after = representations(bundle, images, list(before), batch)
-    return {
-        f"{pair.method}/{pair.level}": F.cosine_similarity(after[pair].double(), h.double(), dim=1)
-        for pair, h in before.items()
-    }
+    return _summarise(cosine, before, tuple(augmentations), Bootstrap(len(crops), seed), crops[0].shape[0], covered)
 
 
 def similarity_of_others(h: Tensor, counts: Tensor) -> Tensor:
-    """Mean cosine similarity between different images, in each resample.
+    """Return the mean cosine similarity between different images in each resample.
 
     Args:
         h: (N, D).
-        counts: (R, N), how often each image is in each resample; two or more different ones.
+        counts: (R, N), multiplicity of each image in each resample; at least two different images per resample.
 
     Returns:
-        float64 (R,). An image that was drawn twice is not compared with itself.
+        float64 (R,). Copies of an image are not compared with each other.
     """
-    # All pairs together are the squared length of the sum: no N × N matrix is needed.
+    # The squared norm of the sum contains all pairs, so that no N × N matrix is needed.
     together = (counts @ F.normalize(h.double(), dim=1)).square().sum(dim=1)
     own = counts.square().sum(dim=1)
     return (together - own) / (counts.sum(dim=1).square() - own)
 
 
-def _summarised(
+def _summarise(
     cosine: Mapping[tuple[Pair, str, str], Tensor],
     before: Mapping[Pair, Tensor],
     augmentations: tuple[Augmentation, ...],
     bootstrap: Bootstrap,
     size: int,
-    covered: float,
+    background_share: float,
 ) -> Invariance:
     count = bootstrap.counts.shape[1]
-    # A resample of one image alone has no two different images.
+    # A resample of copies of one image contains no two different images.
     usable = bootstrap.counts[bootstrap.counts.amax(dim=1) < count]
     counts = torch.cat([torch.ones(1, count, dtype=torch.float64), usable])
     others = {pair: similarity_of_others(h, counts) for pair, h in before.items()}
     draws: dict[tuple[Pair, str, str], Tensor] = {key: counts @ values / count for key, values in cosine.items()}
-    by_strength = {key: _remaining(values, others[key[0]]) for key, values in draws.items()}
+    by_strength = {key: _estimate(values, others[key[0]]) for key, values in draws.items()}
 
     averaged = {
         (pair, one.name): torch.stack([draws[pair, one.name, strength] for strength in one.strengths]).mean(dim=0)
         for pair in before
         for one in augmentations
     }
-    by_augmentation = {key: _remaining(values, others[key[0]]) for key, values in averaged.items()}
+    by_augmentation = {key: _estimate(values, others[key[0]]) for key, values in averaged.items()}
 
     differences = {}
     for pair in before:
@@ -223,7 +214,7 @@ def _summarised(
             for one in augmentations:
                 ends = [_relative(averaged[p, one.name], others[p]) for p in (pair, backbone)]
                 if ends[0] is not None and ends[1] is not None:
-                    differences[pair.method, one.name] = _of_known(ends[0] - ends[1])
+                    differences[pair.method, one.name] = _interval_without_nan(ends[0] - ends[1])
     return Invariance(
         count,
         size,
@@ -232,23 +223,60 @@ def _summarised(
         by_strength,
         by_augmentation,
         differences,
-        covered,
+        background_share,
     )
 
 
 def _relative(cosine: Tensor, others: Tensor) -> Tensor | None:
-    """On the scale from 0, like another image, to 1, identical; both (1 + draws,).
+    """Rescale similarities (1 + R,), so that 0 is the similarity of different images and 1 is identity.
 
-    None where the images themselves are not told apart, and NaN in a resample that holds copies of one alone.
+    Returns None if all images have the same representation, and NaN for a resample in which all images have.
     """
     collapsed = others > 1 - COLLAPSED
     return None if collapsed[0] else ((cosine - others) / (1 - others)).masked_fill(collapsed, torch.nan)
 
 
-def _of_known(draws: Tensor) -> Interval:
+def _interval_without_nan(draws: Tensor) -> Interval:
     return percentile_interval(draws[~draws.isnan()])
 
 
-def _remaining(cosine: Tensor, others: Tensor) -> Remaining:
+def _estimate(cosine: Tensor, others: Tensor) -> AugmentedSimilarity:
     relative = _relative(cosine, others)
-    return Remaining(percentile_interval(cosine), None if relative is None else _of_known(relative))
+    return AugmentedSimilarity(
+        percentile_interval(cosine), None if relative is None else _interval_without_nan(relative)
+    )
+
+
+def before_and_after(
+    bundle: Bundle,
+    crops: Sequence[Pixels],
+    pairs: Sequence[Pair],
+    *,
+    augmentations: Sequence[Augmentation],
+    num_samples: int,
+    settings: Settings,
+    seed: int = 0,
+    batch: int = 32,
+    cache: StepCache | None = None,
+    on_progress: OnProgress = no_progress,
+) -> BeforeAndAfter:
+    """Sample every image before and after every augmentation at its last strength, from the same noise."""
+    last = [(one, list(one.strengths)[-1]) for one in augmentations]
+    rows = [list(crops), *(augment_all(crops, one, strength, seed) for one, strength in last)]
+    labels = ["original", *(f"{one.name}\n{strength}" for one, strength in last)]
+    seeds = [[sample_seed(seed, i, k) for k in range(num_samples)] for i in range(len(crops))]
+    h = encode_pairs(bundle, [image for row in rows for image in row], pairs, cache=cache)
+    cond = [bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs]
+    flat = sample_batches(
+        bundle,
+        torch.cat(cond).repeat_interleave(num_samples, dim=0),
+        [one for own in seeds for one in own] * (len(rows) * len(pairs)),
+        settings,
+        batch=batch,
+        cache=cache,
+        on_progress=partial(on_progress, "Sampling"),
+    )
+    samples = flat.reshape(len(pairs), len(rows), len(crops), num_samples, *flat.shape[1:])
+    return BeforeAndAfter(
+        labels, np.stack([np.stack(row) for row in rows]), dict(zip(pairs, samples, strict=True)), seeds
+    )

@@ -16,8 +16,7 @@ from rcdm_cli.report.numbers import counted, interval, name_of
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
-    from rcdm_cli.analyses.invariance.compute import Invariance
-    from rcdm_cli.analyses.invariance.samples import BeforeAndAfter
+    from rcdm_cli.analyses.invariance.results import BeforeAndAfter, Invariance
 
 Pixels = NDArray[np.uint8]
 

@@ -15,7 +15,7 @@ from rcdm_cli.report.numbers import name_of
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
-    from rcdm_cli.analyses.manipulate.compute import Manipulated, Manipulation
+    from rcdm_cli.analyses.manipulate.results import ManipulatedRepresentation, Manipulation
 
 Pixels = NDArray[np.uint8]
 
@@ -23,7 +23,7 @@ LABELS = {"source": "source", "without": "set to zero", "swapped": "target's val
 """Names of the rows on the page."""
 
 
-def draw(found: "Manipulated", source: Pixels, target: Pixels, near: Mapping[str, Pixels]) -> PixelGrid:
+def draw(found: "ManipulatedRepresentation", source: Pixels, target: Pixels, near: Mapping[str, Pixels]) -> PixelGrid:
     """Lay out one (method, level): the nearest neighbours with known images, then the three rows of samples.
 
     Args:
@@ -64,7 +64,7 @@ def write(
     """
     values: dict[str, Any] = {"kind": "manipulate", **about, **result.as_json()}
     files: list[str] = []
-    for (pair, found), entry in zip(result.found.items(), values["representations"], strict=True):
+    for (pair, found), entry in zip(result.results.items(), values["representations"], strict=True):
         name = f"manipulation-{pair.method}-{pair.level}"
         entry["grid"] = write_grid(folder, name, draw(found, source, target, near))
         files += grid_files(entry["grid"])

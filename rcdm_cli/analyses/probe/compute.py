@@ -1,214 +1,208 @@
-"""What can be read from a frozen representation: accuracy of a linear classifier and of k-NN, level by level."""
+"""Accuracy of a linear classifier and of k-NN on frozen representations, level by level."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rcdm_cli.analyses.probe.probes import labelled, learn
-from rcdm_cli.analyses.probe.resample import NEIGHBOURS, Labelled, knn_correct, refit
+from rcdm_cli import __version__
+from rcdm_cli.analyses.embed import as_embeddings, encoder_set, load_or_embed
+from rcdm_cli.analyses.inputs import ImageInput, data_name
+from rcdm_cli.analyses.probe.probes import LabelledRepresentations, fit_probes, knn_correct, labelled_images, refit
+from rcdm_cli.analyses.probe.results import AccuracyEstimate, LevelDifference, ProbedRepresentation, ProbeResult
+from rcdm_cli.analyses.probe.section import write
+from rcdm_cli.analyses.run import OnNote, OnProgress, no_note, no_progress, require_at_least, run_cache
 from rcdm_cli.analyses.step_cache import StepCache
+from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.embeddings import Embeddings
-from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Bootstrap, Interval, t_interval
+from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.encoders.pairs import Pair, choose_among
+from rcdm_cli.metrics.intervals import Bootstrap, t_interval
 from rcdm_cli.metrics.linear_probe import FITS, STRENGTHS
 
 
-@dataclass(frozen=True)
-class Measured:
-    """An accuracy, or a difference of two, and how sure it is in two ways.
-
-    Attributes:
-        images: learnt from all training images; the interval is over the validation images.
-        seeds: mean over draws of the training images, on the same validation images; the interval is over the draws.
-            Each draw holds about 63 % of the images, so accuracies are as a rule a little lower than ``images``.
-        by_seed: the value of each draw.
-    """
-
-    images: Interval
-    seeds: Interval
-    by_seed: list[float]
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
-        return {**self.images.as_json(), "over_seeds": {**self.seeds.as_json(), "values": self.by_seed}}
-
-
-@dataclass(frozen=True)
-class Probed:
-    """One (method, level).
-
-    Attributes:
-        pair: of the representation.
-        width: D.
-        linear: accuracy of the linear classifier on the validation images.
-        knn: accuracy of the weighted vote of the nearest training images.
-        strength: L2 strength of the linear classifier that learnt from all training images.
-        strength_by_seed: the same of each draw.
-        by_class: accuracy of the linear classifier on each class's validation images; None where there is none.
-    """
-
-    pair: Pair
-    width: int
-    linear: Measured
-    knn: Measured
-    strength: float
-    strength_by_seed: list[float]
-    by_class: list[float | None]
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
-        return {
-            "method": self.pair.method,
-            "level": self.pair.level,
-            "width": self.width,
-            "linear": self.linear.as_json(),
-            "knn": self.knn.as_json(),
-            "strength": self.strength,
-            "strength_by_seed": self.strength_by_seed,
-            "by_class": self.by_class,
-        }
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Backbone less projector of one method: on the same validation images, and after the same draws."""
-
-    method: str
-    linear: Measured
-    knn: Measured
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
-        return {"method": self.method, "linear": self.linear.as_json(), "knn": self.knn.as_json()}
-
-
-@dataclass(frozen=True)
-class Probes:
-    """What was found.
-
-    Attributes:
-        classes: names, in the order of class indices.
-        counts: validation images of each class.
-        training: number of training images.
-        seeds: number of draws of the training images.
-        probed: by pair, in the order asked.
-        differences: of each method that has both levels.
-    """
-
-    classes: tuple[str, ...]
-    counts: list[int]
-    training: int
-    seeds: int
-    probed: list[Probed]
-    differences: list[Difference]
-
-    def as_json(self) -> dict[str, Any]:
-        """Every number."""
-        return {
-            "classes": list(self.classes),
-            "validation_images_by_class": self.counts,
-            "training_images": self.training,
-            "validation_images": sum(self.counts),
-            "majority": max(self.counts) / sum(self.counts),
-            "neighbours": NEIGHBOURS,
-            "seeds": self.seeds,
-            "interval": {
-                "level": CONFIDENCE,
-                "over_images": f"percentile bootstrap over the validation images, {NUM_RESAMPLES} draws",
-                "over_seeds": f"Student's t of the mean over {self.seeds} bootstrap draws of the training images; the"
-                " images that a draw leaves out choose its L2 strength",
-            },
-            "results": [one.as_json() for one in self.probed],
-            "differences": [one.as_json() for one in self.differences],
-        }
-
-
 def probe(
+    bundle: Bundle | Encoder | str | Path | None,
+    data: ImageInput | Embeddings,
+    validation: ImageInput | Embeddings | None = None,
+    *,
+    split: str | None = None,
+    validation_split: str | None = None,
+    ignore_classes: Sequence[str] = (),
+    seeds: int = 5,
+    methods: Sequence[str] | str | None = None,
+    level: str = "both",
+    seed: int = 0,
+    batch: int = 64,
+    out: str | Path | None = None,
+    force: bool = False,
+    cache: StepCache | None = None,
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
+) -> ProbeResult:
+    """Train a linear classifier and k-NN on the representations of labelled images, and measure their accuracies.
+
+    Args:
+        bundle: bundle, its name or folder, or an encoder of ``open_encoder``; None if ``data`` are representations.
+        data: training images: a data set with class folders, or representations.
+        validation: validation images; None takes a split of ``data``.
+        split: sub-folder of ``data`` with the training images; ``train`` by default if ``validation`` is None.
+        validation_split: sub-folder with the validation images; ``val`` by default if ``validation`` is None.
+        ignore_classes: class folders whose images are left out.
+        seeds: number of bootstrap resamples of the training images, 2 or more.
+        methods: methods; None selects all methods.
+        level: ``backbone``, ``projector`` or ``both``.
+        seed: seed of the resamples, the split that selects the L2 strength, and the bootstrap over images.
+        batch: maximum number of images per forward pass.
+        out: run folder; None writes no files.
+        force: whether to replace a finished run in ``out``.
+        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
+        on_progress: called with (stage, items done, items).
+        on_note: called with a sentence for each unreadable image.
+
+    Raises:
+        InputError: a parameter is out of range, the two sets share images, or the images have fewer than two classes.
+    """
+    require_at_least(1, batch=batch)
+    require_at_least(2, seeds=seeds)
+    require_at_least(0, seed=seed)
+    if validation is None:
+        split, validation_split = split or "train", validation_split or "val"
+        if split == validation_split:
+            raise InputError(f"`split` and `validation_split` are both {split}. Give two splits without common images.")
+    with run_cache({"rcdm": __version__}, out, force, cache) as cache:
+        if bundle is None:
+            stored = as_embeddings(data)
+            if stored is None:
+                raise InputError("Give a bundle or an encoder. Only representations need none.")
+            has = list(stored.representations)
+            named = [methods] if isinstance(methods, str) else methods
+            pairs = choose_among(has, named or list(stored.encoders), level, bool(named), "the representations")
+            origin = stored.origin
+            training = stored.split(split)
+            other = stored if validation is None else as_embeddings(validation)
+            if other is None:
+                raise InputError("`validation` must be representations too. Images need a bundle or an encoder.")
+            held_out = other.split(validation_split)
+        else:
+            encoders = encoder_set(bundle, methods, level)
+            pairs, origin = encoders.pairs, encoders.origin
+            training, held_out = (
+                load_or_embed(
+                    encoders,
+                    given,
+                    name,
+                    batch=batch,
+                    cache=cache,
+                    stage=f"Encoding {name or kind}",
+                    on_progress=on_progress,
+                    on_note=on_note,
+                )
+                for given, name, kind in (
+                    (data, split, "training images"),
+                    (data if validation is None else validation, validation_split, "validation images"),
+                )
+            )
+        if validation is None and (shared := set(training.paths).intersection(held_out.paths)):
+            raise InputError(
+                f"{len(shared)} of the {len(held_out.paths)} images of `validation_split` {validation_split} are also"
+                f" in `split` {split}. Give two splits without common images."
+            )
+        result = _probe(training, held_out, pairs, ignore_classes, seeds, seed, cache, on_progress)
+        if out is not None:
+            settings = {
+                "data": "representations" if isinstance(data, Embeddings) else data_name(data),
+                "split": split,
+                "validation_split": validation_split,
+                "ignored_classes": list(ignore_classes),
+            }
+            about = {**origin, "rcdm": __version__, "seed": seed, "settings": settings}
+            about["unreadable"] = list(result.unreadable)
+            write(Path(out), {"kind": "probe", **about, **result.as_json()})
+    return result
+
+
+def _probe(
     training: Embeddings,
     validation: Embeddings,
     pairs: Sequence[Pair],
-    *,
-    ignore: Sequence[str] = (),
-    seeds: int = 5,
-    seed: int = 0,
+    ignore_classes: Sequence[str],
+    seeds: int,
+    seed: int,
     cache: StepCache,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Probes:
-    """Accuracy of both classifiers on the validation images, for each pair.
-
-    Args:
-        training: representations that are learnt from.
-        validation: representations that are asked about; images of classes that training lacks are left out.
-        pairs: what is compared.
-        ignore: classes that count as none.
-        seeds: draws of the training images (see ``redrawn``), 2 or more.
-        seed: of the draws, of the held-out part that chooses the L2 strength, and of the bootstrap.
-        cache: where classifiers stay until the work is done.
-        on_progress: called with (fits done, fits), over all pairs.
-
-    Raises:
-        InputError: no labelled image on either side, or fewer than two classes.
-    """
+    on_progress: OnProgress,
+) -> ProbeResult:
+    """Measure both classifiers at every pair. All pairs share the resamples, so that differences are paired."""
     first, each = len(pairs) * FITS, seeds * len(STRENGTHS)
     total = first + len(pairs) * each
-    probes = learn(
-        training, pairs, ignore=ignore, seed=seed, cache=cache, on_progress=lambda done, _: on_progress(done, total)
-    )
-    training, known, classes = labelled(training, ignore)
-    validation, truth, _ = labelled(validation, (), classes)
+
+    def show(done: int, _: int = 0) -> None:
+        on_progress("Fitting linear classifiers", done, total)
+
+    skipped = tuple(path for path, _ in (*training.skipped, *validation.skipped))
+    probes = fit_probes(training, pairs, ignore_classes=ignore_classes, seed=seed, cache=cache, on_progress=show)
+    training, labels, classes = labelled_images(training, ignore_classes)
+    validation, truth, _ = labelled_images(validation, (), classes)
     bootstrap = Bootstrap(len(truth), seed)
-    linear: dict[Pair, _Values] = {}
-    knn: dict[Pair, _Values] = {}
+    linear: dict[Pair, _Correct] = {}
+    knn: dict[Pair, _Correct] = {}
     probed = []
     for number, pair in enumerate(pairs):
+        bank = LabelledRepresentations(training.representations[pair], labels)
+        queries = LabelledRepresentations(validation.representations[pair], truth)
 
-        def show(done: int, before: int = first + number * each) -> None:
-            on_progress(before + done, total)
+        def show_refits(done: int, before: int = first + number * each) -> None:
+            show(before + done)
 
-        bank = Labelled(training.representations[pair], known)
-        asked = Labelled(validation.representations[pair], truth)
-        # Every pair has the same draws, so that differences between pairs are paired by draw.
-        after = refit(bank, asked, len(classes), seeds=seeds, seed=seed, cache=cache, on_progress=show)
-        right = probes.classifiers[pair].correct(*asked)
-        linear[pair] = _Values(right, [one.linear for one in after])
-        knn[pair] = _Values(knn_correct(bank, asked), [one.knn for one in after])
+        refits = refit(
+            bank,
+            queries,
+            len(classes),
+            seeds=seeds,
+            seed=seed,
+            cache=cache,
+            on_progress=show_refits,
+        )
+        correct = probes.classifiers[pair].correct(*queries)
+        linear[pair] = _Correct(correct, [one.linear for one in refits])
+        knn[pair] = _Correct(knn_correct(bank, queries), [one.knn for one in refits])
         probed.append(
-            Probed(
+            ProbedRepresentation(
                 pair,
-                asked.h.shape[1],
-                linear[pair].measured(bootstrap),
-                knn[pair].measured(bootstrap),
+                queries.h.shape[1],
+                linear[pair].estimate(bootstrap),
+                knn[pair].estimate(bootstrap),
                 probes.strengths[pair],
-                [one.strength for one in after],
-                [_mean(right[truth == index]) for index in range(len(classes))],
+                [one.strength for one in refits],
+                [_mean(correct[truth == index]) for index in range(len(classes))],
             )
         )
     differences = []
     for method in dict.fromkeys(pair.method for pair in pairs):
         backbone, projector = Pair(method, "backbone"), Pair(method, "projector")
         if backbone in linear and projector in linear:
-            both = (values[backbone].less(values[projector]).measured(bootstrap) for values in (linear, knn))
-            differences.append(Difference(method, *both))
+            both = (values[backbone].minus(values[projector]).estimate(bootstrap) for values in (linear, knn))
+            differences.append(LevelDifference(method, *both))
     counts = torch.bincount(truth, minlength=len(classes)).tolist()
-    return Probes(classes, counts, len(known), seeds, probed, differences)
+    return ProbeResult(classes, counts, len(labels), seeds, probed, differences, skipped)
 
 
-class _Values(NamedTuple):
-    """For each validation image whether its class was named rightly, (N,), and for each draw the share of them."""
+class _Correct(NamedTuple):
+    """Correct classification (0 or 1) of each validation image (N,), and the accuracy of each resample."""
 
     images: Tensor
     by_seed: list[float]
 
-    def less(self, other: "_Values") -> "_Values":
-        """The differences, paired by image and by draw."""
+    def minus(self, other: "_Correct") -> "_Correct":
+        """Return the differences, paired by image and by resample."""
         by_seed = [mine - theirs for mine, theirs in zip(self.by_seed, other.by_seed, strict=True)]
-        return _Values(self.images - other.images, by_seed)
+        return _Correct(self.images - other.images, by_seed)
 
-    def measured(self, bootstrap: Bootstrap) -> Measured:
-        return Measured(bootstrap.mean(self.images), t_interval(self.by_seed), self.by_seed)
+    def estimate(self, bootstrap: Bootstrap) -> AccuracyEstimate:
+        return AccuracyEstimate(bootstrap.mean(self.images), t_interval(self.by_seed), self.by_seed)
 
 
 def _mean(values: Tensor) -> float | None:

@@ -1,35 +1,52 @@
-"""How many steps, which sampler and how much guidance: what more work buys, and where it stops paying."""
+"""Measure sampling quality against sampler, steps and guidance, and choose the cheapest settings near the best."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from rcdm_cli.analyses.step_cache import StepCache
+from rcdm_cli import __version__
+from rcdm_cli.analyses.inputs import ImageInput, load_crops, open_images
+from rcdm_cli.analyses.run import (
+    OnNote,
+    OnProgress,
+    as_bundle,
+    chosen_pairs,
+    no_note,
+    no_progress,
+    require_at_least,
+    run_cache,
+    sampling_settings,
+)
+from rcdm_cli.analyses.step_cache import StepCache, images_hash
+from rcdm_cli.analyses.tune.section import section
 from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.bundle.manifest import Defaults, read_manifest
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import sha256, write_json
+from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.diffusion.noise import sample_seed
-from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import Settings
-from rcdm_cli.diffusion.schedule import spacing
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.distances import frechet_distance
 from rcdm_cli.metrics.intervals import Bootstrap
 from rcdm_cli.metrics.ranks import Faithfulness, faithfulness
-
-Pixels = NDArray[np.uint8]
+from rcdm_cli.report.run import write_run
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One way of sampling, for one (method, level): one sample for each image, from the same noise for all ways.
+class SamplingQuality:
+    """Quality of one sample per image at one (method, level).
 
     Attributes:
-        faithfulness: whether the samples are recognised as those of their images.
-        frechet: distance between the representations of the samples and those of the images, in the encoder's own
-            space at this level.
+        pair: (method, level).
+        faithfulness: ranks and similarities between samples and images.
+        frechet: Fréchet distance between the representations of samples and of images, at this method and level.
     """
 
     pair: Pair
@@ -37,58 +54,58 @@ class Measured:
     frechet: float
 
     def as_json(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
+        """Return JSON-able values."""
         return {**self.pair._asdict(), **self.faithfulness.as_json(), "frechet": self.frechet}
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One way of sampling.
+class Trial:
+    """Sampling settings and the measured quality.
 
     Attributes:
-        settings: which.
-        measured: one for each pair.
+        settings: sampler, steps and guidance scale.
+        quality: quality at each (method, level).
     """
 
     settings: Settings
-    measured: tuple[Measured, ...]
+    quality: tuple[SamplingQuality, ...]
 
     @property
     def calls(self) -> int:
-        """Of the network for one sample: guidance calls it twice a step."""
+        """Network calls per sample; guidance needs two calls per step."""
         return self.settings.steps * (1 if self.settings.guidance == 1 else 2)
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried, and what is chosen.
+    """Trials and the chosen settings.
 
     Attributes:
-        images: how many.
-        margin: the shortfall that is traded for fewer calls.
-        tried: in the order asked.
-        shortfalls: of each way tried, as ``shortfall`` says.
+        images: number of images.
+        margin: shortfall that is accepted for fewer network calls.
+        trials: trials in the order of the settings.
+        shortfalls: shortfall of each trial, see ``shortfalls``.
     """
 
     images: int
     margin: float
-    tried: tuple[Tried, ...]
+    trials: tuple[Trial, ...]
     shortfalls: tuple[float, ...]
 
     @property
-    def best(self) -> Tried:
-        """With the smallest shortfall."""
-        return self.tried[int(np.argmin(self.shortfalls))]
+    def best(self) -> Trial:
+        """Trial with the smallest shortfall."""
+        return self.trials[int(np.argmin(self.shortfalls))]
 
     @property
-    def chosen(self) -> Tried:
-        """The knee: of all whose shortfall is at most ``margin`` above the smallest, the one with the fewest calls."""
+    def chosen(self) -> Trial:
+        """Trial with the fewest network calls among those within ``margin`` of the smallest shortfall."""
         limit = min(self.shortfalls) + self.margin
-        near = [one for one in zip(self.tried, self.shortfalls, strict=True) if one[1] <= limit]
+        near = [one for one in zip(self.trials, self.shortfalls, strict=True) if one[1] <= limit]
         return min(near, key=lambda one: (one[0].calls, one[1]))[0]
 
     def as_json(self) -> dict[str, Any]:
-        """Every number."""
+        """Return all numbers."""
         return {
             "images": self.images,
             "margin": self.margin,
@@ -99,92 +116,174 @@ class Tuning:
                     **_settings(one),
                     "calls": one.calls,
                     "shortfall": shortfall,
-                    "representations": [each.as_json() for each in one.measured],
+                    "representations": [each.as_json() for each in one.quality],
                 }
-                for one, shortfall in zip(self.tried, self.shortfalls, strict=True)
+                for one, shortfall in zip(self.trials, self.shortfalls, strict=True)
             ],
         }
 
 
 def tune(
-    bundle: Bundle,
-    images: Sequence[Pixels],
-    pairs: Sequence[Pair],
-    ways: Sequence[Settings],
+    bundle: Bundle | str | Path,
+    images: ImageInput,
     *,
-    margin: float,
+    split: str | None = None,
+    limit: int = 400,
+    sampler: Sequence[str] | str = ("ddim", "dpmpp"),
+    steps: Sequence[int] | int = (5, 10, 20, 50),
+    guidance: Sequence[float] | float = (1.0,),
+    margin: float = 0.05,
+    methods: Sequence[str] | str | None = None,
+    level: str = "both",
     seed: int = 0,
     batch: int = 64,
+    out: str | Path | None = None,
+    force: bool = False,
     cache: StepCache | None = None,
-    on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
 ) -> Tuning:
-    """Sample a sample of every image at every pair in every way, and measure what comes out.
+    """Generate one sample per image with all sampling settings, from the same noise, and compare the quality.
+
+    With ``out``, the chosen settings become the default of the bundle: its manifest is rewritten with the settings and
+    the measured numbers.
 
     Args:
-        bundle: encoders and denoiser.
-        images: uint8 (H, W, 3) each, at least 2.
-        pairs: the (method, level) to measure; the mean over them counts.
-        ways: sampler, steps and guidance of each.
-        margin: see ``Tuning``.
-        seed: start of all randomness.
-        batch: samples made at a time.
-        cache: keeps the representations of samples, so that the work goes on after an interruption.
-        on_progress: called with (samples done, samples, the way in words).
+        bundle: bundle, or its name or folder.
+        images: a data set, paths of images and folders, or uint8 arrays (H, W, 3); two images or more.
+        split: sub-folder of the data set; None selects all images.
+        limit: maximum number of images, spread evenly over the data set.
+        sampler: samplers to compare.
+        steps: numbers of steps to compare.
+        guidance: guidance scales to compare; 1 disables guidance and halves the network calls.
+        margin: accepted shortfall of the chosen settings from the best, as a share.
+        methods: methods; None selects all methods of the bundle.
+        level: ``backbone``, ``projector`` or ``both``.
+        seed: seed of the noise and the bootstrap.
+        batch: number of samples per batch.
+        out: run folder; None writes no files.
+        force: whether to replace a finished run in ``out``.
+        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
+        on_progress: called with (stage, items done, items).
+        on_note: called with a sentence for each unreadable image.
 
     Raises:
-        InputError: a way has more steps than the model has timesteps.
+        InputError: a parameter is out of range, or fewer than two images are readable.
     """
-    for way in ways:
-        spacing(SAMPLERS[way.sampler].spacing, bundle.schedule, way.steps)
-    cache, bootstrap = cache or StepCache(None, {}), Bootstrap(len(images), seed)
-    known = {pair: bundle.encode(images, method=pair.method, level=pair.level) for pair in pairs}
-    cond = torch.cat([bundle.condition(known[pair], method=pair.method, level=pair.level) for pair in pairs])
-    seeds = [sample_seed(seed, image, 0) for image in range(len(images))] * len(pairs)
-    total = len(ways) * len(seeds)
-    tried = []
-    for number, way in enumerate(ways):
-        before = number * len(seeds)
-        note = f"{way.sampler}, {way.steps} steps, guidance {way.guidance:g}"
-        on_progress(before, total, note)
+    bundle = as_bundle(bundle)
+    pairs = chosen_pairs(bundle, methods, level)
+    candidates = [
+        sampling_settings(bundle, name, count, scale)
+        for name, scale, count in product(_several(sampler), _several(guidance), _several(steps))
+    ]
+    require_at_least(1, batch=batch)
+    require_at_least(2, limit=limit)
+    require_at_least(0, seed=seed)
+    if not margin >= 0:
+        raise InputError(f"`margin` must be at least 0, not {margin}.")
+    if not candidates:
+        raise InputError("Give at least one sampler, one number of steps and one guidance scale.")
+    dataset = open_images(images, split).spread(limit)
+    size = max(entry.spec.preprocessing.size for entry in bundle.manifest.encoders.values())
+    about = {
+        "rcdm": __version__,
+        "bundle": bundle.manifest.name,
+        "model_sha256": bundle.manifest.model.sha256,
+        "images_sha256": dataset.fingerprint(),
+        "seed": seed,
+        "backend": bundle.choice.backend,
+        "precision": bundle.choice.precision,
+    }
+    with run_cache(about, out, force, cache) as cache:
+        crops = load_crops(dataset, size, "Reading images", on_progress, on_note).images
+        if len(crops) < 2:
+            raise InputError("A distance between distributions needs two images or more. Only one image is readable.")
+        trials = _try_all(bundle, crops, pairs, candidates, seed, batch, cache, on_progress)
+        result = Tuning(len(crops), margin, trials, tuple(shortfalls(trials)))
+        if out is not None:
+            _write(bundle, result, about, Path(out))
+    return result
 
-        def sampled(way: Settings = way, before: int = before, note: str = note) -> dict[str, torch.Tensor]:
-            samples = bundle.sample_cond(
-                cond, seeds, way, batch, lambda done, _: on_progress(before + done, total, note)
-            ).reshape(len(pairs), len(images), bundle.size, bundle.size, 3)
+
+def _try_all(
+    bundle: Bundle,
+    images: np.ndarray,
+    pairs: Sequence[Pair],
+    candidates: Sequence[Settings],
+    seed: int,
+    batch: int,
+    cache: StepCache,
+    on_progress: OnProgress,
+) -> tuple[Trial, ...]:
+    bootstrap, given = Bootstrap(len(images), seed), list(images)
+    h = {pair: bundle.encode(given, method=pair.method, level=pair.level) for pair in pairs}
+    cond = torch.cat([bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs])
+    seeds = [sample_seed(seed, image, 0) for image in range(len(images))] * len(pairs)
+    hashed, total = images_hash(given), len(candidates) * len(seeds)
+    trials = []
+    for number, settings in enumerate(candidates):
+        before = number * len(seeds)
+        on_progress("Sampling", before, total)
+
+        def encoded_samples(settings: Settings = settings, before: int = before) -> dict[str, Tensor]:
+            flat = bundle.sample_cond(
+                cond, seeds, settings, batch, lambda done, _: on_progress("Sampling", before + done, total)
+            )
+            samples = flat.reshape(len(pairs), len(images), *flat.shape[1:])
             return {
-                _name(pair): bundle.encode(list(made), method=pair.method, level=pair.level)
-                for pair, made in zip(pairs, samples, strict=True)
+                f"{pair.method}/{pair.level}": bundle.encode(list(own), method=pair.method, level=pair.level)
+                for pair, own in zip(pairs, samples, strict=True)
             }
 
-        key = {"way": [way.sampler, way.steps, way.guidance], "pairs": [list(pair) for pair in pairs]}
-        found = cache.get_or_compute(key, sampled)
-        tried.append(Tried(way, tuple(_measure(pair, found[_name(pair)], known[pair], bootstrap) for pair in pairs)))
-    return Tuning(len(images), margin, tuple(tried), tuple(shortfalls(tried)))
+        key = {
+            "step": "tune",
+            "settings": [settings.sampler, settings.steps, settings.guidance],
+            "pairs": [list(pair) for pair in pairs],
+            "images": hashed,
+            "seed": seed,
+        }
+        found = cache.get_or_compute(key, encoded_samples)
+        quality = []
+        for pair in pairs:
+            own = found[f"{pair.method}/{pair.level}"]
+            quality.append(
+                SamplingQuality(pair, faithfulness(own[:, None], h[pair], bootstrap), frechet_distance(own, h[pair]))
+            )
+        trials.append(Trial(settings, tuple(quality)))
+    on_progress("Sampling", total, total)
+    return tuple(trials)
 
 
-def shortfalls(tried: Sequence[Tried]) -> list[float]:
-    """How far each way stays behind the best of all: 0 is the best in everything.
+def shortfalls(trials: Sequence[Trial]) -> list[float]:
+    """Return the shortfall of each trial from the best trial; 0 is the best in both measures.
 
-    The larger of two means over the pairs: ``1 - rank score / the best rank score`` and
-    ``Fréchet distance / the best Fréchet distance - 1``. Each pair has its own best, since distances of different
+    The shortfall is the larger of two means over the (method, level) pairs: ``1 - rank score / best rank score`` and
+    ``Fréchet distance / best Fréchet distance - 1``. Each pair has its own best value, because distances of different
     encoders have different scales.
     """
-    score = np.array([[each.faithfulness.mean_reciprocal_rank.value for each in one.measured] for one in tried])
-    distance = np.array([[each.frechet for each in one.measured] for one in tried])
-    behind = (1 - score / score.max(axis=0)).mean(axis=1)
-    farther = (distance / distance.min(axis=0) - 1).mean(axis=1)
-    found: list[float] = np.maximum(behind, farther).tolist()
+    score = np.array([[each.faithfulness.mean_reciprocal_rank.value for each in one.quality] for one in trials])
+    distance = np.array([[each.frechet for each in one.quality] for one in trials])
+    score_shortfall = (1 - score / score.max(axis=0)).mean(axis=1)
+    distance_shortfall = (distance / distance.min(axis=0) - 1).mean(axis=1)
+    found: list[float] = np.maximum(score_shortfall, distance_shortfall).tolist()
     return found
 
 
-def _measure(pair: Pair, found: torch.Tensor, h: torch.Tensor, bootstrap: Bootstrap) -> Measured:
-    return Measured(pair, faithfulness(found[:, None], h, bootstrap), frechet_distance(found, h))
+def _write(bundle: Bundle, result: Tuning, about: dict[str, Any], folder: Path) -> None:
+    """Write the chosen settings into the manifest of the bundle, and the run folder."""
+    numbers = {**about, **result.as_json()}
+    values = {"kind": "tune", "manifest_sha256": sha256(bundle.folder / MANIFEST), **numbers}
+    defaults = Defaults.model_validate(numbers["chosen"])
+    # Read the manifest again: an export may have changed it during the measurement.
+    manifest = read_manifest(bundle.folder).model_copy(update={"defaults": defaults, "measured": numbers})
+    write_json(bundle.folder / MANIFEST, manifest.model_dump(mode="json"))
+    write_run(folder, values, section)
 
 
-def _name(pair: Pair) -> str:
-    return f"{pair.method}/{pair.level}"
+def _several(values: Any) -> list[Any]:
+    return [values] if isinstance(values, str | int | float) else list(values)
 
 
-def _settings(tried: Tried) -> dict[str, Any]:
-    way = tried.settings
-    return {"sampler": way.sampler, "steps": way.steps, "guidance": way.guidance}
+def _settings(trial: Trial) -> dict[str, Any]:
+    settings = trial.settings
+    return {"sampler": settings.sampler, "steps": settings.steps, "guidance": settings.guidance}

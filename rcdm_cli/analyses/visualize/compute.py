@@ -1,141 +1,120 @@
-"""What does a representation know? Many samples of it: what they share, it holds."""
+"""Sample images from representations and measure what the samples of one representation share."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path, PurePath
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.analyses.step_cache import StepCache, cached_samples
+from rcdm_cli.analyses.embed import encode_inputs
+from rcdm_cli.analyses.inputs import ImageInput
+from rcdm_cli.analyses.run import (
+    OnNote,
+    OnProgress,
+    as_bundle,
+    chosen_pairs,
+    no_note,
+    no_progress,
+    provenance,
+    require_at_least,
+    run_cache,
+    sampling_settings,
+)
+from rcdm_cli.analyses.step_cache import StepCache, sample_batches
+from rcdm_cli.analyses.visualize.results import ImageResult, Visualization
+from rcdm_cli.analyses.visualize.sample_files import SampleFiles
+from rcdm_cli.analyses.visualize.section import write
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.diffusion.noise import sample_seed
-from rcdm_cli.diffusion.sampling import Settings
+from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.ranks import mean_reciprocal_rank, own_similarity, ranks
+from rcdm_cli.metrics.ranks import own_similarity, ranks
 
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class ImageResult:
-    """One image at one (method, level).
-
-    Attributes:
-        samples: uint8 (K, S, S, 3), one a seed.
-        spread: float32 (S, S): standard deviation over the samples, as a share of the pixel range, averaged over RGB.
-        similarity: cosine similarity of each sample's representation to ``h``.
-        rank: of the image's own representation among those of all images given, by nearness to each sample's; 1 is
-            nearest.
-    """
-
-    samples: Pixels
-    spread: NDArray[np.float32]
-    similarity: list[float]
-    rank: list[int]
-
-
-@dataclass(frozen=True)
-class Visualization:
-    """Samples of every image at every (method, level); the same image has the same noise at all of them.
-
-    Attributes:
-        names: of the images.
-        seeds: (images, K).
-        pairs: what was asked.
-        seen: by pair, one an image.
-    """
-
-    names: list[str]
-    seeds: list[list[int]]
-    pairs: list[Pair]
-    seen: dict[Pair, list[ImageResult]]
-
-    def as_json(self) -> dict[str, Any]:
-        """Every number, without the pixels."""
-        return {
-            "summary": [
-                {
-                    "method": pair.method,
-                    "level": pair.level,
-                    "mean_reciprocal_rank": mean_reciprocal_rank(torch.tensor([r for one in seen for r in one.rank])),
-                    "mean_similarity": float(np.mean([one.similarity for one in seen])),
-                    "mean_spread": float(np.mean([one.spread for one in seen])),
-                }
-                for pair, seen in self.seen.items()
-            ],
-            "images": [
-                {
-                    "image": name,
-                    "seeds": self.seeds[i],
-                    "representations": [
-                        {
-                            "method": pair.method,
-                            "level": pair.level,
-                            "similarity": self.seen[pair][i].similarity,
-                            "rank": self.seen[pair][i].rank,
-                            "mean_spread": float(self.seen[pair][i].spread.mean()),
-                        }
-                        for pair in self.pairs
-                    ],
-                }
-                for i, name in enumerate(self.names)
-            ],
-        }
-
-
 def visualize(
-    bundle: Bundle,
-    cache: StepCache,
-    names: Sequence[str],
-    known: Mapping[Pair, Tensor],
+    bundle: Bundle | str | Path,
+    images: ImageInput | Embeddings,
     *,
-    num_samples: int,
-    settings: Settings,
+    methods: Sequence[str] | str | None = None,
+    level: str = "both",
+    num_samples: int = 6,
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
     seed: int = 0,
     batch: int = 32,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_sample: Callable[[int, Pair, int, Pixels], None] = lambda image, pair, k, sample: None,
+    out: str | Path | None = None,
+    force: bool = False,
+    cache: StepCache | None = None,
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
 ) -> Visualization:
-    """Sample ``samples`` samples of every representation of every image, and measure what they share.
+    """Generate samples of images at every (method, level), and measure the spread and the faithfulness of the samples.
 
     Args:
-        bundle: encoders and denoiser.
-        cache: where samples lie until all are made.
-        names: of the images, for the results.
-        known: by pair to look at, ``h`` of every image, float32 (len(names), D).
-        samples: samples of each representation, K.
-        settings: sampler, steps, guidance.
-        seed: start of all randomness.
-        batch: samples made at a time.
-        on_progress: called with (samples done, samples).
-        on_sample: called with each sample as it is there: number of the image, pair, k, uint8 (S, S, 3).
+        bundle: bundle, or its name or folder.
+        images: paths of images and folders, uint8 arrays (H, W, 3), representations, or a file of representations.
+        methods: methods; None selects all methods of the bundle.
+        level: ``backbone``, ``projector`` or ``both``.
+        num_samples: samples per representation, K.
+        sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
+        steps: number of sampling steps.
+        guidance: scale of classifier-free guidance; 1 disables guidance.
+        seed: seed of the noise.
+        batch: number of samples per batch.
+        out: run folder; None writes no files.
+        force: whether to replace a finished run in ``out``.
+        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
+        on_progress: called with (stage, items done, items).
+        on_note: called with a sentence for each unreadable image.
+
+    Raises:
+        InputError: a parameter is out of range, or no image is readable.
     """
-    count, pairs = len(names), list(known)
-    seeds = [[sample_seed(seed, image, k) for k in range(num_samples)] for image in range(count)]
-    flat = [one for row in seeds for one in row]
-    cond = [bundle.condition(known[pair], method=pair.method, level=pair.level) for pair in pairs]
+    bundle = as_bundle(bundle)
+    pairs = chosen_pairs(bundle, methods, level)
+    settings = sampling_settings(bundle, sampler, steps, guidance)
+    require_at_least(1, num_samples=num_samples, batch=batch)
+    require_at_least(0, seed=seed)
+    with run_cache(bundle, out, force, cache) as cache:
+        inputs = encode_inputs(
+            bundle, images, pairs, batch=batch, cache=cache, on_progress=on_progress, on_note=on_note
+        )
+        names = [PurePath(path).name for path in inputs.paths]
+        count = len(names)
+        seeds = [[sample_seed(seed, image, k) for k in range(num_samples)] for image in range(count)]
+        cond = [bundle.condition(inputs.h[pair], method=pair.method, level=pair.level) for pair in pairs]
+        with SampleFiles(Path(out), names) if out is not None else nullcontext() as files:
 
-    def hand_on(start: int, made: Pixels) -> None:
-        for index, sample in enumerate(made, start):
-            pair, image, k = map(int, np.unravel_index(index, (len(pairs), count, num_samples)))
-            on_sample(image, pairs[pair], k, sample)
+            def write_samples(start: int, samples: Pixels) -> None:
+                for index, sample in enumerate(samples, start):
+                    pair, image, k = map(int, np.unravel_index(index, (len(pairs), count, num_samples)))
+                    if files:
+                        files.add(image, pairs[pair], k, sample)
 
-    samples = cached_samples(
-        bundle,
-        cache,
-        torch.cat(cond).repeat_interleave(num_samples, dim=0),
-        flat * len(pairs),
-        settings,
-        batch=batch,
-        on_progress=on_progress,
-        on_samples=hand_on,
-    )
-    by_pair = samples.reshape(len(pairs), count, num_samples, *samples.shape[1:])
-    seen = {pair: _measure(bundle, pair, known[pair], made) for pair, made in zip(pairs, by_pair, strict=True)}
-    return Visualization(list(names), seeds, pairs, seen)
+            flat = sample_batches(
+                bundle,
+                torch.cat(cond).repeat_interleave(num_samples, dim=0),
+                [one for row in seeds for one in row] * len(pairs),
+                settings,
+                batch=batch,
+                cache=cache,
+                on_progress=partial(on_progress, "Sampling"),
+                on_samples=write_samples,
+            )
+        samples = flat.reshape(len(pairs), count, num_samples, *flat.shape[1:])
+        results = {pair: _measure(bundle, pair, inputs.h[pair], own) for pair, own in zip(pairs, samples, strict=True)}
+        result = Visualization(names, inputs.pixels, seeds, results, inputs.unreadable)
+        if files:
+            about = {**provenance(bundle, seed, settings), "paths": inputs.paths, "unreadable": inputs.unreadable}
+            write(result, result.images, files, about)
+    return result
 
 
 def _measure(bundle: Bundle, pair: Pair, h: Tensor, samples: Pixels) -> list[ImageResult]:
@@ -144,7 +123,9 @@ def _measure(bundle: Bundle, pair: Pair, h: Tensor, samples: Pixels) -> list[Ima
     own = torch.arange(count).repeat_interleave(num_samples)
     similarity = own_similarity(found, h[own]).reshape(count, num_samples).tolist()
     rank = ranks(found, h, own).reshape(count, num_samples).tolist()
-    return [ImageResult(made, spread(made), similarity[i], rank[i]) for i, made in enumerate(samples)]
+    return [
+        ImageResult(own_samples, spread(own_samples), similarity[i], rank[i]) for i, own_samples in enumerate(samples)
+    ]
 
 
 def spread(samples: Pixels) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from rcdm_cli.report.numbers import counted, listed, name_of
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
-    from rcdm_cli.analyses.visualize.compute import Visualization
+    from rcdm_cli.analyses.visualize.results import Visualization
 
 Pixels = NDArray[np.uint8]
 
@@ -40,13 +40,13 @@ def draw(result: "Visualization", images: Sequence[Pixels | None], top: float) -
     """
     levels = list(dict.fromkeys(pair.level for pair in result.pairs))
     num_samples = len(result.seeds[0])
-    size = result.seen[result.pairs[0]][0].samples.shape[1]
+    size = result.results[result.pairs[0]][0].samples.shape[1]
     rows = []
     for i, name in enumerate(result.names):
         image = images[i]
         for method in dict.fromkeys(pair.method for pair in result.pairs):
             cells: list[Pixels | None] = [None if image is None else center_crop(image, size)]
-            by_level = {pair.level: result.seen[pair][i] for pair in result.pairs if pair.method == method}
+            by_level = {pair.level: result.results[pair][i] for pair in result.pairs if pair.method == method}
             for level in levels:
                 if found := by_level.get(level):
                     cells += [*found.samples, colour_map(found.spread / top)]
@@ -79,9 +79,9 @@ def write(
         Content of ``results.json``.
     """
     values = {"kind": "visualize", **about, **result.as_json()}
-    folder, size = files.folder, result.seen[result.pairs[0]][0].samples.shape[1]
+    folder, size = files.folder, result.results[result.pairs[0]][0].samples.shape[1]
     # A quantile, because a few bright pixels would make all maps dark. Above 0 also if all samples are equal.
-    spreads = np.stack([one.spread for found in result.seen.values() for one in found])
+    spreads = np.stack([one.spread for found in result.results.values() for one in found])
     top = max(float(np.quantile(spreads, BRIGHTEST)), 1 / 255)
     written, on_page, page_bytes = ["grid.png"], 0, 0
     for i, entry in enumerate(values["images"]):
@@ -94,7 +94,7 @@ def write(
         for pair, found in zip(result.pairs, entry["representations"], strict=True):
             found["samples"] = [files.name(i, pair, k) for k in range(len(entry["seeds"]))]
             found["std_map"] = files.name(i, pair, None)
-            write_png(folder / found["std_map"], colour_map(result.seen[pair][i].spread / top))
+            write_png(folder / found["std_map"], colour_map(result.results[pair][i].spread / top))
             own += [*found["samples"], found["std_map"]]
         page_bytes += sum((folder / name).stat().st_size for name in own)
         on_page += page_bytes <= PAGE_BYTES or i == 0

@@ -31,7 +31,7 @@ COMMANDS = {
 }
 
 
-def ask(invoke, name, *options):
+def run(invoke, name, *options):
     return invoke(name, *COMMANDS[name], *FAST, *options)
 
 
@@ -41,8 +41,8 @@ def message(done):
 
 @pytest.mark.usefixtures("imgs")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_writes_samples_numbers_and_a_page_and_replaces_them_only_when_told(invoke, workplace, name):
-    done = ask(invoke, name, "--json")
+def test_run_folder_contains_results_and_is_replaced_only_with_force(invoke, workplace, name):
+    done = run(invoke, name, "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
     stored = json.loads((workplace / "found" / "results.json").read_text(encoding="utf-8"))
@@ -58,17 +58,17 @@ def test_writes_samples_numbers_and_a_page_and_replaces_them_only_when_told(invo
     page = (workplace / "found" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == len([image for image in images if "/" in image]) + 1
 
-    again = ask(invoke, name)
+    again = run(invoke, name)
     assert again.exit_code == 2
     assert "Give --force" in again.stderr
-    forced = ask(invoke, name, "--force")
+    forced = run(invoke, name, "--force")
     assert forced.exit_code == 0
     lines = forced.stdout.splitlines()
     assert lines[-2:] == ["found/results.json", "found/report.html"]
 
 
 @pytest.mark.usefixtures("imgs")
-def test_folders_are_paired_in_order_and_animated(invoke, workplace):
+def test_images_of_two_folders_are_paired_in_order(invoke, workplace):
     done = invoke(
         "interpolate", "imgs/a", "imgs/b", "--frames", "2", "--method", "supervised", "--from", "-0.5", "--to", "1.5",
         "--path", "spherical", "--animation", "gif", "--json", *FAST,
@@ -81,7 +81,7 @@ def test_folders_are_paired_in_order_and_animated(invoke, workplace):
     assert len(list((workplace / "found").glob("*.gif"))) == 3
 
 
-def test_a_pair_with_an_unreadable_image_is_left_out(invoke, imgs, workplace):
+def test_pair_with_an_unreadable_image_is_skipped(invoke, imgs, workplace):
     (imgs / "b" / "1.png").write_text("no image")
     done = invoke("interpolate", "imgs/a", "imgs/b", "--frames", "2", "--method", "supervised", *FAST)
     assert done.exit_code == 2
@@ -92,12 +92,12 @@ def test_a_pair_with_an_unreadable_image_is_left_out(invoke, imgs, workplace):
 
 
 @pytest.mark.usefixtures("imgs")
-def test_neighbours_may_come_from_a_file(invoke, workplace):
-    assert invoke("embed", "imgs", "--bundle", "tiny", "--out", "known.safetensors").exit_code == 0
+def test_neighbours_from_an_embeddings_file_equal_those_from_images(invoke, workplace):
+    assert invoke("embed", "imgs", "--bundle", "tiny", "--out", "imgs.safetensors").exit_code == 0
     found = []
-    for neighbours in ("imgs", "known.safetensors"):
+    for neighbours in ("imgs", "imgs.safetensors"):
         options = ("--neighbours", neighbours, "--threshold", "0.5", "--nearest", "3", "--json", "--force")
-        done = ask(invoke, "manipulate", *options)
+        done = run(invoke, "manipulate", *options)
         assert done.exit_code == 0, done.stderr
         found.append(json.loads(done.stdout)["representations"])
     for folder, file in zip(*found, strict=True):
@@ -109,7 +109,7 @@ def test_neighbours_may_come_from_a_file(invoke, workplace):
 
 
 @pytest.mark.usefixtures("imgs")
-def test_ends_may_come_from_files_of_representations(invoke, workplace):
+def test_interpolation_between_embeddings_files_equals_that_between_images(invoke, workplace):
     for name in ("a", "b"):
         assert invoke("embed", f"imgs/{name}", "--bundle", "tiny", "--out", f"{name}.safetensors").exit_code == 0
     found = []
@@ -122,14 +122,13 @@ def test_ends_may_come_from_files_of_representations(invoke, workplace):
         for one, two in zip(found[0]["summary"], other["summary"], strict=True):
             assert one["mean_distance"] == pytest.approx(two["mean_distance"], rel=1e-4)
     assert found[2]["paths"][0] == ["0.png", "0.png"]
-    # Another encoder's representations are no ends.
     done = invoke("interpolate", "a.safetensors", "imgs/b/0.png", "--method", "supervised", *FAST, "--force")
     assert done.exit_code == 2
-    assert "a.safetensors has 3 images and imgs/b/0.png has 1" in message(done)
+    assert "A has 3 images and B has 1" in message(done)
 
 
 @pytest.mark.usefixtures("imgs")
-def test_a_run_that_is_replaced_leaves_no_sample_behind(invoke, workplace):
+def test_forced_run_removes_files_of_the_earlier_run_only(invoke, workplace):
     folder = workplace / "found"
     both = ("interpolate", "imgs/a", "imgs/b", "--frames", "2", "--animation", "gif", *FAST)
     assert invoke(*both, "--method", "supervised").exit_code == 0
@@ -149,8 +148,8 @@ def test_a_run_that_is_replaced_leaves_no_sample_behind(invoke, workplace):
 
 
 @pytest.mark.usefixtures("imgs")
-def test_samples_of_invariance_can_be_left_out(invoke, workplace):
-    done = ask(invoke, "invariance", "--shown", "0", "--json")
+def test_invariance_without_examples_writes_heat_maps_only(invoke, workplace):
+    done = run(invoke, "invariance", "--examples", "0", "--json")
     assert done.exit_code == 0
     assert json.loads(done.stdout)["grids"] == []
     assert {path.name for path in (workplace / "found").glob("*.png")} == {
@@ -159,10 +158,10 @@ def test_samples_of_invariance_can_be_left_out(invoke, workplace):
     }
 
 
-def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
+def test_unreadable_image_is_reported_and_skipped(invoke, imgs, workplace):
     (imgs / "text.jpg").write_text("no image")
     for name in ("manipulate", "invariance"):
-        done = ask(invoke, name, "--force")
+        done = run(invoke, name, "--force")
         assert done.exit_code == 2
         assert "text.jpg" in done.stderr
         assert "1 of 7" in done.stderr
@@ -174,18 +173,18 @@ def test_what_cannot_be_read_is_named_and_skipped(invoke, imgs, workplace):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("interpolate", "imgs/a", "imgs/b/0.png"), "imgs/a has 3 images and imgs/b/0.png has 1"),
+        (("interpolate", "imgs/a", "imgs/b/0.png"), "A has 3 images and B has 1"),
         (("interpolate", "imgs/a", "nowhere"), "nowhere does not exist"),
         (("interpolate", "imgs/a", "imgs/b", "--path", "sferical"), "Did you mean 'spherical'"),
         (("interpolate", "imgs/a", "imgs/b", "--from", "nan"), "--from"),
         (("manipulate", "imgs/a/0.png", "nowhere.png", "--neighbours", "imgs"), "nowhere.png cannot be read"),
         (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "nowhere"), "nowhere"),
         (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "imgs/a/0.png"), "no image but the source"),
-        (("invariance", "imgs/a/0.png"), "two images or more"),
-        (("invariance", "imgs", "--method", "supervised", "--level", "projector"), "Available levels: backbone"),
+        (("invariance", "imgs/a/0.png"), "two or more"),
+        (("invariance", "imgs", "--method", "supervised", "--level", "projector"), "It has: backbone"),
     ],
 )
-def test_wrong_use_ends_with_2_and_leaves_no_results(invoke, workplace, arguments, expected):
+def test_wrong_input_ends_with_2_and_leaves_no_results(invoke, workplace, arguments, expected):
     done = invoke(*arguments, *FAST)
     assert done.exit_code == 2, done.stderr
     assert expected in message(done)

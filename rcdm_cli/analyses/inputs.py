@@ -1,0 +1,189 @@
+"""Images that the user gives as paths, arrays or data sets, read into arrays or opened for reading."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rcdm_cli.analyses.run import OnNote, OnProgress, no_note, no_progress
+from rcdm_cli.analyses.step_cache import images_hash
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.crop import halved
+from rcdm_cli.data.cropped import CroppedImages, load_cropped
+from rcdm_cli.data.encode import check_images
+from rcdm_cli.data.find import find_images
+from rcdm_cli.data.image_file import UnreadableImage, read_image
+from rcdm_cli.data.dataset import Entry, ImageDataset, open_dataset
+
+Pixels = NDArray[np.uint8]
+
+ImageInput = str | Path | Pixels | Sequence[str | Path] | Sequence[Pixels]
+"""A path of an image, a folder or a tar; several paths; or uint8 arrays (H, W, 3)."""
+
+
+@dataclass(frozen=True)
+class ReadImages:
+    """Images that were read from files or given as arrays.
+
+    Attributes:
+        paths: N paths; ``image 0`` and so on for arrays.
+        pixels: N images uint8 (H, W, 3).
+        positions: positions of the N images among all given images, including unreadable images.
+        unreadable: paths of unreadable images.
+    """
+
+    paths: list[str]
+    pixels: list[Pixels]
+    positions: list[int]
+    unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class ArrayDataset(ImageDataset):
+    """Data set of images in memory.
+
+    Attributes:
+        pixels: uint8 (H, W, 3) each, one per entry.
+    """
+
+    pixels: tuple[Pixels, ...] = ()
+
+    def read(self, index: int) -> Pixels:
+        """Return image ``index``, uint8 (H, W, 3)."""
+        return self.pixels[index]
+
+    def select(self, index: Sequence[int]) -> "ArrayDataset":
+        """Return the images ``index``, in this order."""
+        return replace(self, entries=tuple(self.entries[i] for i in index), pixels=tuple(self.pixels[i] for i in index))
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the pixels."""
+        return images_hash(self.pixels)
+
+
+def read_images(images: ImageInput, size: int | None = None, on_note: OnNote = no_note) -> ReadImages:
+    """Read images and folders of images. Unreadable images are skipped and reported.
+
+    Args:
+        images: paths or arrays.
+        size: largest crop that will be made of the images; larger images are stored halved to save memory.
+        on_note: called with a sentence for each unreadable image.
+
+    Raises:
+        InputError: a path does not exist, no image is readable, or an array is not an image.
+    """
+    arrays = _as_arrays(images)
+    if arrays is not None:
+        return ReadImages([f"image {i}" for i in range(len(arrays))], arrays, list(range(len(arrays))), [])
+    found = ReadImages([], [], [], [])
+    for position, path in enumerate(find_images(_as_paths(images))):
+        try:
+            pixels = read_image(path)
+        except UnreadableImage as error:
+            found.unreadable.append(str(path))
+            on_note(str(error))
+            continue
+        found.pixels.append(halved(pixels, size) if size else pixels)
+        found.paths.append(str(path))
+        found.positions.append(position)
+    if not found.paths:
+        raise InputError(f"No image in {_listed(images)} is readable.")
+    return found
+
+
+def read_one(image: ImageInput) -> tuple[str, Pixels]:
+    """Read one image and return its path and pixels uint8 (H, W, 3).
+
+    Raises:
+        InputError: more than one image, or the image is not readable.
+    """
+    arrays = _as_arrays(image)
+    if arrays is None:
+        paths = _as_paths(image)
+        if len(paths) == 1:
+            return str(paths[0]), read_image(paths[0])
+    elif len(arrays) == 1:
+        return "image 0", arrays[0]
+    raise InputError("Give one image, not several.")
+
+
+def open_images(images: ImageInput, split: str | None = None) -> ImageDataset:
+    """Open images that are read when they are needed: a data set, files and folders of images, or arrays.
+
+    Args:
+        images: one folder, one tar or one folder of tars, as ``open_dataset`` takes; any images and folders; or arrays.
+        split: sub-folder of a data set; None selects all images.
+
+    Raises:
+        InputError: a path does not exist, no image was found, or ``split`` was given for several paths or arrays.
+    """
+    arrays = _as_arrays(images)
+    if arrays is None:
+        paths = _as_paths(images)
+        if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".tar"):
+            return open_dataset(paths[0], split)
+        files = find_images(paths)
+    if split is not None:
+        raise InputError("`split` selects a part of one data set. Give one folder or one tar.")
+    if arrays is not None:
+        entries = tuple(Entry(f"image {i}", None, "", i, one.nbytes) for i, one in enumerate(arrays))
+        return ArrayDataset(Path("arrays"), entries, tuple(arrays))
+    return ImageDataset(Path(), tuple(Entry(str(file), None, str(file), 0, file.stat().st_size) for file in files))
+
+
+def load_crops(
+    images: ImageDataset,
+    size: int,
+    stage: str,
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
+) -> CroppedImages:
+    """Read and centre-crop all images of a data set. Unreadable images are skipped and reported.
+
+    Args:
+        images: data set.
+        size: height and width of the crops in pixels.
+        stage: name of the stage for ``on_progress``.
+        on_progress: called with (stage, images done, images).
+        on_note: called with a sentence for each unreadable image.
+
+    Raises:
+        InputError: no image is readable.
+    """
+    cropped = load_cropped(images, size, lambda done, total: on_progress(stage, done, total))
+    for key, reason in cropped.skipped:
+        on_note(f"{key} cannot be read as an image: {reason}.")
+    return cropped
+
+
+def data_name(images: Any) -> str:
+    """Return the text for the data in ``results.json``: the paths, or ``arrays``."""
+    return "arrays" if _as_arrays(images) is not None else _listed(images)
+
+
+def _listed(images: Any) -> str:
+    return ", ".join(str(path) for path in _as_paths(images))
+
+
+def _as_paths(images: Any) -> list[Path]:
+    if isinstance(images, str | Path):
+        return [Path(images)]
+    try:
+        return [Path(path) for path in images]
+    except TypeError:
+        raise InputError(f"Images are paths or uint8 arrays (H, W, 3), not {type(images).__name__}.") from None
+
+
+def _as_arrays(images: Any) -> list[Pixels] | None:
+    """Return the arrays of ``images``; None for paths."""
+    if isinstance(images, np.ndarray):
+        images = [images] if images.ndim == 3 else list(images)
+    elif isinstance(images, str | Path) or not isinstance(images, Sequence):
+        return None
+    if not any(isinstance(image, np.ndarray) for image in images):
+        return None
+    check_images(images)
+    return list(images)

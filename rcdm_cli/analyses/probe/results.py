@@ -1,0 +1,120 @@
+"""Results of a probe: accuracies with confidence intervals, and differences between levels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rcdm_cli.analyses.probe.probes import NEIGHBOURS
+from rcdm_cli.encoders.pairs import Pair
+from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Interval
+
+
+@dataclass(frozen=True)
+class AccuracyEstimate:
+    """An accuracy or a difference of two accuracies, with two confidence intervals.
+
+    Attributes:
+        images: value for all training images; bootstrap interval over the validation images.
+        seeds: mean over resamples of the training images, on the same validation images; t interval over the
+            resamples. A resample contains about 63 % of the images, so that accuracies are usually a little lower.
+        by_seed: value of each resample.
+    """
+
+    images: Interval
+    seeds: Interval
+    by_seed: list[float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return {**self.images.as_json(), "over_seeds": {**self.seeds.as_json(), "values": self.by_seed}}
+
+
+@dataclass(frozen=True)
+class ProbedRepresentation:
+    """Accuracies at one (method, level).
+
+    Attributes:
+        pair: (method, level).
+        width: D.
+        linear: accuracy of the linear classifier on the validation images.
+        knn: accuracy of weighted k-NN on the validation images.
+        strength: L2 strength of the linear classifier for all training images.
+        strength_by_seed: L2 strength of each resample.
+        by_class: accuracy of the linear classifier on the validation images of each class; None for no images.
+    """
+
+    pair: Pair
+    width: int
+    linear: AccuracyEstimate
+    knn: AccuracyEstimate
+    strength: float
+    strength_by_seed: list[float]
+    by_class: list[float | None]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return {
+            "method": self.pair.method,
+            "level": self.pair.level,
+            "width": self.width,
+            "linear": self.linear.as_json(),
+            "knn": self.knn.as_json(),
+            "strength": self.strength,
+            "strength_by_seed": self.strength_by_seed,
+            "by_class": self.by_class,
+        }
+
+
+@dataclass(frozen=True)
+class LevelDifference:
+    """Backbone minus projector of one method, paired by validation image and by resample."""
+
+    method: str
+    linear: AccuracyEstimate
+    knn: AccuracyEstimate
+
+    def as_json(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return {"method": self.method, "linear": self.linear.as_json(), "knn": self.knn.as_json()}
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Accuracies of both classifiers at every (method, level).
+
+    Attributes:
+        classes: C class names, in the order of the class indices.
+        counts: C numbers of validation images.
+        training: number of training images.
+        seeds: number of resamples of the training images.
+        probed: one result per (method, level).
+        differences: one difference per method with both levels.
+        unreadable: paths of images that were skipped.
+    """
+
+    classes: tuple[str, ...]
+    counts: list[int]
+    training: int
+    seeds: int
+    probed: list[ProbedRepresentation]
+    differences: list[LevelDifference]
+    unreadable: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all numbers."""
+        return {
+            "classes": list(self.classes),
+            "validation_images_by_class": self.counts,
+            "training_images": self.training,
+            "validation_images": sum(self.counts),
+            "majority": max(self.counts) / sum(self.counts),
+            "neighbours": NEIGHBOURS,
+            "seeds": self.seeds,
+            "interval": {
+                "level": CONFIDENCE,
+                "over_images": f"percentile bootstrap over the validation images, {NUM_RESAMPLES} resamples",
+                "over_seeds": f"Student's t of the mean over {self.seeds} bootstrap resamples of the training images;"
+                " the images that a resample leaves out select its L2 strength",
+            },
+            "results": [one.as_json() for one in self.probed],
+            "differences": [one.as_json() for one in self.differences],
+        }

@@ -1,0 +1,87 @@
+"""Results of a visualization: samples, spreads, similarities and ranks."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rcdm_cli.encoders.pairs import Pair
+from rcdm_cli.metrics.ranks import mean_reciprocal_rank
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """Samples of one image at one (method, level).
+
+    Attributes:
+        samples: uint8 (K, S, S, 3).
+        spread: float32 (S, S), standard deviation over the samples as a share of the pixel range, averaged over RGB.
+        similarity: K cosine similarities between the representation of a sample and ``h``.
+        rank: K ranks of ``h`` among the representations of all images, by similarity to the representation of the
+            sample. 1 is the most similar.
+    """
+
+    samples: Pixels
+    spread: NDArray[np.float32]
+    similarity: list[float]
+    rank: list[int]
+
+
+@dataclass(frozen=True)
+class Visualization:
+    """Samples of N images at every (method, level). An image has the same noise at every pair.
+
+    Attributes:
+        names: N file names.
+        images: N images uint8 (H, W, 3), reduced to the size of the networks; None if only ``h`` was given.
+        seeds: N lists of K seeds.
+        results: by pair, N results.
+        unreadable: paths of images that were skipped.
+    """
+
+    names: list[str]
+    images: list[Pixels | None]
+    seeds: list[list[int]]
+    results: dict[Pair, list[ImageResult]]
+    unreadable: list[str]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The (method, level) pairs."""
+        return list(self.results)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all numbers, without pixels."""
+        return {
+            "summary": [
+                {
+                    "method": pair.method,
+                    "level": pair.level,
+                    "mean_reciprocal_rank": mean_reciprocal_rank(torch.tensor([r for one in found for r in one.rank])),
+                    "mean_similarity": float(np.mean([one.similarity for one in found])),
+                    "mean_spread": float(np.mean([one.spread for one in found])),
+                }
+                for pair, found in self.results.items()
+            ],
+            "images": [
+                {
+                    "image": name,
+                    "seeds": self.seeds[i],
+                    "representations": [
+                        {
+                            "method": pair.method,
+                            "level": pair.level,
+                            "similarity": found[i].similarity,
+                            "rank": found[i].rank,
+                            "mean_spread": float(found[i].spread.mean()),
+                        }
+                        for pair, found in self.results.items()
+                    ],
+                }
+                for i, name in enumerate(self.names)
+            ],
+        }
