@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rcdm_cli.analyses.step_cache import StepCache, representations
 from rcdm_cli.analyses.visualize.compute import visualize
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.cropped import load_cropped
@@ -77,17 +76,8 @@ def denoiser_fraction(bundle: Path, images: np.ndarray) -> float:
     opened = load_bundle(bundle, backend="auto", precision="auto")
     timed = TimedEngine(opened.engine)
     opened.engine = timed
-    pairs = opened.pairs(["dino"], "backbone")
     start_time = time.perf_counter()
-    names = [str(k) for k in range(len(images))]
-    visualize(
-        opened,
-        StepCache(None, {}),
-        names,
-        representations(opened, list(images), pairs),
-        num_samples=8,
-        settings=opened.settings(),
-    )
+    visualize(opened, images, methods="dino", level="backbone", num_samples=8)
     return timed.seconds / (time.perf_counter() - start_time)
 
 

@@ -20,8 +20,8 @@ from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.resources import MANIFEST
-from rcdm_cli.data.encode import EncoderFunction, encode_dataset
 from rcdm_cli.data.dataset import ImageDataset
+from rcdm_cli.data.encode import EncoderFunction, encode_dataset
 from rcdm_cli.encoders.embeddings import (
     Embeddings,
     EncoderIdentity,

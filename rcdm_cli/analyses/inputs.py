@@ -13,10 +13,10 @@ from rcdm_cli.analyses.step_cache import images_hash
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.crop import halved
 from rcdm_cli.data.cropped import CroppedImages, load_cropped
+from rcdm_cli.data.dataset import Entry, ImageDataset, open_dataset
 from rcdm_cli.data.encode import check_images
 from rcdm_cli.data.find import find_images
 from rcdm_cli.data.image_file import UnreadableImage, read_image
-from rcdm_cli.data.dataset import Entry, ImageDataset, open_dataset
 
 Pixels = NDArray[np.uint8]
 

@@ -80,7 +80,7 @@ def objective(encoder, classifier, labels):
 
 
 @pytest.mark.parametrize("epsilon", EPSILONS)
-def test_accuracy_is_that_of_foolbox(encoder, images, classifier, labels, objective, epsilon):
+def test_accuracy_under_attack_equals_foolbox(encoder, images, classifier, labels, objective, epsilon):
     import foolbox
 
     model = Classified(encoder, classifier).eval()
@@ -98,7 +98,7 @@ def test_accuracy_is_that_of_foolbox(encoder, images, classifier, labels, object
         assert float((mine - theirs[0]).abs().mean()) <= 0.02 * epsilon + 1e-7
 
 
-def test_an_attack_misleads(encoder, images, classifier, labels, objective):
+def test_attack_lowers_the_accuracy(encoder, images, classifier, labels, objective):
     model = Classified(encoder, classifier)
     right = [int((model(fgsm(objective, images, e)).argmax(dim=1) == labels).sum()) for e in (0.0, 0.1)]
     assert right[0] == 18
@@ -106,7 +106,7 @@ def test_an_attack_misleads(encoder, images, classifier, labels, objective):
 
 
 @pytest.mark.parametrize("epsilon", [*EPSILONS[::2], 1e-9, 1 / 3, 1.0])
-def test_no_pixel_goes_further_than_epsilon(images, objective, epsilon):
+def test_pixel_changes_are_bounded_by_epsilon(images, objective, epsilon):
     start = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, images.shape))
     for after in (fgsm(objective, images, epsilon), pgd(objective, images, epsilon, 3, start)):
         assert after.dtype == torch.float32
@@ -116,14 +116,14 @@ def test_no_pixel_goes_further_than_epsilon(images, objective, epsilon):
         assert torch.equal(after, images) == (epsilon == 0)
 
 
-def test_within_comes_as_near_as_float32_can(images):
+def test_projection_is_the_nearest_float32(images):
     wanted = images.double() + 0.03
     found = project_linf(wanted, images, 0.03).double()
     inside = images < 0.9
     assert float((wanted - found)[inside].max()) < 1.2e-7
 
 
-def test_a_step_follows_the_gradient_through_the_preprocessing(encoder, images, classifier, labels, objective):
+def test_step_follows_the_gradient_through_the_preprocessing(encoder, images, classifier, labels, objective):
     """Central differences, in float64, along the pixels where the gradient is large."""
     double = Encoder(encoder.spec).eval().double().requires_grad_(False)
     double.load_state_dict(encoder.state_dict())
@@ -145,7 +145,7 @@ def test_a_step_follows_the_gradient_through_the_preprocessing(encoder, images, 
     assert checked >= 3
 
 
-def test_moving_away_lowers_the_similarity_more_than_noise_does(encoder, images):
+def test_drift_attack_lowers_the_similarity_more_than_noise(encoder, images):
     encode = representation(encoder, "backbone")
     with torch.no_grad():
         h = encode(images)
@@ -160,7 +160,7 @@ def test_moving_away_lowers_the_similarity_more_than_noise_does(encoder, images)
     assert 1 - similarity(away) > 3 * (1 - similarity(noisy))
 
 
-def test_images_do_not_share_their_gradients(objective, encoder, images, classifier, labels):
+def test_gradients_of_images_are_independent(objective, encoder, images, classifier, labels):
     together = fgsm(objective, images, 0.02)
     alone = fgsm(
         cross_entropy_objective(representation(encoder, "backbone"), classifier, labels[5:6]), images[5:6], 0.02

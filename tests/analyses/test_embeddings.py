@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from rcdm_cli.analyses import embed as module
-from rcdm_cli.analyses.embed import bundle_encoders, embed, lone_encoder
+from rcdm_cli.analyses.embed import embed, embed_dataset, encoder_set, lone_encoder
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
@@ -19,9 +19,6 @@ from rcdm_cli.data.image_file import read_image
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity, read_embeddings, write_embeddings
 from rcdm_cli.encoders.pairs import Pair
 from tests.bundle.tiny import tiny_bundle
-
-CPU = torch.device("cpu")
-NO_CACHE = StepCache(None, {})
 
 
 @pytest.fixture(scope="module")
@@ -43,56 +40,46 @@ def data(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1024, 3, 1])
-def test_representations_are_those_of_the_bundle(bundle, data, monkeypatch, chunk):
+def test_embed_equals_bundle_encode(bundle, data, monkeypatch, chunk):
     monkeypatch.setattr(module, "CHUNK", chunk)
-    pairs = bundle.pairs(None, "both")
-    seen, in_tf32 = [], set()
-    for method in bundle.methods:
-        encoder = bundle.encoder(method)
-        encoder.register_forward_hook(lambda *about: in_tf32.add(torch.backends.cudnn.allow_tf32))
+    reported, notes = [], []
     found = embed(
-        bundle_encoders(bundle, pairs),
-        pairs,
-        open_dataset(data),
-        CPU,
+        bundle,
+        data,
         batch=2,
-        cache=NO_CACHE,
-        on_progress=lambda done, total: seen.append((done, total)),
+        on_progress=lambda stage, done, total: reported.append((done, total)),
+        on_note=notes.append,
     )
     assert found.paths == ("cats/1.png", "cats/5.png", "dogs/0.png", "dogs/2.png", "dogs/4.png", "dogs/6.png")
     assert found.labels == ("cats", "cats", "dogs", "dogs", "dogs", "dogs")
-    assert in_tf32 == {False}
     images = [read_image(data / path) for path in found.paths]
-    for pair in pairs:
+    assert list(found.representations) == bundle.pairs()
+    for pair, h in found.representations.items():
         expected = bundle.encode(images, method=pair.method, level=pair.level)
-        torch.testing.assert_close(found.representations[pair], expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(h, expected, atol=1e-5, rtol=1e-4)
     [(path, reason)] = found.skipped
     assert path == "cats/3.png"
-    assert "cannot be read" in reason
-    assert seen == sorted(seen)
-    assert seen[-1] == (7, 7)
+    assert notes == [reason]
+    assert reported == sorted(reported)
+    assert reported[-1] == (7, 7)
 
 
-def test_an_interrupted_run_goes_on(bundle, data, monkeypatch, tmp_path):
+def test_interrupted_embedding_resumes(bundle, data, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "CHUNK", 2)
-    pairs = bundle.pairs(["dino"], "both")
-    encoders, source = bundle_encoders(bundle, pairs), open_dataset(data)
-    cache = StepCache(tmp_path / "parts", {})
+    encoders, dataset = encoder_set(bundle, "dino"), open_dataset(data)
+    cache = StepCache(tmp_path / "parts")
     read = []
 
-    class Stopped(Exception):
-        pass
-
-    def stop(done, total):
+    def stop(stage, done, total):
         if done >= 4:
-            raise Stopped
+            raise KeyboardInterrupt
 
-    with pytest.raises(Stopped):
-        embed(encoders, pairs, source, CPU, cache=cache, on_progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        embed_dataset(encoders, dataset, cache=cache, on_progress=stop)
     monkeypatch.setattr(
         "rcdm_cli.data.cropped.center_crop", lambda image, size: read.append(1) or np.zeros((size, size, 3), np.uint8)
     )
-    again = embed(encoders, pairs, source, CPU, cache=cache)
+    again = embed_dataset(encoders, dataset, cache=cache)
     assert len(read) == 3
     assert again.skipped[0][0] == "cats/3.png"
 
@@ -103,25 +90,37 @@ def test_exported_graph_of_the_backend_is_used(bundle, data, monkeypatch):
 
     monkeypatch.setattr("rcdm_cli.backends.select.BackendSelection.open_encoder", lambda selection, method: graph)
     exported = load_bundle(bundle.folder)
-    pairs = exported.pairs(["dino"], "both")
-    found = embed(bundle_encoders(exported, pairs), pairs, open_dataset(data), CPU, cache=NO_CACHE)
+    found = embed(exported, data, methods="dino")
     assert [h.unique().tolist() for h in found.representations.values()] == [[2.0], [3.0]]
 
 
-def test_no_image_at_all(bundle, tmp_path):
+def test_unreadable_images_only_are_refused(bundle, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
-    pairs = bundle.pairs(["dino"], "both")
-    with pytest.raises(InputError, match=r"None of the 1 images .* is readable. First error: .*bad.png"):
-        embed(bundle_encoders(bundle, pairs), pairs, open_dataset(tmp_path), CPU, cache=NO_CACHE)
+    with pytest.raises(InputError, match=r"None of the 1 images .* readable.*bad.png"):
+        embed(bundle, tmp_path, methods="dino")
 
 
-def test_a_lone_encoder_is_known_by_its_weights(bundle):
+def test_lone_encoder_is_identified_by_its_weights(bundle):
     encoder = load_bundle(bundle.folder).encoder("dino")
-    [(method, known)] = lone_encoder(encoder).items()
+    [(method, hashed)] = lone_encoder(encoder).items()
     assert method == "dino"
-    assert lone_encoder(encoder)["dino"].sha256 == known.sha256
+    assert lone_encoder(encoder)["dino"].sha256 == hashed.sha256
     next(iter(encoder.parameters())).data[0] += 1e-3
-    assert lone_encoder(encoder)["dino"].sha256 != known.sha256
+    assert lone_encoder(encoder)["dino"].sha256 != hashed.sha256
+
+
+def test_arrays_with_labels_equal_the_images_of_a_folder(bundle, data):
+    from_folder = embed(bundle, data)
+    arrays = [read_image(data / path) for path in from_folder.paths]
+    found = embed(bundle, arrays, labels=from_folder.labels)
+    assert found.labels == from_folder.labels
+    assert found.paths[0] == "image 0"
+    for pair, h in found.representations.items():
+        torch.testing.assert_close(h, from_folder.representations[pair], atol=1e-5, rtol=1e-4)
+    with pytest.raises(InputError, match="`labels` has 1 entries for 6 images"):
+        embed(bundle, arrays, labels=["cat"])
+    with pytest.raises(InputError, match="`split`"):
+        embed(bundle, arrays, split="train")
 
 
 @pytest.fixture
@@ -137,7 +136,7 @@ def embeddings(bundle):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
-def test_a_file_comes_back_as_it_was(embeddings, tmp_path, suffix):
+def test_written_file_is_read_unchanged(embeddings, tmp_path, suffix):
     path = tmp_path / f"some{suffix}"
     write_embeddings(path, embeddings)
     found = read_embeddings(path)
@@ -150,7 +149,7 @@ def test_a_file_comes_back_as_it_was(embeddings, tmp_path, suffix):
         assert torch.equal(found.representations[pair], h)
 
 
-def test_files_are_read_without_this_program(embeddings, tmp_path):
+def test_file_is_readable_with_numpy_and_safetensors(embeddings, tmp_path):
     write_embeddings(tmp_path / "a.npz", embeddings)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["dino/projector"], list(embeddings.representations.values())[1].numpy())
@@ -163,7 +162,7 @@ def test_files_are_read_without_this_program(embeddings, tmp_path):
         assert json.loads(file.metadata()["about"])["format"] == 1
 
 
-def test_a_split_is_a_folder_near_the_top(embeddings):
+def test_split_is_a_folder_at_the_first_or_second_level(embeddings):
     assert embeddings.split("train").labels == ("<cat>", "dog")
     assert torch.equal(
         embeddings.split("val").representations[Pair("dino", "backbone")],
@@ -175,7 +174,7 @@ def test_a_split_is_a_folder_near_the_top(embeddings):
 
 @pytest.mark.parametrize("top", ["", "v/"])
 @pytest.mark.parametrize("shards", [False, True])
-def test_a_split_is_that_of_the_data_set_where_a_class_has_its_name(embeddings, tmp_path, top, shards):
+def test_split_equals_that_of_the_data_set_if_a_class_has_the_same_name(embeddings, tmp_path, top, shards):
     for number, folder in enumerate(("train/car", "train/train", "val/train")):
         name = f"{top}{folder}/{number}.png"
         if shards:
@@ -189,7 +188,7 @@ def test_a_split_is_that_of_the_data_set_where_a_class_has_its_name(embeddings, 
         assert whole.split(split).paths == open_dataset(tmp_path, split).keys
 
 
-def test_what_is_no_file_of_representations(bundle, tmp_path):
+def test_wrong_file_is_refused(bundle, tmp_path):
     with pytest.raises(InputError, match=r"ends in \.safetensors or \.npz"):
         read_embeddings(tmp_path / "a.npy")
     with pytest.raises(InputError, match="not a file"):

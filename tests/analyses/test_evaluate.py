@@ -5,8 +5,7 @@ from sklearn.metrics import label_ranking_average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
-from rcdm_cli.analyses.evaluate.compute import evaluate
-from rcdm_cli.analyses.evaluate.results import Images
+from rcdm_cli.analyses.evaluate.compute import LabelledCrops, evaluate, measure_samples
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
@@ -27,7 +26,7 @@ def vectors(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_ranks_and_cosine_equal_scikit_learns():
+def test_faithfulness_equals_scikit_learn():
     h = vectors(30, 8)
     found = h[:, None] + vectors(30, 2, 8, seed=1)
     result = faithfulness(found, h, Bootstrap(30), chunk=7)
@@ -43,7 +42,7 @@ def test_ranks_and_cosine_equal_scikit_learns():
     assert result.mean_rank.low < result.mean_rank.value < result.mean_rank.high
 
 
-def test_diversity_is_the_deviation_and_the_mean_distance_of_pairs():
+def test_diversity_is_the_standard_deviation_and_the_mean_distance_of_pairs():
     samples = np.random.default_rng(0).integers(0, 256, (4, 3, 2, 2, 3), dtype=np.uint8)
     features = vectors(4, 3, 5)
     found = diversity(samples, features)
@@ -57,7 +56,7 @@ def test_diversity_is_the_deviation_and_the_mean_distance_of_pairs():
     assert found.between == pytest.approx(1 - similarity[owner[:, None] != owner].mean(), abs=1e-6)
 
 
-def test_nearest_training_images_equal_scikit_learns():
+def test_nearest_training_images_equal_scikit_learn():
     bank, images, features = vectors(40, 6), vectors(100, 6, seed=1), vectors(100, 3, 6, seed=2)
     features[5, 1] = 2 * bank[17]  # a copy: its length does not count
     found = memorised(features, images, bank)
@@ -78,10 +77,10 @@ def test_nearest_training_images_equal_scikit_learns():
 
 
 @pytest.mark.parametrize("count", [2, 30, 400])
-def test_new_images_beyond_the_bar_are_as_many_as_expected(count):
-    bars = np.quantile(np.random.default_rng(count).random((4000, count)), MEMORISATION_QUANTILE, axis=1)
-    # Of numbers even in [0, 1], the share beyond the bar is 1 less the bar.
-    assert expected_above(count) == pytest.approx((1 - bars).mean(), abs=4 * bars.std() / 4000**0.5)
+def test_expected_share_above_the_threshold_equals_a_simulation(count):
+    thresholds = np.quantile(np.random.default_rng(count).random((4000, count)), MEMORISATION_QUANTILE, axis=1)
+    # Of uniform numbers in [0, 1], the share above a threshold is 1 minus the threshold.
+    assert expected_above(count) == pytest.approx((1 - thresholds).mean(), abs=4 * thresholds.std() / 4000**0.5)
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +90,11 @@ def bundle(tmp_path_factory):
 
 def images(count, seed, classes):
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    return Images(pixels, tuple(f"{seed}-{k}" for k in range(count)), torch.tensor(classes))
+    return LabelledCrops(pixels, tuple(f"{seed}-{k}" for k in range(count)), torch.tensor(classes))
 
 
 @pytest.fixture(scope="module")
-def asked():
+def given():
     return images(5, 1, [0, 1, 0, 1, -1])
 
 
@@ -105,12 +104,11 @@ def bank():
 
 
 @pytest.fixture(scope="module")
-def found(bundle, asked, bank):
+def found(bundle, given, bank):
     settings = bundle.settings(steps=2)
-    return evaluate(
+    return measure_samples(
         bundle,
-        StepCache(None, {}),
-        asked,
+        given,
         BOTH,
         space=SPACE,
         bank=bank,
@@ -121,9 +119,9 @@ def found(bundle, asked, bank):
     )
 
 
-def test_every_part_is_that_of_the_same_samples(bundle, asked, bank, found):
+def test_all_measures_are_of_the_same_samples(bundle, given, bank, found):
     pair, one = BOTH[1], found.evaluated[1]
-    h = bundle.encode(list(asked.pixels), method="dino", level="projector")
+    h = bundle.encode(list(given.pixels), method="dino", level="projector")
     made = bundle.sample(h, method="dino", level="projector", num_samples=2, steps=2, seed=3)
     own = bundle.encode(list(made.reshape(-1, 16, 16, 3)), method="dino", level="projector").reshape(5, 2, -1)
     expected = faithfulness(own, h, Bootstrap(5, 3))
@@ -134,21 +132,21 @@ def test_every_part_is_that_of_the_same_samples(bundle, asked, bank, found):
         small = [center_crop(sample, 16) for sample in samples]
         return bundle.encode(small, method="supervised")
 
-    of_samples, of_images = in_space(made[:, 0]), in_space(asked.pixels)
+    of_samples, of_images = in_space(made[:, 0]), in_space(given.pixels)
     assert one.distances.frechet == pytest.approx(distances(of_samples, of_images).frechet, rel=0.05)
     some = in_space(bank.pixels)[np.linspace(0, 5, 5).round().astype(int)]
     assert found.real == distances(some, of_images)
     h_bank = bundle.encode(list(bank.pixels[bank.classes.numpy() >= 0]), method="dino", level="projector")
-    right = knn_predict(h[:4], h_bank, bank.classes[bank.classes >= 0]) == asked.classes[:4]
+    right = knn_predict(h[:4], h_bank, bank.classes[bank.classes >= 0]) == given.classes[:4]
     assert one.knn.value == pytest.approx(float(right.double().mean()))
-    shown = one.shown[0]
+    example = one.nearest[0]
     i, k = one.memorised.most_similar(1)[0]
-    np.testing.assert_array_equal(shown.image, center_crop(asked.pixels[i], 16))
-    assert np.abs(shown.sample.astype(int) - made[i, k]).max() <= 1
-    np.testing.assert_array_equal(shown.nearest, center_crop(bank.pixels[one.memorised.index[i, k]], 16))
+    np.testing.assert_array_equal(example.image, center_crop(given.pixels[i], 16))
+    assert np.abs(example.sample.astype(int) - made[i, k]).max() <= 1
+    np.testing.assert_array_equal(example.nearest, center_crop(bank.pixels[one.memorised.index[i, k]], 16))
 
 
-def test_json_holds_the_paired_difference_and_what_images_would_have(found):
+def test_json_contains_paired_differences_and_the_reference_of_training_images(found):
     values = found.as_json()
     wider = found.evaluated[1].diversity.pixels - found.evaluated[0].diversity.pixels
     assert values["differences"][0]["pixels"]["value"] == pytest.approx(float(wider.mean()))
@@ -157,26 +155,20 @@ def test_json_holds_the_paired_difference_and_what_images_would_have(found):
     assert values["results"][0]["inception"] is None
 
 
-def test_one_sample_and_no_bank_leave_out_what_needs_them(bundle, asked):
+def test_one_sample_and_no_bank_leave_out_diversity_and_neighbours(bundle, given):
     settings = bundle.settings(steps=1)
-    alone = evaluate(bundle, StepCache(None, {}), asked, BOTH[:1], space=SPACE, num_samples=1, settings=settings)
-    values = alone.as_json()
+    values = measure_samples(bundle, given, BOTH[:1], space=SPACE, num_samples=1, settings=settings).as_json()
     assert values["training_images"] is None
     assert [values["results"][0][key] for key in ("knn", "diversity", "nearest")] == [None] * 3
     assert values["differences"] == []
-    with pytest.raises(InputError, match="at least 2 images on each side; DATA has 1"):
-        evaluate(
-            bundle, StepCache(None, {}), images(1, 1, [0]), BOTH[:1], space=SPACE, num_samples=1, settings=settings
-        )
+    with pytest.raises(InputError, match="at least 2 images, not 1"):
+        measure_samples(bundle, images(1, 1, [0]), BOTH[:1], space=SPACE, num_samples=1, settings=settings)
 
 
-def test_an_interrupted_run_goes_on_where_it_was(bundle, asked, bank, found, tmp_path, monkeypatch):
-    class Stop(Exception):
-        pass
-
-    def stop(done, total, note):
+def test_interrupted_run_resumes(bundle, given, bank, found, tmp_path, monkeypatch):
+    def stop(stage, done, total):
         if done > 12:
-            raise Stop
+            raise KeyboardInterrupt
 
     options = {
         "space": SPACE,
@@ -185,12 +177,28 @@ def test_an_interrupted_run_goes_on_where_it_was(bundle, asked, bank, found, tmp
         "settings": bundle.settings(steps=2),
         "seed": 3,
         "batch": 4,
+        "cache": StepCache(tmp_path),
     }
-    with pytest.raises(Stop):
-        evaluate(bundle, StepCache(tmp_path, {}), asked, BOTH, **options, on_progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        measure_samples(bundle, given, BOTH, **options, on_progress=stop)
     made = []
     sample = bundle.sample_cond
     monkeypatch.setattr(bundle, "sample_cond", lambda *given: made.append(len(given[1])) or sample(*given))
-    again = evaluate(bundle, StepCache(tmp_path, {}), asked, BOTH, **options)
+    again = measure_samples(bundle, given, BOTH, **options)
     assert sum(made) == 6
     assert again.as_json() == found.as_json()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 1}, "`limit`"),
+        ({"num_samples": 0}, "`num_samples`"),
+        ({"space": "dino/both"}, "METHOD/backbone"),
+        ({"space": "vicreg"}, "vicreg"),
+        ({"bank_split": "train"}, "`split`"),
+    ],
+)
+def test_wrong_option_is_refused(bundle, given, options, message):
+    with pytest.raises(InputError, match=message):
+        evaluate(bundle, given.pixels, **options)

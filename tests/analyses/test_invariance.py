@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.analyses.invariance.compute import changed, invariance, similarity_of_others
-from rcdm_cli.analyses.invariance.samples import before_and_after
+from rcdm_cli.analyses.invariance.compute import augment_all, invariance, similarity_of_others
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
@@ -14,7 +13,7 @@ from tests.bundle.tiny import tiny_bundle
 BOTH = [Pair("dino", "backbone"), Pair("dino", "projector")]
 SAME = Augmentation("same", "Nothing.", {"once": lambda image, _: image, "twice": lambda image, _: image})
 NOISE = next(one for one in AUGMENTATIONS if one.name == "noise")
-NOTHING = StepCache(None, {})
+OPTIONS = {"methods": "dino", "examples": 0}
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +32,15 @@ def images():
 
 @pytest.fixture(scope="module")
 def result(bundle, images):
-    return invariance(bundle, NOTHING, images, BOTH, augmentations=(SAME, NOISE), seed=2)
+    return invariance(bundle, images, augmentations=(SAME, NOISE), seed=2, **OPTIONS)
 
 
 def cosine(a, b):
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
-def written_out(bundle, images, pair):
-    """Mean similarity of others and, by strength of the noise, before and after: the formulas, image by image."""
+def reference_values(bundle, images, pair):
+    """Mean similarity of different images and, by strength of the noise, before and after, image by image."""
     encode = lambda given: bundle.encode(given, method=pair.method, level=pair.level).double().numpy()  # noqa: E731
     h = encode(images)
     others = np.mean([cosine(h[i], h[j]) for i in range(6) for j in range(6) if i != j])
@@ -53,25 +52,25 @@ def written_out(bundle, images, pair):
 
 
 @pytest.mark.parametrize("pair", BOTH)
-def test_numbers_are_those_of_the_formulas(bundle, images, result, pair):
-    others, cache = written_out(bundle, images, pair)
+def test_similarities_equal_the_formulas(bundle, images, result, pair):
+    others, expected_by_strength = reference_values(bundle, images, pair)
     assert result.others[pair].value == pytest.approx(others, abs=1e-6)
-    for strength, expected in cache.items():
+    for strength, expected in expected_by_strength.items():
         found = result.by_strength[pair, "noise", strength]
         assert found.cosine.value == pytest.approx(expected, abs=1e-6)
         assert found.relative.value == pytest.approx((expected - others) / (1 - others), abs=1e-4)
         assert found.relative.low <= found.relative.value <= found.relative.high
     mean = result.by_augmentation[pair, "noise"].cosine.value
-    assert mean == pytest.approx(np.mean(list(cache.values())), abs=1e-6)
+    assert mean == pytest.approx(np.mean(list(expected_by_strength.values())), abs=1e-6)
 
 
-def test_what_does_nothing_keeps_all(result):
+def test_identity_augmentation_has_similarity_1(result):
     for pair in BOTH:
         for estimate in (result.by_augmentation[pair, "same"].cosine, result.by_augmentation[pair, "same"].relative):
             assert (estimate.value, estimate.low, estimate.high) == pytest.approx((1, 1, 1), abs=1e-5)
 
 
-def test_the_difference_is_projector_minus_backbone_and_is_paired(result):
+def test_difference_is_projector_minus_backbone_paired_by_image(result):
     found = result.differences["dino", "noise"]
     ends = [result.by_augmentation[pair, "noise"].relative for pair in BOTH]
     assert found.value == pytest.approx(ends[1].value - ends[0].value, abs=1e-9)
@@ -79,7 +78,7 @@ def test_the_difference_is_projector_minus_backbone_and_is_paired(result):
     assert found.low <= found.value <= found.high
 
 
-def test_similarity_of_others_in_a_resample_compares_no_image_with_itself():
+def test_similarity_of_others_excludes_copies_of_an_image():
     h = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
     drawn = [0, 0, 3, 1]
     pairs = [(i, j) for a, i in enumerate(drawn) for b, j in enumerate(drawn) if a != b and i != j]
@@ -89,39 +88,39 @@ def test_similarity_of_others_in_a_resample_compares_no_image_with_itself():
     assert float(found) == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_encoder_that_tells_nothing_apart_keeps_nothing_that_could_be_counted(bundle, images):
-    found = invariance(bundle, NOTHING, [images[0]] * 3, BOTH[:1], augmentations=(NOISE,))
+def test_relative_similarity_is_undefined_for_equal_images(bundle, images):
+    found = invariance(bundle, [images[0]] * 3, augmentations=(NOISE,), level="backbone", **OPTIONS)
     assert found.by_augmentation[BOTH[0], "noise"].relative is None
     assert found.by_augmentation[BOTH[0], "noise"].cosine.value < 1
     assert found.as_json()["representations"][0]["augmentations"][0]["mean"]["relative"] is None
 
 
-def test_an_image_that_is_there_twice_does_not_hide_that_others_are_told_apart(bundle, images):
-    found = invariance(bundle, NOTHING, [*images[:3], images[0]], BOTH, augmentations=(NOISE,))
-    for cache in (found.by_augmentation[BOTH[1], "noise"].relative, found.differences["dino", "noise"]):
-        assert cache.low < cache.value < cache.high
+def test_duplicate_image_leaves_the_relative_similarity_defined(bundle, images):
+    found = invariance(bundle, [*images[:3], images[0]], augmentations=(NOISE,), **OPTIONS)
+    for interval in (found.by_augmentation[BOTH[1], "noise"].relative, found.differences["dino", "noise"]):
+        assert interval.low < interval.value < interval.high
     remaining, others = found.by_augmentation[BOTH[1], "noise"], found.others[BOTH[1]].value
     assert remaining.relative.value == pytest.approx((remaining.cosine.value - others) / (1 - others))
 
 
-def test_two_images_are_the_fewest(bundle, images):
-    found = invariance(bundle, NOTHING, images[:2], BOTH, augmentations=(NOISE,))
+def test_two_images_are_the_minimum_and_three_for_differences(bundle, images):
+    found = invariance(bundle, images[:2], augmentations=(NOISE,), **OPTIONS)
     assert np.isfinite(found.by_augmentation[BOTH[0], "noise"].relative.low)
-    # Every resample is the two images, so that the interval of a difference would have no width.
+    # All resamples of two different images are equal.
     assert found.differences == {}
-    assert invariance(bundle, NOTHING, images[:3], BOTH, augmentations=(NOISE,)).differences
-    with pytest.raises(InputError, match="two images or more"):
-        invariance(bundle, NOTHING, images[:1], BOTH)
+    assert invariance(bundle, images[:3], augmentations=(NOISE,), **OPTIONS).differences
+    with pytest.raises(InputError, match="two or more"):
+        invariance(bundle, images[:1])
 
 
-def test_an_interrupted_run_goes_on(bundle, images, tmp_path, monkeypatch):
-    def stop(done, total):
+def test_interrupted_run_resumes(bundle, images, tmp_path, monkeypatch):
+    def stop(stage, done, total):
         if done == 3:
             raise KeyboardInterrupt
 
-    cache = StepCache(tmp_path, {})
+    cache = StepCache(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        invariance(bundle, cache, images, BOTH, augmentations=(SAME, NOISE), seed=2, on_progress=stop)
+        invariance(bundle, images, augmentations=(SAME, NOISE), seed=2, cache=cache, on_progress=stop, **OPTIONS)
     encoded = []
     encode = type(bundle).encode
     monkeypatch.setattr(
@@ -129,25 +128,24 @@ def test_an_interrupted_run_goes_on(bundle, images, tmp_path, monkeypatch):
         "encode",
         lambda *given, level, **more: encoded.append(level) or encode(*given, level=level, **more),
     )
-    found = invariance(bundle, cache, images, BOTH, augmentations=(SAME, NOISE), seed=2)
-    # The two strengths that were left.
+    found = invariance(bundle, images, augmentations=(SAME, NOISE), seed=2, cache=cache, **OPTIONS)
+    # Two strengths were missing.
     assert encoded == ["backbone", "projector"] * 2
     assert found.by_strength[BOTH[0], "noise", "40"].cosine.value < 1
 
 
-def test_the_same_image_has_the_same_noise_at_every_strength(images):
+def test_noise_depends_on_the_image_but_not_on_the_strength(images):
     grey = [np.full_like(image, 128) for image in images]
-    weak, strong = (np.stack(changed(grey, NOISE, strength, 0)).astype(float) - 128 for strength in ("5", "15"))
+    weak, strong = (np.stack(augment_all(grey, NOISE, strength, 0)).astype(float) - 128 for strength in ("5", "15"))
     assert np.corrcoef(weak.ravel(), strong.ravel())[0, 1] > 0.99
     assert abs(np.corrcoef(weak[0].ravel(), weak[1].ravel())[0, 1]) < 0.1
 
 
-def test_samples_before_and_after_start_from_the_same_noise(bundle, images):
+def test_samples_before_and_after_share_the_noise(bundle, images):
     settings = bundle.settings(steps=2)
-    found = before_and_after(
-        bundle, NOTHING, images[:2], BOTH, num_samples=2, settings=settings, augmentations=(SAME, NOISE), seed=4
-    )
-    assert found.labels == ["as it is", "same\ntwice", "noise\n40"]
+    options = {"methods": "dino", "num_samples": 2, "steps": 2, "augmentations": (SAME, NOISE), "seed": 4}
+    found = invariance(bundle, images, examples=2, **options).samples
+    assert found.labels == ["original", "same\ntwice", "noise\n40"]
     for pair in BOTH:
         samples = found.samples[pair].astype(int)
         assert np.abs(samples[1] - samples[0]).max() <= 1

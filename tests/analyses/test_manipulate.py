@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.analyses.manipulate.compute import manipulate, shared_dimensions, threshold_for
 from rcdm_cli.analyses.embed import embed
+from rcdm_cli.analyses.manipulate.compute import manipulate, shared_dimensions, threshold_for
 from rcdm_cli.analyses.manipulate.results import Rule
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
 from rcdm_cli.analyses.probe.compute import probe
-from rcdm_cli.analyses.probe.probes import learn
+from rcdm_cli.analyses.probe.probes import fit_probes
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity
@@ -17,11 +19,10 @@ CLASSES = ("cat", "dog", "emu")
 SPEC = EncoderSpec(
     method="mine", trunk="resnet18", width=8, head=(HeadLayer(width=2),), preprocessing=Preprocessing(size=32)
 )
-NO_CACHE = StepCache(None, {})
 
 
 def embeddings(count, seed, split):
-    """Classes in well-parted clouds at the backbone; the projector keeps two of its eight dimensions, and noise."""
+    """Well-separated classes at the backbone; the projector has two of the eight dimensions, with noise."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 4
     h = 4 * torch.eye(4, 8)[labels] + torch.randn(count, 8, generator=generator)
@@ -47,10 +48,10 @@ def validation():
 
 @pytest.fixture(scope="module")
 def found(training, validation):
-    return probe(training, validation, [BACKBONE, PROJECTOR], ignore=["other"], seeds=4, cache=NO_CACHE)
+    return probe(None, training, validation, ignore_classes=["other"], seeds=4)
 
 
-def test_the_backbone_is_read_better_than_what_it_was_made_of(found):
+def test_backbone_is_more_accurate_than_the_projector(found):
     assert found.classes == CLASSES
     assert found.counts == [30, 30, 30]
     assert found.training == 180
@@ -64,7 +65,7 @@ def test_the_backbone_is_read_better_than_what_it_was_made_of(found):
     assert backbone.linear.images.value == pytest.approx(np.mean(backbone.by_class))
 
 
-def test_intervals_over_seeds_are_those_of_the_draws(found):
+def test_interval_over_seeds_is_the_t_interval_of_the_resamples(found):
     for one in (*found.probed, *found.differences):
         for measured in (one.linear, one.knn):
             values = np.array(measured.by_seed)
@@ -77,7 +78,7 @@ def test_intervals_over_seeds_are_those_of_the_draws(found):
     np.testing.assert_allclose(found.differences[0].knn.by_seed, paired)
 
 
-def test_k_nn_is_that_of_scikit_learn(found, training, validation):
+def test_knn_equals_scikit_learn(found, training, validation):
     bank, asked = ([i for i, name in enumerate(one.labels) if name != "other"] for one in (training, validation))
     unit = {
         name: torch.nn.functional.normalize(one.representations[PROJECTOR][index], dim=1).numpy()
@@ -94,14 +95,14 @@ def test_k_nn_is_that_of_scikit_learn(found, training, validation):
     assert found.probed[1].knn.images.value == pytest.approx(expected, abs=1e-9)
 
 
-def test_classes_that_training_lacks_are_left_out(training, validation):
+def test_validation_images_of_unknown_classes_are_left_out(training, validation):
     few = training.rows([i for i, name in enumerate(training.labels) if name in ("cat", "dog")])
-    found = probe(few, validation, [BACKBONE], seeds=2, cache=NO_CACHE)
+    found = probe(None, few, validation, level="backbone", seeds=2)
     assert found.counts == [30, 30]
     assert found.differences == []
 
 
-def test_json_holds_numbers_only(found):
+def test_json_contains_majority_and_seed_values(found):
     values = found.as_json()
     assert values["majority"] == pytest.approx(1 / 3)
     assert values["validation_images"] == 90
@@ -111,18 +112,48 @@ def test_json_holds_numbers_only(found):
     assert {one["method"] for one in values["differences"]} == {"mine"}
 
 
-def test_classifiers_are_kept(training, tmp_path, monkeypatch):
-    cache = StepCache(tmp_path, {})
-    first = learn(training, [BACKBONE], ignore=["other"], seed=0, cache=cache)
+def test_fitted_classifiers_are_cached(training, tmp_path, monkeypatch):
+    cache = StepCache(tmp_path)
+    first = fit_probes(training, [BACKBONE], ignore_classes=["other"], cache=cache)
     monkeypatch.setattr("rcdm_cli.analyses.probe.probes.fit", None)
-    again = learn(training, [BACKBONE], ignore=["other"], seed=0, cache=cache)
+    again = fit_probes(training, [BACKBONE], ignore_classes=["other"], cache=cache)
     assert torch.equal(again.classifiers[BACKBONE].weight, first.classifiers[BACKBONE].weight)
     assert again.strengths == first.strengths
     with pytest.raises(TypeError):
-        learn(training, [BACKBONE], seed=0, cache=cache)
+        fit_probes(training, [BACKBONE], cache=cache)
 
 
-def test_images_without_classes(training, validation):
+def test_images_without_classes_are_refused(training, validation):
     nameless = Embeddings(training.representations, training.paths, (None,) * 240, training.encoders)
     with pytest.raises(InputError, match="None of the images has a class"):
-        probe(nameless, validation, [BACKBONE], cache=NO_CACHE)
+        probe(None, nameless, validation)
+
+
+def test_splits_of_one_set_of_embeddings_are_selected_by_folder(training, validation, found):
+    both = replace(
+        training,
+        representations={p: torch.cat([h, validation.representations[p]]) for p, h in training.representations.items()},
+        paths=training.paths + validation.paths,
+        labels=training.labels + validation.labels,
+    )
+    assert probe(None, both, ignore_classes=["other"], seeds=4).as_json() == found.as_json()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 1}, "`seeds`"),
+        ({"level": "middle"}, "middle"),
+        ({"methods": "dino"}, "mine"),
+    ],
+)
+def test_wrong_option_is_refused(training, validation, options, message):
+    with pytest.raises(InputError, match=message):
+        probe(None, training, validation, **options)
+
+
+def test_equal_splits_and_images_without_an_encoder_are_refused(training):
+    with pytest.raises(InputError, match="`split` and `validation_split` are both train"):
+        probe(None, training, validation_split="train")
+    with pytest.raises(InputError, match="bundle or an encoder"):
+        probe(None, "images")

@@ -94,7 +94,13 @@ def test_trials_are_measured_on_their_own_samples(bundle, images):
 
 
 def test_interrupted_tuning_resumes(bundle, images, tmp_path, monkeypatch):
-    options = {"methods": "dino", "level": "backbone", "sampler": "dpmpp", "steps": (1, 2), "cache": StepCache(tmp_path)}
+    options = {
+        "methods": "dino",
+        "level": "backbone",
+        "sampler": "dpmpp",
+        "steps": (1, 2),
+        "cache": StepCache(tmp_path),
+    }
     first = tune(bundle, images, **options)
     monkeypatch.setattr(type(bundle), "sample_cond", lambda *given: pytest.fail("sampled again"))
     assert tune(bundle, images, **options) == first

@@ -104,7 +104,8 @@ class Invariance:
             "size": self.size,
             "background_share": self.background,
             "augmentations": [
-                {"name": one.name, "what": one.description, "strengths": list(one.strengths)} for one in self.augmentations
+                {"name": one.name, "what": one.description, "strengths": list(one.strengths)}
+                for one in self.augmentations
             ],
             "representations": [
                 {

@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler, normalize
 
-from rcdm_cli.analyses.probe.resample import Labelled, bootstrap_resample, refit
+from rcdm_cli.analyses.probe.probes import LabelledRepresentations, bootstrap_resample, refit
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.metrics.linear_probe import FITS, STRENGTHS
 
@@ -16,7 +16,7 @@ CENTRES = torch.randn(CLASSES, 6, generator=torch.Generator().manual_seed(5))
 def cloud(count, seed):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % CLASSES
-    return Labelled(CENTRES[labels] + torch.randn(count, 6, generator=generator), labels)
+    return LabelledRepresentations(CENTRES[labels] + torch.randn(count, 6, generator=generator), labels)
 
 
 @pytest.fixture(scope="module")
@@ -31,34 +31,34 @@ def validation():
 
 @pytest.fixture(scope="module")
 def found(training, validation):
-    return refit(training, validation, CLASSES, seeds=3, seed=4, cache=StepCache(None, {}))
+    return refit(training, validation, CLASSES, seeds=3, seed=4)
 
 
-def test_a_draw_is_as_large_as_what_it_is_from_and_never_learns_from_what_it_holds_out():
+def test_resample_has_the_size_of_the_set_and_left_out_images_are_never_drawn():
     shares = []
     for number in range(50):
-        learnt, held = bootstrap_resample(400, 0, number)
-        assert len(learnt) == 400
-        assert sorted({*learnt.tolist(), *held.tolist()}) == list(range(400))
-        assert not {*learnt.tolist()} & {*held.tolist()}
+        drawn, held = bootstrap_resample(400, 0, number)
+        assert len(drawn) == 400
+        assert sorted({*drawn.tolist(), *held.tolist()}) == list(range(400))
+        assert not {*drawn.tolist()} & {*held.tolist()}
         shares.append(len(held) / 400)
     # (1 - 1 / n) ** n of the images are never drawn.
     assert np.mean(shares) == pytest.approx((1 - 1 / 400) ** 400, abs=0.01)
     assert np.std(shares) > 0
 
 
-def test_draws_differ_and_come_again():
+def test_resamples_are_reproducible_and_differ_by_number_and_seed():
     one = bootstrap_resample(100, 0, 1)
-    assert torch.equal(one.learnt, bootstrap_resample(100, 0, 1).learnt)
-    assert not torch.equal(one.learnt, bootstrap_resample(100, 0, 2).learnt)
-    assert not torch.equal(one.learnt, bootstrap_resample(100, 1, 1).learnt)
+    assert torch.equal(one.drawn, bootstrap_resample(100, 0, 1).drawn)
+    assert not torch.equal(one.drawn, bootstrap_resample(100, 0, 2).drawn)
+    assert not torch.equal(one.drawn, bootstrap_resample(100, 1, 1).drawn)
 
 
-def test_even_of_two_images_one_is_held_out():
-    assert {len(bootstrap_resample(2, 0, number).held) for number in range(20)} == {1}
+def test_resample_of_two_images_leaves_one_out():
+    assert {len(bootstrap_resample(2, 0, number).left_out) for number in range(20)} == {1}
 
 
-def test_accuracies_are_those_of_scikit_learn(found, training, validation):
+def test_accuracies_equal_scikit_learn(found, training, validation):
     h, labels = (part.numpy() for part in training)
     asked, truth = (part.numpy() for part in validation)
     for number, one in enumerate(found):
@@ -80,22 +80,22 @@ def test_accuracies_are_those_of_scikit_learn(found, training, validation):
         assert one.knn == pytest.approx(near.score(normalize(asked), truth), abs=1e-9)
 
 
-def test_what_is_learnt_varies_with_the_draw(found):
+def test_accuracies_vary_with_the_resample(found):
     assert len({one.linear for one in found}) > 1
     assert len({one.knn for one in found}) > 1
 
 
-def test_an_interrupted_run_goes_on(found, training, validation, tmp_path):
-    cache, seen = StepCache(tmp_path, {}), []
+def test_interrupted_refits_resume(found, training, validation, tmp_path):
+    cache, reported = StepCache(tmp_path), []
 
     def stop(done):
-        seen.append(done)
+        reported.append(done)
         if done == FITS:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         refit(training, validation, CLASSES, seeds=3, seed=4, cache=cache, on_progress=stop)
-    assert seen[-1] == FITS
+    assert reported[-1] == FITS
     again = []
     assert refit(training, validation, CLASSES, seeds=3, seed=4, cache=cache, on_progress=again.append) == found
     assert again[0] == len(STRENGTHS)

@@ -1,0 +1,80 @@
+"""Python API: lazy imports, documented examples and consistent signatures."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import rcdm_cli
+from tests.bundle.tiny import tiny_bundle
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "API.md").read_text(encoding="utf-8"), re.DOTALL)
+ANALYSES = ("evaluate", "fgsm", "interpolate", "invariance", "manipulate", "probe", "tune", "visualize")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A bundle ``tiny``, a data set ``images`` with two splits and two classes, and the images ``a.png``, ``b.png``."""
+    folder = tmp_path_factory.mktemp("api")
+    tiny_bundle(folder / "engines" / "tiny")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3)):
+        for name in ("cat", "dog"):
+            (folder / "images" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / "images" / split / name / f"{number}.png")
+    for name in "ab":
+        Image.fromarray(rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda text: re.findall(r"import (.*)", text)[-1])
+def test_documented_example_runs(folder, monkeypatch, example):
+    monkeypatch.chdir(folder)
+    exec(compile(example, "docs/API.md", "exec"), {})
+
+
+def test_every_function_has_an_example():
+    for name in rcdm_cli.__all__:
+        assert any(re.search(rf"import .*\b{name}\b", example) for example in EXAMPLES), name
+
+
+def test_import_does_not_import_torch():
+    code = "import sys, rcdm_cli; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="nothing"):
+        rcdm_cli.nothing  # noqa: B018
+    assert set(rcdm_cli.__all__) <= set(dir(rcdm_cli))
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_signature_starts_with_the_bundle_and_has_keyword_only_options(name):
+    parameters = inspect.signature(getattr(rcdm_cli, name)).parameters
+    assert next(iter(parameters)) == "bundle"
+    keywords = {key for key, one in parameters.items() if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    shared = {"methods", "level", "seed", "batch", "out", "force", "cache", "on_progress", "on_note"}
+    assert shared <= keywords
+    assert all(parameters[key].default is not inspect.Parameter.empty for key in keywords)
+    documented = inspect.getdoc(getattr(rcdm_cli, name))
+    assert all(f"\n    {key}: " in documented for key in parameters)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_command_has_the_same_options_as_the_function(name):
+    from importlib import import_module
+
+    command = inspect.signature(getattr(import_module(f"rcdm_cli.cli.{name}"), name).function).parameters
+    function = inspect.signature(getattr(rcdm_cli, name)).parameters
+    python_only = {"cache", "on_progress", "on_note", "validation", "augmentations"}
+    assert set(function) - python_only <= set(command)
