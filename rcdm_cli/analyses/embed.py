@@ -118,7 +118,7 @@ def encoder_set(
         True,
         "the encoder",
     )
-    return EncoderSet(lone_encoder(bundle), pairs, next(bundle.parameters()).device, {"encoder": bundle.reference or name})
+    return EncoderSet(lone_encoder(bundle), pairs, bundle.mean.device, {"encoder": bundle.reference or name})
 
 
 def bundle_encoders(bundle: Bundle, pairs: Sequence[Pair]) -> dict[str, HashedEncoder]:

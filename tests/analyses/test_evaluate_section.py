@@ -2,10 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.analyses.evaluate.compute import evaluate
-from rcdm_cli.analyses.evaluate.results import Images
+from rcdm_cli.analyses.evaluate.compute import LabelledCrops, measure_samples
 from rcdm_cli.analyses.evaluate.section import answers, chance, draw_nearest, section, write
-from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.image_grid import draw_grid
 from rcdm_cli.report.elements import Table
@@ -19,8 +17,8 @@ from tests.report.pages import Page
 def found(tmp_path_factory):
     bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
     draw = np.random.default_rng(0)
-    asked, bank = (
-        Images(
+    images, bank = (
+        LabelledCrops(
             draw.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8),
             tuple(f"<{name}{k}>" for k in range(4)),
             torch.arange(4),
@@ -29,9 +27,7 @@ def found(tmp_path_factory):
     )
     pairs = bundle.pairs(None, "both")
     settings = bundle.settings(steps=1)
-    return evaluate(
-        bundle, StepCache(None, {}), asked, pairs, space=pairs[-1], bank=bank, num_samples=2, settings=settings
-    )
+    return measure_samples(bundle, images, pairs, space=pairs[-1], bank=bank, num_samples=2, settings=settings)
 
 
 @pytest.fixture
@@ -109,7 +105,7 @@ def test_missing_measures_are_not_on_the_page(results):
 def test_grid_has_image_sample_and_nearest_training_image(found):
     canvas = draw_grid(draw_nearest(found.evaluated))
     for one in found.evaluated:
-        for shown in one.shown:
+        for shown in one.nearest:
             assert holds(canvas, shown.image)
             assert holds(canvas, shown.sample)
             assert holds(canvas, shown.nearest)

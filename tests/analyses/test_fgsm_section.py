@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.analyses.fgsm.compute import Plan, Subjects, attack
-from rcdm_cli.analyses.fgsm.results import image_values, summarise
-from rcdm_cli.analyses.fgsm.samples import Shown, show_attacked
+from rcdm_cli.analyses.fgsm.attacks import AttackedImages, AttackPlan, attack_all
+from rcdm_cli.analyses.fgsm.compute import sample_attacked
+from rcdm_cli.analyses.fgsm.results import AttackedSamples, summarise
 from rcdm_cli.analyses.fgsm.section import answers, draw, in_255ths, section, write
-from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
 from rcdm_cli.encoders.pairs import Pair
@@ -18,7 +17,7 @@ from rcdm_cli.report.elements import ImageGrid, LineChart, Table
 from tests.bundle.tiny import tiny_bundle
 
 PAIRS = [Pair("dino", "projector"), Pair("supervised", "backbone")]
-PLAN = Plan(("fgsm", "drift"), (0.0, 4 / 255), 2, 0)
+PLAN = AttackPlan(("fgsm", "drift"), (0.0, 4 / 255), 2, 0)
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +30,16 @@ def run(tmp_path_factory):
         pair: LinearClassifier(torch.eye(2, width), torch.zeros(2)) for pair, width in zip(PAIRS, (12, 16), strict=True)
     }
     labels = torch.tensor([0, 1, 0, 1])
-    subjects = Subjects({32: images}, ("<b>.png", "b", "c", "d"), labels, ("cat", "dog"), classifiers)
-    cache = StepCache(None, {})
-    outcomes = attack(bundle, subjects, PAIRS, PLAN, cache=cache)
+    subjects = AttackedImages({32: images}, ("<b>.png", "b", "c", "d"), labels, ("cat", "dog"), classifiers)
+    outcomes = attack_all(bundle, subjects, PAIRS, PLAN)
     settings = bundle.settings(steps=2)
-    shown = show_attacked(bundle, subjects, [0, 2], PAIRS, "fgsm", PLAN, num_samples=2, settings=settings, cache=cache)
+    samples = sample_attacked(bundle, subjects, [0, 2], PAIRS, PLAN, num_samples=2, settings=settings)
     values = {
         "kind": "fgsm",
         "settings": {"epsilons": list(PLAN.epsilons), "attacks": list(PLAN.attacks)},
-        "images_attacked": 4,
         **summarise(outcomes, subjects, PAIRS, PLAN).as_json(),
-        "images": image_values(outcomes, PAIRS, PLAN, subjects),
     }
-    write(folder, values, shown)
+    write(folder, values, samples)
     return folder, json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
@@ -133,7 +129,7 @@ def test_row_label_has_each_change_of_the_predicted_class(run, monkeypatch, tmp_
         "rcdm_cli.analyses.fgsm.section.draw",
         lambda cells, given, epsilons: labels.append(given) or grid,
     )
-    write(tmp_path, values, [Shown(0, [])])
+    write(tmp_path, values, [AttackedSamples(0, [])])
     assert labels[0][0] == "dino projector\ncat\n→ dog\n→ cat"
 
 

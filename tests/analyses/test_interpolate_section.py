@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -6,7 +7,6 @@ from PIL import Image
 
 from rcdm_cli.analyses.interpolate.compute import interpolate
 from rcdm_cli.analyses.interpolate.section import animate, draw, section, write
-from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_grid import draw_grid
@@ -27,22 +27,14 @@ def images():
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, images):
     bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
-    return interpolate(
-        bundle,
-        StepCache(None, {}),
-        [("<a>.png", "고양이.png")],
-        {pair: bundle.encode(images[0], method=pair.method, level=pair.level)[None] for pair in PAIRS},
-        path="spherical",
-        positions=[0, 0.5, 1],
-        num_samples=2,
-        settings=bundle.settings(steps=2),
-    )
+    found = interpolate(bundle, *images[0], path="spherical", frames=3, methods="dino", num_samples=2, steps=2)
+    return replace(found, names=[("<a>.png", "고양이.png")])
 
 
 def test_grid_has_every_sample_and_both_images(result, images):
     canvas = draw_grid(draw(result, 0, images[0]))
     for pair in PAIRS:
-        for sample in result.journeys[pair][0].samples.reshape(-1, 16, 16, 3):
+        for sample in result.paths[pair][0].samples.reshape(-1, 16, 16, 3):
             assert holds(canvas, sample)
     assert all(holds(canvas, center_crop(image, 16)) for image in images[0])
 
@@ -59,7 +51,7 @@ def test_animation_goes_forward_and_back(result, images, tmp_path, kind):
     values = write(result, images, tmp_path, {}, kind)
     frames = animate(result, 0)
     assert len(frames) == 4
-    for sample in result.journeys[PAIRS[1]][0].samples[:, 1]:
+    for sample in result.paths[PAIRS[1]][0].samples[:, 1]:
         assert holds(frames[1], sample)
         assert holds(frames[3], sample)
     with Image.open(tmp_path / values["image_pairs"][0]["animation"]) as animation:
@@ -80,7 +72,7 @@ def test_section_agrees_with_the_numbers(result, images, tmp_path):
     assert next(iter(values)) == "kind"
     answer, sample, *_ = section(values).elements
     assert isinstance(answer, Sentence)
-    means = [np.mean(result.journeys[pair][0].similarity) for pair in PAIRS]
+    means = [np.mean(result.paths[pair][0].similarity) for pair in PAIRS]
     assert f": {means[0]:.3f} for dino backbone and {means[1]:.3f} for dino projector (mean over 1" in answer.text
     assert "over 1 pair of images, 3 positions and 2 noises" in answer.text
     assert isinstance(sample, ImageGrid)

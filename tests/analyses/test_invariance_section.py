@@ -5,9 +5,7 @@ import numpy as np
 import pytest
 
 from rcdm_cli.analyses.invariance.compute import invariance
-from rcdm_cli.analyses.invariance.samples import before_and_after
 from rcdm_cli.analyses.invariance.section import draw, heat_map, section, sentences, write
-from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.augment import AUGMENTATIONS
 from rcdm_cli.data.image_grid import draw_grid
@@ -29,24 +27,18 @@ def bundle(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def samples(bundle, images):
-    pairs = bundle.pairs(None, "both")
-    return before_and_after(
-        bundle,
-        StepCache(None, {}),
-        images[:2],
-        pairs,
-        num_samples=2,
-        settings=bundle.settings(steps=2),
-        augmentations=BATTERY,
-    )
+def found(bundle, images):
+    return invariance(bundle, images, augmentations=BATTERY, examples=2, num_samples=2, steps=2)
+
+
+@pytest.fixture(scope="module")
+def samples(found):
+    return found.samples
 
 
 @pytest.fixture
-def results(bundle, images, samples, tmp_path):
-    pairs = bundle.pairs(None, "both")
-    found = invariance(bundle, StepCache(None, {}), images, pairs, augmentations=BATTERY)
-    write(found, samples, tmp_path, {"seed": 0})
+def results(found, tmp_path):
+    write(found, found.samples, tmp_path, {"seed": 0})
     return json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
 
 

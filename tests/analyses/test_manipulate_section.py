@@ -4,9 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from rcdm_cli.analyses.manipulate.compute import Bank, Rule, manipulate
+from rcdm_cli.analyses.manipulate.compute import manipulate
 from rcdm_cli.analyses.manipulate.section import draw, section, write
-from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.image_grid import draw_grid
 from rcdm_cli.encoders.pairs import Pair
@@ -26,20 +25,13 @@ def images():
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, images):
     bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
-    bank = Bank(
-        {pair: bundle.encode(list(images), method=pair.method, level=pair.level) for pair in PAIRS},
-        [str(i) for i in range(8)],
-    )
-    settings = bundle.settings(steps=2)
-    rule = Rule(nearest=3, threshold=1, share=0.5)
-    return manipulate(
-        bundle, StepCache(None, {}), images[0], images[1], bank, PAIRS, rule=rule, num_samples=2, settings=settings
-    )
+    rule = {"nearest": 3, "threshold": 1, "share": 0.5}
+    return manipulate(bundle, images[0], images[1], images, methods="dino", num_samples=2, steps=2, **rule)
 
 
 def test_grid_has_every_row_both_images_and_the_nearest_neighbours(result, images):
-    found = result.found[PAIRS[0]]
-    near = {one.key: images[int(one.key)] for one in found.neighbours}
+    found = result.results[PAIRS[0]]
+    near = {one.key: images[int(one.key.removeprefix("image "))] for one in found.neighbours}
     canvas = draw_grid(draw(found, images[0], images[1], near))
     shown = [*found.samples.reshape(-1, 16, 16, 3), images[0], images[1], *list(near.values())[:2]]
     assert all(holds(canvas, sample) for sample in shown)
@@ -52,15 +44,15 @@ def test_section_lists_dimensions_and_the_largest_change(result, images, tmp_pat
     values = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     tables = [one for one in section(values).elements if isinstance(one, Table)]
     rows = dict(zip(PAIRS, tables[1].rows, strict=True))
-    for pair, found in result.found.items():
+    for pair, found in result.results.items():
         assert rows[pair][2] == (", ".join(str(one) for one in found.dimensions) or "none")
-    rise = {pair: np.mean(found.to_target[2]) - np.mean(found.to_target[0]) for pair, found in result.found.items()}
+    rise = {pair: np.mean(found.to_target[2]) - np.mean(found.to_target[0]) for pair, found in result.results.items()}
     most = max(PAIRS, key=rise.get)
     answer = section(values).elements[0]
     assert isinstance(answer, Sentence)
     if rise[most] > 0:
         assert f"at {most.method} {most.level}, where the rise is largest" in answer.text
-        ends = zip(result.found[most].to_target[2], result.found[most].to_target[0], strict=True)
+        ends = zip(result.results[most].to_target[2], result.results[most].to_target[0], strict=True)
         nearer = sum(after > before for after, before in ends)
         assert f"rises by {rise[most]:.3f} on average" in answer.text
         assert f"rises for {nearer} of 2 samples" in answer.text

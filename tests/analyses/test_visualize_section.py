@@ -1,11 +1,11 @@
 import base64
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rcdm_cli.analyses.step_cache import StepCache, representations
 from rcdm_cli.analyses.visualize import section as module
 from rcdm_cli.analyses.visualize.compute import visualize
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
@@ -28,16 +28,13 @@ def images():
 @pytest.fixture(scope="module")
 def result(tmp_path_factory, images):
     bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
-    pairs = bundle.pairs(None, "both")
-    settings = bundle.settings(steps=2)
-    h = representations(bundle, images, pairs)
-    return visualize(bundle, StepCache(None, {}), ["<a>.png", "고양이.png"], h, num_samples=2, settings=settings)
+    return replace(visualize(bundle, images, num_samples=2, steps=2), names=["<a>.png", "고양이.png"])
 
 
 def written(result, images, folder):
     """Write a run and return the content of ``results.json``."""
     with SampleFiles(folder, result.names) as files:
-        for pair, found in result.seen.items():
+        for pair, found in result.results.items():
             for i, one in enumerate(found):
                 for k, sample in enumerate(one.samples):
                     files.add(i, pair, k, sample)
@@ -55,7 +52,7 @@ def holds(canvas, cell):
 
 def test_grid_has_every_sample_and_every_map_on_one_scale(result, images):
     canvas = draw(result, images, 0.2)
-    for found in result.seen.values():
+    for found in result.results.values():
         for one in found:
             assert all(holds(canvas, sample) for sample in one.samples)
             assert holds(canvas, colour_map(one.spread / 0.2))
@@ -74,18 +71,18 @@ def test_files_are_named_in_the_results(result, images, tmp_path):
     for image, entry in zip(images, values["images"], strict=True):
         np.testing.assert_array_equal(read_image(tmp_path / entry["file"]), center_crop(image, 16))
     for pair, part in zip(result.pairs, values["images"][1]["representations"], strict=True):
-        for name, sample in zip(part["samples"], result.seen[pair][1].samples, strict=True):
+        for name, sample in zip(part["samples"], result.results[pair][1].samples, strict=True):
             np.testing.assert_array_equal(read_image(tmp_path / name), sample)
 
 
 def test_standard_deviation_maps_have_one_scale(result, images, tmp_path):
     values = written(result, images, tmp_path)
-    stacked = np.stack([one.spread for found in result.seen.values() for one in found])
+    stacked = np.stack([one.spread for found in result.results.values() for one in found])
     assert values["map_top"] == pytest.approx(np.quantile(stacked, 0.995))
     for i, image in enumerate(values["images"]):
         for pair, part in zip(result.pairs, image["representations"], strict=True):
             # The standard deviation in the formula of numpy, from the samples.
-            deviation = np.std(result.seen[pair][i].samples / 255, axis=0).mean(axis=-1)
+            deviation = np.std(result.results[pair][i].samples / 255, axis=0).mean(axis=-1)
             expected = colour_map(deviation / values["map_top"]).astype(int)
             assert np.abs(read_image(tmp_path / part["std_map"]) - expected).max() <= 3
     [grid] = [one for one in section(values).elements if isinstance(one, ImageGrid)]
@@ -116,7 +113,7 @@ def test_unknown_image_has_no_input_image(result, images, tmp_path):
 def test_failed_write_of_a_sample_is_an_error_on_exit(result, tmp_path):
     (tmp_path / "samples").write_text("a file instead of the folder")
     with pytest.raises(RcdmError, match="samples"), SampleFiles(tmp_path, result.names) as files:
-        files.add(0, result.pairs[0], 0, result.seen[result.pairs[0]][0].samples[0])
+        files.add(0, result.pairs[0], 0, result.results[result.pairs[0]][0].samples[0])
 
 
 def test_samples_of_an_interrupted_run_are_removed(result, images, tmp_path):
