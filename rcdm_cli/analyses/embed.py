@@ -25,11 +25,11 @@ from rcdm_cli.data.encode import EncoderFunction, encode_dataset
 from rcdm_cli.encoders.embeddings import (
     Embeddings,
     EncoderIdentity,
-    checked_suffix,
+    embeddings_suffix,
     is_embeddings,
-    packed,
+    json_to_tensor,
     read_embeddings,
-    unpacked,
+    tensor_to_json,
     write_embeddings,
 )
 from rcdm_cli.encoders.encoder import Encoder
@@ -177,7 +177,7 @@ def embed(
     """
     require_at_least(1, batch=batch)
     if out is not None:
-        checked_suffix(Path(out))
+        embeddings_suffix(Path(out))
         if Path(out).exists() and not force:
             raise InputError(f"{out} exists already. Give `force` to replace the file, or another `out`.")
     encoders = encoder_set(bundle, methods, level)
@@ -234,7 +234,7 @@ def embed_dataset(
         compute = partial(_chunk, encoders, dataset, index, batch, show)
         part = cache.get_or_compute({"step": "embed", **about, "start": start, "stop": index.stop}, compute)
         read += part["read"].tolist()
-        skipped += unpacked(part["skipped"])
+        skipped += tensor_to_json(part["skipped"])
         parts.append(part)
     show(len(dataset), len(dataset))
     if not read:
@@ -263,7 +263,7 @@ def _chunk(
         empty = [torch.empty(0, encoder.spec.width_at(level)) for level in encoder.spec.levels]
         for level, h in zip(encoder.spec.levels, found.representations[method] or empty, strict=True):
             levels[f"{method}/{level}"] = h
-    return {"read": torch.tensor(found.read, dtype=torch.int64), "skipped": packed(found.skipped), **levels}
+    return {"read": torch.tensor(found.read, dtype=torch.int64), "skipped": json_to_tensor(found.skipped), **levels}
 
 
 def as_embeddings(data: Any) -> Embeddings | None:

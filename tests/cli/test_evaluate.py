@@ -84,7 +84,7 @@ def test_bank_must_not_share_images(invoke):
     [
         (("--bank-split", "val"), "own nearest neighbours"),
         (("--bank-split", "tran"), "tran"),
-        (("--space", "supervised/projector"), "It has: backbone"),
+        (("--space", "supervised/projector"), "Available levels: backbone"),
         (("--space", "vicreg"), "vicreg"),
         (("--space", "dino/both"), "Give METHOD/backbone"),
         (("--inception", "nowhere.pth"), "nowhere.pth is not a file"),

@@ -181,7 +181,7 @@ def test_unreadable_image_is_reported_and_skipped(invoke, imgs, workplace):
         (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "nowhere"), "nowhere"),
         (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "imgs/a/0.png"), "no image but the source"),
         (("invariance", "imgs/a/0.png"), "two or more"),
-        (("invariance", "imgs", "--method", "supervised", "--level", "projector"), "It has: backbone"),
+        (("invariance", "imgs", "--method", "supervised", "--level", "projector"), "Available levels: backbone"),
     ],
 )
 def test_wrong_input_ends_with_2_and_leaves_no_results(invoke, workplace, arguments, expected):

@@ -38,7 +38,7 @@ def test_chosen_settings_become_the_default_of_the_bundle(tiny, workplace, invok
     assert after == unchanged
     assert json.loads((workplace / "tuning" / "results.json").read_text()) == values
     page = (workplace / "tuning" / "report.html").read_text()
-    assert "fewest calls of the network within 10000 %" in page
+    assert "fewest network evaluations within 10000 %" in page
 
 
 @pytest.mark.usefixtures("tiny")

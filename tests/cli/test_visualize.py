@@ -25,6 +25,10 @@ def visualize(invoke, *options):
     return invoke("visualize", "imgs", "--bundle", "tiny", "--samples", "2", "--steps", "2", *options)
 
 
+def sample_names(values):
+    return [name for image in values["images"] for one in image["representations"] for name in one["samples"]]
+
+
 @pytest.mark.usefixtures("imgs")
 def test_run_folder_contains_grid_samples_and_results(invoke, workplace):
     done = visualize(invoke, "--method", "dino", "--level", "projector", "--json")
@@ -33,7 +37,9 @@ def test_run_folder_contains_grid_samples_and_results(invoke, workplace):
     assert len(values["images"]) == 3
     with Image.open(workplace / "visualization" / "grid.png") as grid:
         assert grid.width > 300
-    assert len(list((workplace / "visualization" / "samples").rglob("*.png"))) == 6
+    names = [path.name for path in (workplace / "visualization" / "samples").rglob("*.png")]
+    per_image = ("dino-projector-00.png", "dino-projector-01.png", "dino-projector-std.png", "image.png")
+    assert sorted(names) == sorted(per_image * 3)
     assert json.loads((workplace / "visualization" / "results.json").read_text())["summary"] == values["summary"]
 
 
@@ -71,9 +77,8 @@ def test_interrupted_run_resumes_and_equals_an_uninterrupted_run(invoke, workpla
     assert visualize(invoke, *options, "--out", "whole").exit_code == 0
     first, second = (json.loads((workplace / name / "results.json").read_text()) for name in ("visualization", "whole"))
     assert first == second
-    for image in first["images"]:
-        for name in image["samples"]:
-            assert (folder / name).read_bytes() == (workplace / "whole" / name).read_bytes()
+    for name in sample_names(first):
+        assert (folder / name).read_bytes() == (workplace / "whole" / name).read_bytes()
 
 
 @pytest.mark.usefixtures("imgs")
@@ -85,10 +90,11 @@ def test_embeddings_file_gives_the_same_samples_as_its_images(invoke, workplace)
     )
     assert done.exit_code == 0
     first, second = (json.loads((workplace / name / "results.json").read_text()) for name in ("of-images", "of-file"))
-    assert first["images"] == second["images"]
-    for image in first["images"]:
-        for name in image["samples"]:
-            assert (workplace / "of-images" / name).read_bytes() == (workplace / "of-file" / name).read_bytes()
+    assert len(sample_names(first)) == 18
+    for one, other in zip(first["images"], second["images"], strict=True):
+        assert one["representations"] == other["representations"]
+    for name in sample_names(first):
+        assert (workplace / "of-images" / name).read_bytes() == (workplace / "of-file" / name).read_bytes()
     assert not (workplace / "of-file" / "parts").exists()
 
 
@@ -98,7 +104,7 @@ def test_forced_run_removes_samples_of_the_earlier_run(invoke, workplace):
     (workplace / "visualization" / "mine.txt").write_text("not rcdm's")
     assert visualize(invoke, "--method", "dino", "--level", "projector", "--force").exit_code == 0
     left = {path.name for path in (workplace / "visualization" / "samples").rglob("*.png")}
-    assert left == {"dino-projector-00.png", "dino-projector-01.png"}
+    assert left == {"dino-projector-00.png", "dino-projector-01.png", "dino-projector-std.png", "image.png"}
     assert (workplace / "visualization" / "mine.txt").exists()
 
 
@@ -113,7 +119,7 @@ def test_interrupted_forced_run_leaves_no_results_of_the_earlier_run(invoke, wor
     assert not (samples / "results.json").exists()
     assert visualize(invoke, "--method", "supervised").exit_code == 0
     left = {path.name for path in (samples / "samples").rglob("*.png")}
-    assert left == {"supervised-backbone-00.png", "supervised-backbone-01.png", "mine.png"}
+    assert {name for name in left if not name.startswith("supervised-backbone-")} == {"image.png", "mine.png"}
 
 
 def interrupt(*values):
@@ -136,7 +142,7 @@ def test_unreadable_image_is_reported_and_skipped(invoke, imgs, workplace):
     ("options", "message"),
     [
         (("--level", "projekt"), "Did you mean"),
-        (("--method", "supervised", "--level", "projector"), "It has: backbone"),
+        (("--method", "supervised", "--level", "projector"), "Available levels: backbone"),
         (("--method", "vicreg"), "vicreg"),
         (("--bundle", "nowhere"), "nowhere"),
     ],
