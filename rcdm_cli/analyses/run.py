@@ -111,6 +111,6 @@ def _identity(bundle: Bundle) -> dict[str, Any]:
         "rcdm": __version__,
         "bundle": bundle.manifest.name,
         "manifest_sha256": sha256(bundle.folder / MANIFEST),
-        "backend": bundle.choice.backend,
-        "precision": bundle.choice.precision,
+        "backend": bundle.selection.backend,
+        "precision": bundle.selection.precision,
     }

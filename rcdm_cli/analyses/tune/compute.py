@@ -191,8 +191,8 @@ def tune(
         "model_sha256": bundle.manifest.model.sha256,
         "images_sha256": dataset.fingerprint(),
         "seed": seed,
-        "backend": bundle.choice.backend,
-        "precision": bundle.choice.precision,
+        "backend": bundle.selection.backend,
+        "precision": bundle.selection.precision,
     }
     with run_cache(about, out, force, cache) as cache:
         crops = load_crops(dataset, size, "Reading images", on_progress, on_note).images
