@@ -151,7 +151,7 @@ def outside(path):
     [
         (hostile, "asks to call or build 'posix.system'"),
         (truncated, "is not a complete torch.save file"),
-        (renamed, "middle_block.0.in_layers.0.weight is missing; middle_block.0.in_layers.0.gamma is one too many."),
+        (renamed, "middle_block.0.in_layers.0.weight is missing; middle_block.0.in_layers.0.gamma is unexpected."),
         (bomb, "compressed or claim more bytes"),
         (outside, "is a tar"),
     ],

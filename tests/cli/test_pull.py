@@ -34,7 +34,7 @@ def server(workplace, monkeypatch):
     torch.save(rcdm_state(), workplace / "rcdm.pt")
     # The miniature is known, as the published architecture is.
     shapes = {name: tuple(tensor.shape) for name, tensor in rcdm_state().items()}
-    monkeypatch.setitem(architecture.KNOWN, architecture.read_architecture(shapes), architecture.UNetOptions(16, 2))
+    monkeypatch.setitem(architecture.PUBLISHED, architecture.read_architecture(shapes), architecture.UNetOptions(16, 2))
     monkeypatch.setattr("rcdm_cli.encoders.open.open_encoder", lambda path, method: renamed(encoder, method))
     with (
         serving(Site((workplace / "rcdm.pt").read_bytes())) as rcdm,
