@@ -35,7 +35,7 @@ def server(workplace, monkeypatch):
     # The miniature is known, as the published architecture is.
     shapes = {name: tuple(tensor.shape) for name, tensor in rcdm_state().items()}
     monkeypatch.setitem(architecture.PUBLISHED, architecture.read_architecture(shapes), architecture.UNetOptions(16, 2))
-    monkeypatch.setattr("rcdm_cli.encoders.open.open_encoder", lambda path, method: renamed(encoder, method))
+    monkeypatch.setattr("rcdm_cli.bundle.import_published.open_encoder", lambda path, method: renamed(encoder, method))
     with (
         serving(Site((workplace / "rcdm.pt").read_bytes())) as rcdm,
         serving(Site((workplace / "encoder.pth").read_bytes())) as trunk,
