@@ -153,6 +153,20 @@ def test_only_cli_prints_parses_exits_and_reads_the_environment(path):
     assert terminal_use(path.read_text(encoding="utf-8")) == []
 
 
+@pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) != "cli"], ids=name_of)
+def test_only_cli_names_command_line_flags(path):
+    assert flags(path.read_text(encoding="utf-8")) == []
+
+
+def test_class_names_are_unique():
+    modules: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                modules.setdefault(node.name, []).append(name_of(path))
+    assert {name: paths for name, paths in modules.items() if len(paths) > 1} == {}
+
+
 @pytest.mark.parametrize("path", [path for path in MODULES if package_of(path) == "cli"], ids=name_of)
 def test_cli_imports_no_slow_library_at_import_time(path, standard):
     assert slow_imports(path.read_text(encoding="utf-8"), standard) == []

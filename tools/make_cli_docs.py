@@ -1,4 +1,4 @@
-"""Generate docs/CLI.md from the commands' help texts."""
+"""Generate docs/CLI.md from the program."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -13,17 +13,18 @@ from rcdm_cli.core.files import write_text
 PAGE = Path(__file__).parents[1] / "docs" / "CLI.md"
 
 INTRODUCTION = """\
-# The commands of `rcdm`
+# Commands of `rcdm`
 
-Made by `make docs` from the program; `rcdm COMMAND --help` says the same.
+`make docs` generates this page from the program. `rcdm COMMAND --help` shows the same text.
 
-- The result goes to stdout: lines to read, or one JSON object with `--json`. Everything else goes to stderr.
-- Exit codes: 0 done; 1 failed; 2 wrong use, recipe or input; 3 a check that was asked for did not hold; 130
-  interrupted. With 1, 2 and 130 stdout is empty; only where images could not be read and were skipped, 2 comes after a
-  whole result.
-- On a terminal, long work shows a bar with the time left; elsewhere a plain line now and then. `--quiet` shows
-  neither.
-- `RCDM_DEBUG=1` adds the traceback to an error, and the warnings of libraries. `NO_COLOR=1` takes the colours out.
+- stdout contains the result: lines of text, or one JSON object with `--json`. Everything else goes to stderr.
+- Exit codes: 0 success; 1 failure; 2 wrong use, recipe or input; 3 a requested check did not hold; 130 interrupted.
+  With 1, 2 and 130, stdout is empty. The exception is a command that skipped unreadable images: it prints its result
+  and exits with code 2.
+- On a terminal, long work shows a progress bar; elsewhere it prints occasional lines. `--quiet` disables both.
+- `rcdm --install-completion` installs shell completion for bash, zsh and fish.
+- Environment variables: `RCDM_CACHE` is the folder of downloaded weights. `RCDM_OFFLINE=1` forbids downloads.
+  `RCDM_DEBUG=1` prints tracebacks and warnings of libraries. `NO_COLOR=1` disables colours.
 """
 
 
