@@ -57,17 +57,15 @@ def exit_code(error: BaseException) -> int:
 def with_flags(message: str, context: typer.Context) -> str:
     """Replace parameter names in backticks by what the user types: ```split``` → ``--split``.
 
-    The code below ``cli`` names parameters as in Python. The running command is searched first, then all commands.
-    Names that are no parameter keep their backticks.
+    The code below ``cli`` names parameters as in Python. The parameters of the running command are searched first, then
+    the options of all commands. Other names keep their backticks.
     """
-    names: dict[str, str] = {}
+    names = {parameter.name: _typed_as(parameter) for parameter in context.command.params}
     root: Any = context.find_root().command
-    for command in (context.command, *getattr(root, "commands", {}).values()):
+    for command in getattr(root, "commands", {}).values():
         for parameter in command.params:
-            flag = _typed_as(parameter)
-            names.setdefault(parameter.name, flag)
-            # `--out` is the parameter `folder` of a command, because `out` is its output.
-            names.setdefault(flag.removeprefix("--").replace("-", "_"), flag)
+            if parameter.param_type_name == "option":
+                names.setdefault(parameter.name, _typed_as(parameter))
     return _IN_BACKTICKS.sub(lambda match: names.get(match[1], match[0]), message)
 
 

@@ -1,8 +1,7 @@
-"""Inputs, progress bars and printed results that the analysis commands share."""
+"""Inputs and printed results that the analysis commands share."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +14,6 @@ if TYPE_CHECKING:
     from rcdm_cli.encoders.encoder import Encoder
 
 RESULTS, PAGE = "results.json", "report.html"
-
-
-@contextmanager
-def stages(output: Output) -> Iterator[Callable[[str, int, int], None]]:
-    """Show one progress bar per stage; call the function that this yields with (stage, items done, items)."""
-    with ExitStack() as bars:
-        current: list[Any] = [None, None]
-
-        def show(stage: str, done: int, total: int) -> None:
-            if stage != current[0]:
-                bars.close()
-                current[:] = stage, bars.enter_context(output.progress(stage))
-            current[1](done, total)
-
-        yield show
 
 
 def read_run(folder: Path) -> dict[str, Any]:

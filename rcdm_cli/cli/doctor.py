@@ -36,7 +36,7 @@ class Check:
         return f"{self.status:<7} {self.name:<12} {self.detail}"
 
 
-@command("doctor", panel="About", examples=("rcdm doctor", "rcdm doctor --device cuda --json"))
+@command("doctor", panel="Information", examples=("rcdm doctor", "rcdm doctor --device cuda --json"))
 def doctor(out: Output, device: Device = "auto", bundle_name: BundleName = DEMO_BUNDLE) -> None:
     """Check the installation: packages, devices and the bundle.
 

@@ -18,13 +18,13 @@ from rcdm_cli.cli._options import (
     Split,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, open_source, stages
+from rcdm_cli.cli._runs import fail_if_skipped, open_source
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
     "embed",
-    panel="Questions",
+    panel="Analyses",
     examples=(
         "rcdm embed imgs -o imgs.safetensors",
         "rcdm embed images.tar --split val --method dino,vicreg --level backbone -o val.npz",
@@ -69,7 +69,7 @@ def embed(
     from rcdm_cli.analyses.embed import embed as compute
 
     source, selected = open_source(bundle, encoder, methods, device)
-    with stages(output) as show:
+    with output.stages() as show:
         found = compute(
             source,
             images,

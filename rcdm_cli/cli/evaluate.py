@@ -27,13 +27,13 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import print_run, read_run, stages
+from rcdm_cli.cli._runs import print_run, read_run
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
     "evaluate",
-    panel="Questions",
+    panel="Analyses",
     examples=(
         "rcdm evaluate images.tar --split val --bank-split train",
         "rcdm evaluate images.tar --split val --method dino --samples 8 --limit 100 --out evaluation-dino",
@@ -111,7 +111,7 @@ def evaluate(
     from rcdm_cli.analyses.evaluate.section import answers
 
     opened = open_bundle(output, bundle, device, backend, precision)
-    with stages(output) as show:
+    with output.stages() as show:
         compute(
             opened,
             images,

@@ -28,7 +28,7 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import print_run, read_run, stages
+from rcdm_cli.cli._runs import print_run, read_run
 from rcdm_cli.core.errors import CheckFailed, unknown_name_message
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
@@ -63,7 +63,7 @@ def _epsilons(values: list[str]) -> list[str]:
 
 @command(
     "fgsm",
-    panel="Questions",
+    panel="Analyses",
     examples=(
         "rcdm fgsm images.tar --split val --probe images.tar --probe-split train --limit 100",
         "rcdm fgsm imgs --attack drift --epsilon 2/255 --max-drift 0.1",
@@ -175,7 +175,7 @@ def fgsm(
     from rcdm_cli.analyses.fgsm.section import answers
 
     opened = open_bundle(output, bundle, device, backend, precision)
-    with stages(output) as show:
+    with output.stages() as show:
         result = compute(
             opened,
             images,

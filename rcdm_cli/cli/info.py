@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from rcdm_cli.cli._command import command
+from rcdm_cli.cli._errors import with_flags
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.resources import MANIFEST, bundles, recipes
@@ -43,27 +44,29 @@ class Info:
 
 @command(
     "info",
-    panel="About",
+    panel="Information",
     examples=("rcdm info clothing32", "rcdm info runs/dino/checkpoint.safetensors", "rcdm info my-recipe.toml --json"),
 )
-def info(out: Output, target: Target) -> None:
+def info(out: Output, context: typer.Context, target: Target) -> None:
     """Show specs, parameters, levels, origin and licence of a bundle, checkpoint, ONNX file or recipe.
 
     Checkpoints of other programs are read as data only: a pickle that runs code is refused.
     """
     path = _find(target)
     found = _read(path)
-    values = {"path": path, "kind": found.kind, "content": found.content, "properties": found.properties}
-    out.result(values, [f"{found.kind}: {path}", *_outline(found.properties), *_outline(found.content)])
+    properties = dict(found.properties)
+    properties |= {name: with_flags(text, context) for name, text in properties.items() if isinstance(text, str)}
+    values = {"path": path, "kind": found.kind, "content": found.content, "properties": properties}
+    out.result(values, [f"{found.kind}: {path}", *_outline(properties), *_outline(found.content)])
 
 
 def _find(target: str) -> Path:
     if (path := Path(target)).exists():
         return path
-    known = recipes() | bundles()
-    if found := known.get(target) or recipes().get(target.removesuffix(".toml")):
+    named = recipes() | bundles()
+    if found := named.get(target) or recipes().get(target.removesuffix(".toml")):
         return found
-    raise InputError(f"{unknown_name_message('bundle or recipe', target, known)} No file has this name either.")
+    raise InputError(f"{unknown_name_message('bundle or recipe', target, named)} No file has this name either.")
 
 
 def _read(path: Path) -> Info:

@@ -26,7 +26,7 @@ from rcdm_cli.cli._options import (
     one_of,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run, stages
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 PATHS = ("linear", "spherical")
@@ -35,7 +35,7 @@ ANIMATIONS = ("webp", "gif")
 
 @command(
     "interpolate",
-    panel="Questions",
+    panel="Analyses",
     examples=(
         "rcdm interpolate shirt.jpg shoe.jpg",
         "rcdm interpolate shirts shoes --path spherical --method vicreg --level projector --animation webp",
@@ -108,7 +108,7 @@ def interpolate(
     from rcdm_cli.analyses.interpolate.compute import interpolate as compute
 
     opened = open_bundle(output, bundle, device, backend, precision)
-    with stages(output) as show:
+    with output.stages() as show:
         compute(
             opened,
             first,

@@ -26,13 +26,13 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run, stages
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
     "invariance",
-    panel="Questions",
+    panel="Analyses",
     examples=(
         "rcdm invariance imgs",
         "rcdm invariance imgs --method vicreg,dino --examples 3 --out invariance-vicreg-dino",
@@ -79,7 +79,7 @@ def invariance(
     from rcdm_cli.analyses.invariance.section import sentences
 
     opened = open_bundle(output, bundle, device, backend, precision)
-    with stages(output) as show:
+    with output.stages() as show:
         compute(
             opened,
             images,

@@ -85,7 +85,7 @@ Kind = Annotated[
 ]
 
 
-@command("list", panel="About", examples=("rcdm list", "rcdm list bundles --json"))
+@command("list", panel="Information", examples=("rcdm list", "rcdm list bundles --json"))
 def list_names(out: Output, kind: Kind = ALL) -> None:
     """List the names of methods, bundles and recipes.
 

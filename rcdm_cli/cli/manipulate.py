@@ -24,13 +24,13 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run, stages
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
     "manipulate",
-    panel="Questions",
+    panel="Analyses",
     examples=(
         "rcdm manipulate striped.jpg plain.jpg --neighbours images --method dino --level backbone",
         "rcdm manipulate striped.jpg plain.jpg --neighbours images.safetensors --threshold 1",
@@ -105,7 +105,7 @@ def manipulate(
     from rcdm_cli.analyses.manipulate.compute import manipulate as compute
 
     opened = open_bundle(output, bundle, device, backend, precision)
-    with stages(output) as show:
+    with output.stages() as show:
         compute(
             opened,
             source,

@@ -20,13 +20,13 @@ from rcdm_cli.cli._options import (
     Seed,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import open_source, print_run, read_run, stages
+from rcdm_cli.cli._runs import open_source, print_run, read_run
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
     "probe",
-    panel="Questions",
+    panel="Analyses",
     examples=(
         "rcdm probe images.tar --split train --validation-split val",
         "rcdm probe all.safetensors --split train --validation-split val --ignore-class other",
@@ -89,7 +89,7 @@ def probe(
     named = context.get_parameter_source("bundle")
     needs_none = is_embeddings(data) and encoder is None and named is not None and named.name == "DEFAULT"
     source, selected = (None, methods) if needs_none else open_source(bundle, encoder, methods, device)
-    with stages(output) as show:
+    with output.stages() as show:
         compute(
             source,
             data,

@@ -13,7 +13,7 @@ from rcdm_cli.core.errors import InputError
 
 @command(
     "report",
-    panel="Questions",
+    panel="Analyses",
     examples=("rcdm report samples evaluation", "rcdm report runs/probe runs/invariance runs/fgsm -o encoder.html"),
 )
 def report(

@@ -25,7 +25,7 @@ from rcdm_cli.cli._options import (
     comma_separated_numbers,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import PAGE, RESULTS, read_run, stages
+from rcdm_cli.cli._runs import PAGE, RESULTS, read_run
 from rcdm_cli.core.resources import MANIFEST
 
 
@@ -109,7 +109,7 @@ def tune(
     from rcdm_cli.analyses.tune.section import answer
 
     opened = open_bundle(output, bundle, device, backend, precision)
-    with stages(output) as show:
+    with output.stages() as show:
         compute(
             opened,
             images,

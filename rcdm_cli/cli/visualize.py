@@ -24,13 +24,13 @@ from rcdm_cli.cli._options import (
     Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run, stages
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
     "visualize",
-    panel="Samples",
+    panel="Analyses",
     examples=(
         "rcdm visualize imgs --method dino --level projector",
         "rcdm visualize imgs --method dino,vicreg --level both --samples 8 --out dino-vicreg",
@@ -73,7 +73,7 @@ def visualize(
     from rcdm_cli.analyses.visualize.compute import visualize as compute
 
     opened = open_bundle(output, bundle, device, backend, precision)
-    with stages(output) as show:
+    with output.stages() as show:
         compute(
             opened,
             images,

@@ -227,7 +227,7 @@ def test_info_recognises_a_published_rcdm_checkpoint(invoke, workplace):
     assert found["representation"] == 48
     assert found["architecture"]["channel_mult"] == [1, 1]
     assert "    channel_mult: 1, 1" in invoke("info", "b.pt").stdout.splitlines()
-    assert found["import problem"].endswith("Set `size` and `heads`.")
+    assert found["import problem"].endswith("Set --size and --heads.")
     assert found["parameters"] == sum(tensor.numel() for tensor in small.values())
 
 
