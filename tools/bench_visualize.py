@@ -117,14 +117,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split")
     parser.add_argument("--runs", type=int, default=3)
-    given = parser.parse_args()
-    images = load_cropped(open_dataset(given.data, given.split), 64).images[:8]
+    options = parser.parse_args()
+    images = load_cropped(open_dataset(options.data, options.split), 64).images[:8]
     result = {
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "visualize": whole_command(given.bundle, images, given.runs),
-        "denoiser_fraction": denoiser_fraction(given.bundle, images),
-        "training": training_rates(given.bundle, given.data, given.split, 5, given.runs),
+        "visualize": whole_command(options.bundle, images, options.runs),
+        "denoiser_fraction": denoiser_fraction(options.bundle, images),
+        "training": training_rates(options.bundle, options.data, options.split, 5, options.runs),
     }
     print(json.dumps(result, indent=2))
 

@@ -39,15 +39,15 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="changes a value of the recipe")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    recipe = read_recipe(recipe_path(given.recipe), TrainRecipe, given.set)
+    options = parser.parse_args()
+    recipe = read_recipe(recipe_path(options.recipe), TrainRecipe, options.set)
     encoder = load_bundle(DEMO_BUNDLE).encoder(METHOD)
     projections = tuple(
         Representation(method=METHOD, level=level, width=encoder.spec.width_at(level)) for level in encoder.spec.levels
     )
-    model = random_model(recipe, projections, given.seed)
-    write_bundle(given.out, model, recipe.schedule, [encoder], about={"description": "Random weights"})
-    print(given.out)
+    model = random_model(recipe, projections, options.seed)
+    write_bundle(options.out, model, recipe.schedule, [encoder], about={"description": "Random weights"})
+    print(options.out)
 
 
 if __name__ == "__main__":

@@ -76,13 +76,13 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--against", type=Path)
     parser.add_argument("--batch", default="1,8")
-    given = parser.parse_args()
-    bundle = load_bundle(given.bundle)
+    options = parser.parse_args()
+    bundle = load_bundle(options.bundle)
     result = {}
-    for batch in (int(one) for one in given.batch.split(",")):
-        if given.against:
+    for batch in (int(size) for size in options.batch.split(",")):
+        if options.against:
             schedule = bundle.manifest.schedule
-            published = PublishedRcdm(given.against, bundle.model, 0, schedule, torch.device("cpu"))
+            published = PublishedRcdm(options.against, bundle.model, 0, schedule, torch.device("cpu"))
             width = bundle.manifest.conditioning.projections[0].width
             result[f"published, batch {batch}"] = profile_published(published, bundle, batch, width)
         for graph in bundle.manifest.graphs:

@@ -1,1 +1,1 @@
-"""Bundles: finished models on disk, their manifest, and what runs them."""
+"""Bundles: finished models on disk, with manifest, encoding and sampling."""

@@ -24,7 +24,7 @@ def import_published(
     *,
     method: str,
     level: Level,
-    given: UNetOptions,
+    options: UNetOptions,
     schedule: ScheduleSpec,
     origin: Mapping[str, Any],
     force: bool = False,
@@ -40,7 +40,7 @@ def import_published(
         out: folder of the bundle. Its name becomes the bundle's name.
         method: method of the encoder.
         level: level of the representations.
-        given: parameters that cannot be inferred from the shapes of the weights.
+        options: parameters that cannot be inferred from the shapes of the weights.
         schedule: noise schedule of the checkpoint.
         origin: source of the files, stored in the manifest.
         force: whether to replace an existing bundle.
@@ -59,7 +59,7 @@ def import_published(
         )
     trunk = open_encoder(encoder, method)
     level_index(trunk.spec, level)
-    model = published_model(state, method, level, given)
+    model = published_model(state, method, level, options)
     width = model.conditioning.spec.projections[0].width
     if trunk.spec.width_at(level) != width:
         raise InputError(

@@ -100,7 +100,7 @@ def pull(
         folder,
         method=method,
         level=level,
-        given=UNetOptions(),
+        options=UNetOptions(),
         schedule=("linear", 1000),
         origin={**_origin(rcdm_file), "encoder": _origin(encoder_file)},
         force=force,

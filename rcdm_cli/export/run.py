@@ -21,7 +21,7 @@ from rcdm_cli.export.install import Installation, is_current
 from rcdm_cli.export.parity import Parity
 from rcdm_cli.export.quantization.calibration import CalibrationImages, read_calibration_images
 from rcdm_cli.export.quantization.graphs import wanted_quantized, write_quantized
-from rcdm_cli.export.quantization.judge import PrecisionComparison
+from rcdm_cli.export.quantization.quality import PrecisionComparison
 from rcdm_cli.export.tensorrt.plans import prepare_plan, wanted_plan, write_plan
 from rcdm_cli.training.run import read_run
 

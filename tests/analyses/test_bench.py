@@ -46,7 +46,7 @@ def test_backends_with_a_small_max_batch_are_left_out_or_rejected_before_timing(
 
 
 class Baseline:
-    """The bundle's own network as another implementation."""
+    """Stand-in for another implementation: the network of the bundle."""
 
     name, steps = "baseline", 3
 
@@ -65,13 +65,13 @@ class Baseline:
 def test_baseline_is_timed_in_the_same_rounds(folder):
     bundle = load_bundle(folder)
     result = bench([bundle], [2], bundle.settings(steps=1), rounds=2, sample_rounds=1, baseline=Baseline(bundle))
-    (own, call), (_, sample) = result.calls, result.samples
-    assert [(timing.backend, timing.precision, timing.times.runs) for timing in (own, call)] == [
+    (torch_call, baseline_call), (_, sample) = result.calls, result.samples
+    assert [(timing.backend, timing.precision, timing.times.runs) for timing in result.calls] == [
         ("torch", "fp32", 2),
         ("baseline", "fp32", 2),
     ]
-    assert call.relative_error == 0
-    assert own.relative_error < 1e-5
+    assert baseline_call.relative_error == 0
+    assert torch_call.relative_error < 1e-5
     assert sample.calls == 3
     # The rewrites of the exported network remove operations.
     assert result.macs["baseline"] >= result.macs["rcdm"]

@@ -127,11 +127,11 @@ def test_8_bit_graphs_are_installed_only_if_they_pass_the_checks(workplace, invo
     write_images(workplace / "images", {"cat": 45, "dog": 45})
     assert invoke("export", "tiny", "--precision", "fp32", "--no-check").exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    given = ("export", "tiny", "--precision", "fp8,int8", "--calibration", "images")
+    command = ("export", "tiny", "--precision", "fp8,int8", "--calibration", "images")
 
     with monkeypatch.context() as broken:
         broken.setattr("rcdm_cli.export.quantization.graphs.quantize", quantize_wrongly)
-        done = invoke(*given)
+        done = invoke(*command)
     assert done.exit_code == 3, done.stderr
     assert "comparisons with PyTorch fail: the relative error of denoiser on onnxruntime at fp8" in one_line(
         done.stderr
@@ -139,15 +139,15 @@ def test_8_bit_graphs_are_installed_only_if_they_pass_the_checks(workplace, invo
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     with monkeypatch.context() as strict:
-        strict.setattr("rcdm_cli.export.quantization.judge.MAX_FRECHET_RATIO", 0.1)
-        done = invoke(*given)
+        strict.setattr("rcdm_cli.export.quantization.quality.MAX_FRECHET_RATIO", 0.1)
+        done = invoke(*command)
     assert done.exit_code == 3, done.stderr
     assert "int8 is rejected: Over 58 images, samples at int8 lose" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     # With random weights, the rank loss is mostly noise.
-    monkeypatch.setattr("rcdm_cli.export.quantization.judge.MAX_RANK_LOSS", 0.2)
-    done = invoke(*given, "--json")
+    monkeypatch.setattr("rcdm_cli.export.quantization.quality.MAX_RANK_LOSS", 0.2)
+    done = invoke(*command, "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
     assert values["written"] == ["denoiser.int8.onnx", "denoiser.fp8.onnx"]
@@ -207,8 +207,8 @@ def test_exported_graphs_pass_the_check_and_give_the_same_samples(workplace, inv
     assert values["worst_relative_error"] < 1e-5
 
     def samples(backend):
-        given = ("--method", "dino", "--level", "backbone", "--samples", "2", "--steps", "3", "--precision", "fp32")
-        done = invoke("visualize", "imgs", "--bundle", "tiny", "--backend", backend, "--out", backend, *given)
+        sampling = ("--method", "dino", "--level", "backbone", "--samples", "2", "--steps", "3", "--precision", "fp32")
+        done = invoke("visualize", "imgs", "--bundle", "tiny", "--backend", backend, "--out", backend, *sampling)
         assert done.exit_code == 0, done.stderr
         assert f"{backend} at fp32" in one_line(done.stderr)
         assert json.loads((workplace / backend / "results.json").read_text())["backend"] == backend

@@ -1,4 +1,4 @@
-"""``rcdm import``: a bundle of a published state dict."""
+"""``rcdm import``: a bundle from a published state dict."""
 
 import json
 import os
@@ -20,13 +20,13 @@ def encoder(workplace):
 
 
 def command(checkpoint, *more, level="backbone"):
-    given = ("--encoder", "mine.safetensors", "-o", "engines/b")
-    return ("import", str(checkpoint), "--method", "dino", "--level", level, *given, *OPTIONS_NOT_IN_SHAPES, *more)
+    options = ("--encoder", "mine.safetensors", "-o", "engines/b")
+    return ("import", str(checkpoint), "--method", "dino", "--level", level, *options, *OPTIONS_NOT_IN_SHAPES, *more)
 
 
 @pytest.mark.parametrize("form", ["pt", "nested pt", "safetensors", "half"])
 @torch.no_grad()
-def test_an_imported_bundle_predicts_what_the_published_model_does(invoke, encoder, workplace, form):
+def test_imported_bundle_equals_the_published_model(invoke, encoder, workplace, form):
     state, golden = rcdm_state(), tensors("unet_a")
     path = workplace / ("a.safetensors" if form == "safetensors" else "a.pt")
     if form == "safetensors":
@@ -44,8 +44,8 @@ def test_an_imported_bundle_predicts_what_the_published_model_does(invoke, encod
 
 
 @torch.no_grad()
-def test_the_encoder_takes_images_as_the_published_rcdm_gave_them(invoke, encoder, workplace):
-    """In [-1, 1], whatever the encoder's own mean and standard deviation."""
+def test_encoder_uses_the_scaling_of_the_published_rcdm(invoke, encoder, workplace):
+    """Images are in [-1, 1], whatever mean and standard deviation the encoder was trained with."""
     torch.save(rcdm_state(), workplace / "a.pt")
     assert invoke(*command("a.pt")).exit_code == 0
     bundle = load_bundle("engines/b")
@@ -58,10 +58,10 @@ def test_the_encoder_takes_images_as_the_published_rcdm_gave_them(invoke, encode
     assert spec.preprocessing.mean == spec.preprocessing.std == (0.5, 0.5, 0.5)
 
 
-def test_the_manifest_says_where_it_is_from(invoke, encoder, workplace):
+def test_manifest_names_licence_origin_and_source_file(invoke, encoder, workplace):
     torch.save(rcdm_state(), workplace / "rcdm_ema_dino_trunk.pt")
-    shown = json.loads(invoke(*command("rcdm_ema_dino_trunk.pt", "--schedule", "cosine", "--json")).stdout)
-    assert shown["denoiser"]["size"] == 16
+    values = json.loads(invoke(*command("rcdm_ema_dino_trunk.pt", "--schedule", "cosine", "--json")).stdout)
+    assert values["denoiser"]["size"] == 16
     manifest = load_bundle("engines/b").manifest
     assert manifest.licence == "CC-BY-NC 4.0 (the weights)"
     assert manifest.origin.endswith("https://dl.fbaipublicfiles.com/rcdm/rcdm_ema_dino_trunk.pt")
@@ -72,7 +72,7 @@ def test_the_manifest_says_where_it_is_from(invoke, encoder, workplace):
     assert "was published for dino at backbone, not for dino at projector" in wrong.stderr
 
 
-def one_sentence(result, code=2):
+def single_error(result, code=2):
     assert (result.exit_code, result.stdout) == (code, ""), result.output
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
@@ -80,30 +80,30 @@ def one_sentence(result, code=2):
     return result.stderr
 
 
-def test_an_encoder_of_another_width_or_without_the_level_is_refused(invoke, encoder, workplace):
+def test_encoder_of_another_width_is_rejected(invoke, encoder, workplace):
     torch.save(rcdm_state(), workplace / "a.pt")
-    message = one_sentence(invoke(*command("a.pt", level="projector")))
+    message = single_error(invoke(*command("a.pt", level="projector")))
     assert "expects representations of width 48, but dino has width 12 at projector" in message
     save_file({"w": torch.ones(1)}, workplace / "mine.safetensors")
-    one_sentence(invoke(*command("a.pt")))
+    single_error(invoke(*command("a.pt")))
     assert not (workplace / "engines").exists()
 
 
-def test_without_an_encoder_it_says_what_to_do(invoke, workplace, monkeypatch):
+def test_missing_encoder_is_named_with_the_command_to_download(invoke, workplace, monkeypatch):
     monkeypatch.setenv("RCDM_CACHE", str(workplace / "cache"))
     torch.save(rcdm_state(), workplace / "a.pt")
-    message = one_sentence(invoke("import", "a.pt", "--method", "dino", "-o", "b"))
+    message = single_error(invoke("import", "a.pt", "--method", "dino", "-o", "b"))
     assert "--encoder, or download it with `rcdm pull dino`" in message
-    assert "`rcdm pull" not in one_sentence(invoke("import", "a.pt", "--method", "mine", "-o", "b"))
+    assert "`rcdm pull" not in single_error(invoke("import", "a.pt", "--method", "mine", "-o", "b"))
 
 
-def test_a_bundle_that_is_there_is_kept(invoke, encoder, workplace):
+def test_existing_bundle_is_replaced_only_with_force(invoke, encoder, workplace):
     torch.save(rcdm_state(), workplace / "a.pt")
     assert invoke(*command("a.pt")).exit_code == 0
     before = (workplace / "engines" / "b" / "manifest.json").read_bytes()
-    assert "already contains a bundle" in one_sentence(invoke(*command("a.pt")))
+    assert "already contains a bundle" in single_error(invoke(*command("a.pt")))
     (workplace / "bad.pt").write_bytes(b"PK")
-    one_sentence(invoke(*command("bad.pt", "--force")))
+    single_error(invoke(*command("bad.pt", "--force")))
     assert (workplace / "engines" / "b" / "manifest.json").read_bytes() == before
     assert invoke(*command("a.pt", "--force")).exit_code == 0
 
@@ -156,10 +156,10 @@ def outside(path):
         (outside, "is a tar"),
     ],
 )
-def test_a_bad_file_is_one_sentence_and_leaves_no_trace(invoke, encoder, workplace, make, words):
+def test_invalid_file_is_one_message_and_leaves_no_files(invoke, encoder, workplace, make, words):
     make(workplace / "a.pt")
     before = sorted(workplace.rglob("*"))
-    assert words in one_sentence(invoke(*command("a.pt")))
-    assert one_sentence(invoke("info", "a.pt")) if make is not renamed else invoke("info", "a.pt").exit_code == 0
+    assert words in single_error(invoke(*command("a.pt")))
+    assert single_error(invoke("info", "a.pt")) if make is not renamed else invoke("info", "a.pt").exit_code == 0
     assert sorted(workplace.rglob("*")) == before
     assert not (workplace.parent / "outside").exists()

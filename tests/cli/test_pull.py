@@ -21,7 +21,7 @@ from tests.servers import Site, serving
 
 @pytest.fixture
 def server(workplace, monkeypatch):
-    """A site for the RCDM; the encoder comes from another. Both are those of dino, in miniature."""
+    """Two local servers for a tiny RCDM and a tiny encoder, published as dino."""
     monkeypatch.setattr(download, "_RETRY_SECONDS", 0.0)
     monkeypatch.setenv("RCDM_CACHE", str(workplace / "cache"))
     monkeypatch.delenv("RCDM_OFFLINE", raising=False)
@@ -32,7 +32,7 @@ def server(workplace, monkeypatch):
     state = {f"module.backbone.{name}": tensor for name, tensor in encoder.trunk.state_dict().items()}
     torch.save({"teacher": state}, workplace / "encoder.pth")
     torch.save(rcdm_state(), workplace / "rcdm.pt")
-    # The miniature is known, as the published architecture is.
+    # Register the options of the tiny architecture, as for the published one.
     shapes = {name: tuple(tensor.shape) for name, tensor in rcdm_state().items()}
     monkeypatch.setitem(architecture.PUBLISHED, architecture.read_architecture(shapes), architecture.UNetOptions(16, 2))
     monkeypatch.setattr("rcdm_cli.bundle.import_published.open_encoder", lambda path, method: renamed(encoder, method))
@@ -59,7 +59,7 @@ def files(folder):
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if not file.name.startswith("."))
 
 
-def test_pull_makes_a_bundle(invoke, server, workplace):
+def test_pull_writes_a_bundle(invoke, server, workplace):
     result = invoke("pull", "dino", "--yes")
     assert (result.exit_code, result.stdout) == (0, "engines/imagenet128-dino\n"), result.output
     bundle = load_bundle("imagenet128-dino")
@@ -77,7 +77,7 @@ def test_pull_makes_a_bundle(invoke, server, workplace):
     ]
 
 
-def test_size_source_and_licence_are_named_before_anything_is_downloaded(invoke, server):
+def test_size_source_and_licence_are_printed_before_the_download(invoke, server):
     result = invoke("pull", "dino")
     assert (result.exit_code, result.stdout) == (2, "")
     lines = result.stderr.splitlines()
@@ -89,7 +89,7 @@ def test_size_source_and_licence_are_named_before_anything_is_downloaded(invoke,
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("\n", 2)])
-def test_on_a_terminal_it_asks(server, monkeypatch, answer, code):
+def test_pull_asks_for_confirmation_on_a_terminal(server, monkeypatch, answer, code):
     from typer.testing import CliRunner
 
     from rcdm_cli.cli import pull
@@ -115,7 +115,7 @@ def test_dry_run_downloads_nothing(invoke, server, workplace):
     assert not (workplace / "engines").exists()
 
 
-def test_what_is_here_is_not_downloaded_again_even_offline(invoke, server, workplace, monkeypatch):
+def test_cached_files_are_not_downloaded_again(invoke, server, workplace, monkeypatch):
     assert invoke("pull", "dino", "--yes").exit_code == 0
     server.requests.clear()
     monkeypatch.setenv("RCDM_OFFLINE", "1")
@@ -130,7 +130,7 @@ def test_what_is_here_is_not_downloaded_again_even_offline(invoke, server, workp
     assert server.requests == []
 
 
-def test_a_broken_pull_goes_on(invoke, server, workplace):
+def test_interrupted_download_is_resumed(invoke, server, workplace):
     server.truncate = 20_000
     result = invoke("pull", "dino", "--yes")
     assert (result.exit_code, result.stdout) == (1, "")
@@ -145,7 +145,7 @@ def test_a_broken_pull_goes_on(invoke, server, workplace):
 
 
 @pytest.mark.parametrize("content", [b"<html>Please log in</html>", b"PK\x03\x04 cut"])
-def test_wrong_bytes_are_not_kept(invoke, server, workplace, content):
+def test_invalid_download_is_deleted(invoke, server, workplace, content):
     server.content = content
     result = invoke("pull", "dino", "--yes")
     assert (result.exit_code, result.stdout) == (2, "")
@@ -153,7 +153,7 @@ def test_wrong_bytes_are_not_kept(invoke, server, workplace, content):
     assert files(workplace / "cache" / "dino") == ["dino_full.pth", "dino_full.pth.json"]
 
 
-def test_a_known_hash_is_verified(invoke, server, monkeypatch):
+def test_published_hash_is_verified(invoke, server, monkeypatch):
     published = PUBLISHED["dino"]
     encoder = replace(published.encoder, sha256="00000000")
     monkeypatch.setitem(sources.PUBLISHED, "dino", replace(published, encoder=encoder))
@@ -163,7 +163,7 @@ def test_a_known_hash_is_verified(invoke, server, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "own", "xdg", "wanted"),
+    ("option", "rcdm_cache", "xdg", "expected"),
     [
         ("here", "/own", "/xdg", "here"),
         (None, "/own", "/xdg", "/own"),
@@ -172,21 +172,21 @@ def test_a_known_hash_is_verified(invoke, server, monkeypatch):
         (None, "", "", "/home/me/.cache/rcdm"),
     ],
 )
-def test_where_downloads_lie(monkeypatch, given, own, xdg, wanted):
-    for name, value in (("RCDM_CACHE", own), ("XDG_CACHE_HOME", xdg), ("HOME", "/home/me")):
+def test_cache_folder(monkeypatch, option, rcdm_cache, xdg, expected):
+    for name, value in (("RCDM_CACHE", rcdm_cache), ("XDG_CACHE_HOME", xdg), ("HOME", "/home/me")):
         monkeypatch.setenv(name, value)
-    assert cache_folder(None if given is None else Path(given)) == Path(wanted)
+    assert cache_folder(None if option is None else Path(option)) == Path(expected)
 
 
-def test_wrong_names_and_levels(invoke, server):
+def test_unknown_method_or_level_is_wrong_use(invoke, server):
     assert "Unknown published method 'dinosaur'" in invoke("pull", "dinosaur").stderr
     result = invoke("pull", "supervised", "--level", "projector")
     assert result.exit_code == 2
     assert "No RCDM is published for supervised at projector, only at backbone." in result.stderr
 
 
-def test_every_published_file_is_the_right_one_to_import():
-    """The names in the table say the method and the level; the supervised one has no level in its name."""
+def test_published_files_have_the_method_and_level_in_their_names():
+    """The name of the supervised file has no level."""
     for method, published in PUBLISHED.items():
         for level, source in published.rcdm.items():
             part = {"backbone": "trunk", "projector": "head"}[level]
@@ -197,7 +197,7 @@ def test_every_published_file_is_the_right_one_to_import():
     assert sources.find_rcdm("mine.pt") is None
 
 
-def test_the_supervised_encoder_is_torchvisions_and_its_name_carries_its_hash():
+def test_supervised_encoder_is_the_file_of_torchvision():
     source = PUBLISHED["supervised"].encoder
     assert source.url == ResNet50_Weights.IMAGENET1K_V1.url
     assert source.file == f"resnet50-{source.sha256[:8]}.pth"

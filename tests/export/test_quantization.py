@@ -30,8 +30,8 @@ from rcdm_cli.export.onnx import export_graph
 from rcdm_cli.export.quantization import graphs as quantized_graphs
 from rcdm_cli.export.quantization.calibration import CalibrationImages, calibrate
 from rcdm_cli.export.quantization.graphs import wanted_quantized, write_quantized
-from rcdm_cli.export.quantization.judge import PrecisionComparison, Quality, QualityPair
 from rcdm_cli.export.quantization.qdq import quantize, to_fp8
+from rcdm_cli.export.quantization.quality import PrecisionComparison, Quality, QualityPair
 from rcdm_cli.export.tensorrt.builder import PlanRequest, serialized
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import random_images
@@ -192,9 +192,9 @@ def test_layer_of_zeros_stays_zero_at_fp8():
     def graph(*nodes, **numbers):
         value = onnx.helper.make_tensor_value_info
         ends = [[value(name, TensorProto.FLOAT, [1, 1, 2, 2])] for name in ("x", "y")]
-        given = [tensor(name, values) for name, values in numbers.items()]
+        initializers = [tensor(name, values) for name, values in numbers.items()]
         return onnx.helper.make_model(
-            onnx.helper.make_graph(nodes, "test", *ends, given),
+            onnx.helper.make_graph(nodes, "test", *ends, initializers),
             opset_imports=[onnx.helper.make_opsetid("", 22)],
             ir_version=10,
         )

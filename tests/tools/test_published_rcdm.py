@@ -1,5 +1,6 @@
 """``PublishedRcdm`` with a stand-in for the published code: the same interface around this project's network."""
 
+import json
 import sys
 import textwrap
 
@@ -10,6 +11,8 @@ from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.published import UNetOptions, denoiser_spec, published_model
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
+from tests.bundle.tiny import tiny_bundle
+from tools import bench_published
 from tools.published_rcdm import PACKAGE, PublishedRcdm, published_options, published_state
 
 STAND_IN = """
@@ -68,8 +71,8 @@ def model():
 def test_published_network_has_the_weights_of_the_bundle(checkout, model):
     published = PublishedRcdm(checkout, model, 0, ScheduleSpec(), torch.device("cpu"), 2)
     x, t, h = torch.randn(2, 3, 16, 16), torch.tensor([5, 900]), torch.randn(2, 16)
-    ours = model.denoiser(x, t, model.conditioning(h, 0))
-    torch.testing.assert_close(published.call(x, t, h), ours, atol=1e-5, rtol=1e-5)
+    expected = model.denoiser(x, t, model.conditioning(h, 0))
+    torch.testing.assert_close(published.call(x, t, h), expected, atol=1e-5, rtol=1e-5)
     assert published.sample(h, x).shape == x.shape
     assert published.steps == 2
     assert str(checkout) not in sys.path
@@ -107,8 +110,8 @@ def test_published_state_can_be_imported_again(model):
     state = published_state(model, 0)
     again = published_model(state, "dino", "backbone", UNetOptions(size=16, heads=4))
     x, t, h = torch.randn(1, 3, 16, 16), torch.tensor([5]), torch.randn(1, 16)
-    theirs = again.denoiser(x, t, again.conditioning(h, 0))
-    torch.testing.assert_close(theirs, model.denoiser(x, t, model.conditioning(h, 0)), atol=1e-5, rtol=1e-5)
+    actual = again.denoiser(x, t, again.conditioning(h, 0))
+    torch.testing.assert_close(actual, model.denoiser(x, t, model.conditioning(h, 0)), atol=1e-5, rtol=1e-5)
 
 
 def test_other_folders_are_rejected(tmp_path, model):
@@ -120,3 +123,18 @@ def test_missing_package_is_named(checkout, model):
     (checkout / PACKAGE / "script_util.py").write_text("import no_such_package")
     with pytest.raises(RcdmError, match=r"needs no_such_package, which is not installed: `pip install no_such"):
         PublishedRcdm(checkout, model, 0, ScheduleSpec(), torch.device("cpu"))
+
+
+def test_bench_published_prints_speedups_over_the_published_implementation(checkout, tmp_path, monkeypatch, capsys):
+    folder = tiny_bundle(tmp_path / "tiny")
+    arguments = ["--backend", "torch", "--precision", "fp32", "--batch", "1", "--rounds", "1", "--sample-rounds", "1"]
+    monkeypatch.setattr("tools.published_rcdm.README_STEPS", 2)
+    monkeypatch.setattr(sys, "argv", ["bench_published", str(folder), str(checkout), "--steps", "1", *arguments])
+    bench_published.main()
+    values = json.loads(capsys.readouterr().out)
+    for timings in (values["calls"], values["samples"]):
+        assert [timing["backend"] for timing in timings] == ["torch", "published"]
+        ratio = timings[1]["median_seconds"] / timings[0]["median_seconds"]
+        assert [timing["speedup"] for timing in timings] == [pytest.approx(ratio), 1]
+    assert values["calls"][1]["relative_error"] < 1e-4
+    assert set(values["macs_per_call_and_sample"]) == {"rcdm", "published"}

@@ -15,8 +15,8 @@ from rcdm_cli.export.install import Installation, finished, install, staging
 from rcdm_cli.export.onnx import require_exporter
 from rcdm_cli.export.parity import Parity, check_bounds, measure_parity
 from rcdm_cli.export.quantization.calibration import Calibration, CalibrationImages, calibrate
-from rcdm_cli.export.quantization.judge import PrecisionComparison, check_quality, compare_precisions
 from rcdm_cli.export.quantization.qdq import quantize, require_quantizer
+from rcdm_cli.export.quantization.quality import PrecisionComparison, check_quality, compare_precisions
 
 OnProgress = Callable[[int, int, str], None]
 

@@ -79,7 +79,7 @@ def convolution_weights(weights: NDArray[Any]) -> NDArray[Any]:
 def _reading(onnx_file: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # protobuf has errors of its own
+    except Exception as error:  # protobuf raises its own error types
         raise RcdmError(f"{onnx_file} cannot be read as an ONNX graph ({error}).") from error
 
 

@@ -8,8 +8,8 @@ import torch
 
 from rcdm_cli import load_bundle
 from rcdm_cli.core.errors import CheckFailed
-from rcdm_cli.export.quantization import judge
-from rcdm_cli.export.quantization.judge import (
+from rcdm_cli.export.quantization import quality
+from rcdm_cli.export.quantization.quality import (
     PrecisionComparison,
     Quality,
     QualityPair,
@@ -86,7 +86,7 @@ def test_comparison_detects_swapped_and_dull_samples(bundle, images, monkeypatch
         assert len(cond) == len(seeds) == 3 * len(images)
         return np.concatenate([loop.engine.samples] * 3)
 
-    monkeypatch.setattr(judge, "sample_images", sample)
+    monkeypatch.setattr(quality, "sample_images", sample)
     noise = np.random.default_rng(1).integers(-4, 5, (12, 16, 16, 3))
     near = [np.clip(image + offset, 0, 255).astype(np.uint8) for image, offset in zip(images, noise, strict=True)]
     bundle.engine = FixedSamples(near)
