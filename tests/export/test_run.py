@@ -35,7 +35,7 @@ def test_invalid_arguments_are_rejected_before_any_work(folder, tmp_path, monkey
 
 
 def test_folder_that_is_neither_bundle_nor_run_is_rejected(tmp_path):
-    with pytest.raises(InputError, match="is not a bundle.* set `out`"):
+    with pytest.raises(InputError, match=r"is not a bundle.* set `out`"):
         export(tmp_path)
 
 
