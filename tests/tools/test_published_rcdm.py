@@ -25,7 +25,8 @@ STAND_IN = """
             sizes = options["attention_resolutions"].split(",")
             # The published code ignores sizes that do not occur.
             sizes = [size for size in sizes if int(size) <= options["image_size"]]
-            spec = denoiser_spec({**options, "attention_resolutions": sizes[0] if sizes else str(options["image_size"])})
+            resolutions = ",".join(sizes) or str(options["image_size"])
+            spec = denoiser_spec({**options, "attention_resolutions": resolutions})
             super().__init__(spec if sizes else spec.model_copy(update={"attention": ()}))
             self.ssl_emb = torch.nn.Linear(options["ssl_dim"], self.spec.cond_width)
 
