@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rcdm_cli.cli._errors import report_errors
+from rcdm_cli.cli._errors import report_errors, with_flags
 from rcdm_cli.cli._options import OUTPUT_PANEL
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import interrupt_on_signals
@@ -58,10 +58,10 @@ class Command:
 
         @wraps(self.function)
         def run(*, context: typer.Context, as_json: bool, quiet: bool, **options: Any) -> None:
-            out = Output(as_json, quiet)
+            out = Output(as_json, quiet, lambda message: with_flags(message, context))
             if takes_context:
                 options["context"] = context
-            with report_errors(out, context), interrupt_on_signals():
+            with report_errors(out), interrupt_on_signals():
                 self.function(out, **options)
 
         parameters += [

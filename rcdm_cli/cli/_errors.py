@@ -1,4 +1,4 @@
-"""Map every exception of a command to a message on stderr and an exit code."""
+"""Messages of a command: exceptions become a message and an exit code, and parameter names become flags."""
 
 import re
 import traceback
@@ -16,7 +16,7 @@ _IN_BACKTICKS = re.compile(r"`([a-z_0-9]+)`")
 
 
 @contextmanager
-def report_errors(out: Output, context: typer.Context) -> Iterator[None]:
+def report_errors(out: Output) -> Iterator[None]:
     """Run the body of a command. An exception becomes a message on stderr and an exit code."""
     try:
         yield
@@ -27,8 +27,7 @@ def report_errors(out: Output, context: typer.Context) -> Iterator[None]:
         if debugging():
             traceback.print_exception(error)
         code = exit_code(error)
-        label = "Interrupted" if code == Interrupted.exit_code else "Error"
-        out.error(with_flags(explain(error), context), label=label)
+        out.error(explain(error), label="Interrupted" if code == Interrupted.exit_code else "Error")
         raise typer.Exit(code) from error
 
 

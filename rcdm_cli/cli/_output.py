@@ -7,7 +7,7 @@ unreadable images, which writes its result and ends with exit code 2.
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +25,15 @@ class Output:
     Args:
         as_json: print the result as one JSON object.
         quiet: print only the result, warnings and errors.
+        reword: applied to notes, warnings and errors, which name parameters as in Python.
     """
 
-    def __init__(self, as_json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self, as_json: bool = False, quiet: bool = False, reword: Callable[[str], str] = lambda message: message
+    ) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self._reword = reword
 
     def result(self, values: Mapping[str, Any], lines: Iterable[object]) -> None:
         """Print the result, once per command: ``values`` as JSON with ``--json``, else ``lines``.
@@ -48,7 +52,7 @@ class Output:
     def note(self, message: str) -> None:
         """Print a note on stderr."""
         if not self.quiet:
-            self._stderr.print(message, style="dim")
+            self._stderr.print(self._reword(message), style="dim")
 
     def warn(self, message: str) -> None:
         """Print a warning on stderr."""
@@ -95,7 +99,7 @@ class Output:
     def _labelled(self, label: str, colour: str, message: str) -> None:
         from rich.text import Text
 
-        self._stderr.print(Text.assemble((f"{label}:", f"bold {colour}"), " ", message))
+        self._stderr.print(Text.assemble((f"{label}:", f"bold {colour}"), " ", self._reword(message)))
 
 
 def _plain(value: object) -> object:

@@ -182,6 +182,14 @@ def test_parameters_in_backticks_become_flags(invoke_function, message, printed)
     assert run_with_parameters(invoke_function, message) == f"Error: {printed}\n"
 
 
+def test_parameters_in_notes_and_warnings_become_flags(invoke_function):
+    def run(out, num_samples: Annotated[int, typer.Option("--samples")] = 1):
+        out.note("More `num_samples`.")
+        out.warn("Fewer `num_samples`.")
+
+    assert invoke_function(run).stderr == "More --samples.\nWarning: Fewer --samples.\n"
+
+
 def test_parameters_of_other_commands_become_flags():
     app = typer.Typer()
 
