@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -37,10 +38,23 @@ class GroupNorm(nn.Module):
         if modulation is not None:
             scale, shift = modulation.to(gain.dtype).chunk(2, dim=1)
             gain, offset = gain * (1 + scale), torch.addcmul(shift, offset, 1 + scale)
+        if x.is_cuda:
+            return _native(x, gain, offset)
         if torch.is_grad_enabled():
             normalised: Tensor = _Normalise.apply(x, gain, offset)
             return normalised
         return _normalise(x, gain, offset)[0]
+
+
+def _native(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    """Normalise ``x`` (B, C, H, W) with the group norm of PyTorch, which has a kernel for CUDA."""
+    if len(gain) == 1:
+        normalised = F.group_norm(x, NORM_GROUPS, gain[0].to(x.dtype), offset[0].to(x.dtype), _EPSILON)
+    else:
+        # Autocast returns float32.
+        normalised = F.group_norm(x, NORM_GROUPS, eps=_EPSILON).to(x.dtype)
+        normalised = torch.addcmul(_per_sample(offset, x), normalised, _per_sample(gain, x))
+    return normalised.to(x.dtype)
 
 
 class _Normalise(torch.autograd.Function):
@@ -81,9 +95,10 @@ def _normalise(x: Tensor, gain: Tensor, offset: Tensor) -> tuple[Tensor, Tensor,
     """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean = _grouped(wide.mean(dim=(2, 3))).mean(dim=2, keepdim=True)
-    squares = wide.square() if wide is x else wide.square_()  # in place, to avoid a second copy
-    variance = _grouped(squares.mean(dim=(2, 3))).mean(dim=2, keepdim=True) - mean.square()
-    inverse_std = (variance.clamp(min=0) + _EPSILON).rsqrt()
+    # In float32, E[x²] - E[x]² would lose the variance of features whose mean is large compared with their deviation.
+    squares = (wide - _per_sample(mean.expand(-1, -1, x.shape[1] // NORM_GROUPS), wide)).square_()
+    variance = _grouped(squares.mean(dim=(2, 3))).mean(dim=2, keepdim=True)
+    inverse_std = (variance + _EPSILON).rsqrt()
 
     factor = (inverse_std * _grouped(gain)).to(x.dtype)
     normalised = torch.addcmul(_per_sample(_grouped(offset) - mean * factor, x), x, _per_sample(factor, x))
