@@ -4,15 +4,19 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import torch
-from numpy.random import SeedSequence
 from torch import Tensor
 
+from rcdm_cli.core.seeds import derive_seed
 
-def generator(*key: int) -> torch.Generator:
-    """Return a CPU generator whose state depends only on the numbers in ``key``."""
-    # SeedSequence hashes the numbers. With a sum or an xor, different keys would collide.
-    state = SeedSequence(key).generate_state(2)
-    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
+
+def generator(purpose: str, *key: int) -> torch.Generator:
+    """Return a CPU generator whose state depends only on ``purpose`` and the numbers in ``key``.
+
+    Args:
+        purpose: name of the random stream. Streams of different purposes are independent.
+        key: seed of the run, and numbers such as the step.
+    """
+    return torch.Generator().manual_seed(derive_seed(f"training {purpose}", *key))
 
 
 def batch_indices(step: int, num_images: int, batch: int, seed: int) -> Tensor:
@@ -38,7 +42,7 @@ def stratified_timesteps(batch: int, timesteps: int, draw: torch.Generator) -> T
 
 @lru_cache(maxsize=2)
 def _epoch_order(num_images: int, epoch: int, seed: int) -> Tensor:
-    return torch.randperm(num_images, generator=generator(seed, epoch))
+    return torch.randperm(num_images, generator=generator("order", seed, epoch))
 
 
 class Batches:

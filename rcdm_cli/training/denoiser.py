@@ -163,7 +163,7 @@ class DenoiserTrainer:
         set_learning_rate(self.optimizer, lr)
         if self.recipe.denoiser.dropout:
             # Dropout uses the global generator. Processes have different images and need different draws.
-            torch.manual_seed(generator(self.plan.seed, 6, step, distributed.rank()).initial_seed())
+            torch.manual_seed(generator("dropout", self.plan.seed, step, distributed.rank()).initial_seed())
         draws = self._draw(step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(draws)
@@ -193,7 +193,9 @@ class DenoiserTrainer:
     def _draw(self, step: int) -> _Draws:
         batch, projections, size = self.plan.batch, len(self.representations.projections), self.recipe.denoiser.size
         index = batch_indices(step, len(self.images), batch, self.plan.seed)
-        draw, noise, dropping, augmenting = (generator(self.plan.seed, purpose, step) for purpose in (2, 3, 4, 5))
+        draw, noise, dropping, augmenting = (
+            generator(purpose, self.plan.seed, step) for purpose in ("timesteps", "noise", "uncond", "augmentation")
+        )
         return _Draws(
             image=index,
             flip=torch.rand(batch, generator=draw) < 0.5,

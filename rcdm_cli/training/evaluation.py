@@ -46,7 +46,7 @@ class EvalSet:
     def loss(self, model: Model, schedule: Schedule, precision: TrainPrecision) -> float:
         """Return the mean loss over images, timesteps and representations, with the same draws in each call."""
         projections = len(self.representations.projections)
-        draw = generator(0, 6)
+        draw = generator("evaluation loss", 0)
         images = (torch.arange(NUM_DRAWS) * len(self.images) // NUM_DRAWS)[torch.randperm(NUM_DRAWS, generator=draw)]
         projection = torch.arange(BATCH) * projections // BATCH
         total = 0.0

@@ -70,7 +70,7 @@ class _Views(Dataset[tuple[list[Tensor], Tensor]]):
     def __getitem__(self, item: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
         image, draw = item
         # lightly and torchvision use the global generators. A seed per draw makes the views repeatable.
-        key = generator(self.seed, draw).initial_seed()
+        key = generator("views", self.seed, draw).initial_seed()
         torch.manual_seed(key)
         random.seed(key)
         np.random.seed(key % 2**32)
@@ -159,7 +159,7 @@ class PretrainTrainer:
         """Do one optimizer step on one batch of views."""
         views, labels = next(self.stream)
         # Dropout and stochastic depth of the trunk use the global generator.
-        torch.manual_seed(generator(self.plan.seed, 1, step).initial_seed())
+        torch.manual_seed(generator("dropout", self.plan.seed, step).initial_seed())
         mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
         std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
         ready = [

@@ -174,7 +174,7 @@ def test_denoiser_is_conditioned_on_the_augmentation_of_each_image(trainer):
     conds = []
     made.model.denoiser.register_forward_pre_hook(lambda _, inputs: conds.append(inputs[2]))
     made.train_step(2)
-    params = made.augmenter.draw(6, generator(0, 5, 2))
+    params = made.augmenter.draw(6, generator("augmentation", 0, 2))
     assert len(conds) == 3
     assert params.any()
     found, expected = torch.cat(conds).detach(), made.augmenter.aug_cond(params) @ made.aug_cond.weight.detach().T
