@@ -49,7 +49,7 @@ class ImageGroup:
 
     Attributes:
         label: Heading of the group.
-        images: Images from the left.
+        images: Images from the left; None is an empty cell.
         method: Method by which the reader can switch the group on and off.
         level: Level by which the reader can switch the group on and off.
         spread: Mean standard deviation of the samples, by which rows are sorted.
@@ -57,7 +57,7 @@ class ImageGroup:
     """
 
     label: str
-    images: tuple[GridImage, ...]
+    images: tuple[GridImage | None, ...]
     method: str = ""
     level: str = ""
     spread: float | None = None

@@ -46,21 +46,13 @@ def image_grid(grid: Mapping[str, Any], caption: str, title: str = "") -> ImageG
 
 
 def _row(row: Mapping[str, Any]) -> ImageRow:
-    return ImageRow(
-        row["label"],
-        tuple(
-            ImageGroup(label, images)
-            for label, images in ((g["label"], _images(row["label"], g)) for g in row["groups"])
-            if images
-        ),
-    )
+    return ImageRow(row["label"], tuple(ImageGroup(group["label"], _images(row, group)) for group in row["groups"]))
 
 
-def _images(row: str, group: Mapping[str, Any]) -> tuple[GridImage, ...]:
+def _images(row: Mapping[str, Any], group: Mapping[str, Any]) -> tuple[GridImage | None, ...]:
     files: Sequence[str | None] = group["images"]
-    where = ", ".join(part.replace("\n", " ") for part in (row, group["label"]) if part)
+    where = ", ".join(part.replace("\n", " ") for part in (row["label"], group["label"]) if part)
     return tuple(
-        GridImage(file, f"{where}, image {number}" if len(files) > 1 else where)
+        None if file is None else GridImage(file, f"{where}, image {number}" if len(files) > 1 else where)
         for number, file in enumerate(files, 1)
-        if file is not None
     )

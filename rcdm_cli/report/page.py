@@ -4,8 +4,9 @@ import base64
 import hashlib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,18 @@ def write_page(path: Path, title: str, sections: Sequence[tuple[Path, Section]])
                 "title": section.title,
                 "question": section.question,
                 "settings": section.settings,
-                "elements": [_view(element, folder) for element in section.elements],
+                "blocks": [[_view(element, folder) for element in block] for block in _blocks(section.elements)],
             }
             for folder, section in sections
         ],
     )
     write_text(path, _clean(html))
+
+
+def _blocks(elements: Sequence[Element]) -> Iterator[list[Element]]:
+    """Split elements into blocks: neighbouring charts share a block, so that the page places them side by side."""
+    for is_chart, block in groupby(elements, key=lambda element: isinstance(element, LineChart | DotChart)):
+        yield from [list(block)] if is_chart else ([element] for element in block)
 
 
 def _hash(text: str) -> str:
@@ -127,8 +134,8 @@ def _embed(folder: Path, file: str) -> dict[str, Any] | None:
 
 
 def _grid_view(grid: ImageGrid, folder: Path) -> dict[str, Any]:
-    def embedded(image: GridImage) -> dict[str, Any]:
-        return {"image": image, "embedded": _embed(folder, image.file)}
+    def embedded(image: GridImage | None) -> dict[str, Any] | None:
+        return None if image is None else {"image": image, "embedded": _embed(folder, image.file)}
 
     groups = [group for row in grid.rows for group in row.groups]
     return {
@@ -139,7 +146,7 @@ def _grid_view(grid: ImageGrid, folder: Path) -> dict[str, Any]:
             {
                 "label": row.label,
                 "count": sum(len(group.images) for group in row.groups),
-                "image": embedded(row.image) if row.image else None,
+                "image": embedded(row.image),
                 "groups": [{"group": group, "images": [embedded(one) for one in group.images]} for group in row.groups],
             }
             for row in grid.rows

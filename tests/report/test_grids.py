@@ -17,9 +17,10 @@ def test_grid_is_written_as_one_png_and_as_single_images(tmp_path):
     element = image_grid(grid, "caption", "title")
     assert (element.title, element.caption) == ("title", "caption")
     assert [row.label for row in element.rows] == ["dino\nbackbone", "b"]
-    # A group without images is left out.
-    assert [[group.label for group in row.groups] for row in element.rows] == [["samples"], ["image", "samples"]]
-    shown = [image for row in element.rows for group in row.groups for image in group.images]
+    assert [[group.label for group in row.groups] for row in element.rows] == [["image", "samples"]] * 2
+    cells = [image for row in element.rows for group in row.groups for image in group.images]
+    assert cells[0] is None
+    shown = cells[1:]
     for expected, image in zip(images, shown, strict=True):
         np.testing.assert_array_equal(read_image(tmp_path / image.file), expected)
     assert [image.alt for image in shown[:3]] == [

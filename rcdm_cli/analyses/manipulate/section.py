@@ -34,11 +34,14 @@ def draw(found: "ManipulatedRepresentation", source: Pixels, target: Pixels, nea
     """
     num_samples, size = found.samples.shape[1:3]
     images = {"source": center_crop(source, size), "without": None, "swapped": center_crop(target, size)}
-    rows = [GridRow([images[name], *found.samples[i]], label) for i, (name, label) in enumerate(LABELS.items())]
+    rows = [
+        GridRow([images[name], *found.samples[i]], f"samples:\n{label}")
+        for i, (name, label) in enumerate(LABELS.items())
+    ]
     known = [center_crop(near[one.key], size) for one in found.neighbours if one.key in near]
     if known:
         rows.insert(0, GridRow([None, *known[:num_samples]], "nearest\nneighbours"))
-    return PixelGrid(rows, [GridGroup("image", 1), GridGroup("samples", num_samples)])
+    return PixelGrid(rows, [GridGroup("image", 1), GridGroup("", num_samples)])
 
 
 def write(
