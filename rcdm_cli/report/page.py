@@ -81,8 +81,9 @@ def write_page(path: Path, title: str, sections: Sequence[tuple[Path, Section]])
 
 def _blocks(elements: Sequence[Element]) -> Iterator[list[Element]]:
     """Split elements into blocks: neighbouring charts share a block, so that the page places them side by side."""
-    for is_chart, block in groupby(elements, key=lambda element: isinstance(element, LineChart | DotChart)):
-        yield from [list(block)] if is_chart else ([element] for element in block)
+    for is_chart, group in groupby(elements, key=lambda element: isinstance(element, LineChart | DotChart)):
+        block = list(group)
+        yield from [block] if is_chart else [[element] for element in block]
 
 
 def _hash(text: str) -> str:

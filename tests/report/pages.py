@@ -1,4 +1,4 @@
-"""A page as a browser's parser sees it."""
+"""Parsed HTML pages."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,7 +7,7 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text that a person reads; a tag that is not closed in order is an error."""
+    """Tags with their attributes, and the visible text. Tags that are not closed in order are an error."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -41,6 +41,6 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
     def addresses(self) -> list[str]:
-        """Every address that the page names."""
+        """Return every URL of the page."""
         names = ("src", "href", "srcset", "data", "action", "poster", "xlink:href")
         return [value or "" for _, given in self.tags for name, value in given.items() if name in names]
