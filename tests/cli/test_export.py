@@ -75,7 +75,7 @@ def test_folder_without_a_checkpoint_is_rejected(workplace, invoke):
     (workplace / "empty").mkdir()
     done = invoke("export", "empty", "--out", "engines/mine")
     assert done.exit_code == 2
-    assert "holds no checkpoint.safetensors" in " ".join(done.stderr.split())
+    assert "does not contain checkpoint.safetensors" in " ".join(done.stderr.split())
     assert not (workplace / "engines").exists()
 
 

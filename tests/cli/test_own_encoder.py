@@ -88,7 +88,7 @@ def test_offline_applies_to_timm_weights(offline, code, words, data, tmp_path):
         process = rcdm(*arguments, cwd=tmp_path, env=settings)
         stdout, stderr = process.communicate(timeout=120)
     assert (process.returncode, stdout) == (code, "")
-    assert bool(hub.asked) is not bool(offline)
+    assert bool(hub.requests) is not bool(offline)
     assert stderr.startswith("Error: The weights of timm's 'test_resnet'")
     assert words in stderr
     assert stderr.count("\n") == 1

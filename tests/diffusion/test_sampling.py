@@ -130,7 +130,7 @@ def test_invalid_cond_seeds_batch_and_steps_raise(folder):
         bundle.sample_cond(cond[:0], [], settings)
     with pytest.raises(InputError, match="one seed per conditioning vector, 2; given 3"):
         bundle.sample_cond(cond, [1, 2, 3], settings)
-    with pytest.raises(InputError, match="`batch` must be at least 1; given 0"):
+    with pytest.raises(InputError, match="`batch` must be an integer of at least 1; given 0"):
         bundle.sample_cond(cond, [1, 2], settings, batch=0)
     with pytest.raises(InputError, match=r"`steps` must be in 1\.\..*given 5000"):
         bundle.sample_cond(cond, [1, 2], Settings("ddim", 5000, 1.0))
