@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const viewer = document.getElementById("viewer");
-  const picture = document.getElementById("viewer-image");
+  const enlarged = document.getElementById("viewer-image");
   const text = document.getElementById("viewer-text");
   let cells = [];
   let position = 0;
@@ -10,9 +10,9 @@
     position = (index + cells.length) % cells.length;
     const image = cells[position].querySelector("img");
     const notes = [...cells[position].querySelectorAll(".tip span")].map((note) => note.textContent);
-    picture.src = image.src;
-    picture.alt = image.alt;
-    picture.className = image.className;
+    enlarged.src = image.src;
+    enlarged.alt = image.alt;
+    enlarged.className = image.className;
     text.textContent = [image.alt, ...notes].join(" · ");
   }
 
