@@ -247,4 +247,9 @@ def _labelled(
     cropped = _crop(source, recipe.image_size, out, on_progress, on_note)
     labels, names = class_indices(cropped.labels, recipe.ignore_classes, classes)
     on_note(f"{len(cropped.images)} images, {int((labels >= 0).sum())} of them in {len(names)} classes.")
+    if classes and (unknown := int((labels < 0).sum())):
+        on_note(
+            f"{unknown} of the {len(labels)} validation images are left out of the k-NN accuracy, because they have no"
+            " class or a class without training images."
+        )
     return LabelledImages(cropped.images, labels, names, source.fingerprint())

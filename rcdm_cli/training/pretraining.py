@@ -24,6 +24,9 @@ from rcdm_cli.training.loop import set_learning_rate
 from rcdm_cli.training.objectives import build_objective, build_transform
 from rcdm_cli.training.recipe import PretrainRecipe
 
+LEAVE_ONE_OUT = 5000
+"""Maximum number of images of a leave-one-out k-NN accuracy, which compares all pairs of images."""
+
 
 @dataclass(frozen=True)
 class LabelledImages:
@@ -190,24 +193,29 @@ class PretrainTrainer:
         return values
 
     def knn(self) -> dict[str, float]:
-        """Return the k-NN accuracy per level on the validation images, or leave-one-out on at most 5,000 images."""
-        bank, labels = self._encode(self.data)
+        """Return the k-NN accuracy per level.
+
+        With validation images, all training images vote. Without, the accuracy is leave-one-out on at most
+        ``LEAVE_ONE_OUT`` training images. Images without a class are left out.
+        """
         if self.validation is not None:
+            bank, labels = self._encode(self.data)
             queries, truth = self._encode(self.validation)
         else:
-            queries, truth = bank, labels
+            bank, labels = queries, truth = self._encode(self.data, LEAVE_ONE_OUT)
         accuracies = {}
         for index, level in enumerate(self.objective.encoder.spec.levels):
             predicted = knn_predict(queries[index], bank[index], labels, leave_one_out=self.validation is None)
             accuracies[f"knn_{level}"] = float((predicted == truth).float().mean())
         return accuracies
 
-    def _encode(self, data: LabelledImages, limit: int = 5000) -> tuple[list[Tensor], Tensor]:
+    def _encode(self, data: LabelledImages, limit: int | None = None) -> tuple[list[Tensor], Tensor]:
+        """Return the representations of the images that have a class, at most ``limit``, and their class indices."""
         encoder = self.objective.encoder
         training = encoder.training
         encoder.eval()
         labelled = torch.nonzero(data.labels >= 0).flatten()
-        if len(labelled) > limit:
+        if limit is not None and len(labelled) > limit:
             labelled = labelled[torch.linspace(0, len(labelled) - 1, limit).long()]
         images = [data.images[index] for index in labelled.tolist()]
         levels = encode_images(EncoderFunction(encoder, self.preprocessing.size), images, self.device)

@@ -83,9 +83,26 @@ def test_knn_predicts_validation_images_from_training_images(recipe, tmp_path):
     notes = []
     pretrain(recipe, "supervised", data, tmp_path / "run", split="train", validation_split="val", on_note=notes.append)
     # Images of classes without training images are not counted.
-    assert notes == ["6 images, 6 of them in 2 classes.", "3 images, 2 of them in 2 classes."]
+    assert notes[:2] == ["6 images, 6 of them in 2 classes.", "3 images, 2 of them in 2 classes."]
+    assert notes[2].startswith("1 of the 3 validation images are left out of the k-NN accuracy")
     logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert next(line for line in logged if "epoch" in line)["knn_backbone"] in (0.0, 0.5, 1.0)
+
+
+@pytest.mark.parametrize(("validation", "voting"), [(True, 7), (False, 4)])
+def test_only_the_leave_one_out_accuracy_limits_the_training_images(recipe, tmp_path, monkeypatch, validation, voting):
+    data = write_images(tmp_path / "data", {"train/cat": 4, "train/dog": 3, "val/cat": 2})
+    monkeypatch.setattr("rcdm_cli.training.pretraining.LEAVE_ONE_OUT", 4, raising=False)
+    banks = []
+
+    def predict(queries, bank, labels, leave_one_out):
+        banks.append((len(queries), len(bank), leave_one_out))
+        return labels[: len(queries)]
+
+    monkeypatch.setattr("rcdm_cli.training.pretraining.knn_predict", predict)
+    split = "val" if validation else None
+    prepare_encoder(recipe, "simclr", data, tmp_path, split="train", validation_split=split, device=CPU).knn()
+    assert banks[0] == (2 if validation else 4, voting, not validation)
 
 
 def test_validation_split_within_the_training_images_raises(recipe, images, tmp_path):
