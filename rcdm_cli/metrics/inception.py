@@ -78,7 +78,10 @@ class Inception:
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """Mean and standard deviation of the inception score over splits (Salimans et al. 2016, arXiv:1606.03498)."""
+    """Mean and standard deviation of the inception score over splits (Salimans et al. 2016, arXiv:1606.03498).
+
+    As in the published code, the standard deviation divides by the number of splits, not by the number minus 1.
+    """
 
     mean: float
     deviation: float

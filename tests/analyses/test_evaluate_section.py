@@ -63,7 +63,15 @@ def test_chart_of_directions_has_cumulative_variance_and_correlation(results):
 
 
 def test_inception_distances_have_their_own_table(results):
-    numbers = {"fid": 12.345, "kid": 0.00123, "precision": 0.5, "recall": 0.25, "neighbours": 3}
+    numbers = {
+        "fid": 12.345,
+        "kid": 0.00123,
+        "kid_subsets": 1,
+        "kid_subset_size": 4,
+        "precision": 0.5,
+        "recall": 0.25,
+        "neighbours": 3,
+    }
     numbers["inception_score"] = {"mean": 2.5, "deviation": 0.1, "splits": 4}
     for one in results["results"]:
         one["inception"] = numbers

@@ -7,6 +7,7 @@ from scipy.linalg import sqrtm
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
+from rcdm_cli.metrics import distances as module
 from rcdm_cli.metrics.distances import distances, frechet_distance, mmd, precision_recall
 from rcdm_cli.metrics.inception import inception_score
 
@@ -61,7 +62,7 @@ def test_frechet_distance_accepts_fewer_vectors_than_dimensions():
     assert frechet_distance(first, second) == pytest.approx(frechet_distance(second, first))
 
 
-def test_kernel_distance_equals_the_formula_and_torch_fidelity(features):
+def test_mmd_equals_the_formula_and_torch_fidelity(features):
     metric_kid = pytest.importorskip("torch_fidelity.metric_kid")
     samples, images = features
     own = [polynomial_kernel(each, degree=3, coef0=1) for each in features]
@@ -71,6 +72,29 @@ def test_kernel_distance_equals_the_formula_and_torch_fidelity(features):
     # A single subset of all vectors removes the random choice. torch-fidelity needs sets of equal size.
     theirs = metric_kid.kid_features_to_metric(samples, images[:80], kid_subsets=1, kid_subset_size=80)
     assert mmd(samples, images[:80]) == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+
+
+def test_kid_equals_torch_fidelity(features, monkeypatch):
+    """The mean over random subsets, also of sets with different sizes."""
+    metric_kid = pytest.importorskip("torch_fidelity.metric_kid")
+    monkeypatch.setattr(module, "KID_SUBSET_SIZE", 40, raising=False)
+    theirs = metric_kid.kid_features_to_metric(*features, kid_subsets=100, kid_subset_size=40)
+    found = module.kid(*features)
+    assert found.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
+    assert (found.subsets, found.subset_size) == (100, 40)
+
+
+def test_kid_of_few_vectors_is_the_mmd_of_all_vectors(features):
+    samples, images = features
+    found = module.kid(samples, images[:80])
+    assert found.mean == pytest.approx(mmd(samples, images[:80]), rel=1e-12)
+    assert (found.subsets, found.subset_size) == (1, 80)
+
+
+def test_kid_of_sets_of_different_sizes_uses_the_size_of_the_smaller_set(features):
+    metric_kid = pytest.importorskip("torch_fidelity.metric_kid")
+    theirs = metric_kid.kid_features_to_metric(*features, kid_subsets=100, kid_subset_size=80)
+    assert module.kid(*features).mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-9)
 
 
 def share_inside(queries, vectors, neighbours):
@@ -99,7 +123,7 @@ def test_distance_of_a_set_to_itself_is_zero(features):
     assert same.frechet == pytest.approx(0, abs=1e-9)
     assert (same.precision, same.recall) == (1, 1)
     # The unbiased estimate leaves out the diagonal and is therefore negative here.
-    assert same.kernel < 0
+    assert same.mmd < 0
 
 
 def test_number_of_neighbours_is_limited_by_small_sets(features):

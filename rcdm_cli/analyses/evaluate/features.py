@@ -10,7 +10,7 @@ from torch import Tensor
 from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, images_hash
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.metrics.distances import Distances, distances
+from rcdm_cli.metrics.distances import Distances, KernelInceptionDistance, distances, kid
 from rcdm_cli.metrics.inception import Inception, InceptionScore, inception_score
 
 Pixels = NDArray[np.uint8]
@@ -21,13 +21,15 @@ class InceptionResult:
     """Distances of samples to images in the Inception space, and the inception score of the samples."""
 
     distances: Distances
+    kid: KernelInceptionDistance
     score: InceptionScore
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON-able values under the names of the Inception space, such as ``fid``."""
         values = self.distances.as_json()
-        named = {"fid": values.pop("frechet"), "kid": values.pop("kernel"), **values}
-        return {**named, "inception_score": asdict(self.score)}
+        named = {"fid": values.pop("frechet"), "kid": self.kid.mean}
+        subsets = {"kid_subsets": self.kid.subsets, "kid_subset_size": self.kid.subset_size}
+        return {**named, **subsets, **values, "inception_score": asdict(self.score)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class SampleFeatures:
         """Compare with ``images`` in the Inception space; None without Inception."""
         if self.inception is None or self.logits is None or images.inception is None:
             return None
-        return InceptionResult(distances(self.inception, images.inception), inception_score(self.logits))
+        both = self.inception, images.inception
+        return InceptionResult(distances(*both), kid(*both), inception_score(self.logits))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
 from rcdm_cli.report.elements import DotChart, Dots, Element, Line, LineChart, Section, Sentence, Table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
-from rcdm_cli.report.numbers import interval, name_of, percent
+from rcdm_cli.report.numbers import counted, interval, name_of, percent
 from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
@@ -178,7 +178,8 @@ def _diversity(results: Mapping[str, Any]) -> Table:
             for one in results["results"]
         ),
         f"Diversity of {results['samples']} samples of one representation. Pixels: standard deviation of the samples"
-        " in % of the pixel range. Same image, different images: mean of 1 − cosine similarity between samples in"
+        " in % of the pixel range: root of the unbiased variance, averaged over pixels and images. Same image,"
+        " different images: mean of 1 − cosine similarity between samples in"
         f" {_space(results)}. At a ratio of 100 %, samples of one image differ as much as samples of different images.",
     )
 
@@ -189,13 +190,13 @@ def _distances(results: Mapping[str, Any]) -> Table:
     if training:
         rows.append(("training images", "", training["distances"]))
     return Table(
-        ("method", "level", "Fréchet distance", "kernel distance", "precision", "recall"),
+        ("method", "level", "Fréchet distance", "squared MMD", "precision", "recall"),
         tuple(
             (
                 method,
                 level,
                 f"{one['frechet']:.4g}",
-                f"{one['kernel']:.3g}",
+                f"{one['mmd']:.3g}",
                 f"{one['precision']:.3f}",
                 f"{one['recall']:.3f}",
             )
@@ -227,7 +228,8 @@ def _inception(results: Mapping[str, Any]) -> Table:
             for method, level, one in rows
         ),
         f"The same in the Inception space. FID depends on the number of samples: with {results['images']} samples, FID"
-        " is larger than with many thousands.",
+        f" is larger than with many thousands. KID: mean over {counted(rows[0][2]['kid_subsets'], 'subset')} of"
+        f" {rows[0][2]['kid_subset_size']} samples and as many images.",
     )
 
 
