@@ -12,7 +12,7 @@ TIE = 1e-6
 """Similarities that differ by less count as equal, since a matrix product rounds equal vectors differently."""
 
 
-def ranks(queries: Tensor, bank: Tensor, own: Tensor) -> Tensor:
+def ranks(queries: Tensor, bank: Tensor, own: Tensor, *, chunk: int = 1024) -> Tensor:
     """Return the rank of ``bank[own[i]]`` in ``bank`` by cosine similarity to ``queries[i]``; rank 1 is nearest.
 
     The paper's measure of faithfulness (arXiv:2112.09164, section 4). Among equally near vectors, the own vector is
@@ -22,13 +22,17 @@ def ranks(queries: Tensor, bank: Tensor, own: Tensor) -> Tensor:
         queries: (Q, D).
         bank: (N, D).
         own: (Q,) int64 indices into the bank.
+        chunk: queries compared per step; memory is bounded by chunk × N.
 
     Returns:
         (Q,) int64.
     """
-    similarity = F.normalize(queries, dim=1) @ F.normalize(bank, dim=1).T
-    mine = similarity.gather(1, own[:, None])
-    return (similarity >= mine - TIE).sum(dim=1)
+    unit = F.normalize(bank, dim=1).T
+    found = []
+    for part, mine in zip(queries.split(chunk), own.split(chunk), strict=True):
+        similarity = F.normalize(part, dim=1) @ unit
+        found.append((similarity >= similarity.gather(1, mine[:, None]) - TIE).sum(dim=1))
+    return torch.cat(found)
 
 
 def mean_reciprocal_rank(values: Tensor) -> float:
@@ -60,18 +64,16 @@ class Faithfulness:
         return {name: interval.as_json() for name, interval in self.__dict__.items()}
 
 
-def faithfulness(found: Tensor, h: Tensor, bootstrap: Bootstrap, *, chunk: int = 1024) -> Faithfulness:
+def faithfulness(found: Tensor, h: Tensor, bootstrap: Bootstrap) -> Faithfulness:
     """Rank each image's own representation among all images by similarity to the samples' representations.
 
     Args:
         found: (N, K, D), representations of K samples per image.
         h: (N, D), representations that the samples are conditioned on.
         bootstrap: resamples of the N images.
-        chunk: samples compared per step; memory is bounded by chunk × N.
     """
     count, num_samples = found.shape[:2]
     flat, own = found.flatten(0, 1), torch.arange(count).repeat_interleave(num_samples)
-    parts = zip(flat.split(chunk), own.split(chunk), strict=True)
-    rank = torch.cat([ranks(queries, h, mine) for queries, mine in parts]).double().reshape(count, num_samples)
+    rank = ranks(flat, h, own).double().reshape(count, num_samples)
     similarity = own_similarity(flat, h[own]).reshape(count, num_samples)
     return Faithfulness(*(bootstrap.mean(values.mean(dim=1)) for values in (1 / rank, rank, similarity)))

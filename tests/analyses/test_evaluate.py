@@ -29,7 +29,7 @@ def vectors(*shape, seed=0):
 def test_faithfulness_equals_scikit_learn():
     h = vectors(30, 8)
     found = h[:, None] + vectors(30, 2, 8, seed=1)
-    result = faithfulness(found, h, Bootstrap(30), chunk=7)
+    result = faithfulness(found, h, Bootstrap(30))
     similarity = cosine_similarity(found.flatten(0, 1), h)
     truth = np.eye(30).repeat(2, axis=0)
     # With one right answer, label ranking average precision is the mean reciprocal rank.
@@ -47,7 +47,8 @@ def test_diversity_is_the_standard_deviation_and_the_mean_distance_of_pairs():
     features = vectors(4, 3, 5)
     found = diversity(samples, features)
     deviation = [np.sqrt(np.var(own / 255, axis=0, ddof=1).mean()) for own in samples]
-    np.testing.assert_allclose(found.pixels, deviation, atol=1e-12)
+    np.testing.assert_allclose(found.variance.sqrt(), deviation, atol=1e-12)
+    assert found.as_json(Bootstrap(4))["pixels"]["value"] == pytest.approx(np.sqrt(np.mean(np.square(deviation))))
     similarity = cosine_similarity(features.flatten(0, 1))
     owner = np.arange(12) // 3
     for image in range(4):
@@ -148,8 +149,8 @@ def test_all_measures_are_of_the_same_samples(bundle, given, bank, found):
 
 def test_json_contains_paired_differences_and_the_reference_of_training_images(found):
     values = found.as_json()
-    wider = found.evaluated[1].diversity.pixels - found.evaluated[0].diversity.pixels
-    assert values["differences"][0]["pixels"]["value"] == pytest.approx(float(wider.mean()))
+    backbone, projector = (float(one.diversity.variance.mean()) ** 0.5 for one in found.evaluated)
+    assert values["differences"][0]["pixels"]["value"] == pytest.approx(projector - backbone)
     assert values["training_images"]["distances"]["precision"] == found.real.precision
     assert len(values["training_images"]["quantiles_of_images"]) == len(values["training_images"]["levels"])
     assert values["results"][0]["inception"] is None

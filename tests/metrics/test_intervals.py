@@ -1,5 +1,6 @@
 """Confidence intervals against the normal approximation, numpy, scipy and a table."""
 
+import tracemalloc
 from dataclasses import astuple
 
 import numpy as np
@@ -26,8 +27,7 @@ def test_difference_of_two_numbers_is_paired():
     one = torch.from_numpy(draw.normal(size=50))
     other = one - 0.1 + 0.01 * torch.from_numpy(draw.normal(size=50))
     bootstrap = Bootstrap(50)
-    both = [torch.cat([values.mean()[None], bootstrap.counts @ values / 50]) for values in (one, other)]
-    found, expected = bootstrap.mean(one - other), percentile_interval(both[0] - both[1])
+    found, expected = bootstrap.mean(one - other), percentile_interval(bootstrap.means(one) - bootstrap.means(other))
     assert astuple(found) == pytest.approx(astuple(expected))
     independent = np.subtract(*(draw.choice(values, (2000, 50)).mean(axis=1) for values in (one, other)))
     assert 20 * (found.high - found.low) < np.subtract(*np.quantile(independent, [0.975, 0.025]))
@@ -39,7 +39,8 @@ def test_ratio_is_the_ratio_of_resampled_sums():
     ratios = bootstrap.ratio(numerator, denominator)
     assert float(ratios[0]) == pytest.approx(0.5)
     assert percentile_interval(ratios).value == pytest.approx(0.5)
-    expected = [float((row @ numerator.double()) / (row @ denominator.double())) for row in bootstrap.counts]
+    [counts] = bootstrap.blocks()
+    expected = [float((row @ numerator.double()) / (row @ denominator.double())) for row in counts]
     np.testing.assert_allclose(ratios[1:].numpy(), expected)
     assert Bootstrap(3).ratio(numerator, torch.zeros(3)).tolist() == [0.0] * 2001
 
@@ -48,6 +49,37 @@ def test_seed_determines_the_resamples():
     values = torch.linspace(0, 1, 9) ** 2
     assert Bootstrap(9, 3).mean(values) == Bootstrap(9, 3).mean(values)
     assert Bootstrap(9, 3).mean(values) != Bootstrap(9, 4).mean(values)
+
+
+def test_memory_of_a_bootstrap_does_not_grow_with_the_number_of_images(monkeypatch):
+    """All multiplicities of 50,000 images would need 800 MB in float64."""
+    monkeypatch.setattr("rcdm_cli.metrics.intervals.BLOCK", 1 << 16, raising=False)
+    values = torch.linspace(0, 1, 20_000)
+    tracemalloc.start()
+    found = Bootstrap(20_000, num_resamples=100).mean(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 20_000 * 8 / 4
+    half = stats.norm.ppf(0.975) * np.sqrt(1 / 12 / 20_000)
+    assert found.value == pytest.approx(0.5)
+    assert found.high - found.low == pytest.approx(2 * half, rel=0.3)
+
+
+def test_resamples_drawn_in_blocks_are_the_same_for_every_number(monkeypatch):
+    monkeypatch.setattr("rcdm_cli.metrics.intervals.BLOCK", 64)
+    bootstrap, values = Bootstrap(10, num_resamples=50), torch.arange(10.0)
+    blocks = list(bootstrap.blocks())
+    assert [len(block) for block in blocks] == [6] * 8 + [2]
+    assert all((block.sum(dim=1) == 10).all() for block in blocks)
+    assert torch.equal(bootstrap.means(values)[1:], torch.cat(blocks) @ values.double() / 10)
+    assert len(torch.cat(blocks).unique(dim=0)) == 50
+
+
+def test_t_interval_of_an_accuracy_is_cut_at_its_range():
+    """Over two seeds, the interval of 0.9 and 1.0 without bounds is [0.31, 1.59]."""
+    assert t_interval([0.9, 1.0]).high == pytest.approx(1.585, abs=1e-3)
+    assert astuple(t_interval([0.9, 1.0], 0, 1)) == pytest.approx((0.95, 0.3147, 1), abs=1e-3)
+    assert astuple(t_interval([0.0, 0.1], 0, 1)) == pytest.approx((0.05, 0, 0.6853), abs=1e-3)
 
 
 def test_t_interval_uses_the_tabulated_quantile():

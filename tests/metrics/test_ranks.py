@@ -34,6 +34,22 @@ def test_tied_own_vector_is_ranked_last():
         assert ranks(queries, bank, torch.arange(9) % count).tolist() == [count] * 9
 
 
+def test_chunks_of_queries_do_not_change_the_ranks(vectors):
+    queries, bank, own = vectors
+    assert torch.equal(ranks(queries, bank, own, chunk=7), ranks(queries, bank, own, chunk=1000))
+
+
+def test_memory_of_ranks_is_bounded():
+    """Without chunks, the similarities of 20,000 queries to 2,000 vectors need 160 MB."""
+    draw = torch.Generator().manual_seed(0)
+    bank, own = torch.randn(2000, 4, generator=draw), torch.arange(20_000) % 2000
+    with torch.profiler.profile(profile_memory=True) as profiler:
+        found = ranks(bank[own], bank, own)
+    assert (found == 1).all()
+    largest = max(event.self_cpu_memory_usage / event.count for event in profiler.key_averages())
+    assert largest < 20_000 * 2000 * 4 / 8
+
+
 def test_own_similarity_is_the_cosine_similarity(vectors):
     queries, bank, own = vectors
     expected = np.diag(cosine_similarity(queries, bank[own]))

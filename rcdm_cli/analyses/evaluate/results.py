@@ -12,7 +12,7 @@ from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.directions import Directions
 from rcdm_cli.metrics.distances import Distances
 from rcdm_cli.metrics.diversity import Diversity, DiversityDifference
-from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Bootstrap, Interval
+from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Bootstrap, Interval, percentile_interval
 from rcdm_cli.metrics.nearest import MEMORISATION_QUANTILE, QUANTILES, Memorised, expected_above
 from rcdm_cli.metrics.ranks import Faithfulness
 
@@ -138,6 +138,6 @@ class Evaluation:
             if backbone and projector:
                 yield DiversityDifference(
                     method,
-                    self.bootstrap.mean(projector.pixels - backbone.pixels),
+                    percentile_interval(projector.spread(self.bootstrap) - backbone.spread(self.bootstrap)),
                     self.bootstrap.mean(projector.space - backbone.space),
                 )

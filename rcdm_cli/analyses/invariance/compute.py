@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -192,12 +193,16 @@ def _summarise(
     size: int,
     background_share: float,
 ) -> Invariance:
-    count = bootstrap.counts.shape[1]
-    # A resample of copies of one image contains no two different images.
-    usable = bootstrap.counts[bootstrap.counts.amax(dim=1) < count]
-    counts = torch.cat([torch.ones(1, count, dtype=torch.float64), usable])
-    others = {pair: similarity_of_others(h, counts) for pair, h in before.items()}
-    draws: dict[tuple[Pair, str, str], Tensor] = {key: counts @ values / count for key, values in cosine.items()}
+    count = bootstrap.count
+    others_by_block: list[dict[Pair, Tensor]] = []
+    draws_by_block: list[dict[tuple[Pair, str, str], Tensor]] = []
+    for counts in chain([torch.ones(1, count, dtype=torch.float64)], bootstrap.blocks()):
+        # A resample of copies of one image contains no two different images.
+        usable = counts[counts.amax(dim=1) < count]
+        others_by_block.append({pair: similarity_of_others(h, usable) for pair, h in before.items()})
+        draws_by_block.append({key: usable @ values / count for key, values in cosine.items()})
+    others = {pair: torch.cat([block[pair] for block in others_by_block]) for pair in before}
+    draws = {key: torch.cat([block[key] for block in draws_by_block]) for key in cosine}
     by_strength = {key: _estimate(values, others[key[0]]) for key, values in draws.items()}
 
     averaged = {
