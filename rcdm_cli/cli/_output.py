@@ -7,7 +7,7 @@ unreadable images, which writes its result and ends with exit code 2.
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -100,6 +100,23 @@ class Output:
         from rich.text import Text
 
         self._stderr.print(Text.assemble((f"{label}:", f"bold {colour}"), " ", self._reword(message)))
+
+
+def text_table(rows: Sequence[Sequence[str]], text_columns: int = 2) -> list[str]:
+    """Return lines with aligned columns, separated by two spaces for values of any length.
+
+    Args:
+        rows: cells of each row, the header first.
+        text_columns: number of first columns that are aligned left; the other columns are aligned right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if number < text_columns else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def _plain(value: object) -> object:

@@ -18,7 +18,7 @@ from rcdm_cli.cli._options import (
     comma_separated_names,
     comma_separated_numbers,
 )
-from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
 
 
@@ -104,20 +104,24 @@ def _table(values: Mapping[str, Any]) -> Iterator[str]:
     peaks = ", ".join(f"{name} {2 * rate / 1e12:.2f}" for name, rate in values["peak_macs_per_second"].items())
     yield f"GMAC of a call for one sample: {macs:.2f}; TFLOP/s of a matrix product: {peaks}"
     yield ""
-    yield f"{'one call':<20}{'batch':>6}{'ms':>12}{'p10–p90':>22}{'of peak':>9}{'error':>9}"
-    for timing in values["calls"]:
-        yield f"{_contender(timing)}{_percent(timing['peak_fraction']):>9}{timing['relative_error']:>9.0e}"
+    head = ("one call", "batch", "ms", "p10–p90", "of peak", "error")
+    calls = [(*_timing(one), _percent(one["peak_fraction"]), f"{one['relative_error']:.0e}") for one in values["calls"]]
+    yield from text_table([head, *calls], text_columns=1)
     yield ""
     yield f"Sampling with {settings['sampler']}, {settings['steps']} steps, guidance {settings['guidance']:g}:"
-    yield f"{'':<20}{'batch':>6}{'ms':>12}{'p10–p90':>22}{'calls':>9}{'per s':>9}"
-    for timing in values["samples"]:
-        yield f"{_contender(timing)}{timing['calls']:>9}{timing['samples_per_second']:>9.3g}"
+    head = ("", "batch", "ms", "p10–p90", "calls", "per s")
+    samples = [(*_timing(one), str(one["calls"]), f"{one['samples_per_second']:.3g}") for one in values["samples"]]
+    yield from text_table([head, *samples], text_columns=1)
 
 
-def _contender(timing: Mapping[str, Any]) -> str:
-    name = f"{timing['backend']} {timing['precision']}"
+def _timing(timing: Mapping[str, Any]) -> tuple[str, str, str, str]:
     median, p10, p90 = (1000 * timing[f"{key}_seconds"] for key in ("median", "p10", "p90"))
-    return f"{name:<20}{timing['batch']:>6}{median:>12.2f}{f'{p10:.2f}–{p90:.2f}':>22}"
+    return (
+        f"{timing['backend']} {timing['precision']}",
+        str(timing["batch"]),
+        f"{median:.2f}",
+        f"{p10:.2f}–{p90:.2f}",
+    )
 
 
 def _percent(fraction: float | None) -> str:

@@ -26,7 +26,7 @@ from rcdm_cli.cli._options import (
     Split,
     Steps,
 )
-from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import print_run, read_run
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
@@ -135,17 +135,22 @@ def evaluate(
             on_note=output.warn,
         )
     values = read_run(out)
-    print_run(output, out, values, [*_table(values["results"]), *answers(values)])
+    print_run(output, out, values, [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
 
 
-def _table(results: list[dict[str, Any]]) -> list[str]:
-    lines = [f"{'method':<12}{'level':<11}{'MRR':>7}{'rank':>8}{'cosine':>8}{'k-NN':>8}{'Fréchet':>10}{'P':>7}{'R':>7}"]
-    for one in results:
-        accuracy = "-" if one["knn"] is None else f"{one['knn']['value']:.3f}"
-        lines.append(
-            f"{one['method']:<12}{one['level']:<11}{one['mean_reciprocal_rank']['value']:>7.3f}"
-            f"{one['mean_rank']['value']:>8.1f}{one['similarity']['value']:>8.3f}{accuracy:>8}"
-            f"{one['distances']['frechet']:>10.4g}{one['distances']['precision']:>7.3f}"
-            f"{one['distances']['recall']:>7.3f}"
-        )
-    return lines
+HEAD = ("method", "level", "MRR", "rank", "cosine", "k-NN", "Fréchet", "P", "R")
+
+
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
+    distances = one["distances"]
+    return (
+        one["method"],
+        one["level"],
+        f"{one['mean_reciprocal_rank']['value']:.3f}",
+        f"{one['mean_rank']['value']:.1f}",
+        f"{one['similarity']['value']:.3f}",
+        "-" if one["knn"] is None else f"{one['knn']['value']:.3f}",
+        f"{distances['frechet']:.4g}",
+        f"{distances['precision']:.3f}",
+        f"{distances['recall']:.3f}",
+    )

@@ -1,6 +1,5 @@
 """``rcdm probe``: class information in a representation."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from rcdm_cli.cli._options import (
     Out,
     Seed,
 )
-from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import open_source, print_run, read_run
 from rcdm_cli.core.resources import DEMO_BUNDLE
 
@@ -107,19 +106,14 @@ def probe(
             on_note=output.warn,
         )
     values = read_run(out)
-    print_run(output, out, values, [_line(HEAD), *(_numbers(one) for one in values["results"]), *answers(values)])
+    print_run(output, out, values, [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
 
 
 HEAD = ("method", "level", "linear", "over seeds", "k-NN", "over seeds")
 
 
-def _numbers(one: dict[str, Any]) -> str:
+def _row(one: dict[str, Any]) -> tuple[str, ...]:
     from rcdm_cli.report.numbers import percent
 
     accuracies = (each for key in ("linear", "knn") for each in (one[key], one[key]["over_seeds"]))
-    return _line((one["method"], one["level"], *map(percent, accuracies)))
-
-
-def _line(cells: Sequence[str]) -> str:
-    method, level, *numbers = cells
-    return f"{method:<12}{level:<11}" + "".join(f"{number:>19}" for number in numbers)
+    return one["method"], one["level"], *map(percent, accuracies)

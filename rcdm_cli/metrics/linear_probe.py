@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.seeds import derive_seed
 
 STRENGTHS = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 """Candidate L2 strengths, strongest first. Each solution initialises the search for the next."""
@@ -85,7 +86,7 @@ def fit(
             f"A linear probe needs at least 2 classes and {2 * HOLD_OUT_EVERY} training images;"
             f" given {classes} and {len(h)}."
         )
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(h)))
+    order = torch.from_numpy(np.random.default_rng(derive_seed("linear probe", seed)).permutation(len(h)))
     held_out, rest = order[: len(h) // HOLD_OUT_EVERY], order[len(h) // HOLD_OUT_EVERY :]
     chosen = select_strength(h, labels, classes, rest, held_out, lambda done: on_progress(done, FITS))
     on_progress(len(STRENGTHS), FITS)
@@ -142,6 +143,7 @@ def solve(
         One classifier per strength.
     """
     x = h.double()
+    # The population standard deviation: a choice of scale, not an estimate.
     mean, deviation = x.mean(0), x.std(0, correction=0)
     # Constant dimensions stay 0.
     deviation = torch.where(deviation > 1e-8 * mean.abs().clamp(min=1e-8), deviation, 1.0)

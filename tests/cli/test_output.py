@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rcdm_cli.cli._output import text_table
 from tests.cli.conftest import start
 
 
@@ -108,3 +109,11 @@ def test_dumb_terminal_shows_plain_lines():
     shown = on_a_terminal(TERM="dumb")
     assert "\x1b" not in shown
     assert "Sampling: 2/2, done" in shown
+
+
+def test_columns_of_a_table_are_separated_for_long_values():
+    rows = [("method", "level", "over seeds"), ("my-long-method", "projector", "100.0 [-1200.5, 100.0]")]
+    assert text_table(rows) == [
+        "method          level                  over seeds",
+        "my-long-method  projector  100.0 [-1200.5, 100.0]",
+    ]

@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.seeds import derive_seed
 from rcdm_cli.metrics.linear_probe import STRENGTHS, fit, solve
 
 
@@ -56,7 +57,7 @@ def test_repeated_image_has_double_weight(data):
 def test_strength_with_the_best_held_out_accuracy_is_selected(data):
     h, labels = data
     found = fit(h, labels, 4, seed=2)
-    order = np.random.default_rng(2).permutation(300)
+    order = np.random.default_rng(derive_seed("linear probe", 2)).permutation(300)
     held, rest = order[:60], order[60:]
     accuracies = []
     for strength in STRENGTHS:

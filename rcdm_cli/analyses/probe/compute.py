@@ -191,18 +191,23 @@ def _probe(
 
 
 class _Correct(NamedTuple):
-    """Correct classification (0 or 1) of each validation image (N,), and the accuracy of each resample."""
+    """Correct classification (0 or 1) of each validation image (N,), and the accuracy of each resample.
+
+    A difference of two accuracies has values from -1 to 1; ``lowest`` is the lowest possible value.
+    """
 
     images: Tensor
     by_seed: list[float]
+    lowest: float = 0
 
     def minus(self, other: "_Correct") -> "_Correct":
         """Return the differences, paired by image and by resample."""
         by_seed = [mine - theirs for mine, theirs in zip(self.by_seed, other.by_seed, strict=True)]
-        return _Correct(self.images - other.images, by_seed)
+        return _Correct(self.images - other.images, by_seed, lowest=-1)
 
     def estimate(self, bootstrap: Bootstrap) -> AccuracyEstimate:
-        return AccuracyEstimate(bootstrap.mean(self.images), t_interval(self.by_seed), self.by_seed)
+        over_seeds = t_interval(self.by_seed, self.lowest, highest=1)
+        return AccuracyEstimate(bootstrap.mean(self.images), over_seeds, self.by_seed)
 
 
 def _mean(values: Tensor) -> float | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rcdm_cli.analyses.step_cache import StepCache, tensors_hash
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.seeds import derive_seed
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.linear_probe import FITS, STRENGTHS, LinearClassifier, fit, select_strength
@@ -127,7 +128,7 @@ def fit_probes(
 
 def bootstrap_resample(count: int, seed: int, number: int) -> BootstrapSample:
     """Draw resample ``number`` of ``count`` images, 2 or more. Different numbers and seeds are independent."""
-    generator = np.random.default_rng([seed, number])
+    generator = np.random.default_rng(derive_seed("probe resample", seed, number))
     while True:
         drawn = generator.integers(0, count, count)
         left_out = np.setdiff1d(np.arange(count), drawn)

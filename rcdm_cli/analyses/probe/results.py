@@ -113,7 +113,8 @@ class ProbeResult:
                 "level": CONFIDENCE,
                 "over_images": f"percentile bootstrap over the validation images, {NUM_RESAMPLES} resamples",
                 "over_seeds": f"Student's t of the mean over {self.seeds} bootstrap resamples of the training images;"
-                " the images that a resample leaves out select its L2 strength",
+                " the images that a resample leaves out select its L2 strength; the interval is cut at 0 and at 1, or"
+                " at -1 and at 1 for a difference",
             },
             "results": [one.as_json() for one in self.probed],
             "differences": [one.as_json() for one in self.differences],

@@ -50,8 +50,9 @@ def section(results: Mapping[str, Any]) -> Section:
         f" {100 * results['majority']:.1f} %. Linear and k-NN: trained on all {results['training_images']} training"
         " images; in brackets, 95 % bootstrap confidence intervals over the validation images. Over seeds: mean over"
         f" {results['seeds']} bootstrap resamples of the training images; in brackets, 95 % confidence intervals of"
-        " Student's t over the resamples. A resample contains about 63 % of the images, and the other images select the"
-        f" L2 strength. k-NN: weighted vote of the {results['neighbours']} nearest training images.",
+        " Student's t over the resamples, cut at 0 % and 100 %. A resample contains about 63 % of the images, and the"
+        f" other images select the L2 strength. k-NN: weighted vote of the {results['neighbours']} nearest training"
+        " images.",
     )
     compared = Table(
         ("method", *(f"{name}{over}" for _, name in PROBES for over in ("", " over seeds"))),
