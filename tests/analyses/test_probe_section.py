@@ -51,12 +51,12 @@ def test_difference_is_significant_if_both_intervals_exclude_zero(results):
         "Linear classifier: the backbone is better than the projector for a (+10.0 [+7.0, +13.0] over images, +9.0"
         " [+7.5, +10.5] over seeds); the projector is better than the backbone for b (-10.0 [-13.0, -7.0] over images,"
         " -11.0 [-12.5, -9.5] over seeds); no significant difference for c (+2.0 [-1.0, +5.0] over images, +1.0 [-0.5,"
-        " +2.5] over seeds). Differences in percentage points with 95 % confidence intervals; a difference is"
-        " significant if the intervals over images and over 2 seeds both exclude 0.",
+        " +2.5] over seeds).",
         "k-NN: no significant difference for a (+1.0 [-2.0, +4.0] over images, +0.0 [-1.5, +1.5] over seeds), b (+5.0"
         " [+2.0, +8.0] over images, +1.0 [-0.5, +2.5] over seeds) and c (+0.0 [-3.0, +3.0] over images, -1.0 [-2.5,"
-        " +0.5] over seeds). Differences in percentage points with 95 % confidence intervals; a difference is"
-        " significant if the intervals over images and over 2 seeds both exclude 0.",
+        " +0.5] over seeds).",
+        "Differences in percentage points with 95 % confidence intervals. A difference is significant if the intervals"
+        " over images and over 2 seeds both exclude 0.",
     ]
 
 

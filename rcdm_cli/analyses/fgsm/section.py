@@ -24,7 +24,7 @@ TITLES = {
     "drift": "PGD on the representation",
 }
 
-SCALES = (
+_NOT_COMPARABLE = (
     " Representations differ in the similarity of different images, so drifts of different representations are not"
     " directly comparable."
 )
@@ -166,7 +166,7 @@ def _charts(results: Mapping[str, Any]) -> dict[str, LineChart]:
             )
             charts[f"{attack}-accuracy.png"] = accuracy
         drift = _chart(
-            f"{title}: drift of the representation", "1 − cosine similarity", epsilons, mine, "drift", SCALES
+            f"{title}: drift of the representation", "1 − cosine similarity", epsilons, mine, "drift", _NOT_COMPARABLE
         )
         charts[f"{attack}-drift.png"] = drift
     return charts

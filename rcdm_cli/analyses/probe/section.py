@@ -126,11 +126,11 @@ def answers(results: Mapping[str, Any]) -> list[str]:
             *([f"the projector is better than the backbone for {listed(behind)}"] if behind else []),
             *([f"no significant difference for {listed(open_)}"] if open_ else []),
         ]
-        sentences.append(
-            f"{name}: {'; '.join(clauses)}. Differences in percentage points with 95 % confidence intervals; a"
-            f" difference is significant if the intervals over images and over {results['seeds']} seeds both exclude"
-            " 0."
-        )
+        sentences.append(f"{name}: {'; '.join(clauses)}.")
+    sentences.append(
+        "Differences in percentage points with 95 % confidence intervals. A difference is significant if the intervals"
+        f" over images and over {results['seeds']} seeds both exclude 0."
+    )
     return sentences
 
 
