@@ -63,11 +63,11 @@ def recipe_path(name_or_path: str | Path) -> Path:
 
 
 def _search(kind: str) -> tuple[Path, ...]:
-    here = Path(kind)
+    local = Path(kind)
     installed = _installed_folder(kind)
-    if here.is_dir() and installed.is_dir() and here.samefile(installed):
-        return (here,)
-    return tuple(folder for folder in (here, installed) if folder.is_dir())
+    if local.is_dir() and installed.is_dir() and local.samefile(installed):
+        return (local,)
+    return tuple(folder for folder in (local, installed) if folder.is_dir())
 
 
 def _installed_folder(kind: str) -> Path:

@@ -150,9 +150,9 @@ def _load(path: Path, zipped: bool) -> Any:
 def _load_error(path: Path, error: Exception) -> str:
     if isinstance(error, MemoryError):
         return f"{path} claims more memory than is available. The file is damaged, or too large for this machine."
-    if asked := re.search(r"GLOBAL ([\w.<>]{1,200})", str(error)):
+    if requested := re.search(r"GLOBAL ([\w.<>]{1,200})", str(error)):
         return (
-            f"{path} asks to call or build {asked[1]!r}, which is not part of a state dict. Nothing was executed. "
+            f"{path} asks to call or build {requested[1]!r}, which is not part of a state dict. Nothing was executed. "
             "If you trust the file, save only its state_dict(), preferably as .safetensors."
         )
     return f"{path} is not a complete torch.save file. Copy or download the file again."
@@ -160,14 +160,13 @@ def _load_error(path: Path, error: Exception) -> str:
 
 def _find_state_dict(content: Any, path: Path) -> "dict[str, Tensor]":
     """Return the tensors by name from a possibly nested checkpoint."""
-    here = content
     for _ in STATE_DICT_KEYS:  # bounded, since a checkpoint can contain itself
-        if isinstance(here, Mapping):
-            here = next((here[key] for key in STATE_DICT_KEYS if isinstance(here.get(key), Mapping)), here)
-    if isinstance(here, Mapping):
-        if found := _tensors(here):
+        if isinstance(content, Mapping):
+            content = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)), content)
+    if isinstance(content, Mapping):
+        if found := _tensors(content):
             return found
-        parts = {str(key): _tensors(part) for key, part in here.items() if isinstance(part, Mapping)}
+        parts = {str(key): _tensors(part) for key, part in content.items() if isinstance(part, Mapping)}
         if found := {f"{key}.{name}": tensor for key, part in parts.items() for name, tensor in part.items()}:
             return found
     raise InputError(

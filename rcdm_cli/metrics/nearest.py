@@ -142,7 +142,7 @@ class Memorised:
         """Return (image, sample) indices of the ``count`` samples nearest to a training image, nearest first."""
         order = self.similarity.flatten().argsort(descending=True, stable=True)[:count]
         num_samples = self.similarity.shape[1]
-        return [(int(place) // num_samples, int(place) % num_samples) for place in order]
+        return [(int(index) // num_samples, int(index) % num_samples) for index in order]
 
     def as_json(self, names: Sequence[str], bootstrap: Bootstrap) -> dict[str, object]:
         """Return all numbers as JSON-able values; ``names`` are the names of the bank's images."""

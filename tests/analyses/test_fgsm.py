@@ -74,10 +74,10 @@ def test_interrupted_run_resumes(bundle, subjects, tmp_path, monkeypatch):
     cache = StepCache(tmp_path)
     first = attack_all(bundle, subjects, [DINO], PLAN, cache=cache)
     monkeypatch.setattr("rcdm_cli.analyses.fgsm.attacks._outcome", None)
-    seen = []
-    again = attack_all(bundle, subjects, [DINO], PLAN, cache=cache, on_progress=lambda *now: seen.append(now))
+    calls = []
+    again = attack_all(bundle, subjects, [DINO], PLAN, cache=cache, on_progress=lambda *now: calls.append(now))
     assert all(torch.equal(again[case].similarity, first[case].similarity) for case in first)
-    assert seen == [(20, 20)]
+    assert calls == [(20, 20)]
     with pytest.raises(TypeError):
         attack_all(bundle, subjects, [REFERENCE], PLAN, cache=cache)
 

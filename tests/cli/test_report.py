@@ -1,3 +1,5 @@
+"""Tests of ``rcdm report``."""
+
 import json
 
 import numpy as np
@@ -12,17 +14,17 @@ NAME = "<script>alert('1')<b> \"고양이\" 🐈.png"
 
 @pytest.fixture
 def run(workplace, invoke):
-    """A finished run of visualize on an image whose name is not kind to HTML."""
+    """Finished run of ``rcdm visualize`` on an image whose name contains HTML."""
     tiny_bundle(workplace / "engines" / "tiny")
     (workplace / "imgs").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(workplace / "imgs" / NAME)
-    look = ("visualize", "imgs", "--bundle", "tiny", "--method", "dino", "--samples", "2", "--steps", "1")
-    assert invoke(*look, "--out", "seen").exit_code == 0
-    return workplace / "seen"
+    arguments = ("visualize", "imgs", "--bundle", "tiny", "--method", "dino", "--samples", "2", "--steps", "1")
+    assert invoke(*arguments, "--out", "run").exit_code == 0
+    return workplace / "run"
 
 
-def test_a_run_has_its_page_and_its_kind(run):
+def test_run_has_a_page_and_a_kind(run):
     page = Page(run / "report.html")
     assert NAME in page.text
     assert len(page.all("script")) == 1
@@ -31,29 +33,29 @@ def test_a_run_has_its_page_and_its_kind(run):
 
 
 @pytest.mark.usefixtures("run")
-def test_runs_become_one_page_that_is_not_replaced_unless_told(invoke, workplace):
-    done = invoke("report", "seen", "-o", "all.html", "--json")
+def test_report_joins_runs_and_replaces_a_page_only_with_force(invoke, workplace):
+    done = invoke("report", "run", "-o", "all.html", "--json")
     assert done.exit_code == 0
-    told = json.loads(done.stdout)
-    assert [section["kind"] for section in told["sections"]] == ["visualize"]
+    values = json.loads(done.stdout)
+    assert [section["kind"] for section in values["sections"]] == ["visualize"]
     assert NAME in Page(workplace / "all.html").text
     before = (workplace / "all.html").read_bytes()
-    again = invoke("report", "seen", "--out", "all.html")
+    again = invoke("report", "run", "--out", "all.html")
     assert again.exit_code == 2
     assert "Give --force" in again.stderr
     assert (workplace / "all.html").read_bytes() == before
-    assert invoke("report", "seen", "-o", "all.html", "--force").stdout.strip() == "all.html"
+    assert invoke("report", "run", "-o", "all.html", "--force").stdout.strip() == "all.html"
 
 
-def test_wrong_runs_end_with_2_and_one_sentence(invoke, run):
+def test_invalid_runs_exit_2(invoke, run):
     missing = invoke("report", "imgs")
     assert (missing.exit_code, missing.stdout) == (2, "")
     assert "imgs contains no results.json" in missing.stderr
     (run / "results.json").write_text('{"kind": "visualize", "images": 3}')
-    damaged = invoke("report", "seen")
+    damaged = invoke("report", "run")
     assert damaged.exit_code == 2
     assert "is incomplete" in damaged.stderr
     assert "Traceback" not in damaged.stderr
-    into_folder = invoke("report", "seen", "-o", "imgs")
+    into_folder = invoke("report", "run", "-o", "imgs")
     assert into_folder.exit_code == 2
     assert "is a folder" in into_folder.stderr

@@ -59,20 +59,20 @@ def _enlarged(image: Pixels, size: int) -> Pixels:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST))
 
 
-def write(folder: Path, values: Mapping[str, Any], shown: Sequence[AttackedSamples]) -> dict[str, Any]:
+def write(folder: Path, values: Mapping[str, Any], samples: Sequence[AttackedSamples]) -> dict[str, Any]:
     """Write charts, an image grid for each sampled image, ``results.json`` and ``report.html``.
 
     Args:
         folder: Folder of the run.
         values: Results without samples.
-        shown: Attacked images and their samples, of the first attack.
+        samples: Attacked images and their samples, of the first attack.
 
     Returns:
         Content of ``results.json``.
     """
     epsilons, attack = values["settings"]["epsilons"], values["settings"]["attacks"][0]
     grids = []
-    for one in shown:
+    for one in samples:
         image = values["images"][one.image]
         labels = [
             "\n".join([name_of(found), *_changes(found["named"])])

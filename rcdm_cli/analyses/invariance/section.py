@@ -43,13 +43,13 @@ def heat_map(results: Mapping[str, Any], measure: str) -> HeatMap:
     values = tuple(
         tuple(one["mean"][measure] and one["mean"][measure]["value"] for one in row["augmentations"]) for row in rows
     )
-    known = [value for row in values for value in row if value is not None]
+    finite = [value for row in values for value in row if value is not None]
     return HeatMap(
         title,
         tuple(name_of(row) for row in rows),
         tuple(one["name"] for one in results["augmentations"]),
         values,
-        low=min([0.0, *known]),
+        low=min([0.0, *finite]),
         high=1.0,
         caption=caption,
     )

@@ -38,9 +38,9 @@ def draw(found: "ManipulatedRepresentation", source: Pixels, target: Pixels, nea
         GridRow([images[name], *found.samples[i]], f"samples:\n{label}")
         for i, (name, label) in enumerate(LABELS.items())
     ]
-    known = [center_crop(near[one.key], size) for one in found.neighbours if one.key in near]
-    if known:
-        rows.insert(0, GridRow([None, *known[:num_samples]], "nearest\nneighbours"))
+    neighbours = [center_crop(near[one.key], size) for one in found.neighbours if one.key in near]
+    if neighbours:
+        rows.insert(0, GridRow([None, *neighbours[:num_samples]], "nearest\nneighbours"))
     return PixelGrid(rows, [GridGroup("image", 1), GridGroup("", num_samples)])
 
 

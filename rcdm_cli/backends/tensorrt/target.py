@@ -95,12 +95,12 @@ def check_target(values: Mapping[str, str], tensorrt: TensorRT, gpu: Gpu, plan: 
     """
     target = PlanTarget.parse(values, f"target of {plan}")
     if (target.flavour, target.version) != (tensorrt.flavour, tensorrt.version):
-        here = f"{_NAMES[tensorrt.flavour]} {tensorrt.version} is installed"
+        found = f"{_NAMES[tensorrt.flavour]} {tensorrt.version} is installed"
     elif gpu.capability not in target.capabilities:
-        here = f"this GPU, {gpu.name}, has {gpu.capability}"
+        found = f"this GPU, {gpu.name}, has {gpu.capability}"
     else:
         return
-    raise InputError(f"{plan} was built by {target}, but {here}. {_REBUILD}")
+    raise InputError(f"{plan} was built by {target}, but {found}. {_REBUILD}")
 
 
 def _supports(capability: str, precision: Precision) -> bool:
