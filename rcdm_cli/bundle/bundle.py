@@ -165,7 +165,7 @@ class Bundle:
         Example:
             >>> image = np.asarray(PIL.Image.open("image.jpg").convert("RGB"))
             >>> bundle.encode([image], method="dino", level="projector").shape
-            torch.Size([1, 256])
+            torch.Size([1, 128])
         """
         method = self._method(method)
         batch = require_integer("batch", batch, 1)
