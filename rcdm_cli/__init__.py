@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from rcdm_cli.analyses.visualize.compute import visualize as visualize
     from rcdm_cli.bundle.bundle import load_bundle as load_bundle
     from rcdm_cli.encoders.open import open_encoder as open_encoder
+    from rcdm_cli.export.run import export as export
+    from rcdm_cli.training.run import train as train
 
 __version__ = "0.1.0"
 __all__ = [
     "embed",
     "evaluate",
+    "export",
     "fgsm",
     "interpolate",
     "invariance",
@@ -30,6 +33,7 @@ __all__ = [
     "manipulate",
     "open_encoder",
     "probe",
+    "train",
     "tune",
     "visualize",
 ]
@@ -37,6 +41,7 @@ __all__ = [
 _MODULES = {
     "embed": "rcdm_cli.analyses.embed",
     "evaluate": "rcdm_cli.analyses.evaluate.compute",
+    "export": "rcdm_cli.export.run",
     "fgsm": "rcdm_cli.analyses.fgsm.compute",
     "interpolate": "rcdm_cli.analyses.interpolate.compute",
     "invariance": "rcdm_cli.analyses.invariance.compute",
@@ -44,6 +49,7 @@ _MODULES = {
     "manipulate": "rcdm_cli.analyses.manipulate.compute",
     "open_encoder": "rcdm_cli.encoders.open",
     "probe": "rcdm_cli.analyses.probe.compute",
+    "train": "rcdm_cli.training.run",
     "tune": "rcdm_cli.analyses.tune.compute",
     "visualize": "rcdm_cli.analyses.visualize.compute",
 }

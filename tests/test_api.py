@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 import rcdm_cli
+from rcdm_cli.core.errors import InputError
 from tests.bundle.tiny import tiny_bundle
+from tests.training.tiny import TRAIN
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "API.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -23,6 +25,7 @@ def folder(tmp_path_factory):
     """A bundle ``tiny``, a data set ``images`` with two splits and two classes, and the images ``a.png``, ``b.png``."""
     folder = tmp_path_factory.mktemp("api")
     tiny_bundle(folder / "engines" / "tiny")
+    (folder / "tiny.toml").write_text(TRAIN)
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 3)):
         for name in ("cat", "dog"):
@@ -44,6 +47,14 @@ def test_documented_example_runs(folder, monkeypatch, example):
 def test_every_function_has_an_example():
     for name in rcdm_cli.__all__:
         assert any(re.search(rf"import .*\b{name}\b", example) for example in EXAMPLES), name
+
+
+def test_export_is_callable_after_an_import_of_its_package():
+    from rcdm_cli.export.run import export
+
+    assert inspect.signature(rcdm_cli.export) == inspect.signature(export)
+    with pytest.raises(InputError, match="nowhere"):
+        rcdm_cli.export("nowhere")
 
 
 def test_import_does_not_import_torch():

@@ -7,13 +7,12 @@ from typing import Any
 
 from rcdm_cli import __version__
 from rcdm_cli.analyses.step_cache import StepCache
+from rcdm_cli.bundle.arguments import require_integer
 from rcdm_cli.bundle.bundle import Bundle, load_bundle
-from rcdm_cli.core.errors import InputError, unknown_name_message
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.resources import MANIFEST
-from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import Settings
-from rcdm_cli.diffusion.schedule import spacing
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.report.run import RESULTS
 
@@ -46,30 +45,15 @@ def chosen_pairs(bundle: Bundle, methods: Sequence[str] | str | None, level: str
     return bundle.pairs([methods] if isinstance(methods, str) else methods, level)
 
 
-def sampling_settings(bundle: Bundle, sampler: str | None, steps: int | None, guidance: float | None) -> Settings:
-    """Return checked sampling settings. None selects the default of the bundle.
-
-    Raises:
-        InputError: unknown sampler, number of steps out of range, or negative guidance scale.
-    """
-    settings = bundle.settings(sampler, steps, guidance)
-    if settings.sampler not in SAMPLERS:
-        raise InputError(unknown_name_message("sampler", settings.sampler, SAMPLERS))
-    spacing(SAMPLERS[settings.sampler].spacing, bundle.schedule, settings.steps)
-    if not settings.guidance >= 0:
-        raise InputError(f"`guidance` must be at least 0, not {settings.guidance}.")
-    return settings
-
-
 def require_at_least(least: int, **values: int | None) -> None:
-    """Check that every value is None or at least ``least``.
+    """Check that every value is None or an integer of at least ``least``.
 
     Raises:
-        InputError: a value is too small. The message names the parameter.
+        InputError: a value is invalid. The message names the parameter.
     """
     for name, value in values.items():
-        if value is not None and value < least:
-            raise InputError(f"`{name}` must be at least {least}, not {value}.")
+        if value is not None:
+            require_integer(name, value, least)
 
 
 def provenance(bundle: Bundle, seed: int, settings: Settings) -> dict[str, Any]:

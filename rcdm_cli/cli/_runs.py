@@ -29,14 +29,14 @@ def print_run(output: Output, folder: Path, values: dict[str, Any], lines: Itera
     output.result(values, [*lines, *output_files(folder, values)])
 
 
-def fail_if_skipped(skipped: int, total: int, what: str = "images") -> None:
+def fail_if_skipped(skipped: int, total: int, noun: str = "images") -> None:
     """End the command with exit code 2 if images were skipped. Call this after the result is printed.
 
     Raises:
         InputError: says how many images were skipped.
     """
     if skipped:
-        raise InputError(f"{skipped} of {total} {what} could not be read and were skipped.")
+        raise InputError(f"{skipped} of {total} {noun} could not be read and were skipped.")
 
 
 def open_source(

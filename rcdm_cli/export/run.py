@@ -78,15 +78,15 @@ class ExportResult:
 def export(
     bundle_or_run: str | Path,
     *,
-    out: Path | None = None,
+    out: Path | str | None = None,
     onnx: bool | None = None,
     precisions: Sequence[Precision] | None = None,
     trt: bool = False,
-    calibration: Path | None = None,
+    calibration: Path | str | None = None,
     split: str | None = None,
     max_batch: int = 32,
     check: bool = True,
-    device: torch.device = CPU,
+    device: torch.device | str = "cpu",
     force: bool = False,
     on_progress: OnProgress = lambda done, total, note: None,
 ) -> ExportResult:
@@ -124,7 +124,7 @@ def export(
     if split and not calibration:
         raise InputError("`split` selects images of `calibration`, which is not given.")
     if out is not None:
-        result = bundle_of_run(Path(bundle_or_run), out, force=force)
+        result = bundle_of_run(Path(bundle_or_run), Path(out), force=force)
         onnx = bool(onnx or trt or precisions or calibration)
     else:
         if Path(bundle_or_run).is_dir() and not (Path(bundle_or_run) / MANIFEST).is_file():
@@ -134,8 +134,9 @@ def export(
         onnx = onnx is not False
     if onnx:
         precisions = tuple(dict.fromkeys(precisions or _default_precisions(trt)))
-        images = partial(read_calibration_images, calibration, split)
-        _compile(result, precisions, images, max_batch if trt else None, check, device, force, on_progress)
+        images = partial(read_calibration_images, Path(calibration) if calibration else None, split)
+        batch = max_batch if trt else None
+        _compile(result, precisions, images, batch, check, torch.device(device), force, on_progress)
     return result
 
 

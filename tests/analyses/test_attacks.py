@@ -162,7 +162,7 @@ def test_drift_attack_lowers_the_similarity_more_than_noise(encoder, images):
 
 def test_gradients_of_images_are_independent(objective, encoder, images, classifier, labels):
     together = fgsm(objective, images, 0.02)
-    alone = fgsm(
+    single = fgsm(
         cross_entropy_objective(representation(encoder, "backbone"), classifier, labels[5:6]), images[5:6], 0.02
     )
-    assert float((together[5:6] != alone).float().mean()) < 0.01
+    assert float((together[5:6] != single).float().mean()) < 0.01

@@ -153,5 +153,5 @@ def test_samples_before_and_after_share_the_noise(bundle, images):
         assert found.change(pair)[1] > 0
         h = bundle.encode([found.images[2, 1]], method=pair.method, level=pair.level)
         cond = bundle.condition(h, method=pair.method, level=pair.level)
-        alone = bundle.sample_cond(cond, [found.seeds[1][0]], settings)[0]
-        assert np.abs(samples[2, 1, 0] - alone.astype(int)).max() <= 1
+        expected = bundle.sample_cond(cond, [found.seeds[1][0]], settings)[0]
+        assert np.abs(samples[2, 1, 0] - expected.astype(int)).max() <= 1

@@ -79,10 +79,10 @@ def test_interval_over_seeds_is_the_t_interval_of_the_resamples(found):
 
 
 def test_knn_equals_scikit_learn(found, training, validation):
-    bank, asked = ([i for i, name in enumerate(one.labels) if name != "other"] for one in (training, validation))
+    bank, queries = ([i for i, name in enumerate(one.labels) if name != "other"] for one in (training, validation))
     unit = {
         name: torch.nn.functional.normalize(one.representations[PROJECTOR][index], dim=1).numpy()
-        for name, one, index in (("bank", training, bank), ("asked", validation, asked))
+        for name, one, index in (("bank", training, bank), ("queries", validation, queries))
     }
 
     def votes(distances):
@@ -91,7 +91,7 @@ def test_knn_equals_scikit_learn(found, training, validation):
 
     other = KNeighborsClassifier(20, weights=votes, algorithm="brute")
     other.fit(unit["bank"], [training.labels[i] for i in bank])
-    expected = other.score(unit["asked"], [validation.labels[i] for i in asked])
+    expected = other.score(unit["queries"], [validation.labels[i] for i in queries])
     assert found.probed[1].knn.images.value == pytest.approx(expected, abs=1e-9)
 
 

@@ -37,11 +37,11 @@ def found(training, validation):
 def test_resample_has_the_size_of_the_set_and_left_out_images_are_never_drawn():
     shares = []
     for number in range(50):
-        drawn, held = bootstrap_resample(400, 0, number)
+        drawn, left_out = bootstrap_resample(400, 0, number)
         assert len(drawn) == 400
-        assert sorted({*drawn.tolist(), *held.tolist()}) == list(range(400))
-        assert not {*drawn.tolist()} & {*held.tolist()}
-        shares.append(len(held) / 400)
+        assert sorted({*drawn.tolist(), *left_out.tolist()}) == list(range(400))
+        assert not {*drawn.tolist()} & {*left_out.tolist()}
+        shares.append(len(left_out) / 400)
     # (1 - 1 / n) ** n of the images are never drawn.
     assert np.mean(shares) == pytest.approx((1 - 1 / 400) ** 400, abs=0.01)
     assert np.std(shares) > 0
@@ -60,24 +60,24 @@ def test_resample_of_two_images_leaves_one_out():
 
 def test_accuracies_equal_scikit_learn(found, training, validation):
     h, labels = (part.numpy() for part in training)
-    asked, truth = (part.numpy() for part in validation)
+    queries, truth = (part.numpy() for part in validation)
     for number, one in enumerate(found):
-        drawn, held = (part.numpy() for part in bootstrap_resample(len(h), 4, number))
+        drawn, left_out = (part.numpy() for part in bootstrap_resample(len(h), 4, number))
         scaler = StandardScaler().fit(h[drawn])
         accuracies = {}
         for strength in STRENGTHS:
             other = LogisticRegression(C=1 / (len(drawn) * strength), tol=1e-8, max_iter=10_000)
             other.fit(scaler.transform(h[drawn]), labels[drawn])
-            accuracies[strength] = other.score(scaler.transform(h[held]), labels[held]), other
+            accuracies[strength] = other.score(scaler.transform(h[left_out]), labels[left_out]), other
         # The optima are found to a tolerance, so an image on the boundary may fall on either side.
-        assert accuracies[one.strength][0] >= max(value for value, _ in accuracies.values()) - 1 / len(held) - 1e-9
-        expected = accuracies[one.strength][1].score(scaler.transform(asked), truth)
-        assert one.linear == pytest.approx(expected, abs=1 / len(asked) + 1e-9)
+        assert accuracies[one.strength][0] >= max(value for value, _ in accuracies.values()) - 1 / len(left_out) - 1e-9
+        expected = accuracies[one.strength][1].score(scaler.transform(queries), truth)
+        assert one.linear == pytest.approx(expected, abs=1 / len(queries) + 1e-9)
 
         different = np.unique(drawn)
         near = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07), algorithm="brute")
         near.fit(normalize(h[different]), labels[different])
-        assert one.knn == pytest.approx(near.score(normalize(asked), truth), abs=1e-9)
+        assert one.knn == pytest.approx(near.score(normalize(queries), truth), abs=1e-9)
 
 
 def test_accuracies_vary_with_the_resample(found):

@@ -22,7 +22,6 @@ from rcdm_cli.analyses.run import (
     provenance,
     require_at_least,
     run_cache,
-    sampling_settings,
 )
 from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, sample_batches
 from rcdm_cli.bundle.bundle import Bundle
@@ -118,7 +117,7 @@ def evaluate(
     """
     bundle = as_bundle(bundle)
     pairs = chosen_pairs(bundle, methods, level)
-    settings = sampling_settings(bundle, sampler, steps, guidance)
+    settings = bundle.settings(sampler, steps, guidance)
     feature_pair = _feature_pair(bundle, space)
     require_at_least(1, num_samples=num_samples, batch=batch)
     require_at_least(2, limit=limit)

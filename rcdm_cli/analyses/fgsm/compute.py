@@ -27,7 +27,6 @@ from rcdm_cli.analyses.run import (
     provenance,
     require_at_least,
     run_cache,
-    sampling_settings,
 )
 from rcdm_cli.analyses.step_cache import StepCache, sample_batches
 from rcdm_cli.bundle.bundle import Bundle
@@ -107,7 +106,7 @@ def fgsm(
     """
     bundle = as_bundle(bundle)
     pairs = chosen_pairs(bundle, methods, level)
-    settings = sampling_settings(bundle, sampler, steps, guidance)
+    settings = bundle.settings(sampler, steps, guidance)
     require_at_least(1, num_samples=num_samples, batch=batch, attack_steps=attack_steps, limit=limit)
     require_at_least(0, seed=seed, examples=examples)
     plan = AttackPlan(_attack_names(attacks, probe is not None), _with_zero(epsilons), attack_steps, seed)

@@ -24,7 +24,6 @@ from rcdm_cli.analyses.run import (
     provenance,
     require_at_least,
     run_cache,
-    sampling_settings,
 )
 from rcdm_cli.analyses.step_cache import StepCache, sample_batches
 from rcdm_cli.bundle.bundle import Bundle
@@ -129,7 +128,7 @@ def interpolate(
     """
     bundle = as_bundle(bundle)
     pairs = chosen_pairs(bundle, methods, level)
-    settings = sampling_settings(bundle, sampler, steps, guidance)
+    settings = bundle.settings(sampler, steps, guidance)
     require_at_least(1, num_samples=num_samples, batch=batch)
     require_at_least(2, frames=frames)
     require_at_least(0, seed=seed)

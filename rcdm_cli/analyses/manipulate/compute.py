@@ -25,7 +25,6 @@ from rcdm_cli.analyses.run import (
     provenance,
     require_at_least,
     run_cache,
-    sampling_settings,
 )
 from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, sample_batches
 from rcdm_cli.bundle.bundle import Bundle
@@ -122,7 +121,7 @@ def manipulate(
     """
     bundle = as_bundle(bundle)
     pairs = chosen_pairs(bundle, methods, level)
-    settings = sampling_settings(bundle, sampler, steps, guidance)
+    settings = bundle.settings(sampler, steps, guidance)
     require_at_least(1, num_samples=num_samples, batch=batch, nearest=nearest)
     require_at_least(0, seed=seed)
     if threshold is not None and not threshold >= 0:

@@ -21,7 +21,6 @@ from rcdm_cli.analyses.run import (
     no_progress,
     require_at_least,
     run_cache,
-    sampling_settings,
 )
 from rcdm_cli.analyses.step_cache import StepCache, images_hash
 from rcdm_cli.analyses.tune.section import section
@@ -173,7 +172,7 @@ def tune(
     bundle = as_bundle(bundle)
     pairs = chosen_pairs(bundle, methods, level)
     candidates = [
-        sampling_settings(bundle, name, count, scale)
+        bundle.settings(name, count, scale)
         for name, scale, count in product(_several(sampler), _several(guidance), _several(steps))
     ]
     require_at_least(1, batch=batch)
