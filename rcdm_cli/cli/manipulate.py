@@ -94,10 +94,10 @@ def manipulate(
     out: Out = Path("manipulation"),
     force: Force = False,
 ) -> None:
-    """Remove from an image's representation what its nearest neighbours share, or insert the values of another image.
+    """Set the dimensions that an image shares with its nearest neighbours to zero, or to the values of another image.
 
     Dimensions that are active in most of SOURCE's nearest neighbours (by default in more than 14 of 20, as in the
-    published code) are set to zero, and replaced by TARGET's values.
+    published code) are set to zero in one row of samples, and to TARGET's values in another.
 
     Writes a grid for each method and level (rows: source, without the dimensions, with the target's values),
     results.json with the dimensions, and report.html. The same command resumes an interrupted run.

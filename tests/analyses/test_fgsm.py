@@ -133,7 +133,7 @@ def test_image_values_contain_the_predicted_classes(outcomes, subjects):
     found = values[2]["representations"][0]
     assert (found["method"], found["level"], found["attack"]) == ("dino", "projector", "fgsm")
     expected = [int(outcomes[AttackCase(DINO, "fgsm", epsilon)].predicted[2]) for epsilon in PLAN.epsilons]
-    assert found["named"] == [subjects.classes[index] for index in expected]
+    assert found["predicted"] == [subjects.classes[index] for index in expected]
 
 
 def test_drift_needs_no_classes(bundle, subjects):

@@ -95,12 +95,12 @@ def test_charts_and_table_have_every_number(run):
 def test_sentences_agree_with_the_intervals(run):
     results = copy.deepcopy(run[1])
     dino, supervised = results["results"][:2]
-    dino["kept_accuracy"] = {"value": 0.5, "low": 0.4, "high": 0.6}
-    supervised["kept_accuracy"] = {"value": 0.2, "low": 0.1, "high": 0.3}
+    dino["relative_accuracy"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    supervised["relative_accuracy"] = {"value": 0.2, "low": 0.1, "high": 0.3}
     dino["drift"][1] = {"value": 0.25, "low": 0.2, "high": 0.3}
     supervised["drift"][1] = {"value": 0.125, "low": 0.1, "high": 0.15}
     against = results["against_supervised"][0]
-    against["kept_accuracy"] = {"value": 0.3, "low": 0.1, "high": 0.5}
+    against["relative_accuracy"] = {"value": 0.3, "low": 0.1, "high": 0.5}
     assert answers(results)[:3] == [
         "FGSM: remaining share of the accuracy, mean over all epsilons above 0: largest for dino projector (50.0 [40.0,"
         " 60.0] %), smallest for supervised backbone (20.0 [10.0, 30.0] %).",
@@ -109,7 +109,7 @@ def test_sentences_agree_with_the_intervals(run):
         "FGSM: remaining share of the accuracy, difference to the supervised backbone in percentage points: more"
         " robust: dino projector (+30.0 [+10.0, +50.0]).",
     ]
-    against["kept_accuracy"]["low"] = -0.1
+    against["relative_accuracy"]["low"] = -0.1
     assert "no significant difference: dino projector" in answers(results)[2]
     alone = {**results, "results": [results["results"][0]], "against_supervised": []}
     assert answers(alone) == [
@@ -122,7 +122,7 @@ def test_sentences_agree_with_the_intervals(run):
 
 def test_row_label_has_each_change_of_the_predicted_class(run, monkeypatch, tmp_path):
     values = copy.deepcopy(run[1])
-    values["images"][0]["representations"][0]["named"] = ["cat", "cat", "dog", "cat"]
+    values["images"][0]["representations"][0]["predicted"] = ["cat", "cat", "dog", "cat"]
     labels = []
     grid = PixelGrid([GridRow([np.zeros((4, 4, 3), np.uint8)])], [GridGroup("", 1)])
     monkeypatch.setattr(

@@ -51,7 +51,7 @@ class RobustnessCurve:
             "drift": [one.as_json() for one in self.drift],
             "largest_change": self.largest,
             "robust_accuracy": self.robust.as_json() if self.robust else None,
-            "kept_accuracy": self.relative.as_json() if self.relative else None,
+            "relative_accuracy": self.relative.as_json() if self.relative else None,
         }
 
 
@@ -80,7 +80,7 @@ class SupervisedComparison:
             "level": self.pair.level,
             "attack": self.attack,
             "robust_accuracy": self.robust.as_json() if self.robust else None,
-            "kept_accuracy": self.relative.as_json() if self.relative else None,
+            "relative_accuracy": self.relative.as_json() if self.relative else None,
             "drift": self.drift.as_json(),
         }
 
@@ -127,7 +127,7 @@ class Robustness:
         """Return all numbers, without pixels."""
         return {
             "images_attacked": len(self.images),
-            "images_without_known_class": self.without_class,
+            "images_without_class": self.without_class,
             "unreadable": self.unreadable,
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
             "results": [one.as_json() for one in self.curves],
@@ -175,7 +175,7 @@ def _image_values(
                         "method": pair.method,
                         "level": pair.level,
                         "attack": name,
-                        "named": [subjects.classes[one.predicted[i]] for one in mine if one.predicted is not None],
+                        "predicted": [subjects.classes[one.predicted[i]] for one in mine if one.predicted is not None],
                         "drift": [round(1 - float(one.similarity[i]), 6) for one in mine],
                     }
                 )

@@ -75,7 +75,7 @@ def write(folder: Path, values: Mapping[str, Any], samples: Sequence[AttackedSam
     for one in samples:
         image = values["images"][one.image]
         labels = [
-            "\n".join([name_of(found), *_changes(found["named"])])
+            "\n".join([name_of(found), *_changes(found["predicted"])])
             for found in image["representations"]
             if found["attack"] == attack
         ]
@@ -118,9 +118,9 @@ def answers(results: Mapping[str, Any]) -> list[str]:
     sentences = []
     for attack in dict.fromkeys(one["attack"] for one in results["results"]):
         mine = [one for one in results["results"] if one["attack"] == attack]
-        if mine[0]["kept_accuracy"]:
-            order = sorted(mine, key=lambda one: float(one["kept_accuracy"]["value"]))
-            least, most = (f"{name_of(one)} ({percent(one['kept_accuracy'])} %)" for one in (order[0], order[-1]))
+        if mine[0]["relative_accuracy"]:
+            order = sorted(mine, key=lambda one: float(one["relative_accuracy"]["value"]))
+            least, most = (f"{name_of(one)} ({percent(one['relative_accuracy'])} %)" for one in (order[0], order[-1]))
             sentences.append(
                 f"{TITLES[attack]}: remaining share of the accuracy, mean over all epsilons above 0: "
                 + (f"largest for {most}, smallest for {least}." if len(mine) > 1 else f"{most}.")
@@ -132,7 +132,7 @@ def answers(results: Mapping[str, Any]) -> list[str]:
             f"{TITLES[attack]}: drift of the representation (1 − cosine similarity) at epsilon {top}: "
             + (f"smallest for {least}, largest for {most}." if len(mine) > 1 else f"{least}.")
         )
-        against = [one for one in results["against_supervised"] if one["attack"] == attack and one["kept_accuracy"]]
+        against = [one for one in results["against_supervised"] if one["attack"] == attack and one["relative_accuracy"]]
         if against:
             sentences.append(f"{TITLES[attack]}: {_against(against)}")
     if results["images_attacked"] == 1:
@@ -144,7 +144,7 @@ def answers(results: Mapping[str, Any]) -> list[str]:
 
 def _against(comparisons: Sequence[Mapping[str, Any]]) -> str:
     """List the representations that are more robust, less robust and not different from the supervised backbone."""
-    named = [(f"{name_of(one)} ({points(one['kept_accuracy'])})", one["kept_accuracy"]) for one in comparisons]
+    named = [(f"{name_of(one)} ({points(one['relative_accuracy'])})", one["relative_accuracy"]) for one in comparisons]
     parts = (
         ("more robust", [name for name, one in named if one["low"] > 0]),
         ("less robust", [name for name, one in named if one["high"] < 0]),
@@ -212,7 +212,7 @@ def _compared(results: Mapping[str, Any]) -> list[Table]:
             one["level"],
             one["attack"],
             points(one["robust_accuracy"]) if one["robust_accuracy"] else "–",
-            points(one["kept_accuracy"]) if one["kept_accuracy"] else "–",
+            points(one["relative_accuracy"]) if one["relative_accuracy"] else "–",
             interval(one["drift"], "+.3f"),
         )
         for one in results["against_supervised"]

@@ -111,7 +111,7 @@ class Invariance:
                 {
                     "method": pair.method,
                     "level": pair.level,
-                    "similarity_of_others": others.as_json(),
+                    "similarity_of_different_images": others.as_json(),
                     "augmentations": [
                         {
                             "name": one.name,

@@ -204,7 +204,7 @@ def section(results: Mapping[str, Any]) -> Section:
         Table(
             ("method", "level", "cosine similarity of different images"),
             tuple(
-                (row["method"], row["level"], interval(row["similarity_of_others"]))
+                (row["method"], row["level"], interval(row["similarity_of_different_images"]))
                 for row in results["representations"]
             ),
             "Mean cosine similarity between different images, where relative similarity is 0.",

@@ -1,4 +1,4 @@
-"""Remove from a representation what its neighbours share, or replace it by the values of another image."""
+"""Set the dimensions that an image shares with its neighbours to zero, or to the values of another image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

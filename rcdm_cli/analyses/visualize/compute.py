@@ -1,4 +1,4 @@
-"""Sample images from representations and measure what the samples of one representation share."""
+"""Sample images from representations and measure the spread and the faithfulness of the samples."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
