@@ -1,1 +1,1 @@
-"""The `evaluate` analysis."""
+"""Analysis `evaluate`: quality of a bundle's samples."""

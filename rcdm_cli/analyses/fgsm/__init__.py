@@ -1,1 +1,1 @@
-"""The `fgsm` analysis."""
+"""Analysis `fgsm`: robustness of representations to adversarial attacks."""

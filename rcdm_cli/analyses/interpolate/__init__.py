@@ -1,1 +1,1 @@
-"""The `interpolate` analysis."""
+"""Analysis `interpolate`: samples along the path between two representations."""

@@ -1,1 +1,1 @@
-"""The `invariance` analysis."""
+"""Analysis `invariance`: similarity of representations under augmentations."""

@@ -1,1 +1,1 @@
-"""The `manipulate` analysis."""
+"""Analysis `manipulate`: dimensions that an image shares with its neighbours."""

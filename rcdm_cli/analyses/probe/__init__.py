@@ -1,1 +1,1 @@
-"""The `probe` analysis."""
+"""Analysis `probe`: accuracy of linear and k-NN classifiers on representations."""

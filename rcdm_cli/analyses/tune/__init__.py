@@ -1,1 +1,1 @@
-"""The `tune` analysis."""
+"""Analysis `tune`: sampler, steps and guidance of a bundle."""

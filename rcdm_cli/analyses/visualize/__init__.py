@@ -1,1 +1,1 @@
-"""The `visualize` analysis."""
+"""Analysis `visualize`: samples from the representations of images."""
