@@ -27,7 +27,7 @@ DOTS = DotChart(
     ("dino <b>", EVIL),
     (Dots("linear", ((40.0, 30.0, 50.0), (70.0, 65.0, 75.0))), Dots("k-NN", (None, (20.0, 0.0, 100.0)))),
 )
-HEAT = HeatMap("Kept", ("r", EVIL), ("a", "b"), ((0.0, 0.5), (2.0, None)), 0, 2)
+HEAT = HeatMap("Similarity", ("r", EVIL), ("a", "b"), ((0.0, 0.5), (2.0, None)), 0, 2)
 CHARTS = [LINES, DOTS, HEAT]
 
 
