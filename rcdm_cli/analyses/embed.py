@@ -181,7 +181,7 @@ def embed(
         if Path(out).exists() and not force:
             raise InputError(f"{out} exists already. Give `force` to replace the file, or another `out`.")
     encoders = encoder_set(bundle, methods, level)
-    dataset = open_images(images, split)
+    dataset = open_images(images, split, on_note)
     own = None
     if cache is None and out is not None:
         own = cache = StepCache(Path(out).with_name(f"{Path(out).name}.parts"), {"rcdm": __version__})
@@ -295,7 +295,7 @@ def load_or_embed(
     """
     stored = as_embeddings(data)
     if stored is None:
-        dataset = open_images(data, split)  # type: ignore[arg-type]
+        dataset = open_images(data, split, on_note)  # type: ignore[arg-type]
         return embed_dataset(
             encoders, dataset, batch=batch, cache=cache, stage=stage, on_progress=on_progress, on_note=on_note
         )

@@ -15,7 +15,7 @@ from rcdm_cli.data.crop import halved
 from rcdm_cli.data.cropped import CroppedImages, load_cropped
 from rcdm_cli.data.dataset import Entry, ImageDataset, open_dataset
 from rcdm_cli.data.encode import check_images
-from rcdm_cli.data.find import find_images
+from rcdm_cli.data.find import clean_name, find_images, refuse_archive
 from rcdm_cli.data.image_file import UnreadableImage, read_image
 
 Pixels = NDArray[np.uint8]
@@ -30,12 +30,14 @@ class ReadImages:
 
     Attributes:
         paths: N paths; ``image 0`` and so on for arrays.
+        names: N distinct names, see ``FoundImage``; the index of an array.
         pixels: N images uint8 (H, W, 3).
         positions: positions of the N images among all given images, including unreadable images.
         unreadable: paths of unreadable images.
     """
 
     paths: list[str]
+    names: list[str]
     pixels: list[Pixels]
     positions: list[int]
     unreadable: list[str]
@@ -59,7 +61,7 @@ class ArrayDataset(ImageDataset):
         """Return the images ``index``, in this order."""
         return replace(self, entries=tuple(self.entries[i] for i in index), pixels=tuple(self.pixels[i] for i in index))
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, cache: Path | None = None) -> str:
         """Return the SHA-256 of the pixels."""
         return images_hash(self.pixels)
 
@@ -77,9 +79,10 @@ def read_images(images: ImageInput, size: int | None = None, on_note: OnNote = n
     """
     arrays = _as_arrays(images)
     if arrays is not None:
-        return ReadImages([f"image {i}" for i in range(len(arrays))], arrays, list(range(len(arrays))), [])
-    found = ReadImages([], [], [], [])
-    for position, path in enumerate(find_images(_as_paths(images))):
+        index = range(len(arrays))
+        return ReadImages([f"image {i}" for i in index], [str(i) for i in index], arrays, list(index), [])
+    found = ReadImages([], [], [], [], [])
+    for position, (path, name) in enumerate(find_images(_as_paths(images), on_note)):
         try:
             pixels = read_image(path)
         except UnreadableImage as error:
@@ -88,14 +91,15 @@ def read_images(images: ImageInput, size: int | None = None, on_note: OnNote = n
             continue
         found.pixels.append(halved(pixels, size) if size else pixels)
         found.paths.append(str(path))
+        found.names.append(name)
         found.positions.append(position)
     if not found.paths:
         raise InputError(f"No image in {_listed(images)} is readable.")
     return found
 
 
-def read_one(image: ImageInput) -> tuple[str, Pixels]:
-    """Read one image and return its path and pixels uint8 (H, W, 3).
+def read_one(image: ImageInput) -> tuple[str, str, Pixels]:
+    """Read one image and return its path, its name and its pixels uint8 (H, W, 3).
 
     Raises:
         InputError: more than one image, or the image is not readable.
@@ -104,18 +108,20 @@ def read_one(image: ImageInput) -> tuple[str, Pixels]:
     if arrays is None:
         paths = _as_paths(image)
         if len(paths) == 1:
-            return str(paths[0]), read_image(paths[0])
+            refuse_archive(paths[0])
+            return str(paths[0]), clean_name(paths[0].name), read_image(paths[0])
     elif len(arrays) == 1:
-        return "image 0", arrays[0]
+        return "image 0", "0", arrays[0]
     raise InputError("Give one image, not several.")
 
 
-def open_images(images: ImageInput, split: str | None = None) -> ImageDataset:
+def open_images(images: ImageInput, split: str | None = None, on_note: OnNote = no_note) -> ImageDataset:
     """Open images that are read when they are needed: a data set, files and folders of images, or arrays.
 
     Args:
         images: one folder, one tar or one folder of tars, as ``open_dataset`` takes; any images and folders; or arrays.
         split: sub-folder of a data set; None selects all images.
+        on_note: called with a sentence about image files in formats that are not read.
 
     Raises:
         InputError: a path does not exist, no image was found, or ``split`` was given for several paths or arrays.
@@ -124,14 +130,14 @@ def open_images(images: ImageInput, split: str | None = None) -> ImageDataset:
     if arrays is None:
         paths = _as_paths(images)
         if len(paths) == 1 and (paths[0].is_dir() or paths[0].suffix.lower() == ".tar"):
-            return open_dataset(paths[0], split)
-        files = find_images(paths)
+            return open_dataset(paths[0], split, on_note)
+        found = find_images(paths, on_note)
     if split is not None:
         raise InputError("`split` selects a part of one data set. Give one folder or one tar.")
     if arrays is not None:
-        entries = tuple(Entry(f"image {i}", None, "", i, one.nbytes) for i, one in enumerate(arrays))
+        entries = tuple(Entry(str(i), None, "", i, one.nbytes) for i, one in enumerate(arrays))
         return ArrayDataset(Path("arrays"), entries, tuple(arrays))
-    return ImageDataset(Path(), tuple(Entry(str(file), None, str(file), 0, file.stat().st_size) for file in files))
+    return ImageDataset(Path(), tuple(Entry(name, None, str(path), 0, path.stat().st_size) for path, name in found))
 
 
 def load_crops(

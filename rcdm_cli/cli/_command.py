@@ -1,7 +1,9 @@
 """Turn a function into a command with ``--json``, ``--quiet``, error messages, signal handling and examples."""
 
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any
@@ -12,6 +14,7 @@ from rcdm_cli.cli._errors import report_errors, with_flags
 from rcdm_cli.cli._options import OUTPUT_PANEL
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import interrupt_on_signals
+from rcdm_cli.core.errors import ImageWarning
 
 Json = Annotated[
     bool,
@@ -61,7 +64,7 @@ class Command:
             out = Output(as_json, quiet, lambda message: with_flags(message, context))
             if takes_context:
                 options["context"] = context
-            with report_errors(out), interrupt_on_signals():
+            with report_errors(out), interrupt_on_signals(), _image_warnings(out):
                 self.function(out, **options)
 
         parameters += [
@@ -76,6 +79,23 @@ class Command:
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
+
+
+@contextmanager
+def _image_warnings(out: Output) -> Iterator[None]:
+    """Show Python warnings about images as warnings of the command."""
+    with warnings.catch_warnings():
+        show_others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+            if issubclass(category, ImageWarning):
+                out.warn(str(message))
+            else:
+                show_others(message, category, *place, **options)
+
+        warnings.simplefilter("always", ImageWarning)
+        warnings.showwarning = show
+        yield
 
 
 def command(name: str, *, panel: str, examples: tuple[str, ...]) -> Callable[[Callable[..., None]], Command]:

@@ -46,3 +46,7 @@ def unknown_name_message(what: str, given: str, allowed: Iterable[str]) -> str:
     near = get_close_matches(given.lower(), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near and len(names) > 1 else ""
     return f"Unknown {what} {given!r}. Choose among: {', '.join(names)}.{hint}"
+
+
+class ImageWarning(UserWarning):
+    """Assumption about the values of an image that may be wrong."""

@@ -48,8 +48,8 @@ def load_cropped(
         source: images.
         size: height and width of the crops in pixels.
         on_progress: called with (images done, number of images) after each image.
-        cache: folder of the cache file, which is reused while the listing of ``source`` and ``size`` are unchanged.
-            None stores the crops in memory.
+        cache: folder of the cache file, which is reused while names and contents of the images and ``size`` are
+            unchanged. None stores the crops in memory.
 
     Raises:
         InputError: no image is readable.
@@ -61,7 +61,7 @@ def load_cropped(
         skipped = _crop_all(source, size, lambda crop: np.copyto(next(rows), crop), on_progress)
         return _cropped(source, images, skipped)
 
-    file = cache / f"{source.fingerprint()[:32]}-{size}.u8"
+    file = cache / f"{source.fingerprint(cache)[:32]}-{size}.u8"
     notes = file.with_suffix(".json")
     if not (file.is_file() and notes.is_file()):
         with atomic_write(file) as temporary, temporary.open("wb") as out:

@@ -1,10 +1,9 @@
 """Image datasets: a folder of images, an uncompressed tar, or a folder of tar shards."""
 
-import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +13,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.data.find import SUFFIXES, suffix_list, walk
+from rcdm_cli.data.content import fingerprint
+from rcdm_cli.data.find import (
+    OTHER_IMAGES,
+    SUFFIXES,
+    clean_name,
+    ignored_images,
+    refuse_archive,
+    supported_suffixes,
+    walk,
+)
 from rcdm_cli.data.image_file import UnreadableImage, read_image
 
 _TAR_BLOCK = 512
 _LONGEST_LABEL = 1024
 
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+"""Names of top folders that are splits, not classes."""
+
 
 class Entry(NamedTuple):
-    """Key, label and storage of one image: ``size`` bytes at ``offset`` in ``file``."""
+    """Key, label and storage of one image: ``size`` bytes at ``offset`` in ``file``.
+
+    The noise of samples depends on the key.
+    """
 
     key: str
     label: str | None
@@ -48,7 +62,7 @@ class ImageDataset:
 
     @cached_property
     def labels(self) -> tuple[str | None, ...]:
-        """Class of each image: the text of its ``.cls`` file, else the name of its folder, else None."""
+        """Class of each image: the text of its ``.cls`` file, else the first-level folder, else None."""
         return tuple(entry.label for entry in self.entries)
 
     def read(self, index: int) -> NDArray[np.uint8]:
@@ -77,44 +91,56 @@ class ImageDataset:
         """Return at most ``count`` images, spread evenly over the data set, including the first and the last."""
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist())
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over the keys and sizes in bytes of all images."""
-        digest = hashlib.sha256()
-        for entry in self.entries:
-            # File names are not always valid text.
-            digest.update(f"{entry.key}\0{entry.size}\n".encode(errors="surrogateescape"))
-        return digest.hexdigest()
+    def fingerprint(self, cache: Path | None = None) -> str:
+        """Return a hash of the keys and contents of all images, see ``content.fingerprint``.
+
+        The first call reads all images.
+        """
+        if "_fingerprint" not in self.__dict__:
+            self.__dict__["_fingerprint"] = fingerprint(self.entries, cache)
+        return str(self.__dict__["_fingerprint"])
 
 
-def open_dataset(source: Path, split: str | None = None) -> ImageDataset:
+def open_dataset(
+    source: Path, split: str | None = None, on_note: Callable[[str], None] = lambda note: None
+) -> ImageDataset:
     """List the images of ``source``, sorted by key, without reading them.
 
-    The label of an image is the text of its ``.cls`` file, else the name of its folder. Images directly in the root
-    have no label. The root is the folder of the split, else the single top folder of a tar, else the source.
+    The label of an image is the text of its ``.cls`` file, else the first-level folder, as in torchvision's
+    ImageFolder: ``cat`` for ``cat/2021/x.png``. Folders are counted below the split, else below the single top folder
+    of a tar, else below the source. If all top folders are splits (``SPLITS``), each image's split is skipped. Images
+    directly in the root have no label.
 
     Args:
         source: folder of images, with or without class folders; an uncompressed ``.tar``; or a folder of ``.tar``
             shards. Members of a tar are read in place.
         split: folder such as ``train`` at the first level, or at the second level below a single top folder. None
             lists all images.
+        on_note: called with a sentence about image files in formats that are not read.
 
     Raises:
-        InputError: the source does not exist, contains no image or a damaged tar, contains images next to shards, or
-            has no such split.
+        InputError: the source does not exist, contains no image or a damaged tar, contains images next to shards, is a
+            compressed archive, or has no such split.
     """
+    others: list[str] = []
     if source.is_dir():
-        listed, in_tars = _list_folder(source)
+        listed, in_tars = _list_folder(source, others)
     elif source.is_file():
         if source.suffix.lower() in SUFFIXES:
             raise InputError(f"{source} is a single image. Give the folder of the image.")
-        listed = [_Listed(entry.key, entry) for entry in index_tar(source)]
+        listed = [_Listed(entry.key, entry) for entry in index_tar(source, others)]
         in_tars = True
     else:
         raise InputError(f"{source} does not exist. Give a folder of images, a .tar, or a folder of .tar shards.")
     if not listed:
-        raise InputError(f"{source} contains no image. Images have one of these suffixes: {suffix_list()}.")
+        raise InputError(f"{source} contains no image. {supported_suffixes(others)}")
+    if others:
+        on_note(ignored_images(others))
     root = _split_folder(source, listed, split) if split is not None else _top_folder(listed) if in_tars else ""
-    entries = [_with_label(image, root) for image in listed if image.path.startswith(root)]
+    inside = [image for image in listed if image.path.startswith(root)]
+    folders = {folder for folder, slash, _ in (image.path[len(root) :].partition("/") for image in inside) if slash}
+    skip_split = split is None and bool(folders) and folders <= SPLITS
+    entries = [_with_label(image, root, skip_split) for image in inside]
     return ImageDataset(source, tuple(sorted(entries, key=lambda entry: entry.key)))
 
 
@@ -125,16 +151,19 @@ class _Listed(NamedTuple):
     entry: Entry
 
 
-def _list_folder(folder: Path) -> tuple[list[_Listed], bool]:
+def _list_folder(folder: Path, others: list[str]) -> tuple[list[_Listed], bool]:
+    """List the images of a folder; add the names of images in other formats to ``others``."""
     images: list[_Listed] = []
     members: list[_Listed] = []
-    for file in walk(folder, SUFFIXES | {".tar"}):
-        inside = _clean(file.relative_to(folder).as_posix())
+    for file in walk(folder, SUFFIXES | OTHER_IMAGES | {".tar"}):
+        inside = clean_name(file.relative_to(folder).as_posix())
         if file.suffix.lower() == ".tar":
             parent = inside.rpartition("/")[0]
-            for entry in index_tar(file):
+            for entry in index_tar(file, others):
                 path = f"{parent}/{entry.key}".lstrip("/")
                 members.append(_Listed(path, entry._replace(key=f"{inside}/{entry.key}")))
+        elif file.suffix.lower() in OTHER_IMAGES:
+            others.append(inside)
         else:
             images.append(_Listed(inside, Entry(inside, None, str(file), 0, file.stat().st_size)))
     if images and members:
@@ -162,32 +191,43 @@ def _split_folder(source: Path, listed: Sequence[_Listed], split: str) -> str:
     raise InputError(f"{source} has no split {split!r}; its splits are: {splits}.")
 
 
-def _with_label(image: _Listed, root: str) -> Entry:
-    folder, slash, _ = image.path[len(root) :].rpartition("/")
-    label = folder.rpartition("/")[2] if slash else None
-    return image.entry._replace(label=image.entry.label or label)
+def _with_label(image: _Listed, root: str, skip_split: bool) -> Entry:
+    folders = image.path[len(root) :].split("/")[skip_split:-1]
+    return image.entry._replace(label=image.entry.label or (folders[0] if folders else None))
 
 
-def index_tar(tar: Path) -> list[Entry]:
+def index_tar(tar: Path, others: list[str] | None = None) -> list[Entry]:
     """List the images of an uncompressed tar by suffix, in the tar's order, without unpacking.
 
     Links, devices and hidden files are left out. Keys are paths without ``.``, ``..`` and a leading ``/``. The label of
-    ``<name>.jpg`` is the text of the member ``<name>.cls`` (WebDataset), else None.
+    ``<name>.jpg`` is the text of the member ``<name>.cls`` (WebDataset), else None. A member such as ``<name>.seg.png``
+    is another field of the sample ``<name>``, not an image, if the tar has a member ``<name>.jpg``, ``<name>.cls`` or
+    with another single suffix.
+
+    Args:
+        tar: file.
+        others: names of images in other formats are added to this list.
 
     Raises:
         InputError: the file is not a complete, uncompressed tar.
     """
+    refuse_archive(tar)
     images: list[Entry] = []
     labels: dict[str, str] = {}
+    samples: set[str] = set()
     try:
         with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would store all headers
-                path = _clean(member.name)
+                path = clean_name(member.name)
                 name, suffix = _webdataset_name(path)
                 if not member.isreg() or member.issparse() or os.path.basename(path).startswith("."):
                     continue
-                if os.path.splitext(path)[1].lower() in SUFFIXES:
+                if suffix and "." not in suffix:
+                    samples.add(name)
+                if os.path.splitext(path)[1].lower() in OTHER_IMAGES and others is not None:
+                    others.append(path)
+                elif os.path.splitext(path)[1].lower() in SUFFIXES:
                     images.append(Entry(path, None, str(tar), member.offset_data, member.size))
                 elif suffix == "cls":
                     labels[name] = _read_label(tar, path, member.offset_data, member.size)
@@ -195,16 +235,15 @@ def index_tar(tar: Path) -> list[Entry]:
             if file.read(_TAR_BLOCK) != bytes(_TAR_BLOCK):
                 raise InputError(f"{tar} is damaged or incomplete: it breaks off after {archive.offset} bytes.")
     except tarfile.TarError as error:
-        raise InputError(f"{tar} is not a complete, uncompressed tar ({error}). Decompress a .tar.gz first.") from None
+        raise InputError(f"{tar} is not a complete, uncompressed tar ({error}).") from None
     except OSError as error:
         raise InputError(f"{tar} cannot be read: {error.strerror or error}.") from error
-    return [image._replace(label=labels.get(_webdataset_name(image.key)[0])) for image in images]
-
-
-def _clean(path: str) -> str:
-    """Return a relative path in valid Unicode without ``.`` and ``..``."""
-    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return "/".join(part for part in text.split("/") if part not in ("", ".", ".."))
+    labelled = []
+    for image in images:
+        name, suffix = _webdataset_name(image.key)
+        if "." not in suffix or name not in samples:
+            labelled.append(image._replace(label=labels.get(name)))
+    return labelled
 
 
 def _webdataset_name(path: str) -> tuple[str, str]:

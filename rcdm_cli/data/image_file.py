@@ -4,21 +4,40 @@ Pillow decodes. This module defines the orientation, the background of transpare
 more than 8 bits. Colour profiles are not applied, as in the published code.
 """
 
+import importlib.util
+import struct
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError, features
 
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import ImageWarning, InputError
 from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.crop import too_narrow
 
 Pixels = NDArray[np.uint8]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+
+def _register_heif() -> bool:
+    """Let Pillow open HEIF images if pillow-heif is installed."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        return False
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    return True
+
+
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"),
+    *(("JPEG2000",) if features.check("jpg_2000") else ()),  # type: ignore[no-untyped-call]
+    *(("HEIF",) if _register_heif() else ()),
+)
+"""Formats that are read, in the names of Pillow. JPEG 2000 needs OpenJPEG, HEIF needs pillow-heif."""
+
 
 # Warnings cannot be silenced around a call, since several threads read images. Pillow warns of damaged metadata, which
 # does not affect the pixels, and of large images below the limit. Above the limit, Pillow raises an error.
@@ -27,6 +46,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # A single text chunk may use the limit for all chunks, since some programs save long settings in one chunk.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
+_FEW_BITS = 14
+"""16-bit grey values that all fit into this number of bits are probably not 16-bit values."""
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,9 +79,11 @@ class UnreadableImage(InputError):
 def read_image(source: Path | BinaryIO, name: str | None = None) -> Pixels:
     """Read an image as uint8 RGB (H, W, 3), upright according to its EXIF orientation.
 
-    Transparent pixels are composited over white. 16-bit grey is divided by 257, so that 65535 becomes 255. Float grey
-    has the range 0 to 1. Of an animation or a file with several pages, the first image is read. An image that is too
-    narrow for a square crop is refused.
+    Transparent pixels are composited over white. 16-bit grey has the range 0 to 65535, or the range of the number of
+    bits that the file declares (the ``sBIT`` chunk of a PNG, ``BitsPerSample`` of a TIFF). Float grey has the range 0
+    to 1. No range is estimated from the values. An ``ImageWarning`` is issued if all values are in the lowest quarter
+    of 0 to 65535. Of an animation or a file with several pages, the first image is read. An image that is too narrow
+    for a square crop is refused.
 
     Args:
         source: path, or open binary file.
@@ -73,8 +97,9 @@ def read_image(source: Path | BinaryIO, name: str | None = None) -> Pixels:
         with Image.open(source, formats=FORMATS) as pil:
             if reason := too_narrow(*pil.size):
                 raise UnreadableImage(name, reason)
+            depth = _depth(pil)
             pil.load()
-            return _to_rgb(_upright(pil), name)
+            return _to_rgb(_upright(pil), name, depth)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -103,23 +128,86 @@ def _upright(pil: Image.Image) -> Image.Image:
     return pil if transposition is None else pil.transpose(transposition)
 
 
-def _to_rgb(pil: Image.Image, name: str) -> Pixels:
-    if pil.mode.startswith("I"):
-        return _grey(_from_16_bits(np.asarray(pil), name))
-    if pil.mode == "F":
-        return _grey(_from_unit(np.asarray(pil), name))
+class _Depth(NamedTuple):
+    """Meaning of the grey values of a file.
+
+    Attributes:
+        stored: number of bits per value; 0 if unknown.
+        significant: number of bits that the file declares as significant; ``stored`` without a declaration.
+        white_is_zero: whether 0 is white in values that Pillow does not invert.
+    """
+
+    stored: int = 0
+    significant: int = 0
+    white_is_zero: bool = False
+
+
+def _depth(pil: Image.Image) -> _Depth:
+    if isinstance(pil, TiffImagePlugin.TiffImageFile):
+        bits = pil.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))[0]
+        # Pillow inverts values of up to 8 bits.
+        white_is_zero = pil.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 and pil.mode[0] in "IF"
+        return _Depth(bits, bits, white_is_zero)
+    if isinstance(pil, PngImagePlugin.PngImageFile):
+        return _png_depth(pil.fp)
+    return _Depth()
+
+
+def _png_depth(file: Any) -> _Depth:
+    """Read the chunks IHDR and sBIT of a PNG. Pillow does not read sBIT."""
+    position = file.tell()
+    file.seek(24)
+    stored = significant = file.read(1)[0]
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"IDAT":
+            break
+        if kind == b"sBIT" and length:
+            significant = file.read(1)[0]
+            break
+        file.seek(length + 4, 1)
+    file.seek(position)
+    return _Depth(stored, significant)
+
+
+def _to_rgb(pil: Image.Image, name: str, depth: _Depth) -> Pixels:
+    if pil.mode.startswith("I") or pil.mode == "F":
+        array = np.asarray(pil)
+        values = _from_unit(array, name) if pil.mode == "F" else _from_16_bits(array, name, depth)
+        return _grey(255 - values if depth.white_is_zero else values)
     if pil.has_transparency_data:
         image = pil.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return np.array(Image.alpha_composite(white, image).convert("RGB"))
-    return np.array(pil.convert("RGB"))
+    rgb = np.array(pil.convert("RGB"))
+    if depth.stored == 16 and pil.mode == "RGB":
+        _warn_if_few_bits(int(rgb.max()) << 8, name)
+    return rgb
 
 
-def _from_16_bits(values: NDArray[Any], name: str) -> Pixels:
+def _from_16_bits(values: NDArray[Any], name: str, depth: _Depth) -> Pixels:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise UnreadableImage(name, f"its grey values range from {low} to {high}; the supported range is 0 to 65535")
-    return ((values.astype(np.int32) + 128) // 257).astype(np.uint8)
+    top = 65535
+    # A PNG with 12 significant bits should contain values that are scaled to 16 bits. Some writers do not scale them.
+    if 8 < depth.significant < 16 and high < 1 << depth.significant:
+        top = (1 << depth.significant) - 1
+    else:
+        _warn_if_few_bits(high, name)
+    return ((values.astype(np.int32) * 510 + top) // (2 * top)).astype(np.uint8)
+
+
+def _warn_if_few_bits(high: int, name: str) -> None:
+    if 0 < high < 1 << _FEW_BITS:
+        bits = next(bits for bits in (10, 12, _FEW_BITS) if high < 1 << bits)
+        warnings.warn(
+            f"{name}: 65535 is read as white and the largest of the 16-bit values is about {high}, so that the image is"
+            f" dark. If the values have {bits} bits, multiply them by {1 << 16 - bits}.",
+            ImageWarning,
+            stacklevel=2,
+        )
 
 
 def _from_unit(values: NDArray[np.float32], name: str) -> Pixels:

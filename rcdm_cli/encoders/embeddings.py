@@ -80,7 +80,8 @@ class Embeddings:
     def split(self, name: str | None) -> "Embeddings":
         """Return the images of the split ``name``, found in the same way as by ``open_dataset``.
 
-        Names of tar shards do not count as folders of the dataset.
+        Names of tar shards do not count as folders of the dataset. A label that is the name of the split is replaced
+        by the next folder.
 
         Raises:
             InputError: no image belongs to the split.
@@ -93,7 +94,13 @@ class Embeddings:
         top = f"{first.pop()}/" if len(first) == 1 else ""
         for parent in ("", top):
             if index := [i for i, path in enumerate(folders) if path.startswith(f"{parent}{name}/")]:
-                return self.rows(index)
+                chosen, depth = self.rows(index), f"{parent}{name}".count("/") + 1
+                inner = [folders[i].split("/")[depth:-1] for i in index]
+                labels = [
+                    label if label != name else rest[0] if rest else None
+                    for label, rest in zip(chosen.labels, inner, strict=True)
+                ]
+                return replace(chosen, labels=tuple(labels))
         below = (path[len(top) :].partition("/") for path in folders)
         splits = ", ".join(sorted({folder for folder, slash, _ in below if slash})[:20]) or "none"
         raise InputError(f"The file of representations has no split {name!r}; its splits are: {splits}.")

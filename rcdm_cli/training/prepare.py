@@ -28,6 +28,7 @@ from rcdm_cli.training.representations import CachedRepresentations, EncoderInpu
 from rcdm_cli.training.warm_start import WarmStart
 
 ENCODERS = "encoders"
+IMAGES = "images"
 
 Note = Callable[[str], None]
 
@@ -69,10 +70,10 @@ def prepare_encoder(
             "losses of encoders compare the images of a batch. Reduce optimization.batch to save memory."
         )
     _check_splits(split, validation_split)
-    training = _labelled(open_dataset(data, split), recipe, out, None, on_progress, on_note)
+    training = _labelled(open_dataset(data, split, on_note), recipe, out, None, on_progress, on_note)
     validation = None
     if validation_split is not None:
-        source = open_dataset(data, validation_split)
+        source = open_dataset(data, validation_split, on_note)
         validation = _labelled(source, recipe, out, training.classes, on_progress, on_note)
         if len(training.classes) > 1 and not (validation.labels >= 0).any():
             raise InputError(
@@ -110,8 +111,8 @@ def prepare_denoiser(
             f"{world_size()} or a multiple of {world_size()}."
         )
     _check_splits(split, validation_split)
-    source = open_dataset(data, split)
-    validation_source = None if validation_split is None else open_dataset(data, validation_split)
+    source = open_dataset(data, split, on_note)
+    validation_source = None if validation_split is None else open_dataset(data, validation_split, on_note)
     opened = _open_encoders(encoders or recipe.encoders, recipe)
     config = recipe.augmentation if recipe.augmentation and recipe.augmentation.probability else None
     largest = max(recipe.denoiser.size, *(encoder.spec.preprocessing.size for encoder in opened))
@@ -143,7 +144,7 @@ def prepare_denoiser(
         training.images,
         training.representations,
         device,
-        source.fingerprint(),
+        source.fingerprint(out / IMAGES),
         init=init.model if init else None,
         init_methods=init_methods,
         augmenter=augmenter,
@@ -206,7 +207,9 @@ def _eval_set(
         size = spec.preprocessing.size
         own = cropped if size == recipe.denoiser.size else _crop(source, size, out, on_progress, on_note)
         weights = sha256(out / ENCODERS / f"{spec.method}.safetensors")[:12]
-        inputs.append(EncoderInputs(encoder, own.images, f"{spec.method}-{weights}-{source.fingerprint()[:12]}"))
+        inputs.append(
+            EncoderInputs(encoder, own.images, f"{spec.method}-{weights}-{source.fingerprint(out / IMAGES)[:12]}")
+        )
     projections = tuple(
         Representation(method=spec.method, level=level, width=spec.width_at(level))
         for spec in (encoder.spec for encoder in encoders)
@@ -229,7 +232,7 @@ def _check_splits(split: str | None, validation_split: str | None) -> None:
 
 
 def _crop(source: ImageDataset, size: int, out: Path, on_progress: OnProgress, on_note: Note) -> CroppedImages:
-    cropped = load_cropped(source, size, partial(on_progress, "Images"), out / "images")
+    cropped = load_cropped(source, size, partial(on_progress, "Images"), out / IMAGES)
     if cropped.skipped:
         key, reason = cropped.skipped[0]
         on_note(f"{len(cropped.skipped)} images could not be read and are ignored. The first is {key}: {reason}")
@@ -252,4 +255,4 @@ def _labelled(
             f"{unknown} of the {len(labels)} validation images are left out of the k-NN accuracy, because they have no"
             " class or a class without training images."
         )
-    return LabelledImages(cropped.images, labels, names, source.fingerprint())
+    return LabelledImages(cropped.images, labels, names, source.fingerprint(out / IMAGES))

@@ -114,7 +114,7 @@ def test_arrays_with_labels_equal_the_images_of_a_folder(bundle, data):
     arrays = [read_image(data / path) for path in from_folder.paths]
     found = embed(bundle, arrays, labels=from_folder.labels)
     assert found.labels == from_folder.labels
-    assert found.paths[0] == "image 0"
+    assert found.paths[0] == "0"
     for pair, h in found.representations.items():
         torch.testing.assert_close(h, from_folder.representations[pair], atol=1e-5, rtol=1e-4)
     with pytest.raises(InputError, match="`labels` has 1 entries for 6 images"):

@@ -31,7 +31,7 @@ def result(tmp_path_factory, images):
 
 def test_grid_has_every_row_both_images_and_the_nearest_neighbours(result, images):
     found = result.results[PAIRS[0]]
-    near = {one.key: images[int(one.key.removeprefix("image "))] for one in found.neighbours}
+    near = {one.key: images[int(one.key)] for one in found.neighbours}
     canvas = draw_grid(draw(found, images[0], images[1], near))
     shown = [*found.samples.reshape(-1, 16, 16, 3), images[0], images[1], *list(near.values())[:2]]
     assert all(holds(canvas, sample) for sample in shown)

@@ -3,11 +3,15 @@
 import json
 import os
 import pty
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from rcdm_cli.cli._output import text_table
+from rcdm_cli.core.errors import ImageWarning
 from tests.cli.conftest import start
 
 
@@ -109,6 +113,19 @@ def test_dumb_terminal_shows_plain_lines():
     shown = on_a_terminal(TERM="dumb")
     assert "\x1b" not in shown
     assert "Sampling: 2/2, done" in shown
+
+
+def test_warnings_about_images_are_warnings_of_the_command(invoke_function):
+    """Images are read in threads. Two images of one kind are two warnings."""
+
+    def run(out):
+        with ThreadPoolExecutor(2) as pool:
+            warn = partial(warnings.warn, category=ImageWarning)
+            list(pool.map(warn, ["a.png is dark", "b.png is dark"]))
+
+    result = invoke_function(run)
+    assert result.exit_code == 0
+    assert sorted(result.stderr.splitlines()) == ["Warning: a.png is dark", "Warning: b.png is dark"]
 
 
 def test_columns_of_a_table_are_separated_for_long_values():

@@ -59,6 +59,17 @@ def test_cache_is_not_used_for_another_listing(source: ImageDataset, tmp_path: P
     assert len(again.images) == 601
 
 
+def test_replaced_images_of_equal_size_are_read_again(tmp_path: Path) -> None:
+    content = {"a.png": png(1).ljust(200, b"\0"), "b.png": b"damaged".ljust(200, b"\0")}
+    root, cache = write_folder(tmp_path / "set", content), tmp_path / "cache"
+    first = load_cropped(open_dataset(root), 8, cache=cache)
+    assert (first.images[0, 0, 0, 0], first.skipped[0][0]) == (1, "b.png")
+    write_folder(root, {"a.png": png(2).ljust(200, b"\0"), "b.png": png(3).ljust(200, b"\0")})
+    again = load_cropped(open_dataset(root), 8, cache=cache)
+    assert again.images[:, 0, 0, 0].tolist() == [2, 3]
+    assert again.skipped == ()
+
+
 def test_interrupted_cache_is_removed(source: ImageDataset, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 300:

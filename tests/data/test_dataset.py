@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_split_is_a_complete_folder_name(tmp_path: Path, split: str) -> None:
 
 def test_images_directly_in_the_root_have_no_label(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "set", {"a.png": png(1), "train/b.png": png(2), "train/hat/c.png": png(3)})
-    assert open_dataset(folder).labels == (None, "train", "hat")
+    assert open_dataset(folder).labels == (None, None, "hat")
     assert open_dataset(folder, "train").labels == (None, "hat")
     tar = write_tar(tmp_path / "set.tar", {"top/a.png": png(1), "top/b.png": png(2)})
     assert open_dataset(tar).labels == (None, None)
@@ -90,7 +91,7 @@ def test_shards_with_cls_files(tmp_path: Path) -> None:
         "train/0001.tar/y.png",
         "val/0000.tar/hat/z.png",
     )
-    assert source.labels == ("train", "7", "cat", "hat")
+    assert source.labels == (None, "7", "cat", "hat")
     assert open_dataset(root, "train").labels == (None, "7", "cat")
     for index, value in enumerate((3, 1, 2, 4)):
         np.testing.assert_array_equal(source.read(index), image(value))
@@ -134,12 +135,59 @@ def test_key_of_a_non_unicode_name_is_valid_unicode(tmp_path: Path) -> None:
     np.testing.assert_array_equal(source.read(0), image(5))
 
 
-def test_fingerprint_depends_on_keys_and_sizes(tmp_path: Path) -> None:
+def test_fingerprint_is_a_hash_of_keys_and_contents(tmp_path: Path) -> None:
     root = write_folder(tmp_path, {"a.png": png(1), "b/c.png": png(2)})
-    text = f"a.png\0{len(png(1))}\nb/c.png\0{len(png(2))}\n"
+    contents = {"a.png": png(1), "b/c.png": png(2)}
+    text = "".join(f"{key}\0{hashlib.blake2b(each, digest_size=16).hexdigest()}\n" for key, each in contents.items())
     assert open_dataset(root).fingerprint() == hashlib.sha256(text.encode()).hexdigest()
-    (root / "a.png").write_bytes(png(1) + b"\0")
-    assert open_dataset(root).fingerprint() != hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_class_is_the_first_level_folder(tmp_path: Path) -> None:
+    """As in torchvision's ImageFolder, and in Tiny-ImageNet: train/n01443537/images/x.JPEG."""
+    members = {"train/cat/2021/x.png": png(1), "train/cat/y.png": png(2), "train/dog/images/z.png": png(3)}
+    members |= {"val/dog/images/a/b.png": png(4)}
+    folder, tar = write_folder(tmp_path / "set", members), write_tar(tmp_path / "set.tar", members)
+    for source in (folder, tar):
+        assert open_dataset(source, "train").labels == ("cat", "cat", "dog")
+        assert open_dataset(source, "val").labels == ("dog",)
+        # Without a split, the folders train and val are no classes.
+        assert open_dataset(source).labels == ("cat", "cat", "dog", "dog")
+    assert open_dataset(folder / "train").labels == ("cat", "cat", "dog")
+    write_tar(tmp_path / "shards/train/0.tar", {"cat/2021/x.png": png(1)})
+    assert open_dataset(tmp_path / "shards", "train").labels == ("cat",)
+    other = write_folder(tmp_path / "other", {"a/cat/x.png": png(1), "b/cat/x.png": png(1)})
+    assert open_dataset(other).labels == ("a", "b")
+
+
+def test_labels_equal_image_folder_of_torchvision(tmp_path: Path) -> None:
+    folders = pytest.importorskip("torchvision.datasets")
+    members = {"cat/2021/x.png": png(1), "cat/y.png": png(2), "dog/images/z.png": png(3)}
+    root = write_folder(tmp_path, members)
+    reference = folders.ImageFolder(root)
+    expected = {Path(path).relative_to(root).as_posix(): reference.classes[index] for path, index in reference.samples}
+    found = open_dataset(root)
+    assert dict(zip(found.keys, found.labels, strict=True)) == expected
+
+
+def test_other_fields_of_webdataset_samples_are_no_images(tmp_path: Path) -> None:
+    members = {"000.jpg": png(1), "000.seg.png": png(2), "000.cls": b"3", "001.PNG": png(3), "001.mask.png": png(4)}
+    source = open_dataset(write_tar(tmp_path / "0.tar", members))
+    assert source.keys == ("000.jpg", "001.PNG")
+    assert source.labels == ("3", None)
+    # Names with dots are images where no sample has the name before the first dot.
+    dots = write_tar(tmp_path / "dots.tar", {"img.001.png": png(1), "img.002.png": png(2)})
+    assert open_dataset(dots).keys == ("img.001.png", "img.002.png")
+    folder = write_folder(tmp_path / "folder", {"000.jpg": png(1), "000.seg.png": png(2)})
+    assert len(open_dataset(folder)) == 2
+
+
+def test_images_in_other_formats_are_reported(tmp_path: Path) -> None:
+    members = {"a.png": png(1), "b.jxl": b"", "c/d.JXL": b"", "e.txt": b""}
+    for source in (write_folder(tmp_path / "set", members), write_tar(tmp_path / "set.tar", members)):
+        notes: list[str] = []
+        assert len(open_dataset(source, on_note=notes.append)) == 1
+        assert len(notes) == 1
+        assert "2 .jxl" in notes[0]
 
 
 def test_dataset_can_be_pickled(tmp_path: Path) -> None:
@@ -181,9 +229,14 @@ def test_text_and_compressed_tar_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.tar").write_text("text" * 300)
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
         archive.add(write_folder(tmp_path / "set", CLOTHES))
-    for name in ("text.tar", "packed.tar"):
-        with pytest.raises(InputError, match=rf"{name} is not a complete, uncompressed tar"):
-            open_dataset(tmp_path / name)
+    with pytest.raises(InputError, match=r"text.tar is not a complete, uncompressed tar"):
+        open_dataset(tmp_path / "text.tar")
+    with pytest.raises(InputError, match=r"packed.tar is a compressed tar.* tar -xf .*packed.tar -C packed"):
+        open_dataset(tmp_path / "packed.tar")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("a.png", png(1))
+    with pytest.raises(InputError, match=r"packed.zip is a zip archive.*unzip .*packed.zip -d packed"):
+        open_dataset(tmp_path / "packed.zip")
 
 
 @pytest.mark.parametrize("cut", ["in an image", "between images", "damaged header"])

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, features
 from PIL.PngImagePlugin import PngInfo
 
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import ImageWarning, InputError
+from rcdm_cli.data.find import SUFFIXES
 from rcdm_cli.data.image_file import UnreadableImage, read_image, write_png
 
 data = pytest.importorskip("skimage.data")
@@ -90,6 +91,80 @@ def test_16_bit_grey_of_a_big_endian_tiff(tmp_path: Path) -> None:
     values = np.array([[0, 1, 257, 65535]], ">u2")
     path = save(tmp_path / "a.tiff", Image.frombytes("I;16B", (4, 1), values.tobytes()))
     assert read_image(path)[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+def test_16_bit_tiff_in_which_0_is_white(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 65278, 65535]], np.uint16)
+    path = save(tmp_path / "a.tiff", Image.fromarray(values), tiffinfo={262: 0})
+    assert read_image(path)[0, :, 0].tolist() == [255, 254, 1, 0]
+    # Pillow inverts 8-bit values.
+    eight = save(tmp_path / "b.tiff", Image.fromarray(np.array([[0, 1, 255]], np.uint8)), tiffinfo={262: 0})
+    with Image.open(eight) as pil:
+        assert pil.tag_v2[262] == 0
+        expected = np.asarray(pil.convert("L"))[0].tolist()
+    assert read_image(eight)[0, :, 0].tolist() == expected
+
+
+def grey_png(path: Path, values: NDArray[np.uint16], significant: int | None) -> Path:
+    """Write a 16-bit grey PNG with an ``sBIT`` chunk, which Pillow cannot write."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0))
+    content += chunk(b"sBIT", bytes([significant])) if significant else b""
+    path.write_bytes(content + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    return path
+
+
+def test_unscaled_12_bit_values_are_scaled_if_the_png_declares_12_bits(tmp_path: Path) -> None:
+    values = np.array([[0, 16, 2048, 4095]], np.uint16)
+    assert read_image(grey_png(tmp_path / "a.png", values, 12))[0, :, 0].tolist() == [0, 1, 128, 255]
+    # As the PNG specification demands, values of 12 significant bits are scaled to 16 bits.
+    scaled = (values.astype(np.uint32) * 65535 // 4095).astype(np.uint16)
+    assert read_image(grey_png(tmp_path / "b.png", scaled, 12))[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_12_bit_values_without_declaration_are_reported(tmp_path: Path) -> None:
+    path = grey_png(tmp_path / "a.png", np.array([[0, 2048, 4095]], np.uint16), None)
+    with pytest.warns(ImageWarning, match=r"a\.png: 65535 is read as white .* 4095.* 12 bits, multiply them by 16"):
+        assert read_image(path)[0, :, 0].tolist() == [0, 8, 16]
+
+
+def test_12_bit_colours_are_reported(tmp_path: Path) -> None:
+    """Pillow reads the upper 8 bits of 16-bit colours."""
+    body = b"".join(b"\0" + np.full((4, 3), 4095, ">u2").tobytes() for _ in range(4))
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.warns(ImageWarning, match=r"a\.png: .*12 bits"):
+        assert read_image(tmp_path / "a.png").max() == 15
+
+
+@pytest.mark.parametrize("high", [0, 1 << 14, 65535])
+def test_dark_and_bright_16_bit_images_are_not_stretched(tmp_path: Path, high: int) -> None:
+    values = np.array([[0, high]], np.uint16)
+    assert read_image(save(tmp_path / "a.png", Image.fromarray(values)))[0, 1, 0] == round(high / 257)
+
+
+def test_jpeg_2000_is_read(tmp_path: Path, cat: Pixels) -> None:
+    if not features.check("jpg_2000"):
+        pytest.skip("Pillow without OpenJPEG")
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.jp2", Image.fromarray(cat))), cat)
+    assert ".jp2" in SUFFIXES
+
+
+def test_heic_is_read_with_pillow_heif(tmp_path: Path, cat: Pixels) -> None:
+    pytest.importorskip("pillow_heif")
+    image = read_image(save(tmp_path / "a.heic", Image.fromarray(cat), quality=95))
+    assert np.abs(image.astype(float) - cat).mean() < 4
+    assert ".heic" in SUFFIXES
 
 
 def test_32_bit_grey_is_limited_to_16_bits(tmp_path: Path) -> None:
@@ -214,10 +289,10 @@ def test_text_file_is_refused_with_the_supported_formats(tmp_path: Path) -> None
 
 
 def test_unsupported_formats_are_refused(tmp_path: Path) -> None:
-    heic = tmp_path / "a.heic"
-    heic.write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic")
+    jxl = tmp_path / "a.jxl"
+    jxl.write_bytes(struct.pack(">I", 12) + b"JXL \r\n\x87\n")
     eps = save(tmp_path / "a.eps", Image.new("RGB", (4, 4)))
-    for path in (heic, eps):
+    for path in (jxl, eps):
         with pytest.raises(UnreadableImage, match="none of the formats"):
             read_image(path)
 

@@ -123,7 +123,7 @@ def evaluate(
     require_at_least(2, limit=limit)
     require_at_least(0, seed=seed)
     network = Inception(Path(inception), bundle.device) if inception is not None else None
-    dataset = open_images(images, split)
+    dataset = open_images(images, split, on_note)
     bank_set = None if bank_split is None else open_images(images, bank_split)
     if bank_set and (shared := set(dataset.keys).intersection(bank_set.keys)):
         raise InputError(

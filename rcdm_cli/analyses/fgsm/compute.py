@@ -111,7 +111,7 @@ def fgsm(
     require_at_least(0, seed=seed, examples=examples)
     plan = AttackPlan(_attack_names(attacks, probe is not None), _with_zero(epsilons), attack_steps, seed)
     require_gradients(bundle, pairs)
-    dataset = open_images(images, split)
+    dataset = open_images(images, split, on_note)
     stored = None if probe is None else as_embeddings(probe)
     if probe is not None and stored is None:
         _require_no_overlap(_locations(dataset) & _locations(open_images(probe, probe_split)))  # type: ignore[arg-type]

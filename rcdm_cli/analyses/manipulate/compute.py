@@ -129,7 +129,7 @@ def manipulate(
     if not 0 <= share <= 1:
         raise InputError(f"`share` must be from 0 to 1, not {share}.")
     rule = Rule(nearest, threshold, share)
-    (source_path, source_pixels), (target_path, target_pixels) = read_one(source), read_one(target)
+    (source_path, _, source_pixels), (target_path, _, target_pixels) = read_one(source), read_one(target)
     with run_cache(bundle, out, force, cache) as cache:
         encoders = EncoderSet(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
         candidates = load_or_embed(

@@ -182,7 +182,7 @@ def tune(
         raise InputError(f"`margin` must be at least 0, not {margin}.")
     if not candidates:
         raise InputError("Give at least one sampler, one number of steps and one guidance scale.")
-    dataset = open_images(images, split).spread(limit)
+    dataset = open_images(images, split, on_note).spread(limit)
     size = max(entry.spec.preprocessing.size for entry in bundle.manifest.encoders.values())
     about = {
         "rcdm": __version__,
