@@ -10,7 +10,14 @@ from torch import Tensor
 
 from rcdm_cli.backends.base import RunContext, require_package
 from rcdm_cli.backends.graph import Precision
-from rcdm_cli.backends.onnx_graph import GraphFunction, Streams, available_precisions, denoiser_path, streams
+from rcdm_cli.backends.onnx_graph import (
+    GraphFunction,
+    Streams,
+    available_precisions,
+    denoiser_path,
+    how_to_export,
+    streams,
+)
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.precision import has_bf16
 from rcdm_cli.diffusion.inference import Engine
@@ -33,6 +40,10 @@ CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "int8")
 """Precisions that OpenVINO computes as the graph says. It computes fp16 graphs in float32 on CPUs, and it rounds fp8
 values to float16 first, which changes one value in 260 (OpenVINO 2026.4)."""
 
+LARGEST_WEIGHT = 64
+"""Largest int8 weight that is safe on every CPU. Without VNNI, x86 kernels add two 8-bit products in 16 bits, and
+larger weights saturate the sum (OpenVINO's documentation, *Saturation (overflow) issue workaround*)."""
+
 
 class OpenVinoBackend:
     """The backend ``openvino``."""
@@ -45,8 +56,34 @@ class OpenVinoBackend:
         return available_precisions(context, ("bf16", "fp32", "int8") if has_bf16(context.device) else CPU_PRECISIONS)
 
     def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
-        """See ``Backend.open``."""
-        return OpenVinoEngine(denoiser_path(context, precision), streams(context))
+        """See ``Backend.open``. Int8 weights larger than ``LARGEST_WEIGHT`` are rejected on every CPU.
+
+        Raises:
+            InputError: the int8 graph has larger weights.
+        """
+        path = denoiser_path(context, precision)
+        if precision == "int8" and (found := _largest_weight(path)) > LARGEST_WEIGHT:
+            raise InputError(
+                f"{path} contains int8 weights up to {found}. Weights above {LARGEST_WEIGHT} saturate on CPUs without "
+                f"VNNI. {how_to_export(context.folder, precision)} and `force` replaces the graph."
+            )
+        return OpenVinoEngine(path, streams(context))
+
+
+def _largest_weight(path: Path) -> int:
+    """Return the largest magnitude of all int8 constants of a graph."""
+    import openvino
+
+    try:
+        operations = core().read_model(path).get_ops()
+    except Exception as error:
+        raise RcdmError(f"OpenVINO cannot load {path}: {error}") from error
+    constants = [
+        operation.data
+        for operation in operations
+        if operation.get_type_name() == "Constant" and operation.get_element_type() == openvino.Type.i8
+    ]
+    return max((max(int(values.max()), -int(values.min())) for values in constants), default=0)
 
 
 class OpenVinoEngine:

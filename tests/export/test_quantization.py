@@ -1,13 +1,15 @@
 """8-bit graphs: calibration, quantization against rounding in PyTorch, and installation."""
 
 import json
+import os
 import platform
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
 import pytest
-import tensorrt_rtx
 import torch
 from onnx import TensorProto
 from onnx.numpy_helper import to_array
@@ -100,65 +102,80 @@ def inner_convolutions(unet):
     return [layer for block in blocks[1:-1] for layer in (block.in_layers["2"], block.out_layers["3"])]
 
 
-def rounded_to_int8(values, largest):
-    step = largest / 127
-    return (values / step).round().clamp(-128, 127) * step
+def rounded_to_int8(values, step, largest=127):
+    return (values / step).round().clamp(-largest, largest) * step
 
 
-def rounded_to_fp8(values, largest):
-    step = largest / 448
+def rounded_to_fp8(values, step):
     return (values / step).clamp(-448, 448).to(torch.float8_e4m3fn).float() * step
 
 
-ROUNDED = {"int8": rounded_to_int8, "fp8": rounded_to_fp8}
+def rounded_weights(layer, precision):
+    """Round to int8 with one scale per channel and 64 as the largest number, or to fp8 with one scale."""
+    dims = (0, 2, 3) if isinstance(layer, torch.nn.ConvTranspose2d) else (1, 2, 3)
+    if precision == "int8":
+        return rounded_to_int8(layer.weight, layer.weight.abs().amax(dims, keepdim=True) / 64, 64)
+    return rounded_to_fp8(layer.weight, layer.weight.abs().max() / 448)
 
 
-def emulated(unet, calibration, precision):
-    """Return the network with rounded weights and inputs of these convolutions, and the largest inputs."""
-    rounded = ROUNDED[precision]
-    network = LoopForm(at_precision(unet, "fp32"))
-    layers, largest = inner_convolutions(network), {}
+def largest_inputs(network, layers, calibration):
+    """Return the largest input of each layer over the calibration."""
+    largest = dict.fromkeys(layers, 0.0)
 
     def watch(layer, inputs):
-        largest[layer] = max(largest.get(layer, 0), float(inputs[0].abs().max()))
+        largest[layer] = max(largest[layer], float(inputs[0].abs().max()))
 
     hooks = [layer.register_forward_pre_hook(watch) for layer in layers]
     network(calibration.x, calibration.modulations)
     for hook in hooks:
         hook.remove()
+    return list(largest.values())
 
-    for layer in layers:
-        dims = (0, 2, 3) if isinstance(layer, torch.nn.ConvTranspose2d) else (1, 2, 3)
-        each = layer.weight.abs().amax(dims if precision == "int8" else (0, 1, 2, 3), keepdim=True)
-        layer.weight.data = rounded(layer.weight, each)
-        layer.register_forward_pre_hook(lambda layer, inputs: (rounded(inputs[0], largest[layer]),))
-    return network, [largest[layer] for layer in layers]
+
+def quantized_convolutions(model):
+    """Return pairs of a convolution and the QuantizeLinear before it, in the order of execution."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found = []
+    for node in model.graph.node:
+        before = made_by.get(node.input[0]) if node.op_type in ("Conv", "ConvTranspose") else None
+        if before is not None and before.op_type == "DequantizeLinear":
+            found.append((node, made_by[before.input[0]]))
+    return found
 
 
 KINDS = {"int8": (TensorProto.INT8, 127), "fp8": (TensorProto.FLOAT8E4M3FN, 448)}
+ROUNDED = {"int8": rounded_to_int8, "fp8": rounded_to_fp8}
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("precision", EIGHT_BIT)
 def test_graph_equals_rounding_in_pytorch(bundle, graphs, precision):
+    """Layers are compared one by one: through all layers, a difference of one bit grows to the error of rounding."""
     paths, calibration = graphs
-    path = paths[precision]
-    network, largest = emulated(bundle.model.denoiser, calibration, precision)
-    x, modulations = calibration.x[::7], calibration.modulations[::7]
-    evaluator = onnx.reference.ReferenceEvaluator(str(path))
-    found = torch.from_numpy(evaluator.run(None, {"x": x.numpy(), "modulations": modulations.numpy()})[0])
-    exact = bundle.model.denoiser.denoise_with(x, modulations)
-    error = float((found - exact).norm() / exact.norm())
-    assert 1e-3 < error < 0.1
-    # Values at the boundary between two steps may be rounded either way; an fp8 step is up to an eighth of the value.
-    assert float((found - network(x, modulations)).norm() / exact.norm()) < error / (5 if precision == "int8" else 3)
-
-    kind, top = KINDS[precision]
-    model = onnx.load(path)
+    network = LoopForm(at_precision(bundle.model.denoiser, "fp32"))
+    layers = inner_convolutions(network)
+    largest = largest_inputs(network, layers, calibration)
+    model = onnx.load(paths[precision])
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    quantizers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
-    found = sorted(float(to_array(stored[node.input[1]])) * top for node in quantizers)
-    assert found == pytest.approx(sorted(largest), rel=1e-4)
+    convolutions = quantized_convolutions(model)
+    assert len(convolutions) == len(layers)
+    kind, top = KINDS[precision]
+    steps = [torch.tensor(to_array(stored[quantizer.input[1]])) for _, quantizer in convolutions]
+    assert [float(step) * top for step in steps] == pytest.approx(largest, rel=1e-4)
+
+    watched = [name for node, quantizer in convolutions for name in (quantizer.input[0], node.output[0])]
+    value = onnx.helper.make_tensor_value_info
+    model.graph.output.extend(value(name, TensorProto.FLOAT, None) for name in watched)
+    x, modulations = calibration.x[::7], calibration.modulations[::7]
+    given = {"x": x.numpy(), "modulations": modulations.numpy()}
+    output, *values = map(torch.from_numpy, onnx.reference.ReferenceEvaluator(model).run(None, given))
+    for layer, step, read, made in zip(layers, steps, values[::2], values[1::2], strict=True):
+        layer.weight.data = rounded_weights(layer, precision)
+        expected = layer(ROUNDED[precision](read, step))
+        torch.testing.assert_close(made, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
+
+    exact = bundle.model.denoiser.denoise_with(x, modulations)
+    assert 1e-3 < float((output - exact).norm() / exact.norm()) < 0.1
     # TensorRT accepts no other zero point.
     zeros = {node.input[2] for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
     assert all(stored[name].data_type == kind and not any(to_array(stored[name]).tobytes()) for name in zeros)
@@ -231,6 +248,7 @@ def test_weights_are_stored_in_8_bits_without_metadata_of_the_machine(graphs, pr
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="OpenVINO has no int8 kernels there")
 def test_openvino_computes_quantized_convolutions_in_int8(graphs):
+    pytest.importorskip("openvino")
     path = graphs[0]["int8"]
     compiled = core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     kinds = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
@@ -240,7 +258,37 @@ def test_openvino_computes_quantized_convolutions_in_int8(graphs):
     assert len(narrow) == len([one for one in model.graph.initializer if one.data_type == 3 and len(one.dims) == 4])
 
 
+RUN_OPENVINO = """
+import sys
+import numpy as np
+import openvino
+
+_, graph, folder = sys.argv
+model = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+outputs = model([np.load(f"{folder}/{name}.npy") for name in ("x", "modulations")])
+np.save(f"{folder}/output.npy", outputs[0])
+"""
+
+
+@torch.no_grad()
+def test_openvino_is_correct_at_int8_without_vnni(bundle, graphs, tmp_path):
+    """Kernels for AVX2 add two products of bytes in 16 bits. The environment variable selects them on any x86 CPU."""
+    pytest.importorskip("openvino")
+    paths, calibration = graphs
+    given = {"x": calibration.x[::7].numpy(), "modulations": calibration.modulations[::7].numpy()}
+    for name, values in given.items():
+        np.save(tmp_path / f"{name}.npy", values)
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    subprocess.run([sys.executable, "-c", RUN_OPENVINO, paths["int8"], tmp_path], check=True, env=environment)
+    exact = bundle.model.denoiser.denoise_with(calibration.x[::7], calibration.modulations[::7]).numpy()
+    expected = onnx.reference.ReferenceEvaluator(str(paths["int8"])).run(None, given)[0]
+    found = np.load(tmp_path / "output.npy")
+    assert np.linalg.norm(found - exact) < 1.3 * np.linalg.norm(expected - exact)
+
+
 def test_tensorrt_builds_fp8_plans_for_ada_and_later(graphs, tmp_path):
+    tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
+
     def built(capability):
         target = PlanTarget(flavour="tensorrt_rtx", version=tensorrt_rtx.__version__, compute_capability=capability)
         return serialized(PlanRequest(graphs[0]["fp8"], target, 4, None, tmp_path / "cache"))
@@ -293,6 +341,7 @@ def exported(folder, images, tmp_path_factory):
 
 
 def test_accepted_8_bit_graphs_are_installed_with_their_measurements(folder, exported):
+    pytest.importorskip("openvino")
     copy, installation, outputs = exported
     assert outputs["int8"].shape == outputs["fp8"].shape == (3, 3, 16, 16)
     assert [graph.file for graph in installation.graphs] == ["denoiser.int8.onnx", "denoiser.fp8.onnx"]
@@ -313,6 +362,7 @@ def test_accepted_8_bit_graphs_are_installed_with_their_measurements(folder, exp
 
 
 def test_8_bit_engines_are_used_only_when_requested(exported):
+    pytest.importorskip("openvino")
     copy, _, _ = exported
     h = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
     expected = load_bundle(copy).sample(h, method="dino", num_samples=2, steps=4, guidance=1).astype(int)
@@ -331,6 +381,24 @@ def test_8_bit_engines_are_used_only_when_requested(exported):
     assert select_backend(context).backend == "torch"
     with pytest.raises(InputError, match=r"onnxruntime has only int8, fp8 here.* Set `precision` to int8"):
         select_backend(context, "onnxruntime")
+
+
+def test_openvino_rejects_int8_weights_that_saturate_on_some_cpus(folder, graphs, tmp_path):
+    pytest.importorskip("openvino")
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy)
+    model = onnx.load(graphs[0]["int8"])
+    weights = next(one for one in model.graph.initializer if one.data_type == TensorProto.INT8 and len(one.dims) == 4)
+    values = to_array(weights).copy()
+    values.flat[0] = -65
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    stage = copy / "stage"
+    stage.mkdir()
+    graph = denoiser_graph(load_bundle(copy).manifest, "int8")
+    onnx.save(model, stage / graph.file)
+    install(copy, stage, [finished(graph, stage / graph.file)])
+    with pytest.raises(InputError, match=r"int8 weights up to 65\. Weights above 64 saturate on CPUs without VNNI"):
+        _ = load_bundle(copy, backend="openvino", precision="int8").engine
 
 
 def test_rejected_8_bit_graphs_leave_the_bundle_unchanged(folder, images, monkeypatch):
