@@ -53,6 +53,7 @@ FORBIDDEN_NAMES = {
     "os.getenv",
     "torch.cuda.is_available",
     "torch.cuda.device_count",
+    "torch.backends.mps.is_available",
     "torch.accelerator",
 }
 LIGHT = {"typer"}

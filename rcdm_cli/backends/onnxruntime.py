@@ -13,7 +13,7 @@ from torch import Tensor
 from rcdm_cli.backends.base import RunContext, require_package
 from rcdm_cli.backends.graph import Precision
 from rcdm_cli.backends.onnx_graph import GraphFunction, Streams, available_precisions, denoiser_path, streams
-from rcdm_cli.core.errors import RcdmError
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.unet import UNet
 
@@ -31,6 +31,10 @@ class OnnxRuntimeBackend:
     def precisions(self, context: RunContext) -> tuple[Precision, ...]:
         """See ``Backend.precisions``. Prefers fp16 on CUDA devices and fp32 on CPUs; bf16 is not supported."""
         on_cuda = context.device.type == "cuda"
+        if not on_cuda and context.device.type != "cpu":
+            raise InputError(
+                "ONNX Runtime runs on CPUs and CUDA devices only. Set `device` to cpu or choose another `backend`."
+            )
         require_package("onnxruntime", "ONNX Runtime", "gpu" if on_cuda else "cpu")
         if on_cuda:
             import onnxruntime

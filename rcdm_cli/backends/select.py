@@ -29,7 +29,11 @@ EXPORTABLE = {
 }
 """Precisions of each (backend, device type) for which an ONNX graph can be exported."""
 
-FASTEST_FIRST = {"cpu": ("openvino", "onnxruntime", "torch"), "cuda": ("tensorrt", "onnxruntime", "torch")}
+FASTEST_FIRST = {
+    "cpu": ("openvino", "onnxruntime", "torch"),
+    "cuda": ("tensorrt", "onnxruntime", "torch"),
+    "mps": ("torch",),
+}
 """Backends that ``auto`` tries, by device type. The order for CPUs was measured (docs/PERFORMANCE.md); the order for
 CUDA devices is an expectation. ``inductor`` is left out because it compiles for a minute."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rcdm_cli.backends.base import RunContext
 from rcdm_cli.backends.graph import Precision
-from rcdm_cli.core.errors import RcdmError
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.precision import has_bf16
 from rcdm_cli.diffusion.inference import LoopForm, at_precision
 from rcdm_cli.diffusion.unet import UNet
@@ -24,7 +24,7 @@ class TorchBackend:
     def precisions(self, context: RunContext) -> tuple[Precision, ...]:
         """See ``Backend.precisions``. Prefers bf16 if the device multiplies bfloat16 in hardware."""
         half: tuple[Precision, ...] = ("bf16",) if has_bf16(context.device) else ()
-        return (*half, "fp32", "fp16") if context.device.type == "cuda" else (*half, "fp32")
+        return (*half, "fp32") if context.device.type == "cpu" else (*half, "fp32", "fp16")
 
     def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> "TorchEngine":
         """See ``Backend.open``."""
@@ -42,6 +42,8 @@ class InductorBackend(TorchBackend):
         """See ``Backend.precisions``. The precisions are those of ``torch``."""
         from torch._inductor import config as inductor
 
+        if context.device.type == "mps":
+            raise InputError("The backend inductor runs on CPUs and CUDA devices only. Set `backend` to torch.")
         if context.device.type == "cpu" and not any(shutil.which(name) for name in inductor.cpp.cxx if name):
             raise RcdmError("torch.compile needs a C++ compiler. Install g++ or clang++.")
         if context.device.type == "cuda" and find_spec("triton") is None:

@@ -18,22 +18,24 @@ if TYPE_CHECKING:
 
 
 def choose_device(name: str, local_rank: int = 0) -> "torch.device":
-    """Return the device for ``--device``. ``auto`` is a CUDA device if one is available, else the CPU.
+    """Return the device for ``--device``. ``auto`` is a CUDA device if available, else MPS, else the CPU.
 
     With several processes on one machine, ``auto`` and ``cuda`` give each process the CUDA device of its
     ``local_rank``.
 
     Raises:
-        RcdmError: a CUDA device was requested and is not available. The CPU never replaces it.
+        RcdmError: a CUDA device or MPS was requested and is not available. The CPU never replaces it.
     """
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if count else "cpu"
+        name = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name, local_rank) if name == "cuda" and local_rank else torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise RcdmError(f"--device {device}: {_why_not(count)} Give --device cpu, or auto for what is available.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RcdmError(f"--device mps: {_why_no_mps()} Give --device cpu, or auto for what is available.")
     return device
 
 
@@ -45,6 +47,14 @@ def _why_not(count: int) -> str:
     if torch.version.cuda is None and torch.version.hip is None:
         return "this build of PyTorch runs on the CPU only; install one with CUDA."
     return "PyTorch finds no CUDA device or no driver for it; `nvidia-smi` should list one."
+
+
+def _why_no_mps() -> str:
+    import torch
+
+    if not torch.backends.mps.is_built():
+        return "this build of PyTorch has no MPS, which only builds for macOS have."
+    return "MPS needs an Apple GPU and a macOS that this version of PyTorch supports."
 
 
 def open_bundle(out: Output, bundle_name: str, device: str, backend: str, precision: str) -> "Bundle":
@@ -73,7 +83,7 @@ def distributed(out: Output, device: str) -> Iterator[tuple["torch.device", Outp
     Only the main process prints messages and errors.
 
     Raises:
-        InputError: ``device`` is one GPU and there are several processes.
+        InputError: ``device`` is one GPU, or MPS, and there are several processes.
         RcdmError: the device is not available.
     """
     from rcdm_cli.training.distributed import is_main_process, process_group
@@ -82,6 +92,8 @@ def distributed(out: Output, device: str) -> Iterator[tuple["torch.device", Outp
     if world_size > 1 and ":" in device:
         raise InputError(f"--device {device} is one device, but torchrun started {world_size} processes. Use cuda.")
     own_device = choose_device(device, local_rank)
+    if world_size > 1 and own_device.type == "mps":
+        raise InputError(f"MPS is one device, but torchrun started {world_size} processes. Use --device cpu.")
     with process_group(rank, world_size, own_device):
         try:
             yield own_device, out if is_main_process() else Output(quiet=True)

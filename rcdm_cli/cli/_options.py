@@ -81,8 +81,8 @@ def _split(value: str) -> list[str]:
 
 def _device(value: str) -> str:
     kind, _, index = value.partition(":")
-    if value not in ("auto", "cpu", "cuda") and not (kind == "cuda" and index.isdecimal()):
-        raise typer.BadParameter(unknown_name_message("device", value, ("auto", "cpu", "cuda", "cuda:N")))
+    if value not in ("auto", "cpu", "cuda", "mps") and not (kind == "cuda" and index.isdecimal()):
+        raise typer.BadParameter(unknown_name_message("device", value, ("auto", "cpu", "cuda", "cuda:N", "mps")))
     return value
 
 
@@ -242,11 +242,11 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        metavar="auto|cpu|cuda|cuda:N",
+        metavar="auto|cpu|cuda|cuda:N|mps",
         callback=_device,
-        help="Device to run on; auto is the first CUDA device if there is one, else the CPU.",
+        help="Device to run on; auto is the first CUDA device if there is one, else MPS if available, else the CPU.",
         rich_help_panel=MACHINE_PANEL,
-        autocompletion=_completion.one_of(("auto", "cpu", "cuda")),
+        autocompletion=_completion.one_of(("auto", "cpu", "cuda", "mps")),
     ),
 ]
 Precision = Annotated[

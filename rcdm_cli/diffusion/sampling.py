@@ -195,8 +195,8 @@ def _try_samples(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.u
     except (MemoryError, torch.OutOfMemoryError):
         return None
     except RuntimeError as error:
-        # torch has no exception type for insufficient memory on the CPU.
-        if "DefaultCPUAllocator" in str(error):
+        # torch has no exception type for insufficient memory on the CPU and on MPS.
+        if any(text in str(error) for text in ("DefaultCPUAllocator", "MPS backend out of memory")):
             return None
         raise
 
@@ -206,4 +206,6 @@ def _halved(batch: int, device: torch.device) -> int:
         raise RcdmError(f"The memory of {device} is insufficient for a single sample.")
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
     return batch // 2

@@ -180,7 +180,7 @@ def _at(values: Values, t: Tensor | int, like: Tensor) -> Tensor:
     """Return ``values[t]`` as a tensor that broadcasts to ``like`` (B, C, H, W)."""
     if isinstance(t, int):
         return torch.as_tensor(values[t], dtype=like.dtype)
-    table = torch.as_tensor(values, dtype=like.dtype, device=like.device)
+    table = torch.as_tensor(values, dtype=like.dtype).to(like.device)  # MPS has no float64
     return table[t].view(-1, 1, 1, 1)
 
 

@@ -56,7 +56,7 @@ def folder(tmp_path_factory, plain):
 def with_bf16(monkeypatch):
     """Pretend that the CPU multiplies bfloat16 in hardware, so that the selection is the same on every machine."""
     for module in ("openvino", "torch"):
-        monkeypatch.setattr(f"rcdm_cli.backends.{module}.has_bf16", lambda device: True)
+        monkeypatch.setattr(f"rcdm_cli.backends.{module}.has_bf16", lambda device: device.type != "mps")
 
 
 def inputs(t, batch):
@@ -340,6 +340,16 @@ def test_graph_of_other_weights_is_rejected(plain):
     context = context_with_fp32_graph(plain, torch.device("cpu"), source="0" * 64)
     with pytest.raises(InputError, match=r"was exported from other weights\. `rcdm export"):
         denoiser_path(context, "fp32")
+
+
+def test_only_the_torch_backend_runs_on_mps(plain):
+    context = context_with_fp32_graph(plain, torch.device("mps"))
+    for requested, expected in (("auto", "fp32"), ("fp32", "fp32"), ("fp16", "fp16")):
+        selection = select_backend(context, "auto", requested)
+        assert (selection.backend, selection.precision) == ("torch", expected)
+    for backend in ("openvino", "onnxruntime", "inductor", "tensorrt"):
+        with pytest.raises(RcdmError, match=r"CPUs|CUDA"):
+            select_backend(context, backend)
 
 
 @pytest.mark.parametrize("cuda_loads", [False, True])

@@ -263,7 +263,10 @@ def test_load_bundle_rejects_a_name_that_does_not_exist():
         load_bundle("nowhere")
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "mps"])
+NO_MPS = pytest.mark.skipif(torch.backends.mps.is_available(), reason="MPS is available")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", pytest.param("mps", marks=NO_MPS)])
 def test_load_bundle_rejects_a_device_that_is_not_available(folder, device):
     with pytest.raises(RcdmError, match=device):
         load_bundle(folder, device)

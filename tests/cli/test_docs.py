@@ -20,7 +20,7 @@ def test_cli_page_is_up_to_date():
 def test_cli_page_contains_commands_options_defaults_and_examples():
     section = page().split("### `rcdm doctor [OPTIONS]`")[1].split("###")[0]
     assert "rcdm doctor --device cuda --json" in section
-    assert "| `--device auto\\|cpu\\|cuda\\|cuda:N` | Device to run on" in section
+    assert "| `--device auto\\|cpu\\|cuda\\|cuda:N\\|mps` | Device to run on" in section
     assert "| `clothing32` |" in section
 
 

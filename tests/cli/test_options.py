@@ -50,6 +50,7 @@ DEFAULTS = {
         ("--method dino", {"method": ["dino"]}),
         ("--method dino,simclr --method vicreg --method dino", {"method": ["dino", "simclr", "vicreg"]}),
         ("--level projector --device cuda:1", {"level": "projector", "device": "cuda:1"}),
+        ("--device mps", {"device": "mps"}),
         ("--steps 5 --guidance 2.5 --precision bf16", {"steps": 5, "guidance": 2.5, "precision": "bf16"}),
     ],
 )
@@ -64,7 +65,7 @@ def test_options_pass_their_values(invoke_function, arguments, changed):
         ("--level projekt", ["--level", "'projekt'", "backbone, projector, both", "Did you mean 'projector'?"]),
         ("--sampler dpmp", ["--sampler", "ddpm, ddim, dpmpp", "Did you mean 'dpmpp'?"]),
         ("--precision fp61", ["--precision", "auto, fp32, bf16, fp16", "Did you mean 'fp16'?"]),
-        ("--device gpu", ["--device", "auto, cpu, cuda, cuda:N"]),
+        ("--device gpu", ["--device", "auto, cpu, cuda, cuda:N, mps"]),
         ("--device cuda:x", ["--device", "cuda:N"]),
         ("--backend tensorflow", ["--backend", "auto"]),
         ("--method dino,,simclr", ["--method", "empty name"]),
@@ -84,6 +85,11 @@ def test_wrong_values_exit_2_and_list_the_allowed_values(invoke_function, monkey
 def test_choices_equal_those_of_the_packages_that_use_them():
     assert set(_options.BACKENDS) == {"auto", *BACKENDS}
     assert set(_options.PRECISIONS) == {"auto", *get_args(graph.Precision)}
+
+
+@pytest.fixture(autouse=True)
+def no_mps(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
 @pytest.fixture
@@ -125,4 +131,20 @@ def test_missing_device_is_an_error_without_fallback(cuda_devices, count, name):
     cuda_devices(count)
     with pytest.raises(RcdmError, match=f"--device {name}: .*--device cpu") as caught:
         choose_device(name)
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(("count", "name", "device"), [(0, "auto", "mps"), (2, "auto", "cuda"), (0, "mps", "mps")])
+def test_auto_is_mps_where_there_is_no_cuda_device(cuda_devices, monkeypatch, count, name, device):
+    cuda_devices(count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device(name) == torch.device(device)
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("built", "reason"), [(False, "this build of PyTorch has no MPS"), (True, "an Apple GPU")])
+def test_mps_that_is_not_available_is_an_error_and_never_replaced(monkeypatch, built, reason):
+    monkeypatch.setattr(torch.backends.mps, "is_built", lambda: built)
+    with pytest.raises(RcdmError, match=f"^--device mps: .*{reason}.*--device cpu") as caught:
+        choose_device("mps")
     assert caught.value.exit_code == 1

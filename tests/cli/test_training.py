@@ -146,6 +146,10 @@ def test_several_processes_on_one_device_or_with_a_smaller_batch_raise(data, inv
     result = invoke(*arguments(data, "run", "--device", "cuda:0"))
     assert (result.exit_code, result.stdout) == (2, "")
     assert "--device cuda:0 is one device, but torchrun started 2 processes. Use cuda." in result.stderr
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    result = invoke(*arguments(data, "run", "--device", "mps"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "MPS is one device, but torchrun started 2 processes. Use --device cpu." in result.stderr
     monkeypatch.setattr("rcdm_cli.training.prepare.world_size", lambda: 7)
     recipe = read_recipe(data / "tiny.toml", TrainRecipe)
     with pytest.raises(InputError, match=r"optimization\.batch=6 is too small for 7 processes.*optimization\.batch=7"):

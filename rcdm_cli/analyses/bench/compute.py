@@ -117,9 +117,11 @@ class BenchResult:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or the instruction set of the CPU."""
+    """Return the name of a GPU, ``MPS``, or the instruction set of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return "MPS"
     return f"CPU, {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -254,7 +256,7 @@ def _time_calls(
 
     precisions = {bundle.selection.precision for bundle in bundles} | ({"fp32"} if baseline is not None else set())
     # PyTorch emulates other precisions a hundred times slower, and has no 8-bit matrix product.
-    native = {"fp32"} | ({"bf16"} if has_bf16(device) else set()) | ({"fp16"} if device.type == "cuda" else set())
+    native = {"fp32"} | ({"bf16"} if has_bf16(device) else set()) | ({"fp16"} if device.type != "cpu" else set())
     products = {name: matrix_product(device, _DTYPES[name]) for name in sorted(precisions & native)}
     runs: dict[str, Callable[[], object]] = {**calls, **{name: run for name, (run, _) in products.items()}}
     times = time_in_turns(runs, rounds, device, on_round=on_round)

@@ -53,6 +53,8 @@ def time_in_turns(
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
+            elif device.type == "mps":
+                torch.mps.synchronize()
             if number:
                 seconds[name].append(time.perf_counter() - start)
         on_round(number, rounds)

@@ -18,6 +18,7 @@ from rcdm_cli.analyses.step_cache import StepCache, tensors_hash
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import Level
+from rcdm_cli.core.precision import float64
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.pairs import Pair
@@ -127,7 +128,7 @@ def fgsm(objective: AttackObjective, images: Tensor, epsilon: float) -> Tensor:
     Returns:
         (B, 3, H, W) in [0, 1]. No value differs from ``images`` by more than epsilon.
     """
-    return project_linf(images.double() + epsilon * _gradient_sign(objective, images), images, epsilon)
+    return project_linf(float64(images) + epsilon * float64(_gradient_sign(objective, images)), images, epsilon)
 
 
 def pgd(objective: AttackObjective, images: Tensor, epsilon: float, steps: int, start: Tensor | None = None) -> Tensor:
@@ -144,9 +145,10 @@ def pgd(objective: AttackObjective, images: Tensor, epsilon: float, steps: int, 
     Returns:
         As ``fgsm``.
     """
-    found = images if start is None else project_linf(images.double() + epsilon * start.double(), images, epsilon)
+    exact = float64(images)
+    found = images if start is None else project_linf(exact + epsilon * start.to(exact), images, epsilon)
     for _ in range(steps):
-        ahead = found.double() + PGD_REACH * epsilon / steps * _gradient_sign(objective, found)
+        ahead = float64(found) + PGD_REACH * epsilon / steps * float64(_gradient_sign(objective, found))
         found = project_linf(ahead, images, epsilon)
     return found
 
@@ -155,16 +157,16 @@ def project_linf(wanted: Tensor, images: Tensor, epsilon: float) -> Tensor:
     """Project ``wanted`` to float32 images in [0, 1] at distance at most epsilon from ``images``, exactly.
 
     Args:
-        wanted: float64 (B, 3, H, W).
+        wanted: float64 (B, 3, H, W), as ``core.precision.float64`` returns it.
         images: float32 (B, 3, H, W).
         epsilon: bound that float32 rounding does not exceed either.
     """
-    exact = images.double()
+    exact = float64(images)
     bounded = torch.minimum(torch.maximum(wanted, exact - epsilon), exact + epsilon).clamp(0, 1)
     rounded = bounded.float()
     # Rounding may exceed the bound. The next float32 towards the image is within the bound.
     beyond = (rounded.double() - exact).abs() > epsilon
-    return torch.where(beyond, torch.nextafter(rounded, images), rounded)
+    return torch.where(beyond, torch.nextafter(rounded, exact.float()), rounded).to(images.device)
 
 
 def _gradient_sign(objective: AttackObjective, images: Tensor) -> Tensor:
@@ -192,7 +194,7 @@ def attack_images(
     if case.attack == "fgsm":
         after = fgsm(objective, before, case.epsilon)
     else:
-        start = _random_start(plan.seed, index, before.shape[1:]).to(bundle.device)
+        start = _random_start(plan.seed, index, before.shape[1:])
         after = pgd(objective, before, case.epsilon, plan.steps, start)
     with torch.no_grad():
         return before, after, encode(after)
@@ -261,8 +263,8 @@ def _outcome(
         clean = representation(bundle.encoder(case.pair.method), case.pair.level)(before)
         values = {
             # Rounding may exceed 1, which would be a negative drift.
-            "similarity": F.cosine_similarity(h.double(), clean.double(), dim=1).clamp(max=1),
-            "largest": (after.double() - before.double()).abs().amax(dim=(1, 2, 3)),
+            "similarity": F.cosine_similarity(float64(h), float64(clean), dim=1).clamp(max=1),
+            "largest": (float64(after) - float64(before)).abs().amax(dim=(1, 2, 3)),
         }
         if case.pair in subjects.classifiers:
             values["predicted"] = subjects.classifiers[case.pair].to(bundle.device).logits(h).argmax(dim=1)
