@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from rcdm_cli.cli._environment import DEBUG, debugging
+from rcdm_cli.cli._imports import failing_package, import_failure
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import Interrupted, RcdmError
 
@@ -38,10 +39,12 @@ def explain(error: BaseException) -> str:
             return str(error)
         case KeyboardInterrupt() | typer.Abort():
             return "stopped before the end."
-        case OSError(strerror=str(reason)):
-            return f"{error.filename}: {reason}." if error.filename is not None else f"{reason}."
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "Not enough memory. A smaller `batch` needs less memory."
+    if package := failing_package(error):
+        return f"{import_failure(package, error)} `rcdm doctor` checks all packages."
+    if isinstance(error, OSError) and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror}."
     summary = " ".join(f"{type(error).__name__}: {error}".split())
     return f"Unexpected failure ({summary}). Set {DEBUG}=1 to see where it happened."
 

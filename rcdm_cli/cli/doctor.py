@@ -8,18 +8,28 @@ from typing import Literal
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._imports import failing_package, import_failure
 from rcdm_cli.cli._options import BundleName, Device
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import CheckFailed, RcdmError
 from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
 
-REQUIRED = {"torch": "torch", "timm": "timm", "numpy": "numpy", "pillow": "PIL", "onnx": "onnx"}
+REQUIRED = {
+    "torch": "torch",
+    "torchvision": "torchvision",  # timm imports it
+    "timm": "timm",
+    "numpy": "numpy",
+    "pillow": "PIL",
+    "onnx": "onnx",
+}
 OPTIONAL = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt_rtx",
+    "onnxscript": "onnxscript",
     "lightly": "lightly",
+    "torch-fidelity": "torch_fidelity",
 }
 
 
@@ -33,7 +43,7 @@ class Check:
 
     def __str__(self) -> str:
         """Format the check as one aligned line."""
-        return f"{self.status:<7} {self.name:<12} {self.detail}"
+        return f"{self.status:<7} {self.name:<14} {self.detail}"
 
 
 @command("doctor", panel="Information", examples=("rcdm doctor", "rcdm doctor --device cuda --json"))
@@ -58,12 +68,10 @@ def doctor(out: Output, device: Device = "auto", bundle_name: BundleName = DEMO_
 def _package(name: str, module: str, *, required: bool) -> Check:
     try:
         version = str(importlib.import_module(module).__version__)
-    except ModuleNotFoundError as error:
-        if error.name == module:
-            return Check(name, "failed" if required else "absent", "not installed")
-        return Check(name, "failed", f"installed, but does not import: {error}")
     except Exception as error:
-        return Check(name, "failed", f"installed, but does not import: {error}")
+        if isinstance(error, ModuleNotFoundError) and error.name == module:
+            return Check(name, "failed" if required else "absent", "not installed")
+        return Check(name, "failed", import_failure(failing_package(error) or module, error))
     # The version of OpenVINO continues with a build number and a branch.
     return Check(name, "ok", version.partition("-")[0])
 
@@ -71,7 +79,7 @@ def _package(name: str, module: str, *, required: bool) -> Check:
 def _devices(requested: str) -> Iterator[Check]:
     try:
         import torch
-    except ImportError:
+    except Exception:  # The check of torch reports the reason.
         yield Check("device", "failed", "PyTorch is required to find devices")
         return
     from rcdm_cli.core.precision import has_bf16
@@ -82,6 +90,8 @@ def _devices(requested: str) -> Iterator[Check]:
         gpu = torch.device("cuda", index)
         facts = torch.cuda.get_device_properties(gpu)
         yield Check(str(gpu), "ok", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, {_bf16(has_bf16(gpu))}")
+    if torch.backends.mps.is_available():
+        yield Check("mps", "ok", _bf16(has_bf16(torch.device("mps"))))
     try:
         yield Check("device", "ok", f"{choose_device(requested)} is used for --device {requested}")
     except RcdmError as error:

@@ -2,12 +2,14 @@
 
 import importlib.metadata
 import json
+import os
 import shutil
 
 import onnx
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from rcdm_cli.bundle.bundle import load_bundle
@@ -15,6 +17,7 @@ from rcdm_cli.cli import doctor
 from rcdm_cli.core.files import write_tensors
 from rcdm_cli.encoders.methods import METHODS
 from tests.bundle.tiny import tiny_bundle
+from tests.cli.conftest import ROOT, rcdm
 from tests.diffusion.golden import REFERENCE, tensors
 
 
@@ -54,7 +57,7 @@ def test_doctor_exits_3_without_the_bundle_and_prints_all_checks(invoke, no_pack
     result = invoke("doctor", "--bundle", "clothing46")
     assert result.exit_code == 3
     assert result.stderr == "Error: Failed checks: bundle.\n"
-    assert "failed  bundle       Unknown bundle 'clothing46'" in result.stdout
+    assert "failed  bundle         Unknown bundle 'clothing46'" in result.stdout
     assert result.stdout.startswith("ok      python")
 
 
@@ -86,6 +89,46 @@ def test_doctor_distinguishes_broken_from_absent_packages(tmp_path, monkeypatch,
     assert check.status == status
     if status == "ok":
         assert check.detail == "2026.4.1"
+
+
+MISMATCH = """
+import torch
+torch.library.register_fake("torchvision::nms")(lambda boxes, scores, threshold: boxes)
+"""
+
+
+def test_mismatched_torchvision_is_reported_with_a_repair_command(workplace):
+    """torchvision registers a fake of an operator that its compiled extension, which does not load, defines."""
+    (workplace / "fake" / "torchvision").mkdir(parents=True)
+    (workplace / "fake" / "torchvision" / "__init__.py").write_text("from . import _meta_registrations")
+    (workplace / "fake" / "torchvision" / "_meta_registrations.py").write_text(MISMATCH)
+    path = {"PYTHONPATH": os.pathsep.join([str(workplace / "fake"), str(ROOT)])}
+    sentence = (
+        "torchvision is installed, but does not match torch (RuntimeError: operator torchvision::nms does not exist)"
+    )
+    command = "`pip install --force-reinstall torch torchvision --index-url "
+
+    process = rcdm("doctor", "--json", env=path)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 3
+    found = {check["name"]: check for check in json.loads(stdout)["checks"]}
+    assert found["torch"]["status"] == "ok"
+    for name in ("torchvision", "timm"):
+        assert found[name]["status"] == "failed"
+        assert found[name]["detail"].startswith(sentence)
+        assert command in found[name]["detail"]
+    assert "torchvision, timm" in stderr
+
+    tiny_bundle(workplace / "tiny")
+    Image.new("RGB", (40, 40)).save(workplace / "image.png")
+    process = rcdm(
+        "visualize", "image.png", "--bundle", "tiny", "--method", "dino", "--out", "run", "--quiet", env=path
+    )
+    stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (1, "")
+    assert stderr.startswith(f"Error: {sentence}")
+    assert command in stderr
+    assert "`rcdm doctor` checks all packages." in stderr
 
 
 def test_list_json_contains_methods_bundles_and_recipes(invoke, demo_bundle, no_packaged_data, workplace):

@@ -58,6 +58,25 @@ def test_exceptions_become_a_message_on_stderr_and_an_exit_code(invoke_function,
         assert (result.exit_code, result.stdout, result.stderr) == (code, "", message)
 
 
+@pytest.mark.parametrize(
+    "source",
+    ["raise OSError(2, 'No such file or directory', 'libsome.so')", "import not_there_either", "1 / 0"],
+)
+def test_message_names_the_package_that_fails_on_import(invoke_function, workplace, monkeypatch, source):
+    (workplace / "broken_package").mkdir()
+    (workplace / "broken_package" / "__init__.py").write_text("from . import inner")
+    (workplace / "broken_package" / "inner.py").write_text(source)
+    monkeypatch.syspath_prepend(workplace)
+
+    def fail(out):
+        import broken_package  # noqa: F401
+
+    result = invoke_function(fail)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: broken_package is installed, but fails on import (")
+    assert "Reinstall it: `pip install --force-reinstall broken_package`. `rcdm doctor` checks" in result.stderr
+
+
 def test_a_command_that_returns_exits_0(invoke_function):
     assert invoke_function(lambda out: None).exit_code == 0
 
