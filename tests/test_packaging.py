@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
 
 import rcdm_cli
 
@@ -103,6 +104,19 @@ def test_source_distribution_builds_the_same_wheel(tmp_path):
         for path in [*(ROOT / "recipes").glob("*.toml"), *demo.rglob("*")]
         if path.is_file()
     }
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "expected"),
+    [("linux", "x86_64", 1), ("win32", "AMD64", 1), ("linux", "aarch64", 0), ("darwin", "arm64", 0)],
+)
+def test_test_extra_requires_tensorrt_rtx_on_x86_only(system, machine, expected):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    environment = {"sys_platform": system, "platform_machine": machine}
+    requirements = [Requirement(text) for text in extras["test"]]
+    required = [one for one in requirements if one.marker is None or one.marker.evaluate(environment)]
+    assert sum("rtx" in one.extras for one in required) == expected
+    assert any("cpu" in one.extras for one in required)
 
 
 def test_imported_packages_are_declared_as_dependencies():

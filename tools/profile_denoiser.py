@@ -12,7 +12,6 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-import openvino
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -55,6 +54,8 @@ def profile_openvino(bundle: Bundle, precision: str, batch: int) -> dict[str, fl
     """Return milliseconds of a call by kind for the exported graph on OpenVINO, with all threads on one call."""
     graph = bundle.manifest.graph("onnx", "denoiser", precision)
     assert graph is not None, f"no graph at {precision}: rcdm export {bundle.folder} --precision {precision}"
+    import openvino
+
     core = openvino.Core()
     model = core.read_model(bundle.folder / graph.file)
     model.reshape({port: [batch, *port.partial_shape[1:]] for port in model.inputs})

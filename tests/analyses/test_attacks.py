@@ -81,7 +81,7 @@ def objective(encoder, classifier, labels):
 
 @pytest.mark.parametrize("epsilon", EPSILONS)
 def test_accuracy_under_attack_equals_foolbox(encoder, images, classifier, labels, objective, epsilon):
-    import foolbox
+    foolbox = pytest.importorskip("foolbox")
 
     model = Classified(encoder, classifier).eval()
     other = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")

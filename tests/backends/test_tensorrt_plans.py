@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-import tensorrt_rtx
 import torch
 
 from rcdm_cli.backends.graph import EIGHT_BIT, Graph
@@ -18,6 +17,8 @@ from rcdm_cli.export.tensorrt.builder import PlanRequest, serialized
 from rcdm_cli.export.tensorrt.plans import prepare_plan, wanted_plan
 from tests.bundle.tiny import build_plan_for, put_graphs, tiny_bundle
 from tests.export.test_tensorrt_builder import graph
+
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 
 ADA = PlanTarget(flavour="tensorrt_rtx", version=tensorrt_rtx.__version__, compute_capability="8.9")
 CPU = torch.device("cpu")

@@ -5,7 +5,6 @@ import types
 from dataclasses import replace
 
 import pytest
-import tensorrt_rtx
 import torch
 
 from rcdm_cli.backends.graph import Graph
@@ -18,6 +17,8 @@ from rcdm_cli.core.files import sha256
 from rcdm_cli.export.tensorrt import plans
 from rcdm_cli.export.tensorrt.plans import prepare_plan
 from tests.bundle.tiny import tiny_bundle
+
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 
 AMPERE = Gpu("NVIDIA A40", "8.6")
 ADA = Gpu("NVIDIA L4", "8.9")

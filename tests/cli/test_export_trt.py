@@ -24,6 +24,7 @@ def test_missing_tensorrt_is_an_error_before_any_work(workplace, invoke, monkeyp
 
 @pytest.mark.slow
 def test_tensorrt_rtx_builds_a_plan_and_names_its_target(workplace, invoke):
+    pytest.importorskip("tensorrt_rtx")
     folder = tiny_bundle(workplace / "tiny")
     done = invoke("export", "tiny", "--trt", "--device", "cpu", "--precision", "fp16", "--max-batch", "4", "--json")
     assert done.exit_code == 0, done.stderr

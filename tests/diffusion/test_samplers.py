@@ -4,7 +4,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.samplers import SAMPLERS, ddim, ddpm, dpmpp
@@ -65,7 +64,7 @@ def drive(scheduler, images, timesteps, **options):
 def test_deterministic_samplers_equal_diffusers(sampler, order, steps, kind, schedule, clip):
     images = GaussianImages(schedule)
     timesteps = spacing(kind, schedule, steps)
-    theirs = DPMSolverMultistepScheduler(
+    theirs = pytest.importorskip("diffusers").DPMSolverMultistepScheduler(
         trained_betas=schedule.betas,
         solver_order=order,
         algorithm_type="dpmsolver++",
@@ -87,7 +86,9 @@ def test_ddim_equals_diffusers(kind, eta):
     images, timesteps = GaussianImages(LINEAR), spacing(kind, LINEAR, 20)
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(20, 2, *images.shape, generator=generator, dtype=torch.float64)
-    theirs = DDIMScheduler(trained_betas=LINEAR.betas, timestep_spacing=kind, clip_sample=True)
+    theirs = pytest.importorskip("diffusers").DDIMScheduler(
+        trained_betas=LINEAR.betas, timestep_spacing=kind, clip_sample=True
+    )
     theirs.set_timesteps(20)
     x = images.start()
     for step, timestep in enumerate(timesteps):
@@ -100,7 +101,7 @@ def test_ddim_equals_diffusers(kind, eta):
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed large", "learned range"])
 def test_ddpm_equals_diffusers(learned):
     images, timesteps = GaussianImages(COSINE), spacing("linspace", COSINE, 12)
-    theirs = DDPMScheduler(
+    theirs = pytest.importorskip("diffusers").DDPMScheduler(
         trained_betas=COSINE.betas, variance_type="learned_range" if learned else "fixed_large", clip_sample=True
     )
     theirs.set_timesteps(timesteps=list(timesteps))

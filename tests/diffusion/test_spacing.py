@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from diffusers import DDIMScheduler
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.schedule import Schedule, respace, spacing
@@ -24,7 +23,7 @@ def test_spacing_returns_distinct_descending_timesteps(kind, schedule_kind, time
 @pytest.mark.parametrize("kind", ["leading", "trailing", "linspace"])
 @pytest.mark.parametrize("steps", [2, 10, 30, 50, 333])
 def test_spacings_equal_diffusers(kind, steps):
-    theirs = DDIMScheduler(timestep_spacing=kind)
+    theirs = pytest.importorskip("diffusers").DDIMScheduler(timestep_spacing=kind)
     theirs.set_timesteps(steps)
     assert spacing(kind, Schedule(ScheduleSpec()), steps) == tuple(theirs.timesteps.tolist())
 

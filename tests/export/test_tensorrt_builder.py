@@ -8,13 +8,14 @@ import types
 
 import onnx
 import pytest
-import tensorrt_rtx
 from onnx import TensorProto, helper
 
 from rcdm_cli.backends.tensorrt.package import import_tensorrt
 from rcdm_cli.backends.tensorrt.target import PlanTarget, target_of
 from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.export.tensorrt.builder import PlanRequest, build_plan, serialized
+
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 
 ADA = PlanTarget(flavour="tensorrt_rtx", version=tensorrt_rtx.__version__, compute_capability="8.9")
 
