@@ -22,7 +22,7 @@ ANALYSES = ("evaluate", "fgsm", "interpolate", "invariance", "manipulate", "prob
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A bundle ``tiny``, a data set ``images`` with two splits and two classes, and the images ``a.png``, ``b.png``."""
+    """A bundle ``tiny``, a dataset ``images`` with two splits and two classes, and the images ``a.png``, ``b.png``."""
     folder = tmp_path_factory.mktemp("api")
     tiny_bundle(folder / "engines" / "tiny")
     (folder / "tiny.toml").write_text(TRAIN)

@@ -159,10 +159,10 @@ def embed(
 
     Args:
         bundle: bundle, its name or folder, or an encoder of ``open_encoder``.
-        images: one data set (a folder with class folders, a tar, a folder of tars), paths of images and folders, or
+        images: one dataset (a folder with class folders, a tar, a folder of tars), paths of images and folders, or
             uint8 arrays (H, W, 3).
-        split: sub-folder of the data set; None selects all images.
-        labels: class of each image; None takes the class folders of a data set.
+        split: sub-folder of the dataset; None selects all images.
+        labels: class of each image; None takes the class folders of a dataset.
         methods: methods; None selects all methods of the bundle.
         level: ``backbone``, ``projector`` or ``both``.
         batch: maximum number of images per forward pass.
@@ -209,7 +209,7 @@ def embed_dataset(
     on_progress: OnProgress = no_progress,
     on_note: OnNote = no_note,
 ) -> Embeddings:
-    """Compute the representations of all readable images of a data set, one cached part per ``CHUNK`` images.
+    """Compute the representations of all readable images of a dataset, one cached part per ``CHUNK`` images.
 
     Args:
         encoders: encoders and pairs.
@@ -288,7 +288,7 @@ def load_or_embed(
     on_progress: OnProgress = no_progress,
     on_note: OnNote = no_note,
 ) -> Embeddings:
-    """Return the representations of a data set, or stored representations of the same encoders.
+    """Return the representations of a dataset, or stored representations of the same encoders.
 
     Raises:
         InputError: no such data, or the stored representations are those of other encoders.

@@ -1,4 +1,4 @@
-"""Images that the user gives as paths, arrays or data sets, read into arrays or opened for reading."""
+"""Images that the user gives as paths, arrays or datasets, read into arrays or opened for reading."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,7 +45,7 @@ class ReadImages:
 
 @dataclass(frozen=True)
 class ArrayDataset(ImageDataset):
-    """Data set of images in memory.
+    """Dataset of images in memory.
 
     Attributes:
         pixels: uint8 (H, W, 3) each, one per entry.
@@ -116,11 +116,11 @@ def read_one(image: ImageInput) -> tuple[str, str, Pixels]:
 
 
 def open_images(images: ImageInput, split: str | None = None, on_note: OnNote = no_note) -> ImageDataset:
-    """Open images that are read when they are needed: a data set, files and folders of images, or arrays.
+    """Open images that are read when they are needed: a dataset, files and folders of images, or arrays.
 
     Args:
         images: one folder, one tar or one folder of tars, as ``open_dataset`` takes; any images and folders; or arrays.
-        split: sub-folder of a data set; None selects all images.
+        split: sub-folder of a dataset; None selects all images.
         on_note: called with a sentence about image files in formats that are not read.
 
     Raises:
@@ -133,7 +133,7 @@ def open_images(images: ImageInput, split: str | None = None, on_note: OnNote = 
             return open_dataset(paths[0], split, on_note)
         found = find_images(paths, on_note)
     if split is not None:
-        raise InputError("`split` selects a part of one data set. Give one folder or one tar.")
+        raise InputError("`split` selects a part of one dataset. Give one folder or one tar.")
     if arrays is not None:
         entries = tuple(Entry(str(i), None, "", i, one.nbytes) for i, one in enumerate(arrays))
         return ArrayDataset(Path("arrays"), entries, tuple(arrays))
@@ -147,10 +147,10 @@ def load_crops(
     on_progress: OnProgress = no_progress,
     on_note: OnNote = no_note,
 ) -> CroppedImages:
-    """Read and centre-crop all images of a data set. Unreadable images are skipped and reported.
+    """Read and centre-crop all images of a dataset. Unreadable images are skipped and reported.
 
     Args:
-        images: data set.
+        images: dataset.
         size: height and width of the crops in pixels.
         stage: name of the stage for ``on_progress``.
         on_progress: called with (stage, images done, images).

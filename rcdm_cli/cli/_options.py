@@ -94,7 +94,7 @@ Source = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
-        help="Data set: a folder of images (sub-folders are classes), a tar file, or a folder of tar files.",
+        help="Dataset: a folder of images (sub-folders are classes), a tar file, or a folder of tar files.",
         show_default=False,
     ),
 ]

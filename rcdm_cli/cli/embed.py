@@ -36,7 +36,7 @@ def embed(
         list[Path],
         typer.Argument(
             metavar="IMAGES|DATA...",
-            help="Images and folders of images, or one data set: a folder with class folders, a tar, a folder of tars.",
+            help="Images and folders of images, or one dataset: a folder with class folders, a tar, a folder of tars.",
             show_default=False,
         ),
     ],

@@ -88,7 +88,7 @@ def fgsm(
         typer.Option(
             "--probe",
             metavar="DATA",
-            help="Training images of the linear classifiers: a data set with class folders, or a file written by"
+            help="Training images of the linear classifiers: a dataset with class folders, or a file written by"
             " `rcdm embed`. Without it, only the attack drift is possible.",
             show_default=False,
         ),

@@ -76,7 +76,7 @@ def manipulate(
             metavar="X",
             min=0,
             max=1,
-            help="A dimension is shared if it is active in more than this share of the neighbours.",
+            help="A dimension is shared if it is active in more than this fraction of the neighbours.",
         ),
     ] = 0.7,
     methods: Methods = None,

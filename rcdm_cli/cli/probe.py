@@ -38,7 +38,7 @@ def probe(
         Path,
         typer.Argument(
             metavar="DATA",
-            help="Data set with class folders (a folder, a tar file, or a folder of tar files), or a file written by"
+            help="Dataset with class folders (a folder, a tar file, or a folder of tar files), or a file written by"
             " `rcdm embed`.",
             show_default=False,
         ),

@@ -84,7 +84,7 @@ def tune(
             "--margin",
             metavar="X",
             min=0,
-            help="Accepted shortfall of the choice from the best settings, as a share, for fewer network calls.",
+            help="Accepted shortfall of the choice from the best settings, as a fraction, for fewer network calls.",
             rich_help_panel=SAMPLING_PANEL,
         ),
     ] = 0.05,

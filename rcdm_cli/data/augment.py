@@ -1,6 +1,6 @@
 """Augmentations at fixed strengths, for measuring the invariance of encoders.
 
-Images are square uint8 arrays (H, W, 3), the centre crops of an encoder. Lengths are shares of the side. An
+Images are square uint8 arrays (H, W, 3), the centre crops of an encoder. Lengths are fractions of the side. An
 augmentation preserves size and type and does not modify its input. Noise is drawn from the given generator.
 """
 
@@ -145,12 +145,12 @@ def _each(change: Callable[..., Pixels], label: str, values: Sequence[float]) ->
 AUGMENTATIONS = (
     Augmentation(
         "crop",
-        "Central part, scaled to the full size; share of each side.",
+        "Central part, scaled to the full size; fraction of each side.",
         _each(_crop, "{:.0%}", (0.9, 0.7, 0.5)),
     ),
     Augmentation(
         "shift",
-        "Shift to the right by a share of the width, with mirrored padding.",
+        "Shift to the right by a fraction of the width, with mirrored padding.",
         _each(_shift, "{:.0%}", (0.05, 0.1, 0.2)),
     ),
     Augmentation(
@@ -165,7 +165,7 @@ AUGMENTATIONS = (
     ),
     Augmentation(
         "grey",
-        "Reduced saturation; share of the colour that is removed.",
+        "Reduced saturation; fraction of the colour that is removed.",
         _each(_grey, "{:.0%}", (0.5, 1)),
     ),
     Augmentation(
@@ -180,7 +180,7 @@ AUGMENTATIONS = (
     ),
     Augmentation(
         "blur",
-        "Gaussian blur; standard deviation as a share of the side.",
+        "Gaussian blur; standard deviation as a fraction of the side.",
         _each(_blur, "{:.0%}", (0.01, 0.02, 0.04)),
     ),
     Augmentation(

@@ -88,7 +88,7 @@ class ImageDataset:
         return ImageDataset(self.root, tuple(self.entries[i] for i in index))
 
     def spread(self, count: int) -> "ImageDataset":
-        """Return at most ``count`` images, spread evenly over the data set, including the first and the last."""
+        """Return at most ``count`` images, spread evenly over the dataset, including the first and the last."""
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist())
 
     def fingerprint(self, cache: Path | None = None) -> str:

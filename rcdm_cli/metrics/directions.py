@@ -12,7 +12,7 @@ class Directions:
 
     Attributes:
         last: number of the last direction of each band, counted from 1.
-        variance: share of the variance of ``h`` in each band.
+        variance: fraction of the variance of ``h`` in each band.
         correlation: mean correlation between ``h`` and the samples' representations over the directions of each band:
             0 if samples do not depend on ``h``, 1 if samples reproduce ``h``.
     """

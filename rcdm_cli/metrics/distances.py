@@ -21,8 +21,8 @@ class Distances:
     Attributes:
         frechet: squared Fréchet distance; the FID if the features are those of the Inception network.
         mmd: squared maximum mean discrepancy over all vectors. ``kid`` is the mean over random subsets.
-        precision: share of samples inside the manifold of the images.
-        recall: share of images inside the manifold of the samples.
+        precision: fraction of samples inside the manifold of the images.
+        recall: fraction of images inside the manifold of the samples.
         neighbours: k of precision and recall.
     """
 
@@ -143,8 +143,8 @@ def precision_recall(
         chunk: vectors compared per step; memory is bounded by chunk × max(N, M).
 
     Returns:
-        Precision: share of samples inside the manifold of the images.
-        Recall: share of images inside the manifold of the samples.
+        Precision: fraction of samples inside the manifold of the images.
+        Recall: fraction of images inside the manifold of the samples.
     """
     return _share_inside(samples, images, neighbours, chunk), _share_inside(images, samples, neighbours, chunk)
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from rcdm_cli.metrics.intervals import Bootstrap
 
 COPY_TOLERANCE = 1e-4
-"""Two representations of the same image differ by less than this share of their norm."""
+"""Two representations of the same image differ by less than this fraction of their norm."""
 
 CHUNK = 65536
 
@@ -135,7 +135,7 @@ class Memorised:
 
     @property
     def share_above(self) -> Tensor:
-        """Share of each image's samples above the threshold: (N,). ``expected_above`` is the share for new images."""
+        """Fraction of each image's samples above the threshold: (N,). For new images, expect ``expected_above``."""
         return (self.similarity > self.threshold).double().mean(dim=1)
 
     def most_similar(self, count: int) -> list[tuple[int, int]]:
@@ -155,10 +155,10 @@ class Memorised:
 
 
 def expected_above(count: int) -> float:
-    """Return the expected share of new images above a threshold that was estimated from ``count`` images.
+    """Return the expected fraction of new images above a threshold that was estimated from ``count`` images.
 
     The k-th smallest of n numbers exceeds on average k / (n + 1) of the distribution. The threshold is at rank
-    ``MEMORISATION_QUANTILE * (n - 1) + 1``. For 30 images, the expected share is 4 %.
+    ``MEMORISATION_QUANTILE * (n - 1) + 1``. For 30 images, the expected fraction is 4 %.
     """
     return 1 - (MEMORISATION_QUANTILE * (count - 1) + 1) / (count + 1)
 

@@ -80,7 +80,7 @@ def test_nearest_training_images_equal_scikit_learn():
 @pytest.mark.parametrize("count", [2, 30, 400])
 def test_expected_share_above_the_threshold_equals_a_simulation(count):
     thresholds = np.quantile(np.random.default_rng(count).random((4000, count)), MEMORISATION_QUANTILE, axis=1)
-    # Of uniform numbers in [0, 1], the share above a threshold is 1 minus the threshold.
+    # Of uniform numbers in [0, 1], the fraction above a threshold is 1 minus the threshold.
     assert expected_above(count) == pytest.approx((1 - thresholds).mean(), abs=4 * thresholds.std() / 4000**0.5)
 
 

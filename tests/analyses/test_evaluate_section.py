@@ -93,9 +93,9 @@ def test_sentences_agree_with_the_intervals(results):
     for one, above in zip(results["results"], (0.0, 0.25, 0.125), strict=True):
         one["nearest"]["above"] = {"value": above, "low": above / 2, "high": above}
     assert answers(results)[-1] == (
-        "Copies: 4.0 % of new images are expected to have a similarity above 0.900 to a training image. Largest share"
-        " of samples above this threshold: 25.0 [12.5, 25.0] % (dino projector), more than expected, so samples may be"
-        " copies."
+        "Copies: 4.0 % of new images are expected to have a similarity above 0.900 to a training image. Largest"
+        " fraction of samples above this threshold: 25.0 [12.5, 25.0] % (dino projector), more than expected, so"
+        " samples may be copies."
     )
     for one in results["results"]:
         one["nearest"]["above"] = {"value": 0.0, "low": 0.0, "high": 0.0}

@@ -102,18 +102,19 @@ def test_sentences_agree_with_the_intervals(run):
     against = results["against_supervised"][0]
     against["relative_accuracy"] = {"value": 0.3, "low": 0.1, "high": 0.5}
     assert answers(results)[:3] == [
-        "FGSM: remaining share of the accuracy, mean over all epsilons above 0: largest for dino projector (50.0 [40.0,"
-        " 60.0] %), smallest for supervised backbone (20.0 [10.0, 30.0] %).",
+        "FGSM: remaining fraction of the accuracy, mean over all epsilons above 0: largest for dino projector (50.0"
+        " [40.0, 60.0] %), smallest for supervised backbone (20.0 [10.0, 30.0] %).",
         "FGSM: drift of the representation (1 − cosine similarity) at epsilon 4/255: smallest for supervised backbone"
         " (0.125 [0.100, 0.150]), largest for dino projector (0.250 [0.200, 0.300]).",
-        "FGSM: remaining share of the accuracy, difference to the supervised backbone in percentage points: more"
+        "FGSM: remaining fraction of the accuracy, difference to the supervised backbone in percentage points: more"
         " robust: dino projector (+30.0 [+10.0, +50.0]).",
     ]
     against["relative_accuracy"]["low"] = -0.1
     assert "no significant difference: dino projector" in answers(results)[2]
     alone = {**results, "results": [results["results"][0]], "against_supervised": []}
     assert answers(alone) == [
-        "FGSM: remaining share of the accuracy, mean over all epsilons above 0: dino projector (50.0 [40.0, 60.0] %).",
+        "FGSM: remaining fraction of the accuracy, mean over all epsilons above 0: dino projector (50.0 [40.0, 60.0]"
+        " %).",
         "FGSM: drift of the representation (1 − cosine similarity) at epsilon 4/255: dino projector (0.250 [0.200,"
         " 0.300]).",
     ]

@@ -89,10 +89,10 @@ def evaluate(
 
     Args:
         bundle: bundle, or its name or folder.
-        images: a data set, paths of images and folders, or uint8 arrays (H, W, 3); two images or more.
-        split: sub-folder of the data set; None selects all images.
-        limit: maximum number of images, spread evenly over the data set.
-        bank_split: sub-folder of the data set with the training images, for nearest neighbours and the k-NN accuracy.
+        images: a dataset, paths of images and folders, or uint8 arrays (H, W, 3); two images or more.
+        split: sub-folder of the dataset; None selects all images.
+        limit: maximum number of images, spread evenly over the dataset.
+        bank_split: sub-folder of the dataset with the training images, for nearest neighbours and the k-NN accuracy.
         ignore_classes: class folders whose images have no class.
         space: ``method`` or ``method/level`` of the feature space. By default the backbone of ``supervised``, or of the
             first method if the bundle has no ``supervised``.

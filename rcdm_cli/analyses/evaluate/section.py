@@ -100,8 +100,8 @@ def answers(results: Mapping[str, Any]) -> list[str]:
         )
         sentences.append(
             f"Copies: {100 * expected:.1f} % of new images are expected to have a similarity above"
-            f" {training['bar']['similarity']:.3f} to a training image. Largest share of samples above this threshold:"
-            f" {percent(above)} % ({name_of(most)}), {verdict}."
+            f" {training['bar']['similarity']:.3f} to a training image. Largest fraction of samples above this"
+            f" threshold: {percent(above)} % ({name_of(most)}), {verdict}."
         )
     return sentences
 

@@ -75,10 +75,10 @@ def fgsm(
 
     Args:
         bundle: bundle, or its name or folder.
-        images: a data set, paths of images and folders, or uint8 arrays (H, W, 3).
-        split: sub-folder of the data set; None selects all images.
-        limit: maximum number of images, spread evenly over the data set.
-        probe: training images of the classifiers: a data set with class folders, or representations. None measures
+        images: a dataset, paths of images and folders, or uint8 arrays (H, W, 3).
+        split: sub-folder of the dataset; None selects all images.
+        limit: maximum number of images, spread evenly over the dataset.
+        probe: training images of the classifiers: a dataset with class folders, or representations. None measures
             the drift only.
         probe_split: sub-folder of ``probe``; None selects all images.
         ignore_classes: class folders whose images do not train the classifiers.

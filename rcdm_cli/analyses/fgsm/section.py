@@ -122,7 +122,7 @@ def answers(results: Mapping[str, Any]) -> list[str]:
             order = sorted(mine, key=lambda one: float(one["relative_accuracy"]["value"]))
             least, most = (f"{name_of(one)} ({percent(one['relative_accuracy'])} %)" for one in (order[0], order[-1]))
             sentences.append(
-                f"{TITLES[attack]}: remaining share of the accuracy, mean over all epsilons above 0: "
+                f"{TITLES[attack]}: remaining fraction of the accuracy, mean over all epsilons above 0: "
                 + (f"largest for {most}, smallest for {least}." if len(mine) > 1 else f"{most}.")
             )
         order = sorted(mine, key=lambda one: float(one["drift"][-1]["value"]))
@@ -151,7 +151,7 @@ def _against(comparisons: Sequence[Mapping[str, Any]]) -> str:
         ("no significant difference", [name for name, one in named if one["low"] <= 0 <= one["high"]]),
     )
     clauses = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in parts if names)
-    return f"remaining share of the accuracy, difference to the supervised backbone in percentage points: {clauses}."
+    return f"remaining fraction of the accuracy, difference to the supervised backbone in percentage points: {clauses}."
 
 
 def _charts(results: Mapping[str, Any]) -> dict[str, LineChart]:
@@ -219,7 +219,7 @@ def _compared(results: Mapping[str, Any]) -> list[Table]:
     ]
     caption = (
         "Each representation minus the supervised backbone on the same images, mean over all epsilons above 0: accuracy"
-        " and remaining share of the accuracy in percentage points, drift as 1 − cosine similarity. Above 0: higher"
+        " and remaining fraction of the accuracy in percentage points, drift as 1 − cosine similarity. Above 0: higher"
         " accuracy or larger drift than the supervised backbone. In brackets: 95 % bootstrap confidence intervals."
     )
     columns = ("method", "level", "attack", "accuracy", "remaining accuracy", "drift")

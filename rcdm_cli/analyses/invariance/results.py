@@ -50,7 +50,7 @@ class BeforeAndAfter:
     def change(self, pair: Pair) -> list[float]:
         """Return the mean absolute difference between the samples of each augmentation and of the original images.
 
-        A values, as a share of the pixel range.
+        A values, as a fraction of the pixel range.
         """
         samples = self.samples[pair].astype(np.float32) / 255
         axes = tuple(range(1, samples.ndim))
@@ -81,7 +81,7 @@ class Invariance:
         by_augmentation: by pair and name of the augmentation, mean over the strengths.
         differences: by method with both levels and name of the augmentation: projector minus backbone of ``relative``,
             paired by image. Empty for fewer than 3 images.
-        background: mean share of an image that was detected as background.
+        background: mean fraction of an image that was detected as background.
         samples: samples before and after; None if none were generated.
         unreadable: paths of images that were skipped.
     """

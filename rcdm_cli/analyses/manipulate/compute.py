@@ -100,7 +100,7 @@ def manipulate(
             representations of the same encoders.
         nearest: number of neighbours.
         threshold: multiple of a dimension's root mean square above which the dimension is active, see ``Rule``.
-        share: a dimension is shared if it is active in more than this share of the neighbours, 0 to 1.
+        share: a dimension is shared if it is active in more than this fraction of the neighbours, 0 to 1.
         methods: methods; None selects all methods of the bundle.
         level: ``backbone``, ``projector`` or ``both``.
         num_samples: samples per row, K.

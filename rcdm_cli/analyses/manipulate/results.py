@@ -23,7 +23,7 @@ class Rule:
         threshold: a dimension is active in a neighbour if its absolute value exceeds this multiple of its root mean
             square over all candidates. 0 is the paper's rule: every non-zero value is active. None selects 0 for a
             representation after a ReLU, and 1 for a representation without zeros.
-        share: a dimension is shared if it is active in more than this share of the neighbours; 14 of 20 in the paper.
+        share: a dimension is shared if it is active in more than this fraction of the neighbours; 0.7 in the paper.
     """
 
     nearest: int = 20
@@ -50,7 +50,7 @@ class ManipulatedRepresentation:
         dimensions: M shared dimensions, ascending.
         active: M numbers of neighbours in which the dimension is active.
         width: D, the number of dimensions.
-        energy: share of the squared norm of the source in the shared dimensions, 0 to 1.
+        energy: fraction of the squared norm of the source in the shared dimensions, 0 to 1.
         similarity: (3, K) cosine similarity between the representation of a sample and that of its row.
         to_source: (3, K) cosine similarity to the representation of the source.
         to_target: (3, K) cosine similarity to the representation of the target.

@@ -47,7 +47,7 @@ def probe(
 
     Args:
         bundle: bundle, its name or folder, or an encoder of ``open_encoder``; None if ``data`` are representations.
-        data: training images: a data set with class folders, or representations.
+        data: training images: a dataset with class folders, or representations.
         validation: validation images; None takes a split of ``data``.
         split: sub-folder of ``data`` with the training images; ``train`` by default if ``validation`` is None.
         validation_split: sub-folder with the validation images; ``val`` by default if ``validation`` is None.

@@ -149,13 +149,13 @@ def tune(
 
     Args:
         bundle: bundle, or its name or folder.
-        images: a data set, paths of images and folders, or uint8 arrays (H, W, 3); two images or more.
-        split: sub-folder of the data set; None selects all images.
-        limit: maximum number of images, spread evenly over the data set.
+        images: a dataset, paths of images and folders, or uint8 arrays (H, W, 3); two images or more.
+        split: sub-folder of the dataset; None selects all images.
+        limit: maximum number of images, spread evenly over the dataset.
         sampler: samplers to compare.
         steps: numbers of steps to compare.
         guidance: guidance scales to compare; 1 disables guidance and halves the network calls.
-        margin: accepted shortfall of the chosen settings from the best, as a share.
+        margin: accepted shortfall of the chosen settings from the best, as a fraction.
         methods: methods; None selects all methods of the bundle.
         level: ``backbone``, ``projector`` or ``both``.
         seed: seed of the noise and the bootstrap.

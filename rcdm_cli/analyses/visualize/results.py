@@ -19,7 +19,7 @@ class ImageResult:
 
     Attributes:
         samples: uint8 (K, S, S, 3).
-        spread: float32 (S, S), standard deviation over the samples as a share of the pixel range, averaged over RGB.
+        spread: float32 (S, S), standard deviation over the samples as a fraction of the pixel range, averaged over RGB.
         similarity: K cosine similarities between the representation of a sample and ``h``.
         rank: K ranks of ``h`` among the representations of all images, by similarity to the representation of the
             sample. 1 is the most similar.
