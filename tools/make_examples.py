@@ -55,13 +55,15 @@ def main() -> None:
     chosen = [index for label in sorted(by_class) for index in by_class[label]]
     bundle = load_bundle(options.bundle)
     h = bundle.encode([source.read(index) for index in chosen], method=options.method, level="backbone")
-    samples = bundle.sample(h, method=options.method, level="backbone", num_samples=1, seed=options.seed)[:, 0]
+    names = [source.keys[index] for index in chosen]
+    sampling = {"num_samples": 1, "names": names, "seed": options.seed}
+    samples = bundle.sample(h, method=options.method, level="backbone", **sampling)[:, 0]
     similarity = own_similarity(bundle.encode(list(samples), method=options.method, level="backbone"), h).tolist()
     rows = []
     for label in sorted(by_class):
         position = max((chosen.index(index) for index in by_class[label]), key=similarity.__getitem__)
         write_png(options.out / f"{label}.png", samples[position])
-        key, seed = source.keys[chosen[position]], sample_seed(options.seed, position, 0)
+        key, seed = source.keys[chosen[position]], sample_seed(options.seed, source.keys[chosen[position]], 0)
         rows.append(f"| `{label}.png` | `{key}` | {seed} | {similarity[position]:.3f} |")
     settings = bundle.settings()
     text = README.format(

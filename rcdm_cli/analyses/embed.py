@@ -20,6 +20,7 @@ from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.resources import MANIFEST
+from rcdm_cli.core.seeds import distinct_names
 from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.encode import EncoderFunction, encode_dataset
 from rcdm_cli.encoders.embeddings import (
@@ -80,6 +81,7 @@ class NamedRepresentations:
     Attributes:
         h: by pair, float32 (N, D).
         paths: N paths; inside the file for a file of representations.
+        names: N distinct names, which the noise depends on; the paths inside a file of representations.
         pixels: N images uint8 (H, W, 3); None if only the representation is given.
         positions: positions of the N images among all given images, including unreadable images.
         unreadable: paths of unreadable images.
@@ -87,6 +89,7 @@ class NamedRepresentations:
 
     h: dict[Pair, Tensor]
     paths: list[str]
+    names: list[str]
     pixels: list[Pixels | None]
     positions: list[int]
     unreadable: list[str]
@@ -329,9 +332,10 @@ def encode_inputs(
         stored = load_or_embed(encoders, stored)
         count = len(stored.paths)
         h = {pair: stored.representations[pair] for pair in pairs}
-        return NamedRepresentations(h, list(stored.paths), [None] * count, list(range(count)), [])
+        paths = list(stored.paths)
+        return NamedRepresentations(h, paths, distinct_names(paths), [None] * count, list(range(count)), [])
     manifest = bundle.manifest
     size = max(manifest.denoiser.size, *(one.spec.preprocessing.size for one in manifest.encoders.values()))
     read = read_images(images, size, on_note)  # type: ignore[arg-type]
     h = encode_pairs(bundle, read.pixels, pairs, batch=batch, cache=cache)
-    return NamedRepresentations(h, read.paths, [*read.pixels], read.positions, read.unreadable)
+    return NamedRepresentations(h, read.paths, read.names, [*read.pixels], read.positions, read.unreadable)

@@ -29,7 +29,7 @@ class ReadImages:
     """Images that were read from files or given as arrays.
 
     Attributes:
-        paths: N paths; ``image 0`` and so on for arrays.
+        paths: N paths; the index of an array.
         names: N distinct names, see ``FoundImage``; the index of an array.
         pixels: N images uint8 (H, W, 3).
         positions: positions of the N images among all given images, including unreadable images.
@@ -80,7 +80,7 @@ def read_images(images: ImageInput, size: int | None = None, on_note: OnNote = n
     arrays = _as_arrays(images)
     if arrays is not None:
         index = range(len(arrays))
-        return ReadImages([f"image {i}" for i in index], [str(i) for i in index], arrays, list(index), [])
+        return ReadImages([str(i) for i in index], [str(i) for i in index], arrays, list(index), [])
     found = ReadImages([], [], [], [], [])
     for position, (path, name) in enumerate(find_images(_as_paths(images), on_note)):
         try:
@@ -111,7 +111,7 @@ def read_one(image: ImageInput) -> tuple[str, str, Pixels]:
             refuse_archive(paths[0])
             return str(paths[0]), clean_name(paths[0].name), read_image(paths[0])
     elif len(arrays) == 1:
-        return "image 0", "0", arrays[0]
+        return "0", "0", arrays[0]
     raise InputError("Give one image, not several.")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,11 @@ from rcdm_cli.bundle.manifest import Manifest, read_manifest, run_context
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.levels import Level
 from rcdm_cli.core.resources import bundle_path
+from rcdm_cli.core.seeds import distinct_names
 from rcdm_cli.data.encode import EncoderFunction, check_images, encode_images
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.inference import Engine
-from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import Loop, Settings, sample_images
 from rcdm_cli.diffusion.schedule import Schedule
@@ -207,6 +209,7 @@ class Bundle:
         level: Level = "backbone",
         method: str | None = None,
         num_samples: int = 4,
+        names: Sequence[str] | None = None,
         steps: int | None = None,
         sampler: str | None = None,
         guidance: float | None = None,
@@ -216,14 +219,16 @@ class Bundle:
     ) -> Pixels:
         """Generate samples conditioned on representations.
 
-        Sample k of representation i depends only on ``h[i]``, ``seed``, i and k. The batch size does not change the
-        samples.
+        Sample k of representation i depends only on ``h[i]``, ``seed``, ``names[i]`` and k. The batch size does not
+        change the samples.
 
         Args:
             h: representations (B, D), a floating-point tensor or array.
             level: level of ``h``.
             method: method of ``h``; may be None if the bundle has one method.
             num_samples: samples K per representation, at least 1.
+            names: names of the images, which the noise depends on. None uses the index: ``"0"``, ``"1"`` and so on. The
+                file names of images give the noise of ``rcdm visualize``.
             steps: sampling steps, from 1 to the number of timesteps. None uses the bundle's default.
             sampler: ``ddpm``, ``ddim`` or ``dpmpp``. None uses the bundle's default.
             guidance: scale of classifier-free guidance, at least 0; 1 is no guidance. None uses the bundle's default.
@@ -249,7 +254,10 @@ class Bundle:
         seed = require_integer("seed", seed, 0, MAX_SEED)
         settings = self.settings(sampler, steps, guidance)
         cond = self.condition(h, level=level, method=method)
-        seeds = [sample_seed(seed, image, k) for image in range(len(cond)) for k in range(num_samples)]
+        if names is not None and len(names) != len(cond):
+            raise InputError(f"`names` must contain one name per representation, {len(cond)}; given {len(names)}.")
+        distinct = distinct_names([str(name) for name in (range(len(cond)) if names is None else names)])
+        seeds = list(chain.from_iterable(sample_seeds(seed, distinct, num_samples)))
         samples = self.sample_cond(cond.repeat_interleave(num_samples, dim=0), seeds, settings, batch, on_progress)
         return samples.reshape(len(cond), num_samples, *samples.shape[1:])
 

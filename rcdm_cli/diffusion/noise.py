@@ -12,25 +12,32 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.seeds import derive_seed
 
 
-def sample_seed(seed: int, image: int, sample: int) -> int:
+def sample_seed(seed: int, name: str, sample: int) -> int:
     """Return the 64-bit seed of one sample, which is the same on every platform.
+
+    The seed depends on the name of the image, not on its position. Adding or removing an image does not change the
+    samples of other images.
 
     Args:
         seed: seed of the run, 0 or more.
-        image: index of the image, from 0.
+        name: name of the image: the path relative to the folder or the tar that was given, the file name of an image
+            that was given itself, or the index of an array.
         sample: index of the sample among the samples of the image, from 0.
 
     Raises:
-        InputError: an argument is negative.
+        InputError: a number is negative.
     """
-    if min(seed, image, sample) < 0:
-        raise InputError(
-            f"`seed` and the indices of image and sample must be >= 0; given {seed}, {image} and {sample}."
-        )
-    sequence = np.random.SeedSequence(seed, spawn_key=(image, sample))
-    return int(sequence.generate_state(1, np.uint64)[0])
+    if min(seed, sample) < 0:
+        raise InputError(f"`seed` and the index of a sample must be >= 0; given {seed} and {sample}.")
+    return derive_seed("sample", seed, name, sample)
+
+
+def sample_seeds(seed: int, names: Sequence[str], num_samples: int) -> list[list[int]]:
+    """Return the seeds of ``num_samples`` samples for each image, by the names of the images."""
+    return [[sample_seed(seed, name, sample) for sample in range(num_samples)] for name in names]
 
 
 def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:

@@ -1,6 +1,6 @@
 """Train a denoiser and one conditioning projection per representation."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -86,6 +86,7 @@ class DenoiserTrainer:
         init_methods: methods whose conditioning projections are taken from ``init``.
         augmenter: random augmentation of the images.
         validation: images for the validation loss.
+        names: names of the images, which the noise of the sample grid depends on; by default the indices.
     """
 
     def __init__(
@@ -100,10 +101,11 @@ class DenoiserTrainer:
         init_methods: Collection[str] = (),
         augmenter: Augmenter | None = None,
         validation: EvalSet | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
         self.recipe, self.plan, self.device = recipe, recipe.optimization, device
         self.images, self.representations, self.augmenter = images, representations, augmenter
-        self.validation, self.fingerprint = validation, fingerprint
+        self.validation, self.fingerprint, self.names = validation, fingerprint, names
         self.steps, self.images_per_step = recipe.steps, self.plan.batch
         self.description = recipe.description
         self.schedule = Schedule(recipe.schedule)
@@ -250,7 +252,7 @@ class DenoiserTrainer:
         """
         if step % self.recipe.sample_every and step != self.steps:
             return {}
-        training = EvalSet(self.images, self.representations, self.device)
+        training = EvalSet(self.images, self.representations, self.device, self.names)
         training.write_sample_grid(self.ema_model, self.schedule, folder / "samples" / f"step-{step:07d}.png")
         if self.validation is None:
             return {}

@@ -1,5 +1,6 @@
 """Evaluate a denoiser during training: sample grid, and loss on a fixed set of draws."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +37,13 @@ class EvalSet:
         images: uint8 (N, size, size, 3).
         representations: representations of the images.
         device: device of the model.
+        names: names of the images, which the noise of samples depends on; by default the indices.
     """
 
     images: np.ndarray
     representations: Representations
     device: torch.device
+    names: Sequence[str] | None = None
 
     @torch.no_grad()
     def loss(self, model: Model, schedule: Schedule, precision: TrainPrecision) -> float:
@@ -67,7 +70,8 @@ class EvalSet:
         """Write a PNG with one row per image and one column per representation, with the same noise in each call."""
         index = torch.linspace(0, len(self.images) - 1, min(GRID_IMAGES, len(self.images))).long()
         size = model.denoiser.spec.size
-        seeds = [sample_seed(0, int(image), 0) for image in index]
+        names = map(str, index.tolist()) if self.names is None else (self.names[image] for image in index.tolist())
+        seeds = [sample_seed(0, name, 0) for name in names]
         noise = initial_noise(seeds, (3, size, size)).to(self.device, memory_format=torch.channels_last)
         timesteps = spacing("logsnr", schedule, min(GRID_STEPS, len(schedule)))
         columns = [self.images[index.numpy()]]

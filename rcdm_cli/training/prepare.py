@@ -149,6 +149,7 @@ def prepare_denoiser(
         init_methods=init_methods,
         augmenter=augmenter,
         validation=validation,
+        names=training.names,
     )
 
 
@@ -218,7 +219,7 @@ def _eval_set(
     )
     show = partial(on_progress, "Representations")
     representations = CachedRepresentations(inputs, projections, out / "representations", device, show)
-    return EvalSet(cropped.images, representations, device)
+    return EvalSet(cropped.images, representations, device, cropped.keys)
 
 
 def _check_splits(split: str | None, validation_split: str | None) -> None:

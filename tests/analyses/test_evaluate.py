@@ -123,7 +123,7 @@ def found(bundle, given, bank):
 def test_all_measures_are_of_the_same_samples(bundle, given, bank, found):
     pair, one = BOTH[1], found.evaluated[1]
     h = bundle.encode(list(given.pixels), method="dino", level="projector")
-    made = bundle.sample(h, method="dino", level="projector", num_samples=2, steps=2, seed=3)
+    made = bundle.sample(h, method="dino", level="projector", num_samples=2, names=given.names, steps=2, seed=3)
     own = bundle.encode(list(made.reshape(-1, 16, 16, 3)), method="dino", level="projector").reshape(5, 2, -1)
     expected = faithfulness(own, h, Bootstrap(5, 3))
     assert one.pair == pair

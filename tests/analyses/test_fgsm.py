@@ -154,7 +154,8 @@ def test_samples_of_attacked_representations_share_the_noise(bundle, subjects):
     settings = bundle.settings(steps=2)
     samples_of = sample_attacked(bundle, subjects, [1, 3], [DINO, REFERENCE], PLAN, num_samples=2, settings=settings)
     assert [one.image for one in samples_of] == [1, 3]
-    seeds = [sample_seed(0, 3, k) for k in range(2)]
+    assert samples_of[1].seeds == [sample_seed(0, subjects.paths[3], k) for k in range(2)]
+    seeds = [sample_seed(0, subjects.paths[3], k) for k in range(2)]
     for row, pair in enumerate((DINO, REFERENCE)):
         for column, epsilon in enumerate(PLAN.epsilons):
             image, samples = samples_of[1].cells[row][column]

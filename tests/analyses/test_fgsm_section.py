@@ -130,7 +130,7 @@ def test_row_label_has_each_change_of_the_predicted_class(run, monkeypatch, tmp_
         "rcdm_cli.analyses.fgsm.section.draw",
         lambda cells, given, epsilons: labels.append(given) or grid,
     )
-    write(tmp_path, values, [AttackedSamples(0, [])])
+    write(tmp_path, values, [AttackedSamples(0, [], [1, 2])])
     assert labels[0][0] == "dino projector\ncat\n→ dog\n→ cat"
 
 

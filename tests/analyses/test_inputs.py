@@ -41,7 +41,7 @@ def test_reduced_images_have_the_same_crops(folder):
 @pytest.mark.parametrize("arrays", [PIXELS, list(PIXELS), tuple(PIXELS)])
 def test_arrays_are_images_and_data_sets(arrays):
     found = read_images(arrays)
-    assert found.paths == ["image 0", "image 1", "image 2"]
+    assert found.paths == ["0", "1", "2"]
     dataset = open_images(arrays)
     assert dataset.labels == (None, None, None)
     np.testing.assert_array_equal(dataset.spread(2).read(1), PIXELS[2])
@@ -50,7 +50,7 @@ def test_arrays_are_images_and_data_sets(arrays):
 
 
 def test_one_image_is_read_from_a_path_or_an_array(folder):
-    np.testing.assert_array_equal(read_one(folder / "0.png")[1], read_one(PIXELS[0])[1])
+    np.testing.assert_array_equal(read_one(folder / "0.png")[2], read_one(PIXELS[0])[2])
     with pytest.raises(InputError, match="one image"):
         read_one([folder / "0.png", folder / "2.png"])
 

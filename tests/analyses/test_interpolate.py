@@ -85,7 +85,7 @@ def target(bundle, images, i, f):
 def test_sample_has_the_conditioning_of_its_target_and_the_noise_of_its_row(bundle, images, result):
     for i, k, f in ((0, 0, 0), (0, 1, 1), (1, 1, 2), (1, 0, 1)):
         cond = bundle.condition(target(bundle, images, i, f)[None], method="dino", level="projector")
-        expected = bundle.sample_cond(cond, [sample_seed(5, i, k)], bundle.settings(steps=2))[0]
+        expected = bundle.sample_cond(cond, [sample_seed(5, str(i), k)], bundle.settings(steps=2))[0]
         made = result.paths[PAIR][i].samples[k, f]
         assert np.abs(made.astype(int) - expected.astype(int)).max() <= 1
 
@@ -114,7 +114,7 @@ def test_summary_is_the_mean_over_image_pairs_and_noises(result):
     assert summary["to_b_by_position"][2] == pytest.approx(
         np.mean([np.array(one["to_b"])[:, 2] for one in representations])
     )
-    assert values["image_pairs"][1]["seeds"] == [sample_seed(5, 1, 0), sample_seed(5, 1, 1)]
+    assert values["image_pairs"][1]["seeds"] == [sample_seed(5, "1", 0), sample_seed(5, "1", 1)]
 
 
 @pytest.mark.parametrize(

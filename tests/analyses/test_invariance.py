@@ -6,6 +6,7 @@ from rcdm_cli.analyses.invariance.compute import augment_all, invariance, simila
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.seeds import derive_seed
 from rcdm_cli.data.augment import AUGMENTATIONS, Augmentation
 from rcdm_cli.encoders.pairs import Pair
 from tests.bundle.tiny import tiny_bundle
@@ -39,13 +40,22 @@ def cosine(a, b):
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
+def noise(seed, image):
+    return np.random.default_rng(derive_seed("augmentation", seed, str(image)))
+
+
 def reference_values(bundle, images, pair):
     """Mean similarity of different images and, by strength of the noise, before and after, image by image."""
     encode = lambda given: bundle.encode(given, method=pair.method, level=pair.level).double().numpy()  # noqa: E731
     h = encode(images)
     others = np.mean([cosine(h[i], h[j]) for i in range(6) for j in range(6) if i != j])
     after = {
-        strength: encode([change(image, np.random.default_rng([2, i])) for i, image in enumerate(images)])
+        strength: encode(
+            [
+                change(image, np.random.default_rng(derive_seed("augmentation", 2, str(i))))
+                for i, image in enumerate(images)
+            ]
+        )
         for strength, change in NOISE.strengths.items()
     }
     return others, {strength: cosine(h, found).mean() for strength, found in after.items()}
@@ -136,7 +146,10 @@ def test_interrupted_run_resumes(bundle, images, tmp_path, monkeypatch):
 
 def test_noise_depends_on_the_image_but_not_on_the_strength(images):
     grey = [np.full_like(image, 128) for image in images]
-    weak, strong = (np.stack(augment_all(grey, NOISE, strength, 0)).astype(float) - 128 for strength in ("5", "15"))
+    names = [str(index) for index in range(len(grey))]
+    weak, strong = (
+        np.stack(augment_all(grey, names, NOISE, strength, 0)).astype(float) - 128 for strength in ("5", "15")
+    )
     assert np.corrcoef(weak.ravel(), strong.ravel())[0, 1] > 0.99
     assert abs(np.corrcoef(weak[0].ravel(), weak[1].ravel())[0, 1]) < 0.1
 

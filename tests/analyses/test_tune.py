@@ -78,7 +78,7 @@ def test_trials_are_measured_on_their_own_samples(bundle, images):
         on_progress=lambda stage, done, total: reported.append((stage, done, total)),
     )
     assert [one.settings for one in found.trials] == [Settings("dpmpp", 2, 2.0), Settings("dpmpp", 3, 2.0)]
-    seeds = [sample_seed(3, image, 0) for image in range(6)]
+    seeds = [sample_seed(3, str(image), 0) for image in range(6)]
     for one in found.trials:
         for measured in one.quality:
             method, level = measured.pair

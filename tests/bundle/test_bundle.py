@@ -106,11 +106,25 @@ def test_sample_equals_a_direct_call_of_the_sampler(bundle, images):
     made = bundle.sample(h, method="dino", level="backbone", num_samples=2, steps=3, seed=5)
 
     cond = bundle.model.conditioning(h[1:2], 0)
-    noise = initial_noise([sample_seed(5, 1, 1)], (3, 16, 16))
+    noise = initial_noise([sample_seed(5, "1", 1)], (3, 16, 16))
     timesteps = spacing("logsnr", bundle.schedule, 3)
     x0 = dpmpp(lambda x, t: bundle.model.denoiser(x, torch.tensor([t]), cond), noise, bundle.schedule, timesteps)
     expected = ((x0 + 1) * 127.5).clamp(0, 255)[0].permute(1, 2, 0).numpy()
     assert np.abs(made[1, 1] - expected).max() <= 1.01
+
+
+def test_samples_of_a_named_image_do_not_depend_on_its_position(bundle, images):
+    h = bundle.encode(images, method="dino")
+    options = {"method": "dino", "num_samples": 1, "steps": 2}
+    samples = bundle.sample(h, names=["a.png", "b.png", "a.png"][: len(h)], **options)
+    moved = bundle.sample(h[1:2], names=["b.png"], **options)
+    assert np.abs(samples[1].astype(int) - moved[0]).max() <= 1
+    assert np.abs(samples[1].astype(int) - bundle.sample(h[1:2], **options)[0]).max() > 1
+    # Images of equal name have different noise.
+    twice = bundle.sample(h[[0, 0]], names=["a.png", "a.png"], **options)
+    assert np.abs(twice[0].astype(int) - twice[1]).max() > 1
+    with pytest.raises(InputError, match="`names` must contain one name per representation, 1; given 2"):
+        bundle.sample(h[:1], names=["a", "b"], **options)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp"])

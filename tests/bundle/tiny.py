@@ -63,7 +63,7 @@ def put_graphs(folder: Path, *precisions: str) -> Path:
         bundle = load_bundle(folder, backend="auto")
         graphs = wanted_quantized(bundle.manifest, eight_bit)
         with staging(folder) as stage:
-            written, parity = quantize_graphs(bundle, graphs, calibrate(bundle, list(random_images(1, 40))), stage)
+            written, parity = quantize_graphs(bundle, graphs, calibrate(bundle, {"0": random_images(1, 40)[0]}), stage)
             install(folder, stage, list(written.values()), parity)
     return folder
 

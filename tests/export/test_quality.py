@@ -74,6 +74,10 @@ def images():
     return list(np.broadcast_to(colours, (12, 16, 16, 3)))
 
 
+def named(images):
+    return {str(index): image for index, image in enumerate(images)}
+
+
 class FixedSamples:
     """Stand-in for an engine, with the samples that sampling returns."""
 
@@ -91,10 +95,10 @@ def test_comparison_detects_swapped_and_dull_samples(bundle, images, monkeypatch
     near = [np.clip(image + offset, 0, 255).astype(np.uint8) for image, offset in zip(images, noise, strict=True)]
     bundle.engine = FixedSamples(near)
     swap, dull = near[1:] + near[:1], [image // 4 + 96 for image in near]
-    same = compare_precisions(bundle, {"int8": FixedSamples(near)}, images)["int8"]
+    same = compare_precisions(bundle, {"int8": FixedSamples(near)}, named(images))["int8"]
     assert (same.rank_loss, same.frechet_ratio, same.psnr) == (0, 1, None)
     assert same.accepted
-    both = compare_precisions(bundle, {"int8": FixedSamples(swap), "fp8": FixedSamples(dull)}, images)
+    both = compare_precisions(bundle, {"int8": FixedSamples(swap), "fp8": FixedSamples(dull)}, named(images))
     swapped, grey = both["int8"], both["fp8"]
     assert (swapped.precision, grey.precision) == ("int8", "fp8")
     assert swapped.rank_loss > 0.3
@@ -122,7 +126,7 @@ def test_all_precisions_sample_from_the_same_noise(bundle, images):
     found = compare_precisions(
         bundle,
         {"int8": SameEngine(), "fp8": SameEngine()},
-        images[:3],
+        named(images[:3]),
         batch=4,
         on_progress=lambda *values: progress.append(values),
     )

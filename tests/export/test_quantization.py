@@ -56,9 +56,13 @@ def images():
     return list(random_images(5, 40))
 
 
+def named(images):
+    return {str(index): image for index, image in enumerate(images)}
+
+
 @torch.no_grad()
 def test_calibration_covers_every_timestep_with_and_without_representations(bundle, images):
-    found = calibrate(bundle, images, steps=6, batch=2)
+    found = calibrate(bundle, named(images), steps=6, batch=2)
     timesteps = spacing("logsnr", bundle.schedule, 6)
     assert (timesteps[0], timesteps[-1], len(found)) == (999, 0, 5 * 6 * 2)
     # Image i uses representation i modulo 3.
@@ -72,14 +76,14 @@ def test_calibration_covers_every_timestep_with_and_without_representations(bund
         for cond, times in [*((cond, 1) for cond in conds), (torch.zeros_like(conds[0]), 5)]:
             expected = bundle.model.denoiser.modulations(torch.tensor([t]), cond)
             assert ((found.modulations - expected).abs().amax(dim=1) < 1e-5).sum() == times
-    noise = initial_noise([sample_seed(0, index, 0) for index in range(5)], (3, 16, 16))
+    noise = initial_noise([sample_seed(0, str(index), 0) for index in range(5)], (3, 16, 16))
     for sample in noise:
         # With the representation and without.
         assert ((found.x - sample).abs().amax(dim=(1, 2, 3)) < 1e-6).sum() == 2
 
 
 def test_calibration_repeats_images_to_cover_all_representations(bundle, images):
-    assert len(calibrate(bundle, images[:1], steps=2)) == 3 * 2 * 2
+    assert len(calibrate(bundle, named(images[:1]), steps=2)) == 3 * 2 * 2
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,7 @@ def graphs(bundle, images, tmp_path_factory):
     unet = bundle.model.denoiser
     inputs = {"x": torch.zeros(2, 3, 16, 16), "modulations": torch.zeros(2, unet.modulation_width)}
     export_graph(LoopForm(at_precision(unet, "fp32")), inputs, ["output"], folder / "fp32.onnx")
-    calibration = calibrate(bundle, images, steps=8)
+    calibration = calibrate(bundle, named(images), steps=8)
     paths = {precision: folder / f"{precision}.onnx" for precision in EIGHT_BIT}
     assert quantize(folder / "fp32.onnx", calibration, paths) == {"int8": None, "fp8": None}
     assert sorted(path.name for path in folder.iterdir()) == ["fp32.onnx", "fp8.onnx", "int8.onnx"]
@@ -318,7 +322,8 @@ def comparison(precision, loss):
 
 def write_eight_bit(folder, images):
     bundle = load_bundle(folder, backend="auto")
-    return write_quantized(bundle, wanted_quantized(bundle.manifest, EIGHT_BIT), CalibrationImages(images, images, []))
+    given = CalibrationImages(named(images), named(images), [])
+    return write_quantized(bundle, wanted_quantized(bundle.manifest, EIGHT_BIT), given)
 
 
 @pytest.fixture(scope="module")

@@ -281,7 +281,7 @@ def _time_samples(
     reference, settings = result.bundle, result.settings
     h = _representations(reference, batch)
     cond = reference.model.conditioning(h, 0).cpu()
-    seeds = [sample_seed(0, image, 0) for image in range(batch)]
+    seeds = [sample_seed(0, str(image), 0) for image in range(batch)]
     runs: dict[str, Callable[[], object]] = {
         _name(bundle): _sampling(bundle, cond, seeds, settings, batch) for bundle in bundles
     }
@@ -321,7 +321,7 @@ def _sampling(
 
 
 def _noise(bundle: Bundle, batch: int) -> Tensor:
-    seeds = [sample_seed(0, image, 0) for image in range(batch)]
+    seeds = [sample_seed(0, str(image), 0) for image in range(batch)]
     return initial_noise(seeds, (3, bundle.size, bundle.size)).to(bundle.device)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import LEVELS
 from rcdm_cli.data.crop import center_crop
-from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.directions import directions
@@ -214,7 +215,8 @@ def measure_samples(
     cache = cache or StepCache()
     count, total = len(images.pixels), len(images.pixels) * num_samples * len(pairs)
     bootstrap = Bootstrap(count, seed)
-    seeds = [sample_seed(seed, image, k) for image in range(count) for k in range(num_samples)]
+    seeds_by_image = sample_seeds(seed, images.names, num_samples)
+    seeds = list(chain.from_iterable(seeds_by_image))
     h = encode_pairs(bundle, list(images.pixels), pairs, cache=cache)
     accuracies = _knn_accuracies(bundle, images, bank, pairs, h, seed, cache)
     small = crop_all(images.pixels, bundle.size)
@@ -253,8 +255,8 @@ def measure_samples(
     reference = feature_space.features(small_bank[subset]) if bank else None
     return Evaluation(
         images.names,
+        seeds_by_image,
         bank.names if bank else (),
-        num_samples,
         space,
         tuple(evaluated),
         distances(reference.own, real.own) if reference else None,

@@ -62,8 +62,8 @@ class Evaluation:
 
     Attributes:
         images: names of the N images.
+        seeds: K seeds of each image.
         bank: names of the training images; empty without a bank.
-        num_samples: samples per image, K.
         space: (method, level) of the feature space.
         evaluated: one result per (method, level).
         real: distances between training images and the images, as a reference for the samples; None without a bank.
@@ -76,8 +76,8 @@ class Evaluation:
     """
 
     images: tuple[str, ...]
+    seeds: list[list[int]]
     bank: tuple[str, ...]
-    num_samples: int
     space: Pair
     evaluated: tuple[EvaluatedRepresentation, ...]
     real: Distances | None
@@ -92,13 +92,14 @@ class Evaluation:
         return {
             "images": len(self.images),
             "bank_images": len(self.bank),
-            "samples": self.num_samples,
+            "samples": len(self.seeds[0]),
             "space": {"method": self.space.method, "level": self.space.level},
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
             "results": [self._one(one) for one in self.evaluated],
             "differences": [one.as_json() for one in self._differences()],
             "training_images": self._training_images(),
             "names": list(self.images),
+            "seeds": self.seeds,
         }
 
     def _one(self, one: EvaluatedRepresentation) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import Level
 from rcdm_cli.core.precision import float64
-from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.core.seeds import derive_seed
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.linear_probe import LinearClassifier
@@ -194,7 +194,7 @@ def attack_images(
     if case.attack == "fgsm":
         after = fgsm(objective, before, case.epsilon)
     else:
-        start = _random_start(plan.seed, index, before.shape[1:])
+        start = _random_start(plan.seed, [subjects.paths[i] for i in index], before.shape[1:])
         after = pgd(objective, before, case.epsilon, plan.steps, start)
     with torch.no_grad():
         return before, after, encode(after)
@@ -245,6 +245,7 @@ def attack_all(
             "steps": plan.steps,
             "seed": plan.seed,
             "encoder": entry.sha256,
+            "names": list(subjects.paths),
             "images": hashes[entry.spec.preprocessing.size],
             "labels": subjects.labels.tolist() if subjects.labels is not None else None,
             "classifier": tensors_hash(*subjects.classifiers.get(case.pair, ())),
@@ -287,7 +288,7 @@ def _objective(
     return cross_entropy_objective(encode, classifier, subjects.labels[list(index)].to(images.device))
 
 
-def _random_start(seed: int, index: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """Return uniform values in [-1, 1], (B, 3, S, S). Each depends on the seed and the image only."""
-    draws = [np.random.default_rng(sample_seed(seed, image, 0)).uniform(-1, 1, tuple(shape)) for image in index]
-    return torch.from_numpy(np.stack(draws))
+def _random_start(seed: int, names: Sequence[str], shape: Sequence[int]) -> Tensor:
+    """Return uniform values in [-1, 1], (B, 3, S, S). Each depends on the seed and the name of the image only."""
+    generators = [np.random.default_rng(derive_seed("attack start", seed, name)) for name in names]
+    return torch.from_numpy(np.stack([generator.uniform(-1, 1, tuple(shape)) for generator in generators]))

@@ -7,6 +7,7 @@ frozen representation, and samples of the representation after the attack.
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import ImageDataset
-from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
@@ -264,11 +265,11 @@ def sample_attacked(
             # The image is rounded to 256 levels for display. The representation is that of the exact image.
             images.append((after * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
             cond.append(bundle.condition(h, method=pair.method, level=pair.level))
-    seeds = [sample_seed(plan.seed, image, k) for image in index for k in range(num_samples)]
+    seeds = sample_seeds(plan.seed, [subjects.paths[image] for image in index], num_samples)
     flat = sample_batches(
         bundle,
         torch.cat(cond).repeat_interleave(num_samples, dim=0),
-        seeds * len(cond),
+        list(chain.from_iterable(seeds)) * len(cond),
         settings,
         batch=batch,
         cache=cache,
@@ -280,6 +281,7 @@ def sample_attacked(
         AttackedSamples(
             image,
             [[(images[p * columns + e][i], samples[p, e, i]) for e in range(columns)] for p in range(len(pairs))],
+            seeds[i],
         )
         for i, image in enumerate(index)
     ]

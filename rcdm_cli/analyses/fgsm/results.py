@@ -96,6 +96,7 @@ class AttackedSamples:
 
     image: int
     cells: list[list[tuple[Pixels, Pixels]]]
+    seeds: list[int]
 
 
 @dataclass(frozen=True)

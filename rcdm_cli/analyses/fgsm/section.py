@@ -80,7 +80,7 @@ def write(folder: Path, values: Mapping[str, Any], samples: Sequence[AttackedSam
             if found["attack"] == attack
         ]
         written = write_grid(folder, f"attacked-{one.image:03d}", draw(one.cells, labels, epsilons))
-        grids.append({"image": image["image"], "attack": attack, **written})
+        grids.append({"image": image["image"], "attack": attack, "seeds": one.seeds, **written})
     charts = _charts(values)
     for file, chart in charts.items():
         save_chart(chart, folder / file)

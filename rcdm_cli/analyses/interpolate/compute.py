@@ -28,7 +28,7 @@ from rcdm_cli.analyses.run import (
 from rcdm_cli.analyses.step_cache import StepCache, sample_batches
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
-from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 
@@ -115,7 +115,7 @@ def interpolate(
         sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
         steps: number of sampling steps.
         guidance: scale of classifier-free guidance; 1 disables guidance.
-        seed: seed of the noise.
+        seed: seed of the noise, which also depends on the name of the first image, see ``sample_seed``.
         batch: number of samples per batch.
         out: run folder; None writes no files.
         force: whether to replace a finished run in ``out``.
@@ -150,7 +150,7 @@ def interpolate(
         where = torch.tensor(positions, dtype=torch.float32)
         targets = {pair: torch.stack([PATHS[path](one, other, where) for one, other in h]) for pair, h in ends.items()}
         count = len(left)
-        seeds = [[sample_seed(seed, i, k) for k in range(num_samples)] for i in range(count)]
+        seeds = sample_seeds(seed, [a.names[i] for i in left], num_samples)
         # Order of the samples: (method, level), image pair, noise, frame.
         cond = [
             bundle.condition(h.flatten(0, 1), method=pair.method, level=pair.level).reshape(count, 1, frames, -1)

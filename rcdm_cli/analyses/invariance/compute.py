@@ -29,9 +29,10 @@ from rcdm_cli.analyses.run import (
 from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, images_hash, sample_batches
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.seeds import derive_seed
 from rcdm_cli.data.augment import AUGMENTATIONS, Augmentation, background
 from rcdm_cli.data.crop import center_crop
-from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import Bootstrap, Interval, percentile_interval
@@ -101,12 +102,13 @@ def invariance(
     size = image_size(bundle, pairs)
     crops = [center_crop(image, size) for image in read.pixels]
     with run_cache(bundle, out, force, cache) as cache:
-        result = _compare(bundle, crops, pairs, augmentations, seed, batch, cache, on_progress)
+        result = _compare(bundle, crops, read.names, pairs, augmentations, seed, batch, cache, on_progress)
         result = replace(result, unreadable=tuple(read.unreadable))
         if examples:
             samples = before_and_after(
                 bundle,
                 crops[:examples],
+                read.names[:examples],
                 pairs,
                 augmentations=augmentations,
                 num_samples=num_samples,
@@ -128,15 +130,21 @@ def image_size(bundle: Bundle, pairs: Sequence[Pair]) -> int:
     return max(bundle.manifest.encoders[pair.method].spec.preprocessing.size for pair in pairs)
 
 
-def augment_all(images: Sequence[Pixels], augmentation: Augmentation, strength: str, seed: int) -> list[Pixels]:
-    """Apply one augmentation to all images. Image ``i`` has the same noise at every strength."""
+def augment_all(
+    images: Sequence[Pixels], names: Sequence[str], augmentation: Augmentation, strength: str, seed: int
+) -> list[Pixels]:
+    """Apply one augmentation to all images. The noise of an image depends on its name and is equal at all strengths."""
     change = augmentation.strengths[strength]
-    return [change(image, np.random.default_rng([seed, i])) for i, image in enumerate(images)]
+    return [
+        change(image, np.random.default_rng(derive_seed("augmentation", seed, name)))
+        for image, name in zip(images, names, strict=True)
+    ]
 
 
 def _compare(
     bundle: Bundle,
     crops: Sequence[Pixels],
+    names: Sequence[str],
     pairs: Sequence[Pair],
     augmentations: Sequence[Augmentation],
     seed: int,
@@ -153,14 +161,14 @@ def _compare(
         on_progress("Augmenting", done, len(steps))
 
         def compare(one: Augmentation = one, strength: str = strength) -> dict[str, Tensor]:
-            after = encode_pairs(bundle, augment_all(crops, one, strength, seed), pairs, batch=batch)
+            after = encode_pairs(bundle, augment_all(crops, names, one, strength, seed), pairs, batch=batch)
             return {
                 f"{pair.method}/{pair.level}": F.cosine_similarity(after[pair].double(), h.double(), dim=1)
                 for pair, h in before.items()
             }
 
-        key = {"step": "invariance", "images": hashed, "pairs": pairs, "augmentation": one.name, "seed": seed}
-        found = cache.get_or_compute({**key, "strength": strength}, compare)
+        key = {"step": "invariance", "images": hashed, "names": list(names), "pairs": pairs, "seed": seed}
+        found = cache.get_or_compute({**key, "augmentation": one.name, "strength": strength}, compare)
         for pair in pairs:
             cosine[pair, one.name, strength] = found[f"{pair.method}/{pair.level}"]
     on_progress("Augmenting", len(steps), len(steps))
@@ -254,6 +262,7 @@ def _estimate(cosine: Tensor, others: Tensor) -> AugmentedSimilarity:
 def before_and_after(
     bundle: Bundle,
     crops: Sequence[Pixels],
+    names: Sequence[str],
     pairs: Sequence[Pair],
     *,
     augmentations: Sequence[Augmentation],
@@ -266,9 +275,9 @@ def before_and_after(
 ) -> BeforeAndAfter:
     """Sample every image before and after every augmentation at its last strength, from the same noise."""
     last = [(one, list(one.strengths)[-1]) for one in augmentations]
-    rows = [list(crops), *(augment_all(crops, one, strength, seed) for one, strength in last)]
+    rows = [list(crops), *(augment_all(crops, names, one, strength, seed) for one, strength in last)]
     labels = ["original", *(f"{one.name}\n{strength}" for one, strength in last)]
-    seeds = [[sample_seed(seed, i, k) for k in range(num_samples)] for i in range(len(crops))]
+    seeds = sample_seeds(seed, names, num_samples)
     h = encode_pairs(bundle, [image for row in rows for image in row], pairs, cache=cache)
     cond = [bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs]
     flat = sample_batches(

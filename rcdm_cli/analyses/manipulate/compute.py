@@ -29,7 +29,7 @@ from rcdm_cli.analyses.run import (
 from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, sample_batches
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.nearest import nearest_without_copies
@@ -107,7 +107,7 @@ def manipulate(
         sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
         steps: number of sampling steps.
         guidance: scale of classifier-free guidance; 1 disables guidance.
-        seed: seed of the noise.
+        seed: seed of the noise, which also depends on the name of the source, see ``sample_seed``.
         batch: number of samples per batch.
         out: run folder; None writes no files.
         force: whether to replace a finished run in ``out``.
@@ -129,7 +129,7 @@ def manipulate(
     if not 0 <= share <= 1:
         raise InputError(f"`share` must be from 0 to 1, not {share}.")
     rule = Rule(nearest, threshold, share)
-    (source_path, _, source_pixels), (target_path, _, target_pixels) = read_one(source), read_one(target)
+    (source_path, source_name, source_pixels), (target_path, _, target_pixels) = read_one(source), read_one(target)
     with run_cache(bundle, out, force, cache) as cache:
         encoders = EncoderSet(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
         candidates = load_or_embed(
@@ -144,7 +144,7 @@ def manipulate(
         h = encode_pairs(bundle, [source_pixels, target_pixels], pairs, cache=cache)
         chosen = {pair: _choose(h[pair], candidates.representations[pair], candidates.paths, rule) for pair in pairs}
         rows = {pair: _rows(h[pair], chosen[pair].dimensions) for pair in pairs}
-        seeds = [sample_seed(seed, 0, k) for k in range(num_samples)]
+        [seeds] = sample_seeds(seed, [source_name], num_samples)
         cond = [bundle.condition(rows[pair], method=pair.method, level=pair.level) for pair in pairs]
         flat = sample_batches(
             bundle,

@@ -29,7 +29,7 @@ from rcdm_cli.bundle.manifest import Defaults, read_manifest
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256, write_json
 from rcdm_cli.core.resources import MANIFEST
-from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.distances import frechet_distance
@@ -194,10 +194,11 @@ def tune(
         "precision": bundle.selection.precision,
     }
     with run_cache(about, out, force, cache) as cache:
-        crops = load_crops(dataset, size, "Reading images", on_progress, on_note).images
+        read = load_crops(dataset, size, "Reading images", on_progress, on_note)
+        crops, seeds = read.images, [one for [one] in sample_seeds(seed, read.keys, 1)]
         if len(crops) < 2:
             raise InputError("A distance between distributions needs two images or more. Only one image is readable.")
-        trials = _try_all(bundle, crops, pairs, candidates, seed, batch, cache, on_progress)
+        trials = _try_all(bundle, crops, seeds, pairs, candidates, seed, batch, cache, on_progress)
         result = Tuning(len(crops), margin, trials, tuple(shortfalls(trials)))
         if out is not None:
             _write(bundle, result, about, Path(out))
@@ -207,6 +208,7 @@ def tune(
 def _try_all(
     bundle: Bundle,
     images: np.ndarray,
+    seeds: Sequence[int],
     pairs: Sequence[Pair],
     candidates: Sequence[Settings],
     seed: int,
@@ -217,7 +219,7 @@ def _try_all(
     bootstrap, given = Bootstrap(len(images), seed), list(images)
     h = {pair: bundle.encode(given, method=pair.method, level=pair.level) for pair in pairs}
     cond = torch.cat([bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs])
-    seeds = [sample_seed(seed, image, 0) for image in range(len(images))] * len(pairs)
+    seeds = list(seeds) * len(pairs)
     hashed, total = images_hash(given), len(candidates) * len(seeds)
     trials = []
     for number, settings in enumerate(candidates):
@@ -239,7 +241,7 @@ def _try_all(
             "settings": [settings.sampler, settings.steps, settings.guidance],
             "pairs": [list(pair) for pair in pairs],
             "images": hashed,
-            "seed": seed,
+            "seeds": seeds[: len(images)],
         }
         found = cache.get_or_compute(key, encoded_samples)
         quality = []

@@ -28,7 +28,7 @@ from rcdm_cli.analyses.visualize.results import ImageResult, Visualization
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
 from rcdm_cli.analyses.visualize.section import write
 from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.diffusion.noise import sample_seed
+from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.ranks import own_similarity, ranks
@@ -65,7 +65,7 @@ def visualize(
         sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
         steps: number of sampling steps.
         guidance: scale of classifier-free guidance; 1 disables guidance.
-        seed: seed of the noise.
+        seed: seed of the noise, which also depends on the names of the images, see ``sample_seed``.
         batch: number of samples per batch.
         out: run folder; None writes no files.
         force: whether to replace a finished run in ``out``.
@@ -87,7 +87,7 @@ def visualize(
         )
         names = [PurePath(path).name for path in inputs.paths]
         count = len(names)
-        seeds = [[sample_seed(seed, image, k) for k in range(num_samples)] for image in range(count)]
+        seeds = sample_seeds(seed, inputs.names, num_samples)
         cond = [bundle.condition(inputs.h[pair], method=pair.method, level=pair.level) for pair in pairs]
         with SampleFiles(Path(out), names) if out is not None else nullcontext() as files:
 

@@ -1,7 +1,8 @@
 """Calibration data of 8-bit graphs: inputs of the denoiser during sampling."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,13 @@ class CalibrationImages:
     """Images for 8-bit graphs, uint8 (H, W, 3) each.
 
     Attributes:
-        calibration: images for the calibration.
-        check: other images, for the comparison of samples.
+        calibration: images for the calibration, by name.
+        check: other images, for the comparison of samples, by name.
         skipped: images that could not be read, with the reason.
     """
 
-    calibration: list[Pixels]
-    check: list[Pixels]
+    calibration: dict[str, Pixels]
+    check: dict[str, Pixels]
     skipped: list[tuple[str, str]]
 
 
@@ -72,11 +73,11 @@ def read_calibration_images(
             "calibration, the others to check the quality of samples."
         )
     cropped = load_cropped(source, size)
-    images = list(cropped.images)
+    images = list(zip(cropped.keys, cropped.images, strict=True))
     chosen = {index * len(images) // CALIBRATION_IMAGES for index in range(CALIBRATION_IMAGES)}
     return CalibrationImages(
-        [images[index] for index in sorted(chosen)],
-        [image for index, image in enumerate(images) if index not in chosen],
+        {key: image for index, (key, image) in enumerate(images) if index in chosen},
+        {key: image for index, (key, image) in enumerate(images) if index not in chosen},
         list(cropped.skipped),
     )
 
@@ -100,7 +101,7 @@ class Calibration:
 @torch.no_grad()
 def calibrate(
     bundle: Bundle,
-    images: Sequence[Pixels],
+    images: Mapping[str, Pixels],
     *,
     steps: int = STEPS,
     batch: int = 16,
@@ -114,16 +115,17 @@ def calibrate(
 
     Args:
         bundle: bundle on the CPU.
-        images: images, uint8 (H, W, 3) each, at least 1.
+        images: images by name, uint8 (H, W, 3) each, at least 1.
         steps: sampling steps over all timesteps.
         batch: samples generated at a time.
         on_progress: called with (finished samples, total samples).
     """
     projections = bundle.manifest.conditioning.projections
-    conds = []
-    for index in range(max(len(images), len(projections))):
+    conds, names = [], []
+    for index, (name, image) in zip(range(max(len(images), len(projections))), cycle(images.items()), strict=False):
         projection = projections[index % len(projections)]
-        h = bundle.encode([images[index % len(images)]], method=projection.method, level=projection.level)
+        names.append(name)
+        h = bundle.encode([image], method=projection.method, level=projection.level)
         conds.append(bundle.condition(h, method=projection.method, level=projection.level))
     cond = torch.cat(conds)
     recorder, defaults = _RecordingEngine(bundle.engine), bundle.settings()
@@ -131,7 +133,7 @@ def calibrate(
     loop = bundle.loop(settings, recorder)
     for start in range(0, len(cond), batch):
         part = cond[start : start + batch]
-        loop.samples(part, [sample_seed(0, start + index, 0) for index in range(len(part))])
+        loop.samples(part, [sample_seed(0, names[start + index], 0) for index in range(len(part))])
         on_progress(start + len(part), len(cond))
     x, modulations = (torch.cat(parts) for parts in zip(*recorder.inputs, strict=True))
     return Calibration(x, modulations)

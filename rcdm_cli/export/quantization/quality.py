@@ -1,6 +1,6 @@
 """Quality of samples at reduced precision compared with full precision, from the same noise."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -133,7 +133,7 @@ def check_quality(comparisons: Collection[PrecisionComparison]) -> None:
 def compare_precisions(
     bundle: Bundle,
     engines: Mapping[EightBit, Engine],
-    images: Sequence[Pixels],
+    images: Mapping[str, Pixels],
     *,
     seed: int = 0,
     batch: int = 32,
@@ -144,15 +144,16 @@ def compare_precisions(
     Args:
         bundle: bundle at fp32.
         engines: engines of the denoiser at reduced precisions.
-        images: images, uint8 (H, W, 3) each, at least 2. They must differ from the calibration images.
+        images: images by name, uint8 (H, W, 3) each, at least 2. They must differ from the calibration images.
         seed: seed of the noise.
         batch: samples generated at a time.
         on_progress: called with (finished samples, total samples, note).
     """
     pairs = bundle.pairs()
-    h = {pair: bundle.encode(images, method=pair.method, level=pair.level) for pair in pairs}
+    pixels = list(images.values())
+    h = {pair: bundle.encode(pixels, method=pair.method, level=pair.level) for pair in pairs}
     cond = torch.cat([bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs])
-    seeds = [sample_seed(seed, image, 0) for image in range(len(images))] * len(pairs)
+    seeds = [sample_seed(seed, name, 0) for name in images] * len(pairs)
     total = (1 + len(engines)) * len(seeds)
 
     def sample(engine: Engine, part: int, precision: str) -> Pixels:
