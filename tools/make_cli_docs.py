@@ -18,7 +18,7 @@ INTRODUCTION = """\
 `make docs` generates this page from the program. `rcdm COMMAND --help` shows the same text.
 
 - stdout contains the result: lines of text, or one JSON object with `--json`. Everything else goes to stderr.
-- Exit codes: 0 success; 1 failure; 2 wrong use, recipe or input; 3 a requested check did not hold; 130 interrupted.
+- Exit codes: 0 success; 1 failure; 2 wrong use, recipe or input; 3 a requested check failed; 130 interrupted.
   With 1, 2 and 130, stdout is empty. The exception is a command that skipped unreadable images: it prints its result
   and exits with code 2.
 - On a terminal, long work shows a progress bar; elsewhere it prints occasional lines. `--quiet` disables both.

@@ -33,7 +33,7 @@ class Command:
     Attributes:
         function: implementation. The first parameter is the ``Output``, the others are annotated options. A parameter
             named ``context`` receives Typer's context. The docstring is the help text.
-        name: what the user types after ``rcdm``.
+        name: name of the command.
         panel: heading of the command in ``rcdm --help``.
         examples: command lines for the help text, the simplest first.
     """

@@ -27,7 +27,7 @@ def recipe(incomplete: str) -> list[str]:
 
 
 def methods(incomplete: str) -> list[str]:
-    """Complete the last of several comma-separated methods: the methods of every bundle and the published ones."""
+    """Complete the last of several comma-separated methods: the methods of every bundle and the published methods."""
     from rcdm_cli.encoders.methods import METHODS
 
     earlier, comma, last = incomplete.rpartition(",")

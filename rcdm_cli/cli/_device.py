@@ -1,4 +1,4 @@
-"""Device of a command: choose it, open a bundle there, and join the processes that ``torchrun`` started."""
+"""Device of a command: choose the device, open a bundle, and join the processes that ``torchrun`` started."""
 
 import os
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def choose_device(name: str, local_rank: int = 0) -> "torch.device":
     ``local_rank``.
 
     Raises:
-        RcdmError: a CUDA device or MPS was requested and is not available. The CPU never replaces it.
+        RcdmError: a CUDA device or MPS was requested and is not available. There is no fallback to the CPU.
     """
     import torch
 
@@ -33,9 +33,9 @@ def choose_device(name: str, local_rank: int = 0) -> "torch.device":
         name = "cuda" if count else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name, local_rank) if name == "cuda" and local_rank else torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise RcdmError(f"--device {device}: {_why_not(count)} Give --device cpu, or auto for what is available.")
+        raise RcdmError(f"--device {device}: {_why_not(count)} Give --device cpu or --device auto.")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise RcdmError(f"--device mps: {_why_no_mps()} Give --device cpu, or auto for what is available.")
+        raise RcdmError(f"--device mps: {_why_no_mps()} Give --device cpu or --device auto.")
     return device
 
 
@@ -61,7 +61,7 @@ def open_bundle(out: Output, bundle_name: str, device: str, backend: str, precis
     """Open the bundle of ``--bundle`` on ``--device``, and report the backend and precision on stderr.
 
     Raises:
-        InputError: no such bundle, or the bundle lacks what the backend runs.
+        InputError: no such bundle, or the bundle has no graph for the backend.
         RcdmError: the device or the backend was requested and is not available.
     """
     from rcdm_cli.bundle.bundle import load_bundle

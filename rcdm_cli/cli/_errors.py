@@ -22,7 +22,8 @@ def report_errors(out: Output) -> Iterator[None]:
     try:
         yield
     except (BrokenPipeError, typer.Exit, typer.BadParameter):
-        # Typer handles these. A broken pipe is a reader of stdout that has closed, which needs no message.
+        # Typer handles these exceptions. A broken pipe means that the reader of stdout has closed, which needs no
+        # message.
         raise
     except (Exception, KeyboardInterrupt) as error:
         if debugging():
@@ -46,18 +47,18 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror is not None:
         return f"{error.filename}: {error.strerror}." if error.filename is not None else f"{error.strerror}."
     summary = " ".join(f"{type(error).__name__}: {error}".split())
-    return f"Unexpected failure ({summary}). Set {DEBUG}=1 to see where it happened."
+    return f"Unexpected failure ({summary}). Set {DEBUG}=1 to print the traceback."
 
 
 def exit_code(error: BaseException) -> int:
-    """Return 1 for a failure, 2 for wrong use or input, 3 for a check that did not hold, 130 for an interrupt."""
+    """Return 1 for a failure, 2 for wrong use or input, 3 for a failed check, 130 for an interrupt."""
     if isinstance(error, RcdmError):
         return error.exit_code
     return Interrupted.exit_code if isinstance(error, KeyboardInterrupt | typer.Abort) else RcdmError.exit_code
 
 
 def with_flags(message: str, context: typer.Context) -> str:
-    """Replace parameter names in backticks by what the user types: ```split``` → ``--split``.
+    """Replace parameter names in backticks by flags: ```split``` → ``--split``.
 
     The code below ``cli`` names parameters as in Python. The parameters of the running command are searched first, then
     the options of all commands. Other names keep their backticks.

@@ -1,4 +1,4 @@
-"""Installed packages that fail on import: which one, and what to do."""
+"""Messages for installed packages that fail on import."""
 
 import importlib.metadata
 import traceback

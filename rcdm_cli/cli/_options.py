@@ -1,4 +1,4 @@
-"""The options that commands share. Each option has one name, one meaning and one help text.
+"""Options that several commands share. Each option has one name, one meaning and one help text.
 
 A command uses the type and sets its own default: ``steps: Steps = 20``.
 """
@@ -244,7 +244,7 @@ Device = Annotated[
         "--device",
         metavar="auto|cpu|cuda|cuda:N|mps",
         callback=_device,
-        help="Device to run on; auto is the first CUDA device if there is one, else MPS if available, else the CPU.",
+        help="Device to run on; auto is the first CUDA device if available, else MPS if available, else the CPU.",
         rich_help_panel=MACHINE_PANEL,
         autocompletion=_completion.one_of(("auto", "cpu", "cuda", "mps")),
     ),
@@ -286,6 +286,6 @@ Force = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Check everything and print the plan, but do nothing.", rich_help_panel=OUTPUT_PANEL
+        "--dry-run", help="Check the arguments and print the plan without downloading.", rich_help_panel=OUTPUT_PANEL
     ),
 ]

@@ -59,7 +59,7 @@ class Output:
         self._labelled("Warning", "yellow", message)
 
     def error(self, message: str, label: str = "Error") -> None:
-        """Print on stderr why the command ends."""
+        """Print the error that ends the command, on stderr."""
         self._labelled(label, "red", message)
 
     @contextmanager
@@ -75,7 +75,7 @@ class Output:
 
     @contextmanager
     def stages(self) -> Iterator[ShowStage]:
-        """Show one progress bar after the other. Call the yielded function with (stage, done, total[, note])."""
+        """Show one progress bar per stage. Call the yielded function with (stage, done, total[, note])."""
         with ExitStack() as bars:
             current = ""
             show: ShowProgress

@@ -56,7 +56,7 @@ COMMANDS = (
 
 app = typer.Typer(
     name="rcdm",
-    help="Show what the representation of a self-supervised image encoder contains: sample a diffusion model "
+    help="Visualize the representations of image encoders: generate samples with a diffusion model that is "
     "conditioned on the representation of an image.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

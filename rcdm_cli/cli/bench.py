@@ -71,10 +71,11 @@ def bench(
     ] = 20,
     sample_rounds: Annotated[int, typer.Option("--sample-rounds", min=1, help="Rounds of complete sampling.")] = 3,
 ) -> None:
-    """Time calls of the denoiser and complete sampling, with all backends, precisions and batch sizes in turns.
+    """Time denoiser calls and complete sampling for several backends, precisions and batch sizes.
 
-    The result includes the rate of a call as a fraction of the rate of a matrix product, measured in the same rounds,
-    and the relative error of a call against PyTorch at float32.
+    The runs of all backends and precisions are interleaved, because the speed of a machine varies. The result includes
+    the multiply-accumulates per second of a call as a fraction of those of a matrix product, and the relative error of
+    a call against PyTorch at float32.
     """
     from rcdm_cli.analyses.bench.compute import bench as run_bench
     from rcdm_cli.analyses.bench.compute import open_contenders

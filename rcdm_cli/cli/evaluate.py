@@ -98,11 +98,11 @@ def evaluate(
     out: Out = Path("evaluation"),
     force: Force = False,
 ) -> None:
-    """Measure the faithfulness to h, the diversity at fixed h, the realism and the memorisation of samples.
+    """Measure the faithfulness, the diversity, the realism and the memorisation of samples.
 
-    Faithfulness is the rank of an image's representation among those of all images, by similarity to the
+    Faithfulness is the rank of an image's representation among the representations of all images, by similarity to the
     representation of a sample. A mean reciprocal rank of 1 means that the image's own representation is always the most
-    similar. A chart shows the correlation of samples with h along the principal directions of h.
+    similar. A chart shows the correlation between the representations of samples and images along principal directions.
 
     Writes results.json, charts as PNG, report.html and, with --bank-split, the samples nearest to a training image. The
     same command resumes an interrupted run.

@@ -103,15 +103,16 @@ def export(
 ) -> None:
     """Make a bundle from a training run, or compile the networks of a bundle.
 
-    For a RUN, the bundle contains the EMA weights in half precision and the encoders. The name of the folder is the
-    name of the bundle; bundles in `engines/` are found by name. For a BUNDLE, the command writes ONNX graphs of the
-    encoders and the denoiser into the bundle and, with --trt, TensorRT plans for the GPU of this machine. parity.json
-    in the bundle contains the errors against PyTorch. Graphs that are up to date are not written again.
+    For a RUN, the command makes a bundle from the encoders and the EMA weights in half precision. The name of the
+    folder is the name of the bundle; bundles in `engines/` are found by name. For a BUNDLE, the command writes ONNX
+    graphs of the encoders and the denoiser into the bundle and, with --trt, TensorRT plans for the GPU of this machine.
+    The file parity.json in the bundle contains the errors of the graphs against PyTorch. Graphs that are up to date are
+    not written again.
 
     int8 and fp8 graphs are calibrated on the sampling of 32 images. Then one sample per image and representation is
-    generated for up to 100 other images, at fp32 and at each 8-bit precision. If mean reciprocal rank or Fréchet
-    distance is too much worse, no 8-bit graph is installed and the exit code is 3. CPUs emulate fp8; TensorRT plans at
-    fp8 need a GPU of compute capability 8.9 or later.
+    generated for up to 100 other images, at fp32 and at each 8-bit precision. If the loss of mean reciprocal rank or
+    the increase of Fréchet distance exceeds a limit, no 8-bit graph is installed and the exit code is 3. CPUs emulate
+    fp8; TensorRT plans at fp8 need a GPU of compute capability 8.9 or later.
     """
     import torch
 

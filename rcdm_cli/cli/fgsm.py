@@ -89,7 +89,7 @@ def fgsm(
             "--probe",
             metavar="DATA",
             help="Training images of the linear classifiers: a dataset with class folders, or a file written by"
-            " `rcdm embed`. Without it, only the attack drift is possible.",
+            " `rcdm embed`. Without --probe, only the attack drift is possible.",
             show_default=False,
         ),
     ] = None,
@@ -98,7 +98,7 @@ def fgsm(
         typer.Option(
             "--probe-split",
             metavar="NAME",
-            help="Sub-folder of the --probe data to use. Default: all of it.",
+            help="Sub-folder of the --probe data to use. Default: all images.",
             show_default=False,
         ),
     ] = None,
@@ -166,7 +166,8 @@ def fgsm(
     """Measure the robustness of representations to small adversarial changes of the image.
 
     Linear classifiers are trained on the frozen representations of --probe. Then every image is changed, by at most
-    epsilon in each pixel, so that the classifier errs (fgsm, pgd) or the representation drifts (drift).
+    epsilon in each pixel, to maximise the loss of the classifier (fgsm, pgd) or the change of the representation
+    (drift).
 
     Writes accuracy and drift over epsilon, samples of the representations before and after an attack, results.json with
     all numbers, and report.html. The same command resumes an interrupted run.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rcdm_cli.diffusion.published import UNetOptions
 
 SCHEDULES = ("linear", "cosine")
-UNSEEN_PANEL = "Parameters that weights do not show (known for the published RCDM)"
+UNSEEN_PANEL = "Architecture parameters that cannot be inferred (not needed for published RCDMs)"
 
 OneLevel = Annotated[
     str,
@@ -63,7 +63,7 @@ def import_checkpoint(
         typer.Option(
             "--encoder",
             metavar="REF",
-            help=f"Encoder to use instead of the one that `rcdm pull` downloaded: {ENCODER_HELP}.",
+            help=f"Encoder to use instead of the encoder that `rcdm pull` downloaded: {ENCODER_HELP}.",
             show_default=False,
         ),
     ] = None,

@@ -99,7 +99,7 @@ def interpolate(
     out: Out = Path("interpolation"),
     force: Force = False,
 ) -> None:
-    """Generate samples along the path from the representation of one image to that of another.
+    """Generate samples along the path between the representations of two images.
 
     Writes a grid for each pair of images (a row per method, level and noise, from A to B), results.json with the length
     of each path and the similarity of each sample to its target, and report.html. The same command resumes an

@@ -1,4 +1,4 @@
-"""``rcdm invariance``: augmentations that do not change a representation."""
+"""``rcdm invariance``: similarity of representations under augmentations."""
 
 from pathlib import Path
 from typing import Annotated

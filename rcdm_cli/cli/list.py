@@ -90,7 +90,7 @@ def list_names(out: Output, kind: Kind = ALL) -> None:
     """List the names of methods, bundles and recipes.
 
     `rcdm list methods` shows for each method the width of the representation at each level, and the published weights:
-    their input, licences, address, paper, and whether they are available here. `rcdm pull NAME` downloads them.
+    input, licences, address, paper, and availability on this machine. `rcdm pull NAME` downloads them.
     """
     tables = {name: rows() for name, rows in KINDS.items() if kind in (name, ALL)}
     if kind == ALL:

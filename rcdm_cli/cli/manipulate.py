@@ -1,4 +1,4 @@
-"""``rcdm manipulate``: attributes as dimensions of a representation."""
+"""``rcdm manipulate``: samples after a change of selected dimensions of a representation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -94,10 +94,10 @@ def manipulate(
     out: Out = Path("manipulation"),
     force: Force = False,
 ) -> None:
-    """Set the dimensions that an image shares with its nearest neighbours to zero, or to the values of another image.
+    """Zero or replace the dimensions that an image shares with its nearest neighbours, and generate samples.
 
     Dimensions that are active in most of SOURCE's nearest neighbours (by default in more than 14 of 20, as in the
-    published code) are set to zero in one row of samples, and to TARGET's values in another.
+    published code) are set to zero in one row of samples, and to TARGET's values in another row.
 
     Writes a grid for each method and level (rows: source, without the dimensions, with the target's values),
     results.json with the dimensions, and report.html. The same command resumes an interrupted run.

@@ -57,8 +57,8 @@ def probe(
             metavar="N",
             min=2,
             max=1000,
-            help="Number of bootstrap resamples of the training images. The classifiers are refitted on each resample;"
-            " the intervals over seeds are over the resamples.",
+            help="Number of bootstrap resamples of the training images. The classifiers are refitted on each resample."
+            " Intervals over seeds are intervals over these resamples.",
         ),
     ] = 5,
     methods: Methods = None,

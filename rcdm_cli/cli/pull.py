@@ -30,7 +30,7 @@ class RequiredFile:
     size: int | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what is shown before the download, as JSON-compatible values."""
+        """Return the part, address, licence and size as JSON-able values."""
         return {
             "part": self.part,
             "url": self.source.url,
@@ -49,7 +49,9 @@ def pull(
     out: Output,
     method: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="Method; `rcdm list methods` lists what is published.", show_default=False),
+        typer.Argument(
+            metavar="NAME", help="Method with published weights (see `rcdm list methods`).", show_default=False
+        ),
     ],
     level: OneLevel = "backbone",
     folder: Annotated[
@@ -59,7 +61,7 @@ def pull(
             "-o",
             metavar="PATH",
             help="Folder of the bundle.",
-            show_default="engines/imagenet128-NAME, with -projector appended for that level",
+            show_default="engines/imagenet128-NAME, or engines/imagenet128-NAME-projector",
             rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None,
@@ -124,14 +126,14 @@ def _find(part: str, source: "PublishedFile", folder: Path) -> RequiredFile:
     """Look for a file in the cache.
 
     Raises:
-        InputError: the file is not in the cache and downloads are turned off.
+        InputError: the file is not in the cache and downloads are disabled.
     """
     from rcdm_cli.core.download import find_download, remote_size
 
     path = folder / source.file
     found = find_download(path, source.url, source.sha256)
     if found is None and offline():
-        raise InputError(f"{source.url} was not downloaded before, and {OFFLINE} turns off downloads.")
+        raise InputError(f"{source.url} was not downloaded before, and {OFFLINE} disables downloads.")
     return RequiredFile(part, source, path, found, found.size if found else remote_size(source.url))
 
 

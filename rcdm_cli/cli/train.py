@@ -46,7 +46,7 @@ def train(
         typer.Option(
             "--encoder",
             metavar="REF",
-            help=f"Encoder that replaces those of the recipe: {ENCODER_HELP}. May be repeated.",
+            help=f"Encoder that replaces the encoders of the recipe: {ENCODER_HELP}. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -74,7 +74,7 @@ def train(
     overfitting: it augments images at random and computes the representations of the augmented images.
 
     `torchrun --standalone --nproc-per-node 8 --module rcdm_cli train …` trains with several processes, one per GPU.
-    Each process computes a part of every batch. The result equals that of one process up to rounding, except with
+    Each process computes a part of every batch. The result equals the result of one process up to rounding, except with
     dropout. The number of processes may change when a run is resumed.
     """
     from rcdm_cli.training.distributed import is_main_process

@@ -1,4 +1,4 @@
-"""``rcdm tune``: choose the sampler and the number of steps of a bundle by measurement."""
+"""``rcdm tune``: choose the sampler, the steps and the guidance of a bundle by measurement."""
 
 from pathlib import Path
 from typing import Annotated
@@ -98,10 +98,11 @@ def tune(
     out: Out = Path("tuning"),
     force: Force = False,
 ) -> None:
-    """Choose a bundle's sampling settings: measure faithfulness and Fréchet distance for samplers, steps and guidance.
+    """Choose the sampler, the steps and the guidance of a bundle by faithfulness and Fréchet distance.
 
-    All settings generate one sample per image from the same noise. The settings with the fewest network calls within
-    the margin of the best become the bundle's default, and its manifest records the numbers.
+    For each setting, one sample per image is generated from the same noise. Among the settings within --margin of the
+    best quality, the setting with the fewest network calls becomes the default of the bundle. The manifest of the
+    bundle records the numbers.
 
     Also writes results.json and report.html. The same command resumes an interrupted run.
     """

@@ -64,7 +64,7 @@ def visualize(
 ) -> None:
     """Generate samples from the representations of images.
 
-    Features that all samples of a representation share are encoded in the representation; features that vary are not.
+    Properties that all samples share are encoded in the representation. Properties that vary are not encoded.
 
     Writes grid.png (a row per image and method: the image, the samples of each level and their standard-deviation map),
     the samples as single files, results.json with all numbers, and report.html. The same command resumes an interrupted

@@ -126,7 +126,7 @@ def _fetch_with_retries(
             failures = 1 if _size(part) - before >= CHUNK else failures + 1
             if failures >= attempts:
                 raise RcdmError(
-                    f"{url} broke off after {_size(part)} bytes ({broken}). Run the same command again to resume."
+                    f"The download of {url} stopped after {_size(part)} bytes ({broken}). Repeat the command to resume."
                 ) from broken
             time.sleep(_RETRY_SECONDS)
 

@@ -24,7 +24,7 @@ class OutOfMemoryError(RuntimeError):
     [
         (RcdmError("No CUDA here."), 1, "Error: No CUDA here.\n"),
         (InputError("image.jpg is a text file."), 2, "Error: image.jpg is a text file.\n"),
-        (CheckFailed("Parity does not hold."), 3, "Error: Parity does not hold.\n"),
+        (CheckFailed("The check of parity failed."), 3, "Error: The check of parity failed.\n"),
         (Interrupted("Stopped at step 3."), 130, "Interrupted: Stopped at step 3.\n"),
         (KeyboardInterrupt(), 130, "Interrupted: stopped before the end.\n"),
         (
@@ -39,7 +39,7 @@ class OutOfMemoryError(RuntimeError):
         (
             ValueError("two\nlines"),
             1,
-            "Error: Unexpected failure (ValueError: two lines). Set RCDM_DEBUG=1 to see where it happened.\n",
+            "Error: Unexpected failure (ValueError: two lines). Set RCDM_DEBUG=1 to print the traceback.\n",
         ),
         (
             InputError("[/not markup] /a/very/long/path" + "x" * 200),

@@ -126,7 +126,7 @@ def test_cached_files_are_not_downloaded_again(invoke, server, workplace, monkey
     (workplace / "cache" / "dino" / "rcdm_ema_dino_trunk.pt").write_bytes(b"spoilt")
     result = invoke("pull", "dino", "--force", "--yes")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "RCDM_OFFLINE turns off downloads" in result.stderr
+    assert "RCDM_OFFLINE disables downloads" in result.stderr
     assert server.requests == []
 
 
@@ -134,7 +134,7 @@ def test_interrupted_download_is_resumed(invoke, server, workplace):
     server.truncate = 20_000
     result = invoke("pull", "dino", "--yes")
     assert (result.exit_code, result.stdout) == (1, "")
-    assert "broke off after 100000 bytes" in result.stderr
+    assert "stopped after 100000 bytes" in result.stderr
     assert not (workplace / "cache" / "dino" / "rcdm_ema_dino_trunk.pt").exists()
     assert not (workplace / "engines").exists()
     server.truncate = None

@@ -68,7 +68,7 @@ def test_broken_download_is_resumed(site, path):
 
 def test_next_call_resumes_a_failed_download(site, path):
     site.truncate = 400_000
-    with pytest.raises(RcdmError, match="broke off after 800000 bytes") as caught:
+    with pytest.raises(RcdmError, match="stopped after 800000 bytes") as caught:
         download(site.url, path, attempts=2)
     assert not isinstance(caught.value, InputError)
     assert visible(path) == ["a.pt.part", "a.pt.part.tag"]

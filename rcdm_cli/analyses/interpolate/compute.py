@@ -98,7 +98,7 @@ def interpolate(
     on_progress: OnProgress = no_progress,
     on_note: OnNote = no_note,
 ) -> Interpolation:
-    """Generate samples along the path from the representation of one image to that of another.
+    """Generate samples along the path between the representations of two images.
 
     Args:
         bundle: bundle, or its name or folder.
