@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 import rcdm_cli
-from rcdm_cli.core.errors import InputError
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import TRAIN
 
@@ -49,12 +48,10 @@ def test_every_function_has_an_example():
         assert any(re.search(rf"import .*\b{name}\b", example) for example in EXAMPLES), name
 
 
-def test_export_is_callable_after_an_import_of_its_package():
-    from rcdm_cli.export.run import export
-
-    assert inspect.signature(rcdm_cli.export) == inspect.signature(export)
-    with pytest.raises(InputError, match="nowhere"):
-        rcdm_cli.export("nowhere")
+def test_package_name_does_not_hide_a_function():
+    for name in rcdm_cli.__all__:
+        assert inspect.isfunction(getattr(rcdm_cli, name)), name
+        assert not (Path(rcdm_cli.__file__).parent / name).exists(), name
 
 
 def test_import_does_not_import_torch():

@@ -21,11 +21,11 @@ MAY_IMPORT = {
     "backends": {"diffusion", "encoders", "data", "metrics", "core"},
     "bundle": {"backends", "diffusion", "encoders", "data", "metrics", "core"},
     "training": {"backends", "diffusion", "encoders", "data", "metrics", "core"},
-    "export": {"bundle", "training", "backends", "diffusion", "encoders", "data", "metrics", "core"},
+    "exporting": {"bundle", "training", "backends", "diffusion", "encoders", "data", "metrics", "core"},
     "report": {"data", "core"},
     "analyses": {
         "report",
-        "export",
+        "exporting",
         "bundle",
         "training",
         "backends",

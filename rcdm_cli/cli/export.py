@@ -116,7 +116,7 @@ def export(
     """
     import torch
 
-    from rcdm_cli.export import export as run_export
+    from rcdm_cli.exporting.run import export as run_export
 
     with out.progress("Exporting") as show:
         result = run_export(

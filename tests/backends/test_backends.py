@@ -18,10 +18,10 @@ from rcdm_cli.backends.select import select_backend
 from rcdm_cli.bundle.manifest import run_context
 from rcdm_cli.core.errors import CheckFailed, InputError, RcdmError
 from rcdm_cli.core.files import sha256
-from rcdm_cli.export import graphs, parity
-from rcdm_cli.export.graphs import denoiser_graph, wanted_graphs, write_graphs
-from rcdm_cli.export.parity import measure_parity
-from rcdm_cli.export.run import export
+from rcdm_cli.exporting import graphs, parity
+from rcdm_cli.exporting.graphs import denoiser_graph, wanted_graphs, write_graphs
+from rcdm_cli.exporting.parity import measure_parity
+from rcdm_cli.exporting.run import export
 from tests.bundle.tiny import tiny_bundle
 
 PRECISIONS = ("fp32", "fp16", "bf16")

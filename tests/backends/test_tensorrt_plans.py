@@ -11,12 +11,12 @@ from rcdm_cli.bundle.manifest import read_manifest
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256, write_json
 from rcdm_cli.core.resources import bundle_path
-from rcdm_cli.export.install import is_current
-from rcdm_cli.export.tensorrt import plans
-from rcdm_cli.export.tensorrt.builder import PlanRequest, serialized
-from rcdm_cli.export.tensorrt.plans import prepare_plan, wanted_plan
+from rcdm_cli.exporting.install import is_current
+from rcdm_cli.exporting.tensorrt import plans
+from rcdm_cli.exporting.tensorrt.builder import PlanRequest, serialized
+from rcdm_cli.exporting.tensorrt.plans import prepare_plan, wanted_plan
 from tests.bundle.tiny import build_plan_for, put_graphs, tiny_bundle
-from tests.export.test_tensorrt_builder import graph
+from tests.exporting.test_tensorrt_builder import graph
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 

@@ -14,8 +14,8 @@ from rcdm_cli.backends.tensorrt.target import Gpu, target_of
 from rcdm_cli.bundle.manifest import read_manifest, run_context
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256
-from rcdm_cli.export.tensorrt import plans
-from rcdm_cli.export.tensorrt.plans import prepare_plan
+from rcdm_cli.exporting.tensorrt import plans
+from rcdm_cli.exporting.tensorrt.plans import prepare_plan
 from tests.bundle.tiny import tiny_bundle
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")

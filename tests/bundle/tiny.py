@@ -12,11 +12,11 @@ from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
-from rcdm_cli.export.graphs import wanted_graphs, write_graphs
-from rcdm_cli.export.install import Installation, install, staging
-from rcdm_cli.export.quantization.calibration import calibrate
-from rcdm_cli.export.quantization.graphs import quantize_graphs, wanted_quantized
-from rcdm_cli.export.tensorrt.plans import prepare_plan, wanted_plan, write_plan
+from rcdm_cli.exporting.graphs import wanted_graphs, write_graphs
+from rcdm_cli.exporting.install import Installation, install, staging
+from rcdm_cli.exporting.quantization.calibration import calibrate
+from rcdm_cli.exporting.quantization.graphs import quantize_graphs, wanted_quantized
+from rcdm_cli.exporting.tensorrt.plans import prepare_plan, wanted_plan, write_plan
 from tests.training.tiny import random_images
 
 TRUNK = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}

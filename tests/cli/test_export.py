@@ -12,9 +12,9 @@ from PIL import Image
 from rcdm_cli import load_bundle
 from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
-from rcdm_cli.export.graphs import wanted_graphs
-from rcdm_cli.export.parity import BOUNDS
-from rcdm_cli.export.quantization.qdq import quantize
+from rcdm_cli.exporting.graphs import wanted_graphs
+from rcdm_cli.exporting.parity import BOUNDS
+from rcdm_cli.exporting.quantization.qdq import quantize
 from rcdm_cli.training.checkpoint import load_checkpoint
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import TRAIN, random_images, tiny_encoder, write_images
@@ -131,7 +131,7 @@ def test_8_bit_graphs_are_installed_only_if_they_pass_the_checks(workplace, invo
     command = ("export", "tiny", "--precision", "fp8,int8", "--calibration", "images")
 
     with monkeypatch.context() as broken:
-        broken.setattr("rcdm_cli.export.quantization.graphs.quantize", quantize_wrongly)
+        broken.setattr("rcdm_cli.exporting.quantization.graphs.quantize", quantize_wrongly)
         done = invoke(*command)
     assert done.exit_code == 3, done.stderr
     assert "comparisons with PyTorch fail: the relative error of denoiser on onnxruntime at fp8" in one_line(
@@ -140,14 +140,14 @@ def test_8_bit_graphs_are_installed_only_if_they_pass_the_checks(workplace, invo
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     with monkeypatch.context() as strict:
-        strict.setattr("rcdm_cli.export.quantization.quality.MAX_FRECHET_RATIO", 0.1)
+        strict.setattr("rcdm_cli.exporting.quantization.quality.MAX_FRECHET_RATIO", 0.1)
         done = invoke(*command)
     assert done.exit_code == 3, done.stderr
     assert "int8 is rejected: Over 58 images, samples at int8 lose" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     # With random weights, the rank loss is mostly noise.
-    monkeypatch.setattr("rcdm_cli.export.quantization.quality.MAX_RANK_LOSS", 0.2)
+    monkeypatch.setattr("rcdm_cli.exporting.quantization.quality.MAX_RANK_LOSS", 0.2)
     done = invoke(*command, "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
@@ -186,7 +186,7 @@ def test_encoder_from_an_onnx_file_is_not_exported(workplace):
 def test_missing_exporter_is_an_error_before_any_work(workplace, invoke, monkeypatch):
     folder = tiny_bundle(workplace / "tiny")
     before = sorted(path.name for path in folder.iterdir())
-    monkeypatch.setattr("rcdm_cli.export.onnx.find_spec", lambda name: None)
+    monkeypatch.setattr("rcdm_cli.exporting.onnx.find_spec", lambda name: None)
     done = invoke("export", "tiny")
     assert done.exit_code == 1
     assert "needs onnxscript, which is not installed: `pip install 'rcdm[export]'`" in one_line(done.stderr)

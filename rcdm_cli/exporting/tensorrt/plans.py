@@ -12,8 +12,8 @@ from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt
 from rcdm_cli.backends.tensorrt.target import PlanTarget, target_of
 from rcdm_cli.bundle.manifest import Manifest
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.export.install import NOT_WRITTEN, Installation, finished, install, staging
-from rcdm_cli.export.tensorrt.builder import PlanRequest, build_plan
+from rcdm_cli.exporting.install import NOT_WRITTEN, Installation, finished, install, staging
+from rcdm_cli.exporting.tensorrt.builder import PlanRequest, build_plan
 
 TIMING_CACHE = "tensorrt.timing"
 """File in the bundle's folder. The manifest does not list it, because it is not needed to run the bundle."""

@@ -10,9 +10,9 @@ from rcdm_cli.backends.graph import Graph, Precision
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.manifest import Manifest
 from rcdm_cli.diffusion.inference import LoopForm, at_precision
-from rcdm_cli.export.install import NOT_WRITTEN, Installation, finished, install, staging
-from rcdm_cli.export.onnx import export_graph, require_exporter
-from rcdm_cli.export.parity import Parity, check_bounds, measure_parity
+from rcdm_cli.exporting.install import NOT_WRITTEN, Installation, finished, install, staging
+from rcdm_cli.exporting.onnx import export_graph, require_exporter
+from rcdm_cli.exporting.parity import Parity, check_bounds, measure_parity
 
 
 def denoiser_graph(manifest: Manifest, precision: Precision) -> Graph:

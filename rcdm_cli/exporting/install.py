@@ -15,7 +15,7 @@ from rcdm_cli.bundle.manifest import Manifest, read_manifest
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256, write_json
 from rcdm_cli.core.resources import MANIFEST
-from rcdm_cli.export.parity import BOUNDS, Parity
+from rcdm_cli.exporting.parity import BOUNDS, Parity
 
 PARITY = "parity.json"
 

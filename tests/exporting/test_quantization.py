@@ -26,15 +26,15 @@ from rcdm_cli.diffusion.inference import LoopForm, at_precision
 from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.schedule import spacing
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.export.graphs import denoiser_graph
-from rcdm_cli.export.install import finished, install, is_current
-from rcdm_cli.export.onnx import export_graph
-from rcdm_cli.export.quantization import graphs as quantized_graphs
-from rcdm_cli.export.quantization.calibration import CalibrationImages, calibrate
-from rcdm_cli.export.quantization.graphs import wanted_quantized, write_quantized
-from rcdm_cli.export.quantization.qdq import quantize, to_fp8
-from rcdm_cli.export.quantization.quality import PrecisionComparison, Quality, QualityPair
-from rcdm_cli.export.tensorrt.builder import PlanRequest, serialized
+from rcdm_cli.exporting.graphs import denoiser_graph
+from rcdm_cli.exporting.install import finished, install, is_current
+from rcdm_cli.exporting.onnx import export_graph
+from rcdm_cli.exporting.quantization import graphs as quantized_graphs
+from rcdm_cli.exporting.quantization.calibration import CalibrationImages, calibrate
+from rcdm_cli.exporting.quantization.graphs import wanted_quantized, write_quantized
+from rcdm_cli.exporting.quantization.qdq import quantize, to_fp8
+from rcdm_cli.exporting.quantization.quality import PrecisionComparison, Quality, QualityPair
+from rcdm_cli.exporting.tensorrt.builder import PlanRequest, serialized
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import random_images
 

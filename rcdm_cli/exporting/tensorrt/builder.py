@@ -18,7 +18,7 @@ from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt, new_lo
 from rcdm_cli.backends.tensorrt.target import PlanTarget, sm
 from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.core.files import atomic_write
-from rcdm_cli.export.tensorrt.graph import buildable
+from rcdm_cli.exporting.tensorrt.graph import buildable
 
 OnProgress = Callable[[int, int, str], None]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rcdm_cli.export.onnx import export_graph
+from rcdm_cli.exporting.onnx import export_graph
 
 
 class Splitting(nn.Module):

@@ -5,10 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rcdm_cli.export.onnx import export_graph
-from rcdm_cli.export.tensorrt.builder import PlanRequest, serialized
-from rcdm_cli.export.tensorrt.graph import buildable, convolution_weights
-from tests.export.test_tensorrt_builder import ADA
+from rcdm_cli.exporting.onnx import export_graph
+from rcdm_cli.exporting.tensorrt.builder import PlanRequest, serialized
+from rcdm_cli.exporting.tensorrt.graph import buildable, convolution_weights
+from tests.exporting.test_tensorrt_builder import ADA
 
 
 class Doubling(torch.nn.Module):

@@ -10,13 +10,13 @@ from rcdm_cli.backends.select import select_backend
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.manifest import Manifest, run_context
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.export.graphs import denoiser_graph
-from rcdm_cli.export.install import Installation, finished, install, staging
-from rcdm_cli.export.onnx import require_exporter
-from rcdm_cli.export.parity import Parity, check_bounds, measure_parity
-from rcdm_cli.export.quantization.calibration import Calibration, CalibrationImages, calibrate
-from rcdm_cli.export.quantization.qdq import quantize, require_quantizer
-from rcdm_cli.export.quantization.quality import PrecisionComparison, check_quality, compare_precisions
+from rcdm_cli.exporting.graphs import denoiser_graph
+from rcdm_cli.exporting.install import Installation, finished, install, staging
+from rcdm_cli.exporting.onnx import require_exporter
+from rcdm_cli.exporting.parity import Parity, check_bounds, measure_parity
+from rcdm_cli.exporting.quantization.calibration import Calibration, CalibrationImages, calibrate
+from rcdm_cli.exporting.quantization.qdq import quantize, require_quantizer
+from rcdm_cli.exporting.quantization.quality import PrecisionComparison, check_quality, compare_precisions
 
 OnProgress = Callable[[int, int, str], None]
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from rcdm_cli.backends.tensorrt.package import import_tensorrt
 from rcdm_cli.backends.tensorrt.target import PlanTarget, target_of
 from rcdm_cli.core.errors import RcdmError
-from rcdm_cli.export.tensorrt.builder import PlanRequest, build_plan, serialized
+from rcdm_cli.exporting.tensorrt.builder import PlanRequest, build_plan, serialized
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx")
 

@@ -16,13 +16,13 @@ from rcdm_cli.bundle.manifest import Manifest, read_manifest
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.precision import has_bf16
 from rcdm_cli.core.resources import MANIFEST, bundle_path
-from rcdm_cli.export.graphs import wanted_graphs, write_graphs
-from rcdm_cli.export.install import Installation, is_current
-from rcdm_cli.export.parity import Parity
-from rcdm_cli.export.quantization.calibration import CalibrationImages, read_calibration_images
-from rcdm_cli.export.quantization.graphs import wanted_quantized, write_quantized
-from rcdm_cli.export.quantization.quality import PrecisionComparison
-from rcdm_cli.export.tensorrt.plans import prepare_plan, wanted_plan, write_plan
+from rcdm_cli.exporting.graphs import wanted_graphs, write_graphs
+from rcdm_cli.exporting.install import Installation, is_current
+from rcdm_cli.exporting.parity import Parity
+from rcdm_cli.exporting.quantization.calibration import CalibrationImages, read_calibration_images
+from rcdm_cli.exporting.quantization.graphs import wanted_quantized, write_quantized
+from rcdm_cli.exporting.quantization.quality import PrecisionComparison
+from rcdm_cli.exporting.tensorrt.plans import prepare_plan, wanted_plan, write_plan
 from rcdm_cli.training.run import read_run
 
 OnProgress = Callable[[int, int, str], None]

@@ -19,8 +19,8 @@ import numpy as np
 
 from rcdm_cli.backends.base import require_package
 from rcdm_cli.backends.graph import EightBit
-from rcdm_cli.export.onnx import write_graph
-from rcdm_cli.export.quantization.calibration import Calibration
+from rcdm_cli.exporting.onnx import write_graph
+from rcdm_cli.exporting.quantization.calibration import Calibration
 
 if TYPE_CHECKING:
     import onnx

@@ -3,7 +3,7 @@
 import pytest
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.export import export
+from rcdm_cli.exporting.run import export
 from tests.bundle.tiny import tiny_bundle
 
 

@@ -8,8 +8,8 @@ import torch
 
 from rcdm_cli import load_bundle
 from rcdm_cli.core.errors import CheckFailed
-from rcdm_cli.export.quantization import quality
-from rcdm_cli.export.quantization.quality import (
+from rcdm_cli.exporting.quantization import quality
+from rcdm_cli.exporting.quantization.quality import (
     PrecisionComparison,
     Quality,
     QualityPair,

@@ -1,0 +1,1 @@
+"""Export of bundles: ONNX graphs, quantized graphs and TensorRT plans."""
