@@ -4,9 +4,9 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -31,8 +31,8 @@ class Command:
     """A command that can be added to an app.
 
     Attributes:
-        function: implementation. The first parameter is the ``Output``, the others are annotated options. A parameter
-            named ``context`` receives Typer's context. The docstring is the help text.
+        function: implementation. The first parameter is the ``Output``, the others are annotated options or groups of
+            options. A parameter named ``context`` receives Typer's context. The docstring is the help text.
         name: name of the command.
         panel: heading of the command in ``rcdm --help``.
         examples: command lines for the help text, the simplest first.
@@ -52,9 +52,16 @@ class Command:
         app.command(self.name, help=text, epilog=epilog, rich_help_panel=self.panel)(self._with_output())
 
     def _with_output(self) -> Callable[..., None]:
-        """Return the function with the signature for Typer: ``--json`` and ``--quiet`` replace the ``Output``."""
+        """Return the function with the signature for Typer.
+
+        The options ``--json`` and ``--quiet`` replace the ``Output``. The options of a group replace the group.
+        """
         signature = inspect.signature(self.function, eval_str=True)
-        _, *parameters = signature.parameters.values()
+        _, *own = signature.parameters.values()
+        groups: dict[str, Any] = {
+            parameter.name: parameter.annotation for parameter in own if is_dataclass(parameter.annotation)
+        }
+        parameters = [option for parameter in own for option in _options_of(parameter)]
         takes_context = "context" in signature.parameters
         shared: dict[str, Any] = {} if takes_context else {"context": typer.Context}
         shared |= {"as_json": Json, "quiet": Quiet}
@@ -64,6 +71,8 @@ class Command:
             out = Output(as_json, quiet, lambda message: with_flags(message, context))
             if takes_context:
                 options["context"] = context
+            for name, group in groups.items():
+                options[name] = group(**{field.name: options.pop(field.name) for field in fields(group)})
             with report_errors(out), interrupt_on_signals(), _image_warnings(out):
                 self.function(out, **options)
 
@@ -79,6 +88,18 @@ class Command:
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
+
+
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """Return the options of a group with the defaults of the group's default value, or the option itself."""
+    group = parameter.annotation
+    if not is_dataclass(group):
+        return [parameter]
+    types = get_type_hints(group, include_extras=True)
+    return [
+        parameter.replace(name=one.name, annotation=types[one.name], default=getattr(parameter.default, one.name))
+        for one in fields(group)
+    ]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rcdm_cli.cli._options import EngineOptions
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.resources import bundle_path
@@ -57,7 +58,7 @@ def _why_no_mps() -> str:
     return "MPS needs an Apple GPU and a macOS that this version of PyTorch supports."
 
 
-def open_bundle(out: Output, bundle_name: str, device: str, backend: str, precision: str) -> "Bundle":
+def open_bundle(out: Output, bundle_name: str, engine: EngineOptions) -> "Bundle":
     """Open the bundle of ``--bundle`` on ``--device``, and report the backend and precision on stderr.
 
     Raises:
@@ -67,7 +68,11 @@ def open_bundle(out: Output, bundle_name: str, device: str, backend: str, precis
     from rcdm_cli.bundle.bundle import load_bundle
 
     bundle = load_bundle(
-        bundle_path(bundle_name), choose_device(device), backend=backend, precision=precision, on_note=out.note
+        bundle_path(bundle_name),
+        choose_device(engine.device),
+        backend=engine.backend,
+        precision=engine.precision,
+        on_note=out.note,
     )
     out.note(f"Denoiser: {bundle.selection.reason}")
     return bundle

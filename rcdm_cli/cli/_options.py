@@ -4,6 +4,7 @@ A command uses the type and sets its own default: ``steps: Steps = 20``.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from rcdm_cli.cli import _completion
 from rcdm_cli.cli._environment import CACHE
 from rcdm_cli.core.errors import unknown_name_message
+from rcdm_cli.core.resources import DEMO_BUNDLE
 
 LEVEL_CHOICES = ("backbone", "projector", "both")
 BACKENDS = ("auto", "torch", "inductor", "onnxruntime", "openvino", "tensorrt")
@@ -289,3 +291,44 @@ DryRun = Annotated[
         "--dry-run", help="Check the arguments and print the plan without downloading.", rich_help_panel=OUTPUT_PANEL
     ),
 ]
+
+
+# Groups of options. A command whose parameter has the type of a group has all options of the group, in this order. The
+# default value of the parameter sets the defaults of the options: ``run: RunOptions = RunOptions(Path("probe"))``.
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """The bundle, and the methods and levels of the bundle."""
+
+    methods: Methods = None
+    level: Level = "both"
+    bundle: BundleName = DEMO_BUNDLE
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How samples are generated, besides their number."""
+
+    sampler: Sampler = None
+    steps: Steps = None
+    guidance: Guidance = None
+    seed: Seed = 0
+    batch: Batch = 32
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What runs the denoiser."""
+
+    device: Device = "auto"
+    backend: Backend = "auto"
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The run folder."""
+
+    out: Out
+    force: Force = False

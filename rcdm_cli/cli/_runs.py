@@ -1,11 +1,13 @@
 """Inputs and printed results that the analysis commands share."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._device import choose_device, open_bundle
+from rcdm_cli.cli._options import EngineOptions, RunOptions, SamplingOptions, SelectionOptions
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 
@@ -14,6 +16,21 @@ if TYPE_CHECKING:
     from rcdm_cli.encoders.encoder import Encoder
 
 RESULTS, PAGE = "results.json", "report.html"
+
+
+@contextmanager
+def open_analysis(
+    output: Output, selection: SelectionOptions, sampling: SamplingOptions, engine: EngineOptions, run: RunOptions
+) -> Iterator[tuple["Bundle", dict[str, Any]]]:
+    """Open the bundle, and show the progress of the analysis.
+
+    Yields the bundle and the keyword arguments that all analysis functions share.
+    """
+    bundle = open_bundle(output, selection.bundle, engine)
+    with output.stages() as show:
+        options = {**vars(selection), **vars(sampling), **vars(run), "on_progress": show, "on_note": output.warn}
+        del options["bundle"]
+        yield bundle, options
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -40,7 +57,7 @@ def fail_if_skipped(skipped: int, total: int, noun: str = "images") -> None:
 
 
 def open_source(
-    bundle: str, encoder: str | None, methods: list[str] | None, device: str
+    selection: SelectionOptions, encoder: str | None, device: str
 ) -> "tuple[Bundle | Encoder, list[str] | None]":
     """Open ``--encoder``, else ``--bundle``, on ``--device``; return it with the methods to select.
 
@@ -50,8 +67,9 @@ def open_source(
     from rcdm_cli.bundle.bundle import load_bundle
     from rcdm_cli.encoders.open import open_encoder
 
+    methods = selection.methods
     if encoder is None:
-        return load_bundle(bundle, choose_device(device)), methods
+        return load_bundle(selection.bundle, choose_device(device)), methods
     if methods and len(methods) > 1:
         raise InputError(f"`encoder` opens one encoder. Give one name as `methods`, not {', '.join(methods)}.")
     return open_encoder(encoder, methods[0] if methods else None).to(choose_device(device)), None

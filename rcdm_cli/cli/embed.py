@@ -6,20 +6,9 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import (
-    OUTPUT_PANEL,
-    Batch,
-    BundleName,
-    Device,
-    EncoderReference,
-    Force,
-    Level,
-    Methods,
-    Split,
-)
+from rcdm_cli.cli._options import OUTPUT_PANEL, Batch, Device, EncoderReference, Force, SelectionOptions, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_source
-from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
@@ -52,9 +41,7 @@ def embed(
         ),
     ],
     split: Split = None,
-    methods: Methods = None,
-    level: Level = "both",
-    bundle: BundleName = DEMO_BUNDLE,
+    selection: SelectionOptions = SelectionOptions(),
     encoder: EncoderReference = None,
     batch: Batch = 64,
     device: Device = "auto",
@@ -68,14 +55,14 @@ def embed(
     """
     from rcdm_cli.analyses.embed import embed as compute
 
-    source, selected = open_source(bundle, encoder, methods, device)
+    source, methods = open_source(selection, encoder, device)
     with output.stages() as show:
         found = compute(
             source,
             images,
             split=split,
-            methods=selected,
-            level=level,
+            methods=methods,
+            level=selection.level,
             batch=batch,
             out=out,
             force=force,

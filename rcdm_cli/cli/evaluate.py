@@ -6,29 +6,18 @@ from typing import Annotated, Any
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._options import (
-    Backend,
-    Batch,
-    BundleName,
-    Device,
-    Force,
-    Guidance,
+    EngineOptions,
     IgnoredClasses,
-    Level,
-    Methods,
-    Out,
-    Precision,
-    Sampler,
+    RunOptions,
     Samples,
-    Seed,
+    SamplingOptions,
+    SelectionOptions,
     Source,
     Split,
-    Steps,
 )
 from rcdm_cli.cli._output import Output, text_table
-from rcdm_cli.cli._runs import print_run, read_run
-from rcdm_cli.core.resources import DEMO_BUNDLE
+from rcdm_cli.cli._runs import open_analysis, print_run, read_run
 
 
 @command(
@@ -83,20 +72,11 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    methods: Methods = None,
-    level: Level = "both",
-    bundle: BundleName = DEMO_BUNDLE,
+    selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 2,
-    sampler: Sampler = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = 0,
-    batch: Batch = 64,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    out: Out = Path("evaluation"),
-    force: Force = False,
+    sampling: SamplingOptions = SamplingOptions(batch=64),
+    engine: EngineOptions = EngineOptions(),
+    run: RunOptions = RunOptions(Path("evaluation")),
 ) -> None:
     """Measure the faithfulness, the diversity, the realism and the memorisation of samples.
 
@@ -110,10 +90,9 @@ def evaluate(
     from rcdm_cli.analyses.evaluate.compute import evaluate as compute
     from rcdm_cli.analyses.evaluate.section import answers
 
-    opened = open_bundle(output, bundle, device, backend, precision)
-    with output.stages() as show:
+    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
         compute(
-            opened,
+            bundle,
             images,
             split=split,
             limit=limit,
@@ -121,21 +100,11 @@ def evaluate(
             ignore_classes=ignore_classes or (),
             space=space,
             inception=inception,
-            methods=methods,
-            level=level,
             num_samples=num_samples,
-            sampler=sampler,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            batch=batch,
-            out=out,
-            force=force,
-            on_progress=show,
-            on_note=output.warn,
+            **options,
         )
-    values = read_run(out)
-    print_run(output, out, values, [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
+    values = read_run(run.out)
+    print_run(output, run.out, values, [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
 
 
 HEAD = ("method", "level", "MRR", "rank", "cosine", "k-NN", "Fréchet", "P", "R")

@@ -6,31 +6,20 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
-    Backend,
-    Batch,
-    BundleName,
-    Device,
-    Force,
-    Guidance,
+    EngineOptions,
     IgnoredClasses,
-    Level,
-    Methods,
-    Out,
-    Precision,
-    Sampler,
+    RunOptions,
     Samples,
-    Seed,
+    SamplingOptions,
+    SelectionOptions,
     Source,
     Split,
-    Steps,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import print_run, read_run
+from rcdm_cli.cli._runs import open_analysis, print_run, read_run
 from rcdm_cli.core.errors import CheckFailed, unknown_name_message
-from rcdm_cli.core.resources import DEMO_BUNDLE
 
 ATTACKS = ("fgsm", "pgd", "drift")
 
@@ -137,9 +126,7 @@ def fgsm(
             show_default=False,
         ),
     ] = None,
-    methods: Methods = None,
-    level: Level = "both",
-    bundle: BundleName = DEMO_BUNDLE,
+    selection: SelectionOptions = SelectionOptions(),
     examples: Annotated[
         int,
         typer.Option(
@@ -152,16 +139,9 @@ def fgsm(
         ),
     ] = 3,
     num_samples: Samples = 2,
-    sampler: Sampler = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = 0,
-    batch: Batch = 32,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    out: Out = Path("fgsm"),
-    force: Force = False,
+    sampling: SamplingOptions = SamplingOptions(),
+    engine: EngineOptions = EngineOptions(),
+    run: RunOptions = RunOptions(Path("fgsm")),
 ) -> None:
     """Measure the robustness of representations to small adversarial changes of the image.
 
@@ -175,10 +155,9 @@ def fgsm(
     from rcdm_cli.analyses.fgsm.compute import fgsm as compute
     from rcdm_cli.analyses.fgsm.section import answers
 
-    opened = open_bundle(output, bundle, device, backend, precision)
-    with output.stages() as show:
+    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
         result = compute(
-            opened,
+            bundle,
             images,
             split=split,
             limit=limit,
@@ -189,21 +168,11 @@ def fgsm(
             epsilons=[_epsilon(text) for text in epsilons],
             attack_steps=attack_steps,
             examples=examples,
-            methods=methods,
-            level=level,
             num_samples=num_samples,
-            sampler=sampler,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            batch=batch,
-            out=out,
-            force=force,
-            on_progress=show,
-            on_note=output.warn,
+            **options,
         )
-    values = read_run(out)
-    print_run(output, out, values, answers(values))
+    values = read_run(run.out)
+    print_run(output, run.out, values, answers(values))
     largest, curve = result.largest_drift
     if max_drift is not None and largest > max_drift:
         raise CheckFailed(

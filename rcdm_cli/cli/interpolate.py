@@ -6,28 +6,17 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
-    Backend,
-    Batch,
-    BundleName,
-    Device,
-    Force,
-    Guidance,
-    Level,
-    Methods,
-    Out,
-    Precision,
-    Sampler,
+    EngineOptions,
+    RunOptions,
     Samples,
-    Seed,
-    Steps,
+    SamplingOptions,
+    SelectionOptions,
     one_of,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run
-from rcdm_cli.core.resources import DEMO_BUNDLE
+from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_run
 
 PATHS = ("linear", "spherical")
 ANIMATIONS = ("webp", "gif")
@@ -84,20 +73,11 @@ def interpolate(
             show_default=False,
         ),
     ] = None,
-    methods: Methods = None,
-    level: Level = "both",
-    bundle: BundleName = DEMO_BUNDLE,
+    selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 3,
-    sampler: Sampler = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = 0,
-    batch: Batch = 32,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    out: Out = Path("interpolation"),
-    force: Force = False,
+    sampling: SamplingOptions = SamplingOptions(),
+    engine: EngineOptions = EngineOptions(),
+    run: RunOptions = RunOptions(Path("interpolation")),
 ) -> None:
     """Generate samples along the path between the representations of two images.
 
@@ -107,10 +87,9 @@ def interpolate(
     """
     from rcdm_cli.analyses.interpolate.compute import interpolate as compute
 
-    opened = open_bundle(output, bundle, device, backend, precision)
-    with output.stages() as show:
+    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
         compute(
-            opened,
+            bundle,
             first,
             second,
             path=path,
@@ -118,19 +97,9 @@ def interpolate(
             end=end,
             frames=frames,
             animation=animation,
-            methods=methods,
-            level=level,
             num_samples=num_samples,
-            sampler=sampler,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            batch=batch,
-            out=out,
-            force=force,
-            on_progress=show,
-            on_note=output.warn,
+            **options,
         )
-    values = read_run(out)
-    print_run(output, out, values)
+    values = read_run(run.out)
+    print_run(output, run.out, values)
     fail_if_skipped(len(values["unreadable"]), values["images_given"])

@@ -6,28 +6,17 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
-    Backend,
-    Batch,
-    BundleName,
-    Device,
-    Force,
-    Guidance,
+    EngineOptions,
     Images,
-    Level,
-    Methods,
-    Out,
-    Precision,
-    Sampler,
+    RunOptions,
     Samples,
-    Seed,
-    Steps,
+    SamplingOptions,
+    SelectionOptions,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run
-from rcdm_cli.core.resources import DEMO_BUNDLE
+from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_run
 
 
 @command(
@@ -41,9 +30,7 @@ from rcdm_cli.core.resources import DEMO_BUNDLE
 def invariance(
     output: Output,
     images: Images,
-    methods: Methods = None,
-    level: Level = "both",
-    bundle: BundleName = DEMO_BUNDLE,
+    selection: SelectionOptions = SelectionOptions(),
     examples: Annotated[
         int,
         typer.Option(
@@ -56,16 +43,9 @@ def invariance(
         ),
     ] = 1,
     num_samples: Samples = 3,
-    sampler: Sampler = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = 0,
-    batch: Batch = 32,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    out: Out = Path("invariance"),
-    force: Force = False,
+    sampling: SamplingOptions = SamplingOptions(),
+    engine: EngineOptions = EngineOptions(),
+    run: RunOptions = RunOptions(Path("invariance")),
 ) -> None:
     """Measure the similarity of a representation before and after augmentations of the image.
 
@@ -78,25 +58,14 @@ def invariance(
     from rcdm_cli.analyses.invariance.compute import invariance as compute
     from rcdm_cli.analyses.invariance.section import sentences
 
-    opened = open_bundle(output, bundle, device, backend, precision)
-    with output.stages() as show:
+    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
         compute(
-            opened,
+            bundle,
             images,
             examples=examples,
-            methods=methods,
-            level=level,
             num_samples=num_samples,
-            sampler=sampler,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            batch=batch,
-            out=out,
-            force=force,
-            on_progress=show,
-            on_note=output.warn,
+            **options,
         )
-    values = read_run(out)
-    print_run(output, out, values, sentences(values))
+    values = read_run(run.out)
+    print_run(output, run.out, values, sentences(values))
     fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + values["images"])

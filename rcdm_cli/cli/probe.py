@@ -6,21 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import (
-    Batch,
-    BundleName,
-    Device,
-    EncoderReference,
-    Force,
-    IgnoredClasses,
-    Level,
-    Methods,
-    Out,
-    Seed,
-)
+from rcdm_cli.cli._options import Batch, Device, EncoderReference, IgnoredClasses, RunOptions, Seed, SelectionOptions
 from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import open_source, print_run, read_run
-from rcdm_cli.core.resources import DEMO_BUNDLE
 
 
 @command(
@@ -61,15 +49,12 @@ def probe(
             " Intervals over seeds are intervals over these resamples.",
         ),
     ] = 5,
-    methods: Methods = None,
-    level: Level = "both",
-    bundle: BundleName = DEMO_BUNDLE,
+    selection: SelectionOptions = SelectionOptions(),
     encoder: EncoderReference = None,
     seed: Seed = 0,
     batch: Batch = 64,
     device: Device = "auto",
-    out: Out = Path("probe"),
-    force: Force = False,
+    run: RunOptions = RunOptions(Path("probe")),
 ) -> None:
     """Measure the accuracy of linear and k-NN classifiers on representations.
 
@@ -87,7 +72,7 @@ def probe(
     # A file of representations needs no bundle, unless the user names the bundle or encoder that must have made it.
     named = context.get_parameter_source("bundle")
     needs_none = is_embeddings(data) and encoder is None and named is not None and named.name == "DEFAULT"
-    source, selected = (None, methods) if needs_none else open_source(bundle, encoder, methods, device)
+    source, methods = (None, selection.methods) if needs_none else open_source(selection, encoder, device)
     with output.stages() as show:
         compute(
             source,
@@ -96,17 +81,17 @@ def probe(
             validation_split=validation_split,
             ignore_classes=ignore_classes or (),
             seeds=seeds,
-            methods=selected,
-            level=level,
+            methods=methods,
+            level=selection.level,
             seed=seed,
             batch=batch,
-            out=out,
-            force=force,
+            out=run.out,
+            force=run.force,
             on_progress=show,
             on_note=output.warn,
         )
-    values = read_run(out)
-    print_run(output, out, values, [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
+    values = read_run(run.out)
+    print_run(output, run.out, values, [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
 
 
 HEAD = ("method", "level", "linear", "over seeds", "k-NN", "over seeds")

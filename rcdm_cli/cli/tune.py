@@ -10,14 +10,11 @@ from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._options import (
     SAMPLERS,
     SAMPLING_PANEL,
-    Backend,
     Batch,
-    Device,
-    Force,
+    EngineOptions,
     Level,
     Methods,
-    Out,
-    Precision,
+    RunOptions,
     Seed,
     Source,
     Split,
@@ -92,11 +89,8 @@ def tune(
     level: Level = "both",
     seed: Seed = 0,
     batch: Batch = 64,
-    backend: Backend = "auto",
-    device: Device = "auto",
-    precision: Precision = "auto",
-    out: Out = Path("tuning"),
-    force: Force = False,
+    engine: EngineOptions = EngineOptions(),
+    run: RunOptions = RunOptions(Path("tuning")),
 ) -> None:
     """Choose the sampler, the steps and the guidance of a bundle by faithfulness and Fréchet distance.
 
@@ -109,7 +103,7 @@ def tune(
     from rcdm_cli.analyses.tune.compute import tune as compute
     from rcdm_cli.analyses.tune.section import answer
 
-    opened = open_bundle(output, bundle, device, backend, precision)
+    opened = open_bundle(output, bundle, engine)
     with output.stages() as show:
         compute(
             opened,
@@ -124,10 +118,10 @@ def tune(
             level=level,
             seed=seed,
             batch=batch,
-            out=out,
-            force=force,
+            out=run.out,
+            force=run.force,
             on_progress=show,
             on_note=output.warn,
         )
-    values = read_run(out)
-    output.result(values, [answer(values), opened.folder / MANIFEST, out / RESULTS, out / PAGE])
+    values = read_run(run.out)
+    output.result(values, [answer(values), opened.folder / MANIFEST, run.out / RESULTS, run.out / PAGE])

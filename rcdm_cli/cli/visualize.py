@@ -6,26 +6,15 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._options import (
-    Backend,
-    Batch,
-    BundleName,
-    Device,
-    Force,
-    Guidance,
-    Level,
-    Methods,
-    Out,
-    Precision,
-    Sampler,
+    EngineOptions,
+    RunOptions,
     Samples,
-    Seed,
-    Steps,
+    SamplingOptions,
+    SelectionOptions,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, print_run, read_run
-from rcdm_cli.core.resources import DEMO_BUNDLE
+from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_run
 
 
 @command(
@@ -47,20 +36,11 @@ def visualize(
             show_default=False,
         ),
     ],
-    methods: Methods = None,
-    level: Level = "both",
-    bundle: BundleName = DEMO_BUNDLE,
+    selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 6,
-    sampler: Sampler = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = 0,
-    batch: Batch = 32,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "auto",
-    out: Out = Path("visualization"),
-    force: Force = False,
+    sampling: SamplingOptions = SamplingOptions(),
+    engine: EngineOptions = EngineOptions(),
+    run: RunOptions = RunOptions(Path("visualization")),
 ) -> None:
     """Generate samples from the representations of images.
 
@@ -72,24 +52,13 @@ def visualize(
     """
     from rcdm_cli.analyses.visualize.compute import visualize as compute
 
-    opened = open_bundle(output, bundle, device, backend, precision)
-    with output.stages() as show:
+    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
         compute(
-            opened,
+            bundle,
             images,
-            methods=methods,
-            level=level,
             num_samples=num_samples,
-            sampler=sampler,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            batch=batch,
-            out=out,
-            force=force,
-            on_progress=show,
-            on_note=output.warn,
+            **options,
         )
-    values = read_run(out)
-    print_run(output, out, values, [str(out / "samples")])
+    values = read_run(run.out)
+    print_run(output, run.out, values, [str(run.out / "samples")])
     fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + len(values["paths"]))

@@ -1,6 +1,7 @@
 """Tests of the shared options and of the choice of the device."""
 
 import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -10,7 +11,19 @@ from rcdm_cli.backends import graph
 from rcdm_cli.backends.select import BACKENDS
 from rcdm_cli.cli import _options
 from rcdm_cli.cli._device import choose_device
-from rcdm_cli.cli._options import Backend, Batch, Device, Guidance, Level, Methods, Precision, Sampler, Steps
+from rcdm_cli.cli._options import (
+    Backend,
+    Batch,
+    Device,
+    Guidance,
+    Level,
+    Methods,
+    Precision,
+    RunOptions,
+    Sampler,
+    SamplingOptions,
+    Steps,
+)
 from rcdm_cli.core.errors import RcdmError
 
 
@@ -80,6 +93,29 @@ def test_wrong_values_exit_2_and_list_the_allowed_values(invoke_function, monkey
     assert (result.exit_code, result.stdout) == (2, "")
     for word in words:
         assert word in result.stderr
+
+
+def print_group(out, sampling: SamplingOptions = SamplingOptions(steps=7), run: RunOptions = RunOptions(Path("here"))):
+    out.result({"sampling": vars(sampling), "run": vars(run)}, [])
+
+
+def test_group_has_the_defaults_of_the_command(invoke_function):
+    values = json.loads(invoke_function(print_group, "--json").stdout)
+    assert values["sampling"] == {"sampler": None, "steps": 7, "guidance": None, "seed": 0, "batch": 32}
+    assert values["run"] == {"out": "here", "force": False}
+
+
+def test_group_receives_the_options_of_the_command_line(invoke_function):
+    given = ["--steps", "3", "--seed", "5", "--sampler", "ddim", "--out", "there", "--force", "--json"]
+    values = json.loads(invoke_function(print_group, *given).stdout)
+    assert values["sampling"] == {"sampler": "ddim", "steps": 3, "guidance": None, "seed": 5, "batch": 32}
+    assert values["run"] == {"out": "there", "force": True}
+
+
+def test_group_has_its_options_in_the_help(invoke_function):
+    text = invoke_function(print_group, "--help").stdout
+    assert all(flag in text for flag in ("--sampler", "--guidance", "--out", "--force", "--json"))
+    assert "--run" not in text
 
 
 def test_choices_equal_those_of_the_packages_that_use_them():
