@@ -1,4 +1,4 @@
-"""Show and measure what a self-supervised image encoder represents (RCDM, arXiv:2112.09164).
+"""Visualize and measure the representations of image encoders (RCDM, arXiv:2112.09164).
 
 The functions below are imported on first use, so that ``import rcdm_cli`` does not import PyTorch. See docs/API.md.
 """

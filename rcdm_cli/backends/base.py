@@ -1,4 +1,4 @@
-"""Interface of a backend: what runs (``RunContext``) and what every backend implements (``Backend``)."""
+"""Interface of backends: ``Backend``, implemented by every backend, and ``RunContext``, its input."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ class RunContext:
         device: device that runs the denoiser.
         name: name of the bundle.
         denoiser: architecture of the denoiser.
-        weights_sha256: SHA-256 of the denoiser's weights file. Graphs name the weights they were exported from.
+        weights_sha256: SHA-256 of the denoiser's weights file. Each graph contains the hash of the weights that it was
+            exported from.
         encoder_sha256: SHA-256 of each encoder's file, by method.
         graphs: compiled networks of the bundle.
     """
@@ -43,10 +44,10 @@ class RunContext:
 
 
 class Backend(Protocol):
-    """A way to run the denoiser. ``select.BACKENDS`` holds one instance per backend."""
+    """Interface to a library that runs the denoiser. ``select.BACKENDS`` contains one instance per backend."""
 
     def precisions(self, context: RunContext) -> tuple[Precision, ...]:
-        """Return the precisions available for ``context``, preferred one first. No network is loaded.
+        """Return the precisions available for ``context``, in order of preference. No network is loaded.
 
         Raises:
             RcdmError: the backend cannot run ``context``: a package is not installed, the bundle has no suitable

@@ -57,7 +57,7 @@ class Graph(BundleFile):
 
     @property
     def files(self) -> tuple[BundleFile, ...]:
-        """The graph's own file and, if there is one, its weights file."""
+        """The graph's file and, if present, its weights file."""
         return (self, self.data) if self.data else (self,)
 
 

@@ -1,4 +1,4 @@
-"""ONNX graphs of a bundle, as ONNX Runtime and OpenVINO run them."""
+"""ONNX graphs of a bundle, for the backends ONNX Runtime and OpenVINO."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,7 +79,7 @@ class Streams:
     core.
 
     Attributes:
-        threads: threads of a request that runs without others.
+        threads: number of threads if a single request runs.
         count: number of requests that run in parallel.
         request_batch: samples per request.
     """

@@ -20,7 +20,7 @@ from rcdm_cli.diffusion.unet import UNet
 CUDA = "CUDAExecutionProvider"
 
 CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
-"""Precisions on CPUs. Only fp32 is fast; the others are emulated, to check their graphs."""
+"""Precisions on CPUs. Only fp32 is fast. The other precisions are emulated, to check the graphs."""
 
 CUDA_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
 
@@ -59,7 +59,7 @@ class OnnxRuntimeBackend:
 
 
 class OnnxRuntimeCpuEngine:
-    """The denoiser on a CPU; batches are split as ``Streams`` says.
+    """The denoiser on a CPU. Batches are split by ``Streams``.
 
     Args:
         path: the ONNX graph.
@@ -187,7 +187,7 @@ def _session(
     batch: int | None,
     provider: str | tuple[str, dict[str, Any]] = "CPUExecutionProvider",
 ) -> Any:
-    """Load a graph, for a fixed batch size if ``batch`` is given: known shapes allow more constant folding."""
+    """Load a graph, for a fixed batch size if ``batch`` is given. Fixed shapes allow more constant folding."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -200,7 +200,7 @@ def _session(
     except Exception as error:
         name = "a test graph" if isinstance(graph, bytes) else graph
         raise RcdmError(f"ONNX Runtime cannot load {name}: {error}") from error
-    # If a provider fails, ONNX Runtime only logs an error and uses the next one.
+    # If a provider fails, ONNX Runtime only logs an error and uses the next provider.
     requested = provider if isinstance(provider, str) else provider[0]
     if requested not in session.get_providers():
         raise RcdmError(

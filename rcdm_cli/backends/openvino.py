@@ -87,7 +87,7 @@ def _largest_weight(path: Path) -> int:
 
 
 class OpenVinoEngine:
-    """The denoiser on a CPU; batches are split as ``Streams`` says.
+    """The denoiser on a CPU. Batches are split by ``Streams``.
 
     Args:
         path: the ONNX graph.

@@ -55,7 +55,7 @@ class BackendSelection:
     reason: str
 
     def open(self, unet: Callable[[], UNet]) -> Engine:
-        """Load the denoiser. ``unet`` is the same as for ``Backend.open``."""
+        """Load the denoiser; see ``Backend.open``."""
         return BACKENDS[self.backend].open(self.context, self.precision, unet)
 
     def open_encoder(self, method: str) -> GraphFunction | None:
@@ -74,13 +74,13 @@ class BackendSelection:
 
 
 def select_backend(context: RunContext, backend: str = "auto", precision: str = "auto") -> BackendSelection:
-    """Select what runs the denoiser.
+    """Select the backend and the precision of the denoiser.
 
     Args:
         context: the bundle and the device.
         backend: name in ``BACKENDS``, or ``auto`` for the fastest available backend.
-        precision: number format of the matrix products, or ``auto`` for the one that the backend prefers. ``auto``
-            never selects int8 or fp8.
+        precision: number format of the matrix products, or ``auto`` for the preferred precision of the backend.
+            ``auto`` never selects int8 or fp8.
 
     Raises:
         InputError: ``backend`` or ``precision`` is unknown, or the backend does not offer the precision.

@@ -39,7 +39,7 @@ class InductorBackend(TorchBackend):
     """
 
     def precisions(self, context: RunContext) -> tuple[Precision, ...]:
-        """See ``Backend.precisions``. The precisions are those of ``torch``."""
+        """See ``Backend.precisions``. The precisions equal the precisions of ``torch``."""
         from torch._inductor import config as inductor
 
         if context.device.type == "mps":

@@ -1,1 +1,1 @@
-"""Bundles: finished models on disk, with manifest, encoding and sampling."""
+"""Bundles: trained models on disk, with manifest, encoding and sampling."""

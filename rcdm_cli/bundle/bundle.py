@@ -1,4 +1,4 @@
-"""A bundle in use: images to representations, representations to samples."""
+"""Loaded bundle: computes representations of images, and samples of representations."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -42,15 +42,15 @@ Pixels = NDArray[np.uint8]
 
 
 class Bundle:
-    """A finished model on one device. Networks are loaded on first use.
+    """A trained model on one device. Networks are loaded on first use.
 
     Encoders and conditioning run in float32 on every backend. Representations and samples are returned on the CPU.
 
     Args:
         folder: folder of the bundle.
         device: device that runs the networks.
-        backend: backend of the denoiser, or ``auto`` for the fastest available one.
-        precision: precision of the denoiser, or ``auto`` for the one that the backend prefers.
+        backend: backend of the denoiser, or ``auto`` for the fastest available backend.
+        precision: precision of the denoiser, or ``auto`` for the preferred precision of the backend.
         on_note: called with a sentence for the user, for example if a batch does not fit into memory.
 
     Attributes:
@@ -291,7 +291,7 @@ class Bundle:
         return Loop(engine or self.engine, self.conditioning_model.denoiser, self.schedule, settings, self.device)
 
     def settings(self, sampler: str | None = None, steps: int | None = None, guidance: float | None = None) -> Settings:
-        """Return sampling settings. None uses the bundle's default; ranges are those of ``sample``.
+        """Return sampling settings. None uses the bundle's default. Valid ranges: see ``sample``.
 
         Raises:
             InputError: an argument is invalid.
@@ -327,8 +327,9 @@ def load_bundle(
         name_or_path: name of a bundle in ``engines/``, or a bundle's folder.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         backend: ``torch``, ``inductor``, ``onnxruntime``, ``openvino``, ``tensorrt``, or ``auto`` for the fastest
-            available one.
-        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8``, or ``auto`` for the one that the backend prefers.
+            available backend.
+        precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8``, or ``auto`` for the preferred precision of the
+            backend.
         on_note: called with a sentence for the user, for example if a batch does not fit into memory.
 
     Raises:

@@ -29,10 +29,10 @@ def import_published(
     origin: Mapping[str, Any],
     force: bool = False,
 ) -> Manifest:
-    """Write a bundle from a published state dict and the encoder it was trained on.
+    """Write a bundle from a published state dict and the encoder that the denoiser was trained on.
 
-    RCDM was trained on images in [-1, 1] (get_ssl_models.py of facebookresearch/RCDM). The encoder in the bundle keeps
-    its image size and uses this scaling, whatever scaling the encoder itself was trained with.
+    RCDM was trained on images in [-1, 1] (get_ssl_models.py of facebookresearch/RCDM). The encoder in the bundle uses
+    this scaling instead of the scaling of its own training. The image size of the encoder does not change.
 
     Args:
         checkpoint: state dict with the published names.

@@ -30,14 +30,14 @@ class Defaults(Spec):
 
 
 class Manifest(Spec):
-    """A finished model: one denoiser, its conditioning, and the encoders of its representations.
+    """Manifest of a trained model: a denoiser, conditioning projections, and the encoders of the representations.
 
     Attributes:
         format: version of the manifest's layout.
         name: name of the bundle.
         description: one line for the user.
         origin: origin of the images that the bundle was trained on.
-        licence: licence of those images.
+        licence: licence of the images.
         trained: recipe, number of training steps, and number of images seen in training.
         schedule: noise schedule.
         denoiser: architecture of the denoiser.
@@ -84,7 +84,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def run_context(folder: Path, manifest: Manifest, device: torch.device) -> RunContext:
-    """Return what backends need to run the bundle's denoiser on ``device``."""
+    """Return the input of the backends for the bundle's denoiser on ``device``."""
     return RunContext(
         folder=folder,
         device=device,

@@ -1,7 +1,7 @@
 """Errors that users can cause or fix, with the exit code of the command.
 
-Code below ``cli`` raises these errors and never prints or exits. A message says in one or two sentences what is wrong,
-where, what was given, and what to do. ``cli`` prints the message without a traceback.
+Code below ``cli`` raises these errors and never prints or exits. A message has one or two sentences: the error, the
+location, the given value, and the remedy. ``cli`` prints the message without a traceback.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ def unknown_name_message(what: str, given: str, allowed: Iterable[str]) -> str:
     """Return a message such as ``Unknown level 'projekt'. Choose among: backbone, projector.``, with the nearest name.
 
     Args:
-        what: kind of the name.
+        what: kind of the name, such as ``level``.
         given: unknown name.
         allowed: valid names.
     """

@@ -125,7 +125,7 @@ def _installed() -> frozenset[str]:
 
 @cache
 def _fonts() -> list[tuple[ImageFont.FreeTypeFont, frozenset[int]]]:
-    """Fonts with the characters that each of them has."""
+    """Return fonts with the set of characters of each font."""
     paths = [font_manager.findfont(family) for family in font_families()]
     return [(ImageFont.truetype(path, _TEXT), frozenset(FT2Font(path).get_charmap())) for path in paths]
 
@@ -136,7 +136,7 @@ def _font_of(text: str) -> ImageFont.FreeTypeFont:
 
 
 def _lines(label: str) -> list[str]:
-    """Lines of a label, with spaces for characters without a glyph: control characters and lone surrogates."""
+    """Split a label into lines, with spaces for characters without a glyph: control characters and lone surrogates."""
     return ["".join(c if c.isprintable() else " " for c in line) for line in label.split("\n")]
 
 

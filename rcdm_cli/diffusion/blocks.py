@@ -1,4 +1,4 @@
-"""Blocks of the U-Net. Parameter names equal those of published checkpoints."""
+"""Blocks of the U-Net. Parameter names equal the names in published checkpoints."""
 
 import math
 from typing import Literal, TypeVar, cast

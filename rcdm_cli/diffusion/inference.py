@@ -63,7 +63,7 @@ class Fp32Stem(nn.Module):
     """First convolution in float32, with output in ``dtype``.
 
     At small timesteps, the bfloat16 rounding error of an image exceeds its noise. A float32 convolution halves the
-    error of the denoiser there.
+    error of the denoiser at these timesteps.
     """
 
     def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
@@ -87,7 +87,7 @@ def at_precision(unet: UNet, precision: str) -> UNet:
         unet: float32 U-Net. It is not changed. The copy shares the weights that do not change.
         precision: ``fp32``, ``fp16`` or ``bf16``.
     """
-    # New parameters that share memory with those of ``unet``.
+    # New parameters that share memory with the parameters of ``unet``.
     shared = {id(tensor): nn.Parameter(tensor.detach(), requires_grad=False) for tensor in unet.parameters()}
     copied = copy.deepcopy(unet, shared)
     for module in copied.modules():

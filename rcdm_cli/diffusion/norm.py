@@ -80,7 +80,8 @@ class _Normalise(torch.autograd.Function):
         grad_offset = grad.sum(dim=(2, 3)).to(mean.dtype)
         grad_gain = ((grad * x).sum(dim=(2, 3)) - mean * grad_offset) * inverse_std
 
-        # d loss / d x = gain / std * grad - (mean of that over the group) - normalised x * (mean of their product)
+        # With g = gain / std * grad, the gradient of x is g - mean(g) - x_norm * mean(g * x_norm), with means over the
+        # group.
         along_x = -inverse_std.square() * _over_group(gain * grad_gain) / pixels
         constant = -inverse_std * _over_group(gain * grad_offset) / pixels - along_x * mean
         rest = torch.addcmul(_per_sample(constant, x), x, _per_sample(along_x, x))

@@ -24,7 +24,7 @@ class UNetArchitecture:
     """Part of a ``DenoiserSpec`` that is inferred from tensor names and shapes.
 
     Attributes:
-        channels: see ``DenoiserSpec``, as for the other attributes.
+        channels: as in ``DenoiserSpec``. All attributes except ``attention_depths`` are as in ``DenoiserSpec``.
         attention_depths: resolutions with self-attention; 0 is the full size.
     """
 
@@ -214,7 +214,7 @@ def denoiser_spec(options: Mapping[str, Any]) -> DenoiserSpec:
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Split a published state dict into those of the U-Net and of a conditioning projection.
+    """Split a published state dict into the state dicts of the U-Net and of a conditioning projection.
 
     The projection has mean 0 and scale 1, because published projections do not standardise ``h``.
 
@@ -259,7 +259,7 @@ def published_model(state: Mapping[str, Tensor], method: str, level: Level, give
     expected = {_published_name(name): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {_published_name(name): tuple(tensor.shape) for name, tensor in named.items()}
     if different := differences(found, expected):
-        raise InputError(f"The tensors of the state dict are not those of an RCDM checkpoint: {shortened(different)}.")
+        raise InputError(f"The state dict is not an RCDM checkpoint; tensors differ: {shortened(different)}.")
     for name, tensor in named.items():
         if not _fits_half(tensor):
             raise InputError(f"{_published_name(name)} contains values that are not finite in fp16.")

@@ -1,8 +1,8 @@
 """Samplers: pure functions of (denoise, noise, schedule, timesteps).
 
 A denoiser is a function ``denoise(x, t) -> output`` of x (B, 3, H, W) and an int timestep t. The output is eps
-(B, 3, H, W), or eps and the variance channels (B, 6, H, W). Samples have the dtype of the noise (float32), whatever the
-dtype of the output. Coefficients are computed in float64 before the loop.
+(B, 3, H, W), or eps and the variance channels (B, 6, H, W). Samples have the dtype of the noise (float32) for any dtype
+of the output. Coefficients are computed in float64 before the loop.
 
 All samplers take
 
@@ -12,7 +12,7 @@ All samplers take
 * ``clip``: whether predictions of x0 are clipped to [-1, 1], as published,
 * ``callback(step, timestep, x, x0)``: called in each step with x before the step and the prediction of x0.
 
-They return x0 (B, 3, H, W) without gradients, and raise InputError for timesteps that do not descend in 0..T-1.
+All samplers return x0 (B, 3, H, W) without gradients, and raise InputError for timesteps that do not descend in 0..T-1.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +41,7 @@ def ddpm(
     clip: bool = True,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Ancestral sampling (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
+    """Sample with ancestral sampling (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
     The variance is the learned variance (arXiv:2102.09672, equation 15) if the denoiser predicts it, else beta.
     ``step_noise(step)`` returns the standard normal noise (B, 3, H, W) added after a step. No noise is added after the
@@ -78,7 +78,7 @@ def ddim(
     clip: bool = True,
     callback: Callback | None = None,
 ) -> Tensor:
-    """Denoising diffusion implicit models (Song et al. 2021, arXiv:2010.02502, equation 12).
+    """Sample with denoising diffusion implicit models (Song et al. 2021, arXiv:2010.02502, equation 12).
 
     ``eta`` is the amount of noise, from 0 (deterministic) to 1 (variance of ``ddpm``). ``eta > 0`` needs
     ``step_noise``.
@@ -118,9 +118,9 @@ def dpmpp(
     clip: bool = True,
     callback: Callback | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M), a deterministic second-order multistep solver (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
+    """Sample with DPM-Solver++(2M), a second-order multistep solver (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
 
-    The first and the last step are of first order.
+    The solver is deterministic. The first and the last step are of first order.
     """
     respaced = schedule.respaced(timesteps[::-1])
     alpha, sigma = np.sqrt(respaced.alphas_cumprod[::-1]), np.sqrt(1 - respaced.alphas_cumprod[::-1])

@@ -19,7 +19,7 @@ from rcdm_cli.diffusion.spec import Prediction
 from rcdm_cli.diffusion.unet import UNet
 
 BYTES = 2**28
-"""Memory limit of precomputed modulations. For a large network and 1000 timesteps, all would need gigabytes."""
+"""Memory limit of precomputed modulations. The modulations of a large network at 1000 timesteps need gigabytes."""
 
 
 def denoiser_of(unet: UNet, schedule: Schedule, cond: Tensor) -> Denoise:
@@ -35,8 +35,8 @@ def denoiser_of(unet: UNet, schedule: Schedule, cond: Tensor) -> Denoise:
 def eps_denoiser(prediction: Prediction, schedule: Schedule, network: Denoise) -> Denoise:
     """Return a function ``(x, t) → eps`` for a network whose output (B, 3 or 6, H, W) is ``prediction``.
 
-    For ``v``, eps is ``sqrt(a) v + sqrt(1 - a) x``. At high noise, where a small error of eps is a large error of x0,
-    this does not amplify the error of the network.
+    For ``v``, eps is ``sqrt(a) v + sqrt(1 - a) x``. At high noise, a small error of eps is a large error of x0. This
+    conversion does not amplify the error of the network.
     """
     if prediction == "eps":
         return network
@@ -189,7 +189,7 @@ def sample_images(
 
 
 def _try_samples(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8] | None:
-    """Return the samples of one batch, or None if memory is insufficient. None is returned after tensors are freed."""
+    """Return the samples of one batch, or None if memory is insufficient. Tensors are freed before the return."""
     try:
         return loop.samples(cond, seeds)
     except (MemoryError, torch.OutOfMemoryError):

@@ -65,7 +65,7 @@ class Schedule:
         self.signal, self.noise = np.sqrt(self.alphas_cumprod), np.sqrt(1.0 - self.alphas_cumprod)
         before, after = 1.0 - self.alphas_cumprod_prev, 1.0 - self.alphas_cumprod
         self.posterior_variance = self.betas * before / after
-        # A schedule with a single step has no second value. No noise is added in the first step, so beta will do.
+        # A schedule with a single step has no second value. Beta is used, because no noise is added in the first step.
         first = self.posterior_variance[1:2] if len(self) > 1 else self.betas
         self.posterior_log_variance = np.log(np.append(first, self.posterior_variance[1:]))
         self.posterior_mean_coef1 = self.betas * np.sqrt(self.alphas_cumprod_prev) / after

@@ -1,4 +1,4 @@
-"""Opening of encoders by reference: rcdm's files, foreign checkpoints, ONNX graphs and timm models."""
+"""Open encoders by reference: files of rcdm, checkpoints of other projects, ONNX graphs and timm models."""
 
 from pathlib import Path
 from typing import Any

@@ -28,7 +28,7 @@ class PublishedLayout:
         head: prefix of the head's names.
         layers: layers of the head up to the projector level.
         origin: address of the checkpoint.
-        licence: licence of the publishing repository; none is stated for the weights.
+        licence: licence of the publishing repository. The weights have no separate licence.
         preprocessing: preprocessing of the images.
     """
 
@@ -98,7 +98,7 @@ class PublishedFile:
     Attributes:
         url: address of the file.
         licence: licence of the weights.
-        sha256: published first characters of the hex SHA-256; empty if none are published.
+        sha256: first characters of the hex SHA-256, as published; empty if the publisher gives no hash.
     """
 
     url: str

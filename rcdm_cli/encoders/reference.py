@@ -69,7 +69,7 @@ class Reference(Spec):
         return self
 
     def check(self, what: str, allowed: Collection[str]) -> None:
-        """Raise ``InputError`` if an option other than ``allowed`` and ``method`` is given for ``what``."""
+        """Check that no option except ``allowed`` and ``method`` is given; ``what`` names the target in the error."""
         accepted = {"target", "method", *allowed}
         if wrong := [name for name in type(self).model_fields if name in self.model_fields_set - accepted]:
             raise InputError(

@@ -91,7 +91,7 @@ class OnnxTrunk(nn.Module):
 
     Args:
         graph: bytes of the ONNX file.
-        what: name of the graph in errors.
+        what: description of the graph, for errors.
     """
 
     def __init__(self, graph: bytes = b"", what: str = "The encoder's ONNX graph") -> None:

@@ -31,7 +31,7 @@ def denoiser_graph(manifest: Manifest, precision: Precision) -> Graph:
 def wanted_graphs(manifest: Manifest, precisions: Sequence[Precision]) -> list[Graph]:
     """Return entries for each encoder at fp32 and for the denoiser at each precision.
 
-    Encoders that came as ONNX graphs are left out.
+    Encoders that are already ONNX graphs are left out.
 
     Raises:
         RcdmError: the exporter is not installed.

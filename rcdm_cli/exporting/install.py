@@ -61,7 +61,7 @@ def finished(graph: Graph, path: Path, data: Path | None = None, versions: Mappi
     Args:
         graph: entry of the graph, with ``NOT_WRITTEN`` as its hash.
         path: file of the graph.
-        data: weights file of the graph, if there is one.
+        data: weights file of the graph, if present.
         versions: versions of further packages that wrote the graph.
     """
     entry = BundleFile(file=data.name, sha256=sha256(data)) if data else None

@@ -94,10 +94,10 @@ def measure_parity(bundle: Bundle, graph: Graph, folder: Path) -> list[Parity]:
 
 @torch.no_grad()
 def denoiser_parity(engine: Engine, bundle: Bundle, runner: str, precision: str) -> list[Parity]:
-    """Compare an engine with the bundle's denoiser at a small timestep, the middle one and the last one.
+    """Compare an engine with the bundle's denoiser at a small, the middle and the last timestep.
 
     The small timestep is a hundredth of the timesteps. At timestep 0 the predicted noise is small compared with the
-    sample, so a large relative error there does not change samples.
+    sample, so a large relative error at timestep 0 does not change samples.
 
     Args:
         engine: engine to compare.
@@ -149,7 +149,7 @@ def check_bounds(cases: Sequence[Parity]) -> None:
 
 
 def _noisy_inputs(bundle: Bundle, timestep: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Noisy images, and conditioning vectors of random representations with the statistics of the training set."""
+    """Return noisy images and conditioning vectors. The vectors have the statistics of the training images."""
     generator = torch.Generator().manual_seed(timestep)
     images = _smooth_images(batch, bundle.size)
     noise = torch.randn(images.shape, generator=generator)
@@ -161,7 +161,7 @@ def _noisy_inputs(bundle: Bundle, timestep: int, batch: int) -> tuple[Tensor, Te
 
 
 def _smooth_images(batch: int, size: int) -> Tensor:
-    """Smooth random images in [-1, 1], (batch, 3, size, size)."""
+    """Return smooth random images in [-1, 1], (batch, 3, size, size)."""
     coarse = torch.randn(batch, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, (size, size), mode="bilinear").clamp(-1, 1)
 

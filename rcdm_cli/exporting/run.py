@@ -113,7 +113,7 @@ def export(
 
     Raises:
         InputError: an argument is invalid.
-        CheckFailed: A graph differs too much from PyTorch, or 8-bit samples are too much worse.
+        CheckFailed: the error of a graph or the loss of quality of 8-bit samples exceeds a limit.
         RcdmError: A required package is not installed.
     """
     max_batch = require_integer("max_batch", max_batch, 1)
@@ -181,7 +181,7 @@ def _compile(
 ) -> None:
     """Write ONNX graphs, 8-bit graphs and, if ``max_batch`` is given, TensorRT plans."""
     folder, manifest = result.folder, result.manifest
-    # What could fail without any work is checked before the work.
+    # Requirements are checked before any graph is written.
     builders = {precision: prepare_plan(device, precision) for precision in precisions} if max_batch else {}
     eight_bit = [precision for precision in EIGHT_BIT if precision in precisions]
     wide = [precision for precision in precisions if precision not in EIGHT_BIT]

@@ -1,4 +1,4 @@
-"""Diversity of the samples of one representation: what the representation does not encode."""
+"""Diversity of the samples of one representation, from properties that the representation does not encode."""
 
 from dataclasses import dataclass
 

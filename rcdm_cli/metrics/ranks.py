@@ -1,4 +1,4 @@
-"""Faithfulness of samples: whether a sample's representation is nearest to the one that it is conditioned on."""
+"""Faithfulness of samples: rank of the conditioning representation by similarity to the sample's representation."""
 
 from dataclasses import dataclass
 

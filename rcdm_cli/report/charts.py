@@ -41,7 +41,7 @@ _CELL = (0.72, 0.34)
 
 Chart = LineChart | DotChart | HeatMap
 
-# Building the font cache and missing font families are no concern of the user.
+# Messages about the font cache and missing font families are not relevant to the user.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
@@ -254,7 +254,7 @@ def _heat_map(chart: HeatMap) -> Figure:
 
 
 def _luminance(colour: Any) -> float:
-    """Relative luminance of WCAG 2.2. At 0.179, black and white text have the same contrast."""
+    """Return the relative luminance of WCAG 2.2. At 0.179, black and white text have the same contrast."""
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
@@ -276,7 +276,7 @@ def _tooltips(root: ElementTree.Element, chart: Chart) -> None:
 
 
 def _values_of(chart: LineChart | DotChart) -> list[list[str]]:
-    """Text of every value, by series."""
+    """Return the text of every value, by series."""
     if isinstance(chart, LineChart):
         return [
             [f"{line.name}: {y:.4g} at {x:.4g}" for x, y in zip(line.x, line.y, strict=True)] for line in chart.lines

@@ -120,7 +120,7 @@ def _embed(folder: Path, file: str) -> dict[str, Any] | None:
     try:
         data = path.read_bytes()
         with warnings.catch_warnings():
-            # Only the header is read, so a large image is no risk.
+            # Only the header is read, so a large image needs no memory.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 kind, width, height = image.format or "", image.width, image.height

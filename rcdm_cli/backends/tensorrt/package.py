@@ -42,7 +42,7 @@ def import_tensorrt(flavours: Sequence[Flavour] = ("tensorrt", "tensorrt_rtx")) 
     """Import the first of ``flavours`` that is installed and recent enough.
 
     Raises:
-        RcdmError: no such package. The message says what to install.
+        RcdmError: no such package is installed. The message names the packages to install.
     """
     problems = []
     for flavour in flavours:

@@ -40,7 +40,7 @@ def write_quantized(
     *,
     on_progress: OnProgress = lambda done, total, note: None,
 ) -> tuple[Installation, dict[EightBit, PrecisionComparison]]:
-    """Write 8-bit graphs and install them if their samples are as good as those at fp32.
+    """Write 8-bit graphs and install them if the sample quality is within the limits of ``quality``.
 
     If a graph fails, no graph is installed.
 
@@ -54,7 +54,8 @@ def write_quantized(
         The installation, and the quality of samples by precision.
 
     Raises:
-        CheckFailed: the error of a graph exceeds ``parity.BOUNDS``, or the samples of a graph are too much worse.
+        CheckFailed: the error of a graph exceeds ``parity.BOUNDS``, or the sample quality of a graph is outside the
+            limits.
         InputError: the bundle has no fp32 graph, or a file differs from the manifest.
     """
     with staging(bundle.folder) as stage:

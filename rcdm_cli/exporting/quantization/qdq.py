@@ -102,7 +102,7 @@ def quantize(source: Path, calibration: Calibration, paths: Mapping[EightBit, Pa
         source: the denoiser's float32 graph.
         calibration: inputs of the denoiser. The largest magnitude of a convolution's input over these maps to the
             largest 8-bit number.
-        paths: new ONNX files, by precision. Inputs and outputs are those of ``source``.
+        paths: new ONNX files, by precision. Inputs and outputs equal the inputs and outputs of ``source``.
 
     Returns:
         For each precision, the weights file beside the graph, or None; see ``export_graph``.
@@ -148,10 +148,10 @@ def quantize(source: Path, calibration: Calibration, paths: Mapping[EightBit, Pa
 
 
 def worth_quantizing(model: "onnx.ModelProto") -> list[str]:
-    """Return the names of the convolutions to quantize: those after a SiLU, without ``EDGES``.
+    """Return the names of the convolutions to quantize: convolutions after a SiLU, without ``EDGES``.
 
-    The other convolutions read noisy samples or the residual stream, which have large outliers. Quantizing them causes
-    most of the error, and they are a tenth of the work.
+    The other convolutions read noisy samples or the residual stream, which have large outliers. Quantizing these
+    convolutions causes most of the error. They contain a tenth of the operations.
     """
     made_by = {name: node for node in model.graph.node for name in node.output}
 
@@ -175,7 +175,7 @@ class _Reader:
         self._batches = self._all(calibration)
 
     def get_next(self) -> "dict[str, NDArray[np.float32]] | None":
-        """Return the next batch by input name, or None after the last one."""
+        """Return the next batch by input name, or None after the last batch."""
         return next(self._batches, None)
 
     @staticmethod

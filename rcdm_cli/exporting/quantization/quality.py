@@ -36,8 +36,8 @@ class Quality:
     """Quality of one sample per image, at one (method, level).
 
     Attributes:
-        mean_reciprocal_rank: mean reciprocal rank of the image's own representation among those of all images, by
-            similarity to the sample's representation.
+        mean_reciprocal_rank: mean reciprocal rank of the image's own representation among the representations of all
+            images, by similarity to the sample's representation.
         similarity: mean cosine similarity between the representations of sample and image.
         frechet: Fréchet distance between the representations of the samples and those of the images.
     """
@@ -82,7 +82,7 @@ class PrecisionComparison:
     def frechet_ratio(self) -> float:
         """Largest ratio of Fréchet distances over the representations.
 
-        The maximum, because samples that are nearer to the images at one representation do not make up for another.
+        The maximum is used, because an improvement at one representation does not compensate for a loss at another.
         """
         return float(np.max([entry.reduced.frechet / entry.full.frechet for entry in self.qualities]))
 
@@ -114,7 +114,7 @@ class PrecisionComparison:
 
 
 def check_quality(comparisons: Collection[PrecisionComparison]) -> None:
-    """Compare all comparisons with the limits.
+    """Check all comparisons against the limits.
 
     Raises:
         CheckFailed: A comparison exceeds a limit.

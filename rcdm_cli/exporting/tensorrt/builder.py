@@ -1,4 +1,4 @@
-"""Builds a TensorRT plan from an ONNX graph, in a child process.
+"""Build of a TensorRT plan from an ONNX graph, in a child process.
 
 A build takes minutes and gigabytes of memory, cannot be interrupted, and may crash. A child process can be killed at
 any time, and its memory is freed.
@@ -116,7 +116,7 @@ def serialized(request: PlanRequest, on_progress: OnProgress = lambda done, tota
     """Build a plan in this process and return its bytes.
 
     Raises:
-        RcdmError: as for ``build_plan``, but the message does not name the graph.
+        RcdmError: see ``build_plan``. The message does not contain the name of the graph.
     """
     tensorrt = import_tensorrt([request.target.flavour])
     module, log = tensorrt.module, new_log(tensorrt.module)

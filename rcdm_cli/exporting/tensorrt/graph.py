@@ -15,8 +15,8 @@ def buildable(onnx_file: Path, scratch: Path) -> Path:
     """Return an equivalent graph that TensorRT can build.
 
     Each bfloat16 transposed convolution (4x4, stride 2) becomes a 3x3 convolution that outputs the four pixels of a 2x2
-    square as channels, followed by DepthToSpace. The weights are the same numbers, padded with zeros. The function is
-    the same and takes 9/4 of the operations.
+    square as channels, followed by DepthToSpace. The weights are the same numbers, padded with zeros. The result is the
+    same, with 9/4 of the operations.
 
     Args:
         onnx_file: ONNX graph.
