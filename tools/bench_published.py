@@ -3,7 +3,8 @@
     python -m tools.bench_published BUNDLE PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM --batch 1,8
 
 Prints one JSON object: the result of `rcdm bench`, with timings of the published implementation (PyTorch at fp32, the
-100 sampling steps of its README) from the same rounds, and for each timing the speed-up over the published one.
+100 sampling steps of its README) from the same rounds, and the speed-up of each timing over the published
+implementation.
 """
 
 import argparse

@@ -3,7 +3,8 @@
     python tools/bench_visualize.py --bundle engines/clothing32 --data clothing96.tar --split train
 
 Prints one JSON object: seconds and peak memory of `rcdm visualize` with 8 images × 8 samples, the fraction of the time
-spent in the denoiser, and training images per second with cached and with computed representations, timed in turns.
+spent in the denoiser, and training images per second with cached and with computed representations, in interleaved
+runs.
 """
 
 import argparse

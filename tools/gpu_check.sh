@@ -4,9 +4,9 @@
 #   tools/gpu_check.sh [BUNDLE] [RESULT.json] [PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM]
 #
 # Runs the tests marked gpu, exports a copy of the bundle to ONNX and TensorRT, and times PyTorch (torch and inductor),
-# ONNX Runtime and TensorRT in turns; with a checkout, also the published implementation. Environment variables: PYTHON
-# (interpreter), BATCHES (batch sizes), PRECISIONS (of the TensorRT plans), CALIBRATION (images for int8 and fp8). The
-# exit code is 1 if a part failed or a backend was not timed; the JSON file contains the reason.
+# ONNX Runtime and TensorRT in interleaved runs; with a checkout, also the published implementation. Environment
+# variables: PYTHON (interpreter), BATCHES (batch sizes), PRECISIONS (of the TensorRT plans), CALIBRATION (images for
+# int8 and fp8). The exit code is 1 if a part failed or a backend was not timed; the JSON file contains the reason.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 

@@ -3,7 +3,7 @@
     python tools/make_examples.py clothing96.tar --split val --bundle clothing32
 
 For each of the twelve largest classes, the script samples the first images and selects the sample whose representation
-is nearest to the representation it was drawn for. It writes `<class>.png` and README.md.
+is nearest to the representation that the sample is conditioned on. It writes `<class>.png` and README.md.
 """
 
 import argparse

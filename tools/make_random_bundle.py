@@ -3,8 +3,8 @@
     python tools/make_random_bundle.py rcdm128 --out engines/random128
     python tools/make_random_bundle.py rcdm128 --set denoiser.size=64 --out engines/random64
 
-The denoiser is that of a recipe, the encoder is one of the demo bundle. Zero-initialised layers get random weights too:
-otherwise the output would be zero and errors could not be measured.
+The recipe defines the denoiser. The encoder is copied from the demo bundle. Zero-initialised layers get random weights
+too: otherwise the output would be zero and errors could not be measured.
 """
 
 import argparse

@@ -4,7 +4,7 @@
     python tools/profile_denoiser.py BUNDLE --against PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM --batch 1,8
 
 Prints one JSON object: for each implementation and batch size, the mean time of a call in milliseconds by kind of
-operation. Profiling slows both down: use the fractions here, and the times of `rcdm bench`.
+operation. Profiling slows both implementations down. Use the fractions of this script, and the times of `rcdm bench`.
 """
 
 import argparse

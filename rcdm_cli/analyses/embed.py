@@ -106,7 +106,7 @@ def encoder_set(
     """Return the encoders of a bundle, or a single encoder, for the chosen methods and level.
 
     Raises:
-        InputError: no such bundle, method or level.
+        InputError: the bundle, the method or the level does not exist.
     """
     if not isinstance(bundle, Encoder):
         bundle = as_bundle(bundle)
@@ -134,7 +134,7 @@ def bundle_encoders(bundle: Bundle, pairs: Sequence[Pair]) -> dict[str, HashedEn
 
 
 def lone_encoder(encoder: Encoder) -> dict[str, HashedEncoder]:
-    """Return an encoder without a bundle, by method. The hash is that of the weights."""
+    """Return a single encoder by method. The hash is computed from the weights."""
     digest = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
@@ -294,7 +294,7 @@ def load_or_embed(
     """Return the representations of a dataset, or stored representations of the same encoders.
 
     Raises:
-        InputError: no such data, or the stored representations are those of other encoders.
+        InputError: the data does not exist, or the stored representations come from other encoders.
     """
     stored = as_embeddings(data)
     if stored is None:
@@ -324,7 +324,7 @@ def encode_inputs(
     """Return the representations of images or folders of images, or stored representations of the same encoders.
 
     Raises:
-        InputError: no image is readable, or the stored representations are those of other encoders.
+        InputError: no image is readable, or the stored representations come from other encoders.
     """
     stored = as_embeddings(images)
     if stored is not None:

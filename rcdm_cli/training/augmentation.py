@@ -22,7 +22,7 @@ NUM_PARAMS = 7
 AUG_COND_WIDTH = 8
 """Width of the augmentation conditioning: the parameters, with the hue as a point on a circle."""
 _DECISION = (0, 0, 0, 1, 2, 3, 4)
-"""Random decision that each parameter depends on: zoom and crop position are one augmentation."""
+"""Index of the random decision that enables each parameter. Zoom and crop position share one decision."""
 
 
 class Augmenter:

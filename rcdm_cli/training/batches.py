@@ -1,4 +1,4 @@
-"""Images and timesteps of each step: pure functions of seed and step, so that a resumed run repeats them."""
+"""Images and timesteps of each step, as pure functions of seed and step. A resumed run draws the same values."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -48,7 +48,7 @@ def _epoch_order(num_images: int, epoch: int, seed: int) -> Tensor:
 class Batches:
     """Batch sampler of steps ``start`` to ``stop - 1`` for a DataLoader: lists of ``(image index, draw index)``.
 
-    The draw index counts the images of the whole run. Random augmentation is keyed by it.
+    The draw index counts the images of the whole run. The draw index is the key of random augmentation.
     """
 
     def __init__(self, num_images: int, batch: int, seed: int, start: int, stop: int) -> None:

@@ -70,11 +70,11 @@ class _TrainingNetwork(nn.Module):
 
 
 class DenoiserTrainer:
-    """Training of a denoiser, as driven by the loop.
+    """Trainer of a denoiser, for ``loop.fit``.
 
     Every draw of step n comes from a generator seeded with (seed, purpose, n). A resumed run therefore repeats the
-    draws of an uninterrupted run, and several processes, each with a shard of the batch, those of one process. Dropout
-    is the exception: its draws depend on the process.
+    draws of an uninterrupted run. Several processes, each with a shard of the batch, repeat the draws of one process.
+    The draws of dropout are an exception: they depend on the process.
 
     Args:
         recipe: settings.
@@ -129,7 +129,7 @@ class DenoiserTrainer:
         self.network = distributed.data_parallel(network)
 
     def _init_weights(self, init: Model | None, init_methods: Collection[str]) -> str:
-        """Copy the weights of ``init``, standardise and whiten the projections, and start the EMA there."""
+        """Copy the weights of ``init``, standardise and whiten the projections, and initialise the EMA weights."""
         conditioning = self.model.conditioning
         statistics = [self.representations.statistics(number) for number in range(len(conditioning.projections))]
         moments = [(mean.float(), covariance.diagonal().sqrt().float()) for mean, covariance in statistics]
@@ -138,7 +138,7 @@ class DenoiserTrainer:
         init_hash = init_from(self.model, init, init_methods) if init else ""
         for number, ((mean, std), (_, covariance)) in enumerate(zip(moments, statistics, strict=True)):
             projection = cast(ConditioningProjection, conditioning.projections[number])
-            # Has no effect on projections that were not copied from ``init``.
+            # This call has no effect on projections that were not copied from ``init``.
             restandardise(projection, mean, std)
             self.ema_model.conditioning.projections[number].load_state_dict(projection.state_dict())
             whiten(conditioning, number, covariance)
@@ -248,7 +248,7 @@ class DenoiserTrainer:
     def on_step_end(self, step: int, folder: Path) -> dict[str, float]:
         """Evaluate the EMA weights every ``sample_every`` steps and at the end.
 
-        Writes a sample grid. With validation images, returns the loss on these and on the training images.
+        Writes a sample grid. With validation images, returns the loss on validation and training images.
         """
         if step % self.recipe.sample_every and step != self.steps:
             return {}

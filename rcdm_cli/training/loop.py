@@ -21,7 +21,7 @@ LOG = "log.jsonl"
 
 
 class Trainer(Protocol):
-    """Training driven by the loop. ``train_step`` must depend only on ``tensors`` and the step number."""
+    """Interface of a trainer for ``fit``. ``train_step`` must depend only on ``tensors`` and the step number."""
 
     steps: int
     images_per_step: int

@@ -81,7 +81,7 @@ class _Views(Dataset[tuple[list[Tensor], Tensor]]):
 
 
 class PretrainTrainer:
-    """Pretraining with one method, as driven by the loop.
+    """Trainer of an encoder with one method, for ``loop.fit``.
 
     Args:
         recipe: settings.
@@ -195,8 +195,8 @@ class PretrainTrainer:
     def knn(self) -> dict[str, float]:
         """Return the k-NN accuracy per level.
 
-        With validation images, all training images vote. Without, the accuracy is leave-one-out on at most
-        ``LEAVE_ONE_OUT`` training images. Images without a class are left out.
+        With validation images, all training images vote. Without validation images, the accuracy is leave-one-out on at
+        most ``LEAVE_ONE_OUT`` training images. Images without a class are left out.
         """
         if self.validation is not None:
             bank, labels = self._encode(self.data)

@@ -78,8 +78,8 @@ class MethodOptions(Spec):
         head: layers of the projector.
         transform: keyword arguments of lightly's transform of the method.
         loss: keyword arguments of lightly's loss of the method.
-        lr: peak learning rate; replaces that of the recipe.
-        preprocessing: replaces that of the recipe.
+        lr: peak learning rate; replaces the learning rate of the recipe.
+        preprocessing: preprocessing of this method; replaces the preprocessing of the recipe.
         prototypes: number of prototypes of DINO.
         momentum: initial momentum of DINO's teacher.
     """
@@ -140,7 +140,7 @@ class AugmentationConfig(Spec):
 
     Each augmentation is applied with the same probability. The denoiser is conditioned on the augmentation parameters,
     which are zero in sampling, so that augmentations do not leak into samples ("non-leaky augmentation", Karras et al.
-    2022, arXiv:2206.00364, appendix F.2). The representation is that of the augmented image.
+    2022, arXiv:2206.00364, appendix F.2). The representation is computed from the augmented image.
 
     Attributes:
         image_size: side in pixels of the centre crops that are augmented.
@@ -172,8 +172,8 @@ class TrainRecipe(Spec):
         kind: kind of the recipe.
         description: one line for the user.
         data: origin of the images.
-        encoders: references of encoders, as ``open_encoder`` takes them.
-        levels: levels used of each encoder. An encoder may lack some of them.
+        encoders: references of encoders, see ``open_encoder``.
+        levels: levels of the encoders to condition on. An encoder may have a part of these levels only.
         denoiser: architecture of the U-Net.
         schedule: noise schedule.
         optimization: optimizer settings.

@@ -75,8 +75,8 @@ def train(
         out: folder of the run.
         split: first-level folder of ``data`` to train on; by default, all images.
         validation_split: first-level folder of ``data`` for the validation loss.
-        encoders: encoders, or references as ``open_encoder`` takes them; by default, those of the recipe.
-        init: initial weights, or the folder of a run that provides them; by default, random weights.
+        encoders: encoders, or references of encoders (see ``open_encoder``); by default, the encoders of the recipe.
+        init: initial weights, or the folder of a run with the initial weights; by default, random weights.
         overrides: changes of the recipe, ``key=value`` with dotted keys and TOML values.
         device: device to train on.
         stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.

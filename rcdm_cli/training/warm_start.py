@@ -46,7 +46,7 @@ def init_from(model: Model, source: Model, methods: Collection[str]) -> str:
         model: model to initialise.
         source: model with the weights.
         methods: methods whose encoders ``source`` was trained with. A projection for another encoder would be worse
-            than a random one.
+            than a random projection.
 
     Returns:
         SHA-256 of the copied weights, which is part of the run's resume key.

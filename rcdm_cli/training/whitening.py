@@ -18,8 +18,8 @@ class WhitenedProjection(nn.Module):
     The features of ``h`` are correlated: a few directions carry most of the variance, and a projection trained on the
     features learns little about the other directions. Inputs should be uncorrelated and equally scaled (LeCun et al.
     1998, "Efficient BackProp", section 4.3). The result is a plain projection: ``weight`` times a fixed matrix, which
-    ``folded`` returns. The whitened scale is that of the strongest direction: Adam moves all weights by equal steps, so
-    at a smaller scale the strongest direction would be learned later than by a plain projection.
+    ``folded`` returns. The whitened scale equals the scale of the strongest direction. Adam moves all weights by equal
+    steps, so at a smaller scale the strongest direction would be learned later than by a plain projection.
 
     Args:
         projection: initial map, with the mean and scale that standardise ``h``.
@@ -44,7 +44,7 @@ class WhitenedProjection(nn.Module):
         self.bias = nn.Parameter(projection.bias.detach().clone())
 
     def forward(self, h: Tensor) -> Tensor:
-        """Map ``h`` (B, D) to (B, out width). The result equals that of a projection with the ``folded`` weight."""
+        """Map ``h`` (B, D) to (B, out width). Equivalent to a projection with the ``folded`` weight."""
         # In bf16, the rounding error would be as large as the weak directions.
         with torch.autocast(h.device.type, enabled=False):
             white = (h - self.mean) / self.scale @ self.whitener

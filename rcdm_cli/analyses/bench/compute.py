@@ -58,8 +58,8 @@ class Timing:
         times: times of one call, or of sampling one batch.
         calls: network calls in one run: 1, or the sampling steps (twice with guidance).
         relative_error: relative L2 error of one call against PyTorch at float32; None for sampling.
-        peak_fraction: multiply-accumulates per second over those of a matrix product at the same precision, measured
-            in the same rounds; None for sampling, and for precisions that the device emulates.
+        peak_fraction: multiply-accumulates per second, divided by the rate of a matrix product at the same precision,
+            measured in the same rounds; None for sampling, and for precisions that the device emulates.
     """
 
     backend: str
@@ -137,8 +137,8 @@ def open_contenders(
     Args:
         folder: folder of the bundle.
         device: device of the denoiser.
-        backends: names of backends. ``auto`` stands for all backends; unavailable ones are left out with a note.
-        precisions: precisions. ``auto`` stands for all precisions of a backend.
+        backends: names of backends. ``auto`` selects all backends; unavailable backends are left out with a note.
+        precisions: precisions. ``auto`` selects all precisions of a backend.
         on_note: called with a sentence for the user.
 
     Raises:
@@ -177,7 +177,7 @@ def bench(
     skip_large_batches: bool = False,
     on_progress: OnProgress = lambda done, total, note: None,
 ) -> BenchResult:
-    """Time several backends of one bundle in turns.
+    """Time several backends of one bundle in interleaved runs.
 
     All contenders use the same weights, noise and representations, without TF32. A call of a backend takes precomputed
     modulations, as in the sampling loop; sampling includes computing them.
@@ -326,7 +326,7 @@ def _noise(bundle: Bundle, batch: int) -> Tensor:
 
 
 def _representations(bundle: Bundle, batch: int) -> Tensor:
-    """Random representations (batch, D) for projection 0, with the statistics of the training set."""
+    """Return random representations (batch, D) for projection 0, with the statistics of the training set."""
     projection = cast(ConditioningProjection, bundle.model.conditioning.projections[0])
     noise = torch.randn(batch, projection.in_features, generator=torch.Generator().manual_seed(0))
     return noise.to(bundle.device) * projection.scale + projection.mean

@@ -1,4 +1,4 @@
-"""Timing of several functions in turns, and counts of multiply-accumulate operations."""
+"""Interleaved timing of several functions, and counts of multiply-accumulate operations."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

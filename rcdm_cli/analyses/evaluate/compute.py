@@ -250,7 +250,7 @@ def measure_samples(
                 _most_similar(near, small, samples, small_bank) if near else (),
             )
         )
-    # Set sizes change these numbers, so as many training images as images are compared, spread evenly.
+    # Distances depend on the sizes of the sets. The reference therefore has as many training images as images.
     subset = np.linspace(0, len(small_bank) - 1, min(count, len(small_bank))).round().astype(int)
     reference = feature_space.features(small_bank[subset]) if bank else None
     return Evaluation(
@@ -273,7 +273,7 @@ def crop_all(pixels: Pixels, size: int) -> Pixels:
 
 
 def _feature_pair(bundle: Bundle, space: str | None) -> Pair:
-    """Return the feature space. The default is supervised, which favours no self-supervised method."""
+    """Return the feature space. The default, ``supervised``, favours no self-supervised method."""
     if space is None:
         space = "supervised" if "supervised" in bundle.methods else bundle.methods[0]
     method, _, level = space.partition("/")

@@ -1,4 +1,4 @@
-"""Feature spaces in which samples and images are compared: that of an encoder, and optionally that of Inception."""
+"""Feature spaces for the comparison of samples and images: the space of an encoder, and optionally of Inception."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -227,7 +227,7 @@ def _inception(results: Mapping[str, Any]) -> Table:
             )
             for method, level, one in rows
         ),
-        f"The same in the Inception space. FID depends on the number of samples: with {results['images']} samples, FID"
+        f"Distances in the Inception space. FID depends on the number of samples: with {results['images']} samples, FID"
         f" is larger than with many thousands. KID: mean over {counted(rows[0][2]['kid_subsets'], 'subset')} of"
         f" {rows[0][2]['kid_subset_size']} samples and as many images.",
     )

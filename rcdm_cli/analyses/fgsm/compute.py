@@ -1,7 +1,7 @@
-"""Attack images so that a classifier errs or the representation drifts, and sample the attacked representations.
+"""Attack images to change the predicted class or the representation, and sample the attacked representations.
 
-After the robustness experiment of the paper (arXiv:2112.09164, section 5): an attack on a linear classifier on the
-frozen representation, and samples of the representation after the attack.
+Robustness experiment of the paper (arXiv:2112.09164, section 5): an attack on a linear classifier on the frozen
+representation, and samples of the representation after the attack.
 """
 
 from collections.abc import Collection, Sequence
@@ -192,7 +192,7 @@ def require_gradients(bundle: Bundle, pairs: Sequence[Pair]) -> None:
 def select_images(
     bundle: Bundle, pairs: Sequence[Pair], dataset: ImageDataset, probes: LinearProbes | None, limit: int | None
 ) -> AttackedImages:
-    """Select the images to attack: readable images and, for classifier attacks, images of a known class.
+    """Select the images to attack: readable images and, for classifier attacks, images of a class of the classifiers.
 
     Args:
         bundle: bundle with the encoders.
@@ -202,7 +202,7 @@ def select_images(
         limit: maximum number of images, spread evenly over the selected images.
 
     Raises:
-        InputError: no image is readable, or none has a known class.
+        InputError: no image is readable, or no image has a class of the classifiers.
     """
     count, root = len(dataset), dataset.root
     if probes is not None:
@@ -262,7 +262,7 @@ def sample_attacked(
     for pair in pairs:
         for epsilon in plan.epsilons:
             _, after, h = attack_images(bundle, AttackCase(pair, plan.attacks[0], epsilon), subjects, index, plan)
-            # The image is rounded to 256 levels for display. The representation is that of the exact image.
+            # The image is rounded to 256 levels for display. The representation is computed from the exact image.
             images.append((after * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
             cond.append(bundle.condition(h, method=pair.method, level=pair.level))
     seeds = sample_seeds(plan.seed, [subjects.paths[image] for image in index], num_samples)

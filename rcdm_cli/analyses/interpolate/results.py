@@ -20,8 +20,8 @@ class SampledPath:
         distance: Euclidean distance between the representations of the two images.
         length: length of the path through the targets of all frames.
         similarity: (K, F) cosine similarity between the representation of a sample and the target on the path.
-        to_a: (K, F) cosine similarity between the representation of a sample and that of the first image.
-        to_b: (K, F) cosine similarity between the representation of a sample and that of the second image.
+        to_a: (K, F) cosine similarity between the representations of a sample and of the first image.
+        to_b: (K, F) cosine similarity between the representations of a sample and of the second image.
         sample_length: K lengths of the path through the representations of the samples.
     """
 

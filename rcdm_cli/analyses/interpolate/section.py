@@ -26,7 +26,7 @@ FRAME_MS = 150
 """Duration of one frame of an animation, in milliseconds."""
 
 OptionalImage = Pixels | None
-"""uint8 (H, W, 3); None where only the representation is known."""
+"""uint8 (H, W, 3); None if only the representation was given."""
 
 
 def draw(result: "Interpolation", number: int, images: tuple[OptionalImage, OptionalImage]) -> PixelGrid:

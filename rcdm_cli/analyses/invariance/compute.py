@@ -40,10 +40,10 @@ from rcdm_cli.metrics.intervals import Bootstrap, Interval, percentile_interval
 Pixels = NDArray[np.uint8]
 
 COLLAPSED = 1e-6
-"""If different images have a mean similarity above 1 minus this, the relative similarity is undefined."""
+"""If the mean similarity of different images exceeds 1 - COLLAPSED, the relative similarity is undefined."""
 
 COMPARABLE = 3
-"""Minimum number of images for a difference: all resamples of two different images are the same two images."""
+"""Minimum number of images for a difference. With two images, all usable resamples are equal."""
 
 
 def invariance(
@@ -98,7 +98,9 @@ def invariance(
     require_at_least(0, seed=seed, examples=examples)
     read = read_images(images, on_note=on_note)
     if len(read.pixels) < 2:
-        raise InputError("Invariance is measured relative to the similarity of different images. Give two or more.")
+        raise InputError(
+            "Invariance is measured relative to the similarity of different images. Give at least two images."
+        )
     size = image_size(bundle, pairs)
     crops = [center_crop(image, size) for image in read.pixels]
     with run_cache(bundle, out, force, cache) as cache:
@@ -242,7 +244,8 @@ def _summarise(
 def _relative(cosine: Tensor, others: Tensor) -> Tensor | None:
     """Rescale similarities (1 + R,), so that 0 is the similarity of different images and 1 is identity.
 
-    Returns None if all images have the same representation, and NaN for a resample in which all images have.
+    Returns None if all images have the same representation, and NaN for each resample in which all images have the same
+    representation.
     """
     collapsed = others > 1 - COLLAPSED
     return None if collapsed[0] else ((cosine - others) / (1 - others)).masked_fill(collapsed, torch.nan)

@@ -1,4 +1,4 @@
-"""Set the dimensions that an image shares with its neighbours to zero, or to the values of another image."""
+"""Zero or replace the dimensions that an image shares with its neighbours, and generate samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from rcdm_cli.metrics.nearest import nearest_without_copies
 Pixels = NDArray[np.uint8]
 
 DENSE_THRESHOLD = 1.0
-"""Default threshold for representations without zeros, of which the paper's rule would select every dimension."""
+"""Default threshold for representations without zeros. The paper's rule would select all of their dimensions."""
 
 
 def threshold_for(candidates: Tensor, rule: Rule) -> float:
@@ -90,7 +90,7 @@ def manipulate(
     on_progress: OnProgress = no_progress,
     on_note: OnNote = no_note,
 ) -> Manipulation:
-    """Generate samples of an image, without the dimensions its neighbours share, and with another image's values there.
+    """Zero or replace the dimensions that an image shares with its nearest neighbours, and generate samples.
 
     Args:
         bundle: bundle, or its name or folder.

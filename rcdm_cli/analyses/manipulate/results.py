@@ -11,7 +11,7 @@ from rcdm_cli.encoders.pairs import Pair
 Pixels = NDArray[np.uint8]
 
 ROWS = ("source", "without", "swapped")
-"""Rows of samples: source; source with the shared dimensions set to zero; source with the target's values there."""
+"""Rows of samples: source; source with shared dimensions set to zero; source with the target's shared dimensions."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ManipulatedRepresentation:
         active: M numbers of neighbours in which the dimension is active.
         width: D, the number of dimensions.
         energy: fraction of the squared norm of the source in the shared dimensions, 0 to 1.
-        similarity: (3, K) cosine similarity between the representation of a sample and that of its row.
+        similarity: (3, K) cosine similarity between the representations of a sample and of its row.
         to_source: (3, K) cosine similarity to the representation of the source.
         to_target: (3, K) cosine similarity to the representation of the target.
     """

@@ -24,7 +24,7 @@ LABELS = {"source": "source", "without": "set to zero", "swapped": "target's val
 
 
 def draw(found: "ManipulatedRepresentation", source: Pixels, target: Pixels, near: Mapping[str, Pixels]) -> PixelGrid:
-    """Lay out one (method, level): the nearest neighbours with known images, then the three rows of samples.
+    """Lay out one (method, level): the nearest neighbours with an image file, then the three rows of samples.
 
     Args:
         found: Samples and neighbours.

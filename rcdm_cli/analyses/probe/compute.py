@@ -77,7 +77,7 @@ def probe(
         if bundle is None:
             stored = as_embeddings(data)
             if stored is None:
-                raise InputError("Give a bundle or an encoder. Only representations need none.")
+                raise InputError("Give a bundle or an encoder. Only stored representations need neither.")
             has = list(stored.representations)
             named = [methods] if isinstance(methods, str) else methods
             pairs = choose_among(has, named or list(stored.encoders), level, bool(named), "the representations")

@@ -1,8 +1,8 @@
 """Linear probes on frozen representations, and probes refitted on bootstrap resamples of the training images.
 
 A linear classifier is solved to its optimum and k-NN has no training, so both give the same result for any seed on the
-same images. The variation that matters is the choice of training images. Each resample draws as many training images
-as there are, with replacement (Efron 1979); the images it leaves out, about 37 %, select the L2 strength. In k-NN an
+same images. Variation comes from the choice of the training images. Each resample has the size of the training set and
+is drawn with replacement (Efron 1979). The images that are not drawn, about 37 %, select the L2 strength. In k-NN an
 image that was drawn twice counts as one neighbour.
 """
 

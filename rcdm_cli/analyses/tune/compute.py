@@ -1,4 +1,4 @@
-"""Measure sampling quality against sampler, steps and guidance, and choose the cheapest settings near the best."""
+"""Measure the sampling quality of samplers, steps and guidance, and choose the cheapest settings near the best."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ class Tuning:
 
     @property
     def chosen(self) -> Trial:
-        """Trial with the fewest network calls among those within ``margin`` of the smallest shortfall."""
+        """Trial with the fewest network calls among the trials within ``margin`` of the smallest shortfall."""
         limit = min(self.shortfalls) + self.margin
         near = [one for one in zip(self.trials, self.shortfalls, strict=True) if one[1] <= limit]
         return min(near, key=lambda one: (one[0].calls, one[1]))[0]
@@ -155,7 +155,7 @@ def tune(
         sampler: samplers to compare.
         steps: numbers of steps to compare.
         guidance: guidance scales to compare; 1 disables guidance and halves the network calls.
-        margin: accepted shortfall of the chosen settings from the best, as a fraction.
+        margin: accepted shortfall of the chosen settings from the best settings, as a fraction.
         methods: methods; None selects all methods of the bundle.
         level: ``backbone``, ``projector`` or ``both``.
         seed: seed of the noise and the bootstrap.

@@ -128,6 +128,10 @@ def _measure(bundle: Bundle, pair: Pair, h: Tensor, samples: Pixels) -> list[Ima
 
 
 def spread(samples: Pixels) -> NDArray[np.float32]:
-    """Per-pixel standard deviation over samples uint8 (K, H, W, 3), averaged over RGB: float32 (H, W) in [0, 0.5]."""
+    """Compute the standard deviation of each pixel over samples uint8 (K, H, W, 3), as a mean over RGB.
+
+    Returns:
+        float32 (H, W) in [0, 0.5]; the pixel range is 1.
+    """
     deviation: NDArray[np.float32] = (samples.astype(np.float32) / 255).std(axis=0).mean(axis=-1)
     return deviation

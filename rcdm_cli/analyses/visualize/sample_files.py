@@ -1,4 +1,4 @@
-"""Samples as files, each written in the background while the next batch is sampled."""
+"""Files of samples, which are written in the background while the next batch is sampled."""
 
 import re
 from collections.abc import Sequence

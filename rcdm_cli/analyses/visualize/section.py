@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.uint8]
 
 PAGE_BYTES = 24 * 2**20
-"""Size of the PNGs that the page contains at most. A longer page would be slow to open."""
+"""Maximum size of all PNGs on the page. A larger page would be slow to open."""
 
 BRIGHTEST = 0.995
-"""Quantile of the standard deviations of all maps that has the brightest colour."""
+"""Quantile of the standard deviations of all maps that is drawn in the brightest colour."""
 
 
 def draw(result: "Visualization", images: Sequence[Pixels | None], top: float) -> Pixels:
@@ -32,7 +32,7 @@ def draw(result: "Visualization", images: Sequence[Pixels | None], top: float) -
 
     Args:
         result: Samples of all images.
-        images: Input images, uint8 (H, W, 3); None where only the representation is known.
+        images: Input images, uint8 (H, W, 3); None if only the representation was given.
         top: Standard deviation of the brightest colour of the maps.
 
     Returns:
@@ -71,7 +71,7 @@ def write(
 
     Args:
         result: Samples of all images.
-        images: Input images, uint8 (H, W, 3); None where only the representation is known.
+        images: Input images, uint8 (H, W, 3); None if only the representation was given.
         files: Files of the samples, already written.
         about: Further content of ``results.json``: bundle, versions, hashes.
 
