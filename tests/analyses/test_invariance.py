@@ -119,7 +119,7 @@ def test_two_images_are_the_minimum_and_three_for_differences(bundle, images):
     # All resamples of two different images are equal.
     assert found.differences == {}
     assert invariance(bundle, images[:3], augmentations=(NOISE,), **OPTIONS).differences
-    with pytest.raises(InputError, match="two or more"):
+    with pytest.raises(InputError, match="at least two images"):
         invariance(bundle, images[:1])
 
 

@@ -180,7 +180,7 @@ def test_unreadable_image_is_reported_and_skipped(invoke, imgs, workplace):
         (("manipulate", "imgs/a/0.png", "nowhere.png", "--neighbours", "imgs"), "nowhere.png cannot be read"),
         (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "nowhere"), "nowhere"),
         (("manipulate", "imgs/a/0.png", "imgs/b/0.png", "--neighbours", "imgs/a/0.png"), "no image but the source"),
-        (("invariance", "imgs/a/0.png"), "two or more"),
+        (("invariance", "imgs/a/0.png"), "at least two images"),
         (("invariance", "imgs", "--method", "supervised", "--level", "projector"), "Available levels: backbone"),
     ],
 )
