@@ -1,11 +1,15 @@
 import numpy as np
 import pytest
+import torch
 
 from rcdm_cli.analyses.embed import embed
 from rcdm_cli.analyses.visualize.compute import spread, visualize
+from rcdm_cli.analyses.visualize.results import ImageResult, Visualization
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.pairs import Pair
+from rcdm_cli.metrics.diversity import diversity
+from rcdm_cli.metrics.intervals import Bootstrap
 from tests.bundle.tiny import tiny_bundle
 
 BOTH = [Pair("dino", "backbone"), Pair("dino", "projector")]
@@ -38,7 +42,26 @@ def test_spread_is_the_standard_deviation_as_a_share_of_the_range():
     samples[1, 0, 0] = 0
     values = spread(samples)
     assert values[0, 0] == 0
-    assert values[1, 1] == pytest.approx(0.5)
+    # The root of the unbiased variance of 0 and 1.
+    assert values[1, 1] == pytest.approx(0.5**0.5)
+    assert spread(samples[:1]) is None
+
+
+@pytest.mark.parametrize("num_samples", [2, 3, 8, 32])
+def test_mean_spread_does_not_depend_on_the_number_of_samples(num_samples):
+    """The standard deviation of normal pixels is 20 of 255. With ddof=0, two samples would give 14."""
+    draw = np.random.default_rng(num_samples)
+    results = []
+    for _ in range(8):
+        samples = np.clip(np.rint(draw.normal(128, 20, (num_samples, 16, 16, 3))), 0, 255).astype(np.uint8)
+        results.append(ImageResult(samples, spread(samples), [1.0] * num_samples, [1] * num_samples))
+    seeds = [[0] * num_samples] * 8
+    values = Visualization([str(i) for i in range(8)], [None] * 8, seeds, {BOTH[0]: results}, []).as_json()
+    assert values["summary"][0]["mean_spread"] == pytest.approx(20 / 255, rel=0.03)
+    assert values["images"][0]["representations"][0]["mean_spread"] == pytest.approx(20 / 255, rel=0.1)
+    stacked = np.stack([one.samples for one in results])
+    by_metric = diversity(stacked, torch.ones(8, num_samples, 2)).as_json(Bootstrap(8))["pixels"]["value"]
+    assert values["summary"][0]["mean_spread"] == pytest.approx(by_metric, rel=1e-5)
 
 
 def test_samples_equal_bundle_sample_at_every_pair(bundle, images):

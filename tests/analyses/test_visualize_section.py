@@ -26,8 +26,12 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory, images):
-    bundle = load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
+def bundle(tmp_path_factory):
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def result(bundle, images):
     return replace(visualize(bundle, images, num_samples=2, steps=2), names=["<a>.png", "고양이.png"])
 
 
@@ -82,11 +86,23 @@ def test_standard_deviation_maps_have_one_scale(result, images, tmp_path):
     for i, image in enumerate(values["images"]):
         for pair, part in zip(result.pairs, image["representations"], strict=True):
             # The standard deviation in the formula of numpy, from the samples.
-            deviation = np.std(result.results[pair][i].samples / 255, axis=0).mean(axis=-1)
+            deviation = np.sqrt(np.var(result.results[pair][i].samples / 255, axis=0, ddof=1).mean(axis=-1))
             expected = colour_map(deviation / values["map_top"]).astype(int)
             assert np.abs(read_image(tmp_path / part["std_map"]) - expected).max() <= 3
     [grid] = [one for one in section(values).elements if isinstance(one, ImageGrid)]
     assert grid.map_top == values["map_top"]
+
+
+def test_single_sample_has_no_standard_deviation(bundle, images, tmp_path):
+    result = replace(visualize(bundle, images, num_samples=1, steps=2), names=["a.png", "b.png"])
+    values = written(result, images, tmp_path)
+    assert [one["mean_spread"] for one in values["summary"]] == [None] * 3
+    assert {part["std_map"] for image in values["images"] for part in image["representations"]} == {None}
+    assert values["map_top"] is None
+    page = Page(tmp_path / "report.html")
+    assert "standard deviation of a single sample is undefined" in page.text
+    assert "0.0" not in page.text
+    assert not list(tmp_path.glob("samples/*/*-std.png"))
 
 
 def test_page_has_every_image_with_seed_similarity_and_rank(result, images, tmp_path):
@@ -146,5 +162,5 @@ def test_sentence_compares_levels_by_image(result, images, tmp_path):
     values["summary"][2]["mean_spread"] = 0.123
     sentence = section(values).elements[0]
     assert isinstance(sentence, Sentence)
-    assert "dino 1 of 2 (mean standard deviation 22.5 % against 20.0 %" in sentence.text
+    assert "dino 1 of 2 (standard deviation 22.5 % against 20.0 %" in sentence.text
     assert sentence.text.endswith("in % of the pixel range: supervised backbone 12.3 %.")

@@ -31,6 +31,7 @@ from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
+from rcdm_cli.metrics.diversity import pixel_variance
 from rcdm_cli.metrics.ranks import own_similarity, ranks
 
 Pixels = NDArray[np.uint8]
@@ -127,11 +128,9 @@ def _measure(bundle: Bundle, pair: Pair, h: Tensor, samples: Pixels) -> list[Ima
     ]
 
 
-def spread(samples: Pixels) -> NDArray[np.float32]:
-    """Compute the standard deviation of each pixel over samples uint8 (K, H, W, 3), as a mean over RGB.
+def spread(samples: Pixels) -> NDArray[np.float32] | None:
+    """Return the standard deviation of each pixel over samples uint8 (K, H, W, 3): float32 (H, W) in [0, 0.71].
 
-    Returns:
-        float32 (H, W) in [0, 0.5]; the pixel range is 1.
+    The value is the root of ``pixel_variance``. A single sample has no spread: None.
     """
-    deviation: NDArray[np.float32] = (samples.astype(np.float32) / 255).std(axis=0).mean(axis=-1)
-    return deviation
+    return None if len(samples) < 2 else np.sqrt(pixel_variance(samples)).astype(np.float32)

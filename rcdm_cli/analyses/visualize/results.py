@@ -1,5 +1,6 @@
 """Results of a visualization: samples, spreads, similarities and ranks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,22 +14,33 @@ from rcdm_cli.metrics.ranks import mean_reciprocal_rank
 Pixels = NDArray[np.uint8]
 
 
+def root_mean_square(values: Sequence[NDArray[np.float32]]) -> float:
+    """Return the root of the mean square of all ``values``."""
+    return float(np.sqrt(np.mean(np.square(np.stack(values), dtype=np.float64))))
+
+
 @dataclass(frozen=True)
 class ImageResult:
     """Samples of one image at one (method, level).
 
     Attributes:
         samples: uint8 (K, S, S, 3).
-        spread: float32 (S, S), standard deviation over the samples as a fraction of the pixel range, averaged over RGB.
+        spread: float32 (S, S), standard deviation of each pixel over the samples as a fraction of the pixel range: root
+            of the unbiased variance, averaged over RGB. None for a single sample.
         similarity: K cosine similarities between the representation of a sample and ``h``.
         rank: K ranks of ``h`` among the representations of all images, by similarity to the representation of the
             sample. 1 is the most similar.
     """
 
     samples: Pixels
-    spread: NDArray[np.float32]
+    spread: NDArray[np.float32] | None
     similarity: list[float]
     rank: list[int]
+
+    @property
+    def mean_spread(self) -> float | None:
+        """Root of the mean variance over pixels, whose expectation does not depend on K; None for a single sample."""
+        return None if self.spread is None else root_mean_square([self.spread])
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,9 @@ class Visualization:
                     "level": pair.level,
                     "mean_reciprocal_rank": mean_reciprocal_rank(torch.tensor([r for one in found for r in one.rank])),
                     "mean_similarity": float(np.mean([one.similarity for one in found])),
-                    "mean_spread": float(np.mean([one.spread for one in found])),
+                    "mean_spread": None
+                    if any(one.spread is None for one in found)
+                    else root_mean_square([one.spread for one in found if one.spread is not None]),
                 }
                 for pair, found in self.results.items()
             ],
@@ -77,7 +91,7 @@ class Visualization:
                             "level": pair.level,
                             "similarity": found[i].similarity,
                             "rank": found[i].rank,
-                            "mean_spread": float(found[i].spread.mean()),
+                            "mean_spread": found[i].mean_spread,
                         }
                         for pair, found in self.results.items()
                     ],

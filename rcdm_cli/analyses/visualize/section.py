@@ -36,10 +36,12 @@ def draw(result: "Visualization", images: Sequence[Pixels | None], top: float) -
         top: Standard deviation of the brightest colour of the maps.
 
     Returns:
-        uint8 (height, width, 3). All maps have one colour scale, with a legend on the right.
+        uint8 (height, width, 3). All maps have one colour scale, with a legend on the right. Without maps if there is
+        one sample of each image.
     """
     levels = list(dict.fromkeys(pair.level for pair in result.pairs))
     num_samples = len(result.seeds[0])
+    with_map = num_samples > 1
     size = result.results[result.pairs[0]][0].samples.shape[1]
     rows = []
     for i, name in enumerate(result.names):
@@ -49,14 +51,16 @@ def draw(result: "Visualization", images: Sequence[Pixels | None], top: float) -
             by_level = {pair.level: result.results[pair][i] for pair in result.pairs if pair.method == method}
             for level in levels:
                 if found := by_level.get(level):
-                    cells += [*found.samples, colour_map(found.spread / top)]
+                    cells += [*found.samples, *([] if found.spread is None else [colour_map(found.spread / top)])]
                 else:
-                    cells += [None] * (num_samples + 1)
+                    cells += [None] * (num_samples + with_map)
             rows.append(GridRow(cells, f"{name}\n{method}"))
     groups = [GridGroup("image", 1)]
     for level in levels:
-        groups += [GridGroup(f"{level}: samples", num_samples), GridGroup("std. dev.", 1)]
+        groups += [GridGroup(f"{level}: samples", num_samples), *([GridGroup("std. dev.", 1)] if with_map else [])]
     body = draw_grid(PixelGrid(rows, groups))
+    if not with_map:
+        return body
     bar = colour_bar(min(max(len(body), 200), 400), 0, top, "standard deviation / pixel range")
     canvas = np.full((max(len(body), len(bar)), body.shape[1] + bar.shape[1], 3), 255, np.uint8)
     canvas[: len(body), : body.shape[1]] = body
@@ -81,8 +85,8 @@ def write(
     values = {"kind": "visualize", **about, **result.as_json()}
     folder, size = files.folder, result.results[result.pairs[0]][0].samples.shape[1]
     # A quantile, because a few bright pixels would make all maps dark. Above 0 also if all samples are equal.
-    spreads = np.stack([one.spread for found in result.results.values() for one in found])
-    top = max(float(np.quantile(spreads, BRIGHTEST)), 1 / 255)
+    spreads = [one.spread for found in result.results.values() for one in found if one.spread is not None]
+    top = max(float(np.quantile(np.stack(spreads), BRIGHTEST)), 1 / 255) if spreads else None
     written, on_page, page_bytes = ["grid.png"], 0, 0
     for i, entry in enumerate(values["images"]):
         own = []
@@ -93,13 +97,16 @@ def write(
             own.append(entry["file"])
         for pair, found in zip(result.pairs, entry["representations"], strict=True):
             found["samples"] = [files.name(i, pair, k) for k in range(len(entry["seeds"]))]
-            found["std_map"] = files.name(i, pair, None)
-            write_png(folder / found["std_map"], colour_map(result.results[pair][i].spread / top))
-            own += [*found["samples"], found["std_map"]]
+            own += found["samples"]
+            spread, found["std_map"] = result.results[pair][i].spread, None
+            if spread is not None and top is not None:
+                found["std_map"] = files.name(i, pair, None)
+                write_png(folder / found["std_map"], colour_map(spread / top))
+                own.append(found["std_map"])
         page_bytes += sum((folder / name).stat().st_size for name in own)
         on_page += page_bytes <= PAGE_BYTES or i == 0
         written += own
-    write_png(folder / "grid.png", draw(result, images, top))
+    write_png(folder / "grid.png", draw(result, images, top or 1))
     return write_run(folder, values | {"map_top": top, "images_on_page": on_page}, section, written)
 
 
@@ -116,8 +123,9 @@ def section(results: Mapping[str, Any]) -> Section:
         (
             Sentence(_findings(results)),
             ImageGrid(
-                f"Each row: the input image, then {counted(num_samples, 'sample')} of each representation and the map"
-                f" of their standard deviation. Hover over an image for details, click to enlarge.{part}",
+                f"Each row: the input image, then {counted(num_samples, 'sample')} of each representation"
+                f"{' and the map of their standard deviation' if num_samples > 1 else ''}. Hover over an image for"
+                f" details, click to enlarge.{part}",
                 tuple(_row(image, len(images)) for image in on_page),
                 map_top=results["map_top"],
             ),
@@ -127,16 +135,17 @@ def section(results: Mapping[str, Any]) -> Section:
                     (
                         one["method"],
                         one["level"],
-                        f"{100 * one['mean_spread']:.1f}",
+                        _percent(one["mean_spread"]),
                         f"{one['mean_similarity']:.3f}",
                         f"{one['mean_reciprocal_rank']:.3f}",
                     )
                     for one in results["summary"]
                 ),
                 f"Means over {counted(len(images), 'image')} with {counted(num_samples, 'sample')} each. Standard"
-                " deviation: per pixel over the samples, in % of the pixel range. Similarity: cosine similarity between"
-                " the representation of a sample and the representation of the image. Rank: position of the image among"
-                " all images, ordered by similarity to the sample; 1 is best.",
+                " deviation: root of the unbiased variance over the samples, averaged over pixels and images, in % of"
+                " the pixel range. Similarity: cosine similarity between the representation of a sample and the"
+                " representation of the image. Rank: position of the image among all images, ordered by similarity to"
+                " the sample; 1 is best.",
             ),
             Table(
                 ("image", "file", "method", "level", "similarity", "ranks", "standard deviation in %"),
@@ -148,7 +157,7 @@ def section(results: Mapping[str, Any]) -> Section:
                         one["level"],
                         f"{np.mean(one['similarity']):.3f}",
                         ", ".join(str(rank) for rank in one["rank"]),
-                        f"{100 * one['mean_spread']:.1f}",
+                        _percent(one["mean_spread"]),
                     )
                     for number, image in enumerate(on_page, 1)
                     for one in image["representations"]
@@ -173,16 +182,27 @@ def _row(image: Mapping[str, Any], num_images: int) -> ImageRow:
             )
             for number, (file, seed, own, rank) in enumerate(details, 1)
         ]
-        alt = f"Standard-deviation map of {name_of(one)} for {name}"
-        cells.append(GridImage(one["std_map"], alt, (f"mean standard deviation {100 * spread:.1f} %",), "map"))
-        label = f"std. dev. {100 * spread:.1f} % · similarity {similarity:.2f}"
+        label = f"similarity {similarity:.2f}"
+        if spread is not None:
+            alt = f"Standard-deviation map of {name_of(one)} for {name}"
+            cells.append(GridImage(one["std_map"], alt, (f"standard deviation {_percent(spread)} %",), "map"))
+            label = f"std. dev. {_percent(spread)} % · {label}"
         groups.append(ImageGroup(label, tuple(cells), one["method"], one["level"], spread, similarity))
     own_image = GridImage(image["file"], f"Input image {name}", ("input image",), "image") if image["file"] else None
     return ImageRow(name, tuple(groups), own_image)
 
 
+def _percent(spread: float | None) -> str:
+    return "–" if spread is None else f"{100 * spread:.1f}"
+
+
 def _findings(results: Mapping[str, Any]) -> str:
     """Compare the levels of each method, or give the standard deviation of each representation."""
+    if any(one["mean_spread"] is None for one in results["summary"]):
+        return (
+            "The standard deviation of a single sample is undefined. Generate two or more samples of each image to see"
+            " what varies."
+        )
     both, single = [], []
     for method in dict.fromkeys(one["method"] for one in results["summary"]):
         levels = {one["level"]: 100 * one["mean_spread"] for one in results["summary"] if one["method"] == method}
@@ -193,7 +213,7 @@ def _findings(results: Mapping[str, Any]) -> str:
             ]
             wider = sum(one["projector"] > one["backbone"] for one in by_image)
             both.append(
-                f"{method} {wider} of {len(by_image)} (mean standard deviation {levels['projector']:.1f} % against"
+                f"{method} {wider} of {len(by_image)} (standard deviation {levels['projector']:.1f} % against"
                 f" {levels['backbone']:.1f} % of the pixel range)"
             )
         else:
@@ -204,5 +224,5 @@ def _findings(results: Mapping[str, Any]) -> str:
             f"Images for which the samples of the projector vary more than the samples of the backbone: {listed(both)}."
         )
     if single:
-        sentences.append(f"Mean standard deviation of the samples, in % of the pixel range: {listed(single)}.")
+        sentences.append(f"Standard deviation of the samples, in % of the pixel range: {listed(single)}.")
     return " ".join(sentences)
