@@ -8,11 +8,13 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from rcdm_cli.analyses.probe.compute import probe
 from rcdm_cli.analyses.probe.probes import fit_probes
+from rcdm_cli.analyses.probe.section import section
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
+from rcdm_cli.report.elements import Sentence
 
 BACKBONE, PROJECTOR = Pair("mine", "backbone"), Pair("mine", "projector")
 CLASSES = ("cat", "dog", "emu")
@@ -97,9 +99,39 @@ def test_knn_equals_scikit_learn(found, training, validation):
 
 def test_validation_images_of_unknown_classes_are_left_out(training, validation):
     few = training.rows([i for i, name in enumerate(training.labels) if name in ("cat", "dog")])
-    found = probe(None, few, validation, level="backbone", seeds=2)
+    notes = []
+    found = probe(None, few, validation, level="backbone", seeds=2, on_note=notes.append)
     assert found.counts == [30, 30]
     assert found.differences == []
+    [note] = notes
+    assert note.startswith("60 of 120 validation images are left out")
+    assert all(name in note for name in {*validation.labels} - {"cat", "dog"})
+    values = found.as_json()
+    unknown = {name: 30 for name in validation.labels if name not in ("cat", "dog")}
+    assert values["left_out"]["validation"]["unknown"] == unknown
+    assert note in [element.text for element in section(values).elements if isinstance(element, Sentence)]
+
+
+def test_training_images_that_are_left_out_are_reported(training, validation):
+    notes = []
+    found = probe(None, training, validation, ignore_classes=["other"], level="backbone", seeds=2, on_note=notes.append)
+    assert [note.partition(" are")[0] for note in notes] == [
+        "60 of 240 training images",
+        "30 of 120 validation images",
+    ]
+    assert found.as_json()["left_out"]["training"]["ignored"] == 60
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_intervals_of_accuracies_are_within_0_and_1(training, validation, seeds):
+    """With two seeds, the quantile of Student's t is 12.7."""
+    values = probe(None, training, validation, ignore_classes=["other"], seeds=seeds).as_json()
+    for one in values["results"]:
+        for kind in ("linear", "knn"):
+            for interval in (one[kind], one[kind]["over_seeds"]):
+                assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
+    difference = values["differences"][0]["linear"]["over_seeds"]
+    assert -1 <= difference["low"] <= difference["high"] <= 1
 
 
 def test_json_contains_majority_and_seed_values(found):

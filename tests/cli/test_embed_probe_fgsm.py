@@ -300,7 +300,8 @@ def test_fgsm_skips_images_of_unknown_classes(invoke):
     done = attacked(invoke, *learnt, "--ignore-class", "other", "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
-    assert (values["images_attacked"], values["images_without_class"]) == (6, 3)
+    assert (values["images_attacked"], values["left_out"]["ignored"]) == (6, 3)
+    assert "3 of 9 images are left out" in done.stderr
     done = invoke("fgsm", "data/val/dark", "--bundle", "tiny", *learnt, "--out", "other")
     assert done.exit_code == 2
     assert "classes: dark, light, other" in message(done)

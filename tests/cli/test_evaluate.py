@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rcdm_cli.analyses.evaluate.compute import evaluate
+from rcdm_cli.bundle.bundle import load_bundle
 from tests.bundle.tiny import tiny_bundle
 from tests.report.pages import Page
 
@@ -31,7 +33,8 @@ def measure(invoke, *options):
 
 @pytest.mark.usefixtures("data")
 def test_run_folder_contains_results_charts_and_page_and_a_table_is_printed(invoke, workplace):
-    done = measure(invoke, "--bank-split", "train", "--out", "found")
+    backend = ("--backend", "torch", "--precision", "fp32")
+    done = measure(invoke, "--bank-split", "train", "--out", "found", *backend)
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert lines[0].split()[:5] == ["method", "level", "MRR", "rank", "cosine"]
@@ -45,9 +48,12 @@ def test_run_folder_contains_results_charts_and_page_and_a_table_is_printed(invo
     assert values["kind"] == "evaluate"
     assert (values["images"], values["bank_images"], values["samples"]) == (6, 8, 2)
     assert values["space"] == {"method": "supervised", "level": "backbone"}
-    assert all(1 / 6 <= one["mean_reciprocal_rank"]["value"] <= 1 for one in values["results"])
-    assert all(0 <= one["knn"]["value"] <= 1 for one in values["results"])
-    assert values["results"][0]["nearest"]["image"][0][0].split("/")[:2][-1] in ("shirt", "고양이")
+    expected = evaluate(load_bundle("engines/tiny"), "data", split="val", bank_split="train", steps=1).as_json()
+    assert values["seeds"] == expected["seeds"]
+    for one, other in zip(values["results"], expected["results"], strict=True):
+        for name in ("mean_reciprocal_rank", "mean_rank", "knn"):
+            assert one[name] == pytest.approx(other[name])
+        assert one["nearest"]["image"] == other["nearest"]["image"]
     assert Page(workplace / "found" / "report.html").all("img")
     assert {name for name in values["files"] if "/" not in name} == {"faithfulness.png", "nearest.png"}
     assert values["training_images"]["compared"] == 6
@@ -95,3 +101,16 @@ def test_wrong_option_ends_with_2_and_writes_nothing(invoke, workplace, options,
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
     assert not (workplace / "evaluation").exists()
+
+
+def test_images_that_the_knn_accuracy_leaves_out_are_reported(invoke, data, workplace):
+    (data / "val" / "shirt" / "text.png").unlink()
+    for k in range(2):
+        image = np.random.default_rng(k).integers(0, 256, (40, 32, 3), dtype=np.uint8)
+        (data / "val" / "hat").mkdir(exist_ok=True)
+        Image.fromarray(image).save(data / "val" / "hat" / f"{k}.png")
+    done = measure(invoke, "--bank-split", "train", "--out", "found", "--method", "supervised")
+    assert "2 of 8 images of the k-NN accuracy are left out: 2 of 1 class without training images (hat)" in done.stderr
+    values = json.loads((workplace / "found" / "results.json").read_text(encoding="utf-8"))
+    assert values["left_out_of_knn"]["images"]["unknown"] == {"hat": 2}
+    assert "2 of 8 images of the k-NN accuracy are left out" in Page(workplace / "found" / "report.html").text

@@ -13,6 +13,7 @@ from rcdm_cli.analyses.evaluate.features import FeatureSpace
 from rcdm_cli.analyses.evaluate.results import EvaluatedRepresentation, Evaluation, NearestTrainingImage
 from rcdm_cli.analyses.evaluate.section import write
 from rcdm_cli.analyses.inputs import ImageInput, data_name, load_crops, open_images
+from rcdm_cli.analyses.left_out import left_out, left_out_sentence
 from rcdm_cli.analyses.run import (
     OnNote,
     OnProgress,
@@ -110,7 +111,7 @@ def evaluate(
         force: whether to replace a finished run in ``out``.
         cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
         on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image.
+        on_note: called with a sentence for each unreadable image, and about images that are left out.
 
     Raises:
         InputError: a parameter is out of range, fewer than two images are readable, or ``split`` and ``bank_split``
@@ -158,7 +159,17 @@ def evaluate(
             cache=cache,
             on_progress=on_progress,
         )
-        result = replace(result, unreadable=tuple(key for key, _ in skipped))
+        excluded = {}
+        if bank_set:
+            excluded = {
+                "images": left_out(crops.labels, ignore_classes, classes),
+                "training images": left_out(bank_crops.labels, ignore_classes),
+            }
+        if any(one.knn for one in result.evaluated):
+            for what, counts in excluded.items():
+                if sentence := left_out_sentence(counts, f"{what} of the k-NN accuracy"):
+                    on_note(sentence)
+        result = replace(result, unreadable=tuple(key for key, _ in skipped), left_out_of_knn=excluded)
         if out is not None:
             about = provenance(bundle, seed, settings)
             about["settings"] |= {

@@ -1,7 +1,7 @@
 """Results of an evaluation and their JSON form."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ class Evaluation:
             image.
         bootstrap: bootstrap over the images.
         unreadable: keys of images that were skipped.
+        left_out_of_knn: results of ``left_out`` for ``images`` and ``training images``; empty without a bank.
     """
 
     images: tuple[str, ...]
@@ -86,6 +87,7 @@ class Evaluation:
     similarity_of_images: list[float]
     bootstrap: Bootstrap
     unreadable: tuple[str, ...] = ()
+    left_out_of_knn: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return all numbers, without pixels."""
@@ -98,6 +100,7 @@ class Evaluation:
             "results": [self._one(one) for one in self.evaluated],
             "differences": [one.as_json() for one in self._differences()],
             "training_images": self._training_images(),
+            "left_out_of_knn": self.left_out_of_knn,
             "names": list(self.images),
             "seeds": self.seeds,
         }

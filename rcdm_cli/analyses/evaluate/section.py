@@ -5,6 +5,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rcdm_cli.analyses.left_out import left_out_sentence
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
 from rcdm_cli.report.elements import DotChart, Dots, Element, Line, LineChart, Section, Sentence, Table
@@ -54,7 +55,7 @@ def section(results: Mapping[str, Any]) -> Section:
     """Build the section from the results of ``rcdm evaluate``."""
     found, training = results["results"], results["training_images"]
     elements: list[Element] = [
-        *(Sentence(text) for text in answers(results)),
+        *(Sentence(text) for text in (*answers(results), *_left_out(results))),
         _faithful(results),
         _faithfulness(results),
         _directions(results),
@@ -104,6 +105,14 @@ def answers(results: Mapping[str, Any]) -> list[str]:
             f" threshold: {percent(above)} % ({name_of(most)}), {verdict}."
         )
     return sentences
+
+
+def _left_out(results: Mapping[str, Any]) -> list[str]:
+    if not any(one["knn"] for one in results["results"]):
+        return []
+    counts = results.get("left_out_of_knn", {})
+    sentences = [left_out_sentence(each, f"{what} of the k-NN accuracy") for what, each in counts.items()]
+    return [sentence for sentence in sentences if sentence]
 
 
 def chance(images: int) -> float:

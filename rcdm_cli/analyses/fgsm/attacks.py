@@ -6,7 +6,7 @@ Images are float32 (B, 3, H, W) in [0, 1] here, as in the papers. Epsilon has th
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ class AttackedImages:
         labels: (N,) class indices; None without classifiers.
         classes: class names.
         classifiers: classifier by (method, level); empty without classifiers.
-        without_class: number of images that were left out because the classifiers have no such class.
+        left_out: result of ``left_out`` for the candidate images; None without classifiers.
         unreadable: descriptions of unreadable images.
     """
 
@@ -70,7 +70,7 @@ class AttackedImages:
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     classifiers: Mapping[Pair, LinearClassifier] = field(default_factory=dict)
-    without_class: int = 0
+    left_out: dict[str, Any] | None = None
     unreadable: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from rcdm_cli.analyses.fgsm.attacks import ATTACKS, AttackCase, AttackedImages, 
 from rcdm_cli.analyses.fgsm.results import AttackedSamples, Robustness, summarise
 from rcdm_cli.analyses.fgsm.section import write
 from rcdm_cli.analyses.inputs import ImageInput, data_name, open_images
+from rcdm_cli.analyses.left_out import left_out, left_out_sentence
 from rcdm_cli.analyses.probe.probes import LinearProbes, fit_probes
 from rcdm_cli.analyses.run import (
     OnNote,
@@ -99,7 +100,7 @@ def fgsm(
         force: whether to replace a finished run in ``out``.
         cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
         on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image.
+        on_note: called with a sentence for each unreadable image, and about images that are left out.
 
     Raises:
         InputError: a parameter is out of range, no image qualifies, a classifier would be trained on attacked images,
@@ -132,6 +133,8 @@ def fgsm(
             )
             if stored is not None:
                 _require_no_overlap(_images_in(dataset, training, encoders))
+            if sentence := left_out_sentence(left_out(training.labels, ignore_classes), "training images"):
+                on_note(sentence)
             probes = fit_probes(
                 training,
                 pairs,
@@ -140,9 +143,11 @@ def fgsm(
                 cache=cache,
                 on_progress=partial(on_progress, "Fitting linear classifiers"),
             )
-        subjects = select_images(bundle, pairs, dataset, probes, limit)
+        subjects = select_images(bundle, pairs, dataset, probes, limit, ignore_classes)
         for reason in subjects.unreadable:
             on_note(reason)
+        if sentence := left_out_sentence(subjects.left_out, "images"):
+            on_note(sentence)
         outcomes = attack_all(
             bundle, subjects, pairs, plan, batch=batch, cache=cache, on_progress=partial(on_progress, "Attacking")
         )
@@ -190,7 +195,12 @@ def require_gradients(bundle: Bundle, pairs: Sequence[Pair]) -> None:
 
 
 def select_images(
-    bundle: Bundle, pairs: Sequence[Pair], dataset: ImageDataset, probes: LinearProbes | None, limit: int | None
+    bundle: Bundle,
+    pairs: Sequence[Pair],
+    dataset: ImageDataset,
+    probes: LinearProbes | None,
+    limit: int | None,
+    ignore_classes: Sequence[str] = (),
 ) -> AttackedImages:
     """Select the images to attack: readable images and, for classifier attacks, images of a class of the classifiers.
 
@@ -200,19 +210,20 @@ def select_images(
         dataset: candidate images.
         probes: attacked classifiers; None selects images without classes too.
         limit: maximum number of images, spread evenly over the selected images.
+        ignore_classes: class folders whose images did not train the classifiers.
 
     Raises:
         InputError: no image is readable, or no image has a class of the classifiers.
     """
-    count, root = len(dataset), dataset.root
+    root, excluded = dataset.root, None
     if probes is not None:
+        excluded = left_out(dataset.labels, ignore_classes, probes.classes)
         labels, _ = class_indices(dataset.labels, (), probes.classes)
         dataset = dataset.select(torch.nonzero(labels >= 0).flatten().tolist())
         if not len(dataset):
             raise InputError(
                 f"None of the images in {root} is in a folder of one of the classes: {', '.join(probes.classes)}."
             )
-    without_class = count - len(dataset)
     if limit is not None:
         dataset = dataset.spread(limit)
     sizes = sorted({bundle.manifest.encoders[pair.method].spec.preprocessing.size for pair in pairs})
@@ -224,7 +235,7 @@ def select_images(
         labels=None if probes is None else class_indices(first.labels, (), probes.classes)[0],
         classes=() if probes is None else probes.classes,
         classifiers={} if probes is None else probes.classifiers,
-        without_class=without_class,
+        left_out=excluded,
         unreadable=[f"{root} ({key}) cannot be read as an image: {reason}." for key, reason in first.skipped],
     )
 

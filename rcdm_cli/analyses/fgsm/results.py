@@ -107,7 +107,7 @@ class Robustness:
         curves: one curve per (method, level) and attack.
         comparisons: one comparison per (method, level) but ``REFERENCE``, and attack.
         images: JSON-able values of each image: class, predicted classes and drifts.
-        without_class: number of images that were left out because the classifiers have no such class.
+        left_out: result of ``left_out`` for the candidate images; None without classifiers.
         unreadable: descriptions of unreadable images.
         samples: samples of attacked images.
     """
@@ -115,7 +115,7 @@ class Robustness:
     curves: list[RobustnessCurve]
     comparisons: list[SupervisedComparison]
     images: list[dict[str, Any]]
-    without_class: int = 0
+    left_out: dict[str, Any] | None = None
     unreadable: list[str] = field(default_factory=list)
     samples: list[AttackedSamples] = field(default_factory=list)
 
@@ -128,7 +128,7 @@ class Robustness:
         """Return all numbers, without pixels."""
         return {
             "images_attacked": len(self.images),
-            "images_without_class": self.without_class,
+            "left_out": self.left_out,
             "unreadable": self.unreadable,
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
             "results": [one.as_json() for one in self.curves],
@@ -158,7 +158,7 @@ def summarise(
             if REFERENCE in measured and pair != REFERENCE and len(subjects) > 1:
                 comparisons.append(_compare(bootstrap, pair, name, values, measured[REFERENCE]))
     images = _image_values(outcomes, pairs, plan, subjects)
-    return Robustness(curves, comparisons, images, subjects.without_class, subjects.unreadable)
+    return Robustness(curves, comparisons, images, subjects.left_out, subjects.unreadable)
 
 
 def _image_values(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rcdm_cli.analyses.fgsm.results import AttackedSamples
+from rcdm_cli.analyses.left_out import left_out_sentence
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
 from rcdm_cli.report.elements import Element, Line, LineChart, Section, Sentence, Table
@@ -96,7 +97,8 @@ def _changes(named: Sequence[str]) -> list[str]:
 
 def section(results: Mapping[str, Any]) -> Section:
     """Build the section from the results of ``rcdm fgsm``."""
-    elements: list[Element] = [*(Sentence(text) for text in answers(results)), *_charts(results).values()]
+    texts = [*answers(results), left_out_sentence(results.get("left_out"), "images")]
+    elements: list[Element] = [*(Sentence(text) for text in texts if text), *_charts(results).values()]
     elements += [_table(results), *_compared(results)]
     for one in results["grids"]:
         caption = (

@@ -10,6 +10,7 @@ from torch import Tensor
 from rcdm_cli import __version__
 from rcdm_cli.analyses.embed import as_embeddings, encoder_set, load_or_embed
 from rcdm_cli.analyses.inputs import ImageInput, data_name
+from rcdm_cli.analyses.left_out import left_out, left_out_sentence
 from rcdm_cli.analyses.probe.probes import LabelledRepresentations, fit_probes, knn_correct, labelled_images, refit
 from rcdm_cli.analyses.probe.results import AccuracyEstimate, LevelDifference, ProbedRepresentation, ProbeResult
 from rcdm_cli.analyses.probe.section import write
@@ -61,7 +62,7 @@ def probe(
         force: whether to replace a finished run in ``out``.
         cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
         on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image.
+        on_note: called with a sentence for each unreadable image, and about images that are left out.
 
     Raises:
         InputError: a parameter is out of range, the two sets share images, or the images have fewer than two classes.
@@ -111,7 +112,7 @@ def probe(
                 f"{len(shared)} of the {len(held_out.paths)} images of `validation_split` {validation_split} are also"
                 f" in `split` {split}. Give two splits without common images."
             )
-        result = _probe(training, held_out, pairs, ignore_classes, seeds, seed, cache, on_progress)
+        result = _probe(training, held_out, pairs, ignore_classes, seeds, seed, cache, on_progress, on_note)
         if out is not None:
             settings = {
                 "data": "representations" if isinstance(data, Embeddings) else data_name(data),
@@ -134,6 +135,7 @@ def _probe(
     seed: int,
     cache: StepCache,
     on_progress: OnProgress,
+    on_note: OnNote,
 ) -> ProbeResult:
     """Measure both classifiers at every pair. All pairs share the resamples, so that differences are paired."""
     first, each = len(pairs) * FITS, seeds * len(STRENGTHS)
@@ -142,9 +144,14 @@ def _probe(
     def show(done: int, _: int = 0) -> None:
         on_progress("Fitting linear classifiers", done, total)
 
+    own = left_out(training.labels, ignore_classes)
     skipped = tuple(path for path, _ in (*training.skipped, *validation.skipped))
     probes = fit_probes(training, pairs, ignore_classes=ignore_classes, seed=seed, cache=cache, on_progress=show)
     training, labels, classes = labelled_images(training, ignore_classes)
+    excluded = {"training": own, "validation": left_out(validation.labels, ignore_classes, classes)}
+    for kind, values in excluded.items():
+        if sentence := left_out_sentence(values, f"{kind} images"):
+            on_note(sentence)
     validation, truth, _ = labelled_images(validation, (), classes)
     bootstrap = Bootstrap(len(truth), seed)
     linear: dict[Pair, _Correct] = {}
@@ -187,7 +194,7 @@ def _probe(
             both = (values[backbone].minus(values[projector]).estimate(bootstrap) for values in (linear, knn))
             differences.append(LevelDifference(method, *both))
     counts = torch.bincount(truth, minlength=len(classes)).tolist()
-    return ProbeResult(classes, counts, len(labels), seeds, probed, differences, skipped)
+    return ProbeResult(classes, counts, len(labels), seeds, probed, differences, excluded, skipped)
 
 
 class _Correct(NamedTuple):

@@ -1,6 +1,6 @@
 """Results of a probe: accuracies with confidence intervals, and differences between levels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rcdm_cli.analyses.probe.probes import NEIGHBOURS
@@ -88,6 +88,7 @@ class ProbeResult:
         seeds: number of resamples of the training images.
         probed: one result per (method, level).
         differences: one difference per method with both levels.
+        left_out: results of ``left_out`` for the training images and the validation images.
         unreadable: paths of images that were skipped.
     """
 
@@ -97,6 +98,7 @@ class ProbeResult:
     seeds: int
     probed: list[ProbedRepresentation]
     differences: list[LevelDifference]
+    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)
     unreadable: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -106,6 +108,7 @@ class ProbeResult:
             "validation_images_by_class": self.counts,
             "training_images": self.training,
             "validation_images": sum(self.counts),
+            "left_out": self.left_out,
             "majority": max(self.counts) / sum(self.counts),
             "neighbours": NEIGHBOURS,
             "seeds": self.seeds,

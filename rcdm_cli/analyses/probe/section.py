@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rcdm_cli.analyses.left_out import left_out_sentence
 from rcdm_cli.report.charts import save_chart
 from rcdm_cli.report.elements import DotChart, Dots, Element, HeatMap, Section, Sentence, Table
 from rcdm_cli.report.numbers import listed, name_of, percent, points
@@ -75,7 +76,10 @@ def section(results: Mapping[str, Any]) -> Section:
         1,
         "Fraction of correctly classified validation images of each class. In brackets: number of images.",
     )
-    elements: list[Element] = [*(Sentence(text) for text in answers(results)), *_charts(results), accuracies]
+    excluded = results.get("left_out", {})
+    notes = [left_out_sentence(excluded.get(kind), f"{kind} images") for kind in ("training", "validation")]
+    elements: list[Element] = [Sentence(text) for text in (*answers(results), *notes) if text]
+    elements += [*_charts(results), accuracies]
     if results["differences"]:
         elements.append(compared)
     return Section(
