@@ -60,7 +60,7 @@ def test_wheel_contains_nothing_else(wheel):
     assert sum(file.file_size for file in wheel.infolist()) < 2 * MIB
 
 
-def test_wheel_metadata(wheel):
+def test_wheel_metadata_contains_name_version_and_licence(wheel):
     info = f"rcdm-{rcdm_cli.__version__}.dist-info"
     metadata = wheel.read(f"{info}/METADATA").decode()
     assert "Name: rcdm\n" in metadata

@@ -20,7 +20,7 @@ EPSILONS = (0.0, 0.5 / 255, 2 / 255, 8 / 255, 0.1)
 
 
 class Classified(nn.Module):
-    """The model that another library attacks: pixels in [0, 1] to logits, written without the code under test."""
+    """Model for the attacks of foolbox: pixels in [0, 1] to logits, without the code under test."""
 
     def __init__(self, encoder, classifier):
         super().__init__()
@@ -35,14 +35,14 @@ class Classified(nn.Module):
 @pytest.fixture(scope="module")
 def images():
     values = np.random.default_rng(4).integers(0, 256, (24, 3, 24, 24), dtype=np.uint8)
-    # Black and white pixels, beyond which no attack may go.
+    # Black and white pixels, where attacks are limited by the pixel range.
     values[:, :, :3], values[:, :, 3:6] = 0, 255
     return torch.from_numpy(values).float() / 255
 
 
 @pytest.fixture(scope="module")
 def encoder(images):
-    """Random weights; batch norms that let the image through to the end, as those of a trained network do."""
+    """Encoder with random weights. Its batch norms preserve the differences between images, as in a trained network."""
     torch.manual_seed(3)
     preprocessing = Preprocessing(size=24, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     spec = EncoderSpec(method="mine", trunk="resnet18", trunk_options=TRUNK, width=16, preprocessing=preprocessing)
@@ -57,7 +57,7 @@ def encoder(images):
 
 @pytest.fixture(scope="module")
 def classifier(encoder, images):
-    """It names three classes about equally often, so that there is accuracy to lose."""
+    """Classifier that predicts three classes about equally often."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         h = representation(encoder, "backbone")(images)
@@ -69,7 +69,7 @@ def classifier(encoder, images):
 def labels(encoder, images, classifier):
     with torch.no_grad():
         named = Classified(encoder, classifier)(images).argmax(dim=1)
-    # A quarter is named wrongly before any attack.
+    # A quarter of the images is classified wrongly before any attack.
     assert min(torch.bincount(named, minlength=3)) > 1
     return torch.where(torch.arange(24) % 4 == 0, (named + 1) % 3, named)
 

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
     return tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
 
 
-def test_contenders_run_in_turns_and_the_warm_up_round_is_not_timed():
+def test_contenders_are_interleaved_and_the_warm_up_round_is_not_timed():
     log, progress = [], []
     contenders = {name: lambda name=name: log.append(name) for name in "abc"}
     times = time_in_turns(contenders, 2, CPU, on_round=lambda *values: progress.append(values))

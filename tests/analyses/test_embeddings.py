@@ -100,7 +100,7 @@ def test_unreadable_images_only_are_refused(bundle, tmp_path):
         embed(bundle, tmp_path, methods="dino")
 
 
-def test_lone_encoder_is_identified_by_its_weights(bundle):
+def test_encoder_without_a_bundle_is_identified_by_its_weights(bundle):
     encoder = load_bundle(bundle.folder).encoder("dino")
     [(method, hashed)] = lone_encoder(encoder).items()
     assert method == "dino"
@@ -174,7 +174,9 @@ def test_split_is_a_folder_at_the_first_or_second_level(embeddings):
 
 @pytest.mark.parametrize("top", ["", "v/"])
 @pytest.mark.parametrize("shards", [False, True])
-def test_split_equals_that_of_the_data_set_if_a_class_has_the_same_name(embeddings, tmp_path, top, shards):
+def test_split_of_embeddings_equals_the_split_of_the_dataset_if_a_class_has_the_same_name(
+    embeddings, tmp_path, top, shards
+):
     for number, folder in enumerate(("train/car", "train/train", "val/train")):
         name = f"{top}{folder}/{number}.png"
         if shards:

@@ -32,7 +32,7 @@ def test_faithfulness_equals_scikit_learn():
     result = faithfulness(found, h, Bootstrap(30))
     similarity = cosine_similarity(found.flatten(0, 1), h)
     truth = np.eye(30).repeat(2, axis=0)
-    # With one right answer, label ranking average precision is the mean reciprocal rank.
+    # With one correct label, label ranking average precision is the mean reciprocal rank.
     expected = label_ranking_average_precision_score(truth, similarity)
     assert result.mean_reciprocal_rank.value == pytest.approx(expected, abs=1e-9)
     order = (-similarity).argsort(axis=1)
@@ -120,7 +120,7 @@ def found(bundle, given, bank):
     )
 
 
-def test_all_measures_are_of_the_same_samples(bundle, given, bank, found):
+def test_all_measures_use_the_same_samples(bundle, given, bank, found):
     pair, one = BOTH[1], found.evaluated[1]
     h = bundle.encode(list(given.pixels), method="dino", level="projector")
     made = bundle.sample(h, method="dino", level="projector", num_samples=2, names=given.names, steps=2, seed=3)

@@ -22,7 +22,7 @@ PLAN = AttackPlan(("fgsm", "drift"), (0.0, 4 / 255), 2, 0)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run's folder and what stands in its JSON."""
+    """Folder of a run and the content of its JSON file."""
     folder = tmp_path_factory.mktemp("run")
     bundle = load_bundle(tiny_bundle(folder / "tiny"))
     images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)

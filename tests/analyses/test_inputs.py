@@ -1,4 +1,4 @@
-"""Images as paths, arrays and datasets."""
+"""Images given as paths, arrays and datasets."""
 
 import numpy as np
 import pytest

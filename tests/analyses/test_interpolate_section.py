@@ -39,7 +39,7 @@ def test_grid_has_every_sample_and_both_images(result, images):
     assert all(holds(canvas, center_crop(image, 16)) for image in images[0])
 
 
-def test_cell_of_an_unknown_image_is_empty(result, images):
+def test_cell_without_an_image_is_empty(result, images):
     canvas = draw_grid(draw(result, 0, (None, images[0][1])))
     assert canvas.shape == draw_grid(draw(result, 0, images[0])).shape
     assert not holds(canvas, center_crop(images[0][0], 16))

@@ -7,7 +7,7 @@ from rcdm_cli.report.run import read_results
 
 
 def interval(value, half, over_seeds=None):
-    """The interval over seeds is half as wide, around another value."""
+    """Return an interval. Its interval over seeds has half the width and another centre."""
     seeds = value - 0.01 if over_seeds is None else over_seeds
     over = {"value": seeds, "low": seeds - half / 2, "high": seeds + half / 2, "values": [seeds, seeds]}
     return {"value": value, "low": value - half, "high": value + half, "over_seeds": over}

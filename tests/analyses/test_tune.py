@@ -32,7 +32,7 @@ def test_shortfall_is_the_larger_of_two_means():
         trial(10, 1.0, (0.6, 11.0), (0.5, 130.0)),
         trial(5, 1.0, (0.8, 30.0), (0.4, 100.0)),
     ]
-    # Means over pairs: rank score behind by (25 % + 0) / 2, distance above by (10 % + 30 %) / 2; and so on.
+    # Means over pairs: the rank score is lower by (25 % + 0) / 2, the distance is higher by (10 % + 30 %) / 2.
     assert shortfalls(trials) == pytest.approx([0, 0.2, 1.0])
 
 

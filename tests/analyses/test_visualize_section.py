@@ -119,7 +119,7 @@ def test_page_has_every_image_with_seed_similarity_and_rank(result, images, tmp_
     }
 
 
-def test_unknown_image_has_no_input_image(result, images, tmp_path):
+def test_row_without_an_input_image_has_an_empty_cell(result, images, tmp_path):
     values = written(result, [None, images[1]], tmp_path)
     assert values["images"][0]["file"] is None
     [grid] = [one for one in section(values).elements if isinstance(one, ImageGrid)]

@@ -105,7 +105,7 @@ def test_parity_covers_timesteps_batch_sizes_and_backends(folder, precision):
 
 
 @pytest.mark.slow
-def test_parity_of_encoders(folder):
+def test_parity_covers_every_encoder_and_batch_size(folder):
     bundle = load_bundle(folder)
     graphs = [bundle.manifest.graph("onnx", "encoder", "fp32", method) for method in bundle.methods]
     cases = [case for graph in graphs for case in measure_parity(bundle, graph, folder)]

@@ -1,4 +1,4 @@
-"""Fixtures that run commands inside the test process, and helpers that start them in a process of their own."""
+"""Fixtures that run commands inside the test process, and helpers that start commands in a new process."""
 
 import os
 import subprocess

@@ -40,7 +40,7 @@ def test_help_is_fast_and_imports_no_model_library(arguments):
     assert best < 0.5, f"{best:.2f} s of CPU time"
 
 
-def test_version(invoke):
+def test_version_option_prints_the_version(invoke):
     result = invoke("--version")
     assert (result.exit_code, result.stdout) == (0, f"rcdm {rcdm_cli.__version__}\n")
 
@@ -97,7 +97,7 @@ HELP_DIFFERS = {
 }
 
 
-def test_an_option_has_the_same_help_in_every_command():
+def test_option_has_the_same_help_in_every_command():
     helps: dict[str, set[str]] = {}
     for command in CLICK_COMMANDS.values():
         for item in command.params:
@@ -148,7 +148,7 @@ def test_shell_completion_offers_values(workplace, shell, line, expected, unexpe
         assert value not in printed
 
 
-def test_completion_of_methods_includes_those_of_bundles(workplace):
+def test_completion_of_methods_includes_methods_of_bundles(workplace):
     (workplace / "engines" / "mine").mkdir(parents=True)
     (workplace / "engines" / "mine" / "manifest.json").write_text('{"encoders": {"my_method": {}}}')
     assert complete("bash", "rcdm visualize --method my").split() == ["my_method"]

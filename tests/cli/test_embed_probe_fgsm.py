@@ -145,7 +145,7 @@ def test_probe_of_an_embeddings_file_equals_probe_of_its_images(invoke, workplac
     values = json.loads(done.stdout)
     assert values["manifest_sha256"] == direct["manifest_sha256"]
     assert values["results"] == direct["results"]
-    # A bundle or encoder that the user names must be the one that made the file.
+    # The given bundle or encoder must equal the bundle or encoder that wrote the file.
     same = ("probe", "all.safetensors", "--ignore-class", "other", "--bundle", "tiny", "--out", "same", "--json")
     assert json.loads(invoke(*same).stdout)["results"] == direct["results"]
     for other in (("--bundle", "clothing32"), ("--encoder", "other.safetensors")):

@@ -77,7 +77,7 @@ def test_message_names_the_package_that_fails_on_import(invoke_function, workpla
     assert "Reinstall it: `pip install --force-reinstall broken_package`. `rcdm doctor` checks" in result.stderr
 
 
-def test_a_command_that_returns_exits_0(invoke_function):
+def test_returning_command_exits_0(invoke_function):
     assert invoke_function(lambda out: None).exit_code == 0
 
 

@@ -45,7 +45,7 @@ def test_imported_bundle_equals_the_published_model(invoke, encoder, workplace, 
 
 @torch.no_grad()
 def test_encoder_uses_the_scaling_of_the_published_rcdm(invoke, encoder, workplace):
-    """Images are in [-1, 1], whatever mean and standard deviation the encoder was trained with."""
+    """Images are in [-1, 1] for every mean and standard deviation of the encoder's training."""
     torch.save(rcdm_state(), workplace / "a.pt")
     assert invoke(*command("a.pt")).exit_code == 0
     bundle = load_bundle("engines/b")

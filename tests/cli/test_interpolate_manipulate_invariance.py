@@ -92,7 +92,7 @@ def test_pair_with_an_unreadable_image_is_skipped(invoke, imgs, workplace):
 
 
 @pytest.mark.usefixtures("imgs")
-def test_neighbours_from_an_embeddings_file_equal_those_from_images(invoke, workplace):
+def test_neighbours_from_an_embeddings_file_equal_neighbours_from_images(invoke, workplace):
     assert invoke("embed", "imgs", "--bundle", "tiny", "--out", "imgs.safetensors").exit_code == 0
     found = []
     for neighbours in ("imgs", "imgs.safetensors"):
@@ -109,7 +109,7 @@ def test_neighbours_from_an_embeddings_file_equal_those_from_images(invoke, work
 
 
 @pytest.mark.usefixtures("imgs")
-def test_interpolation_between_embeddings_files_equals_that_between_images(invoke, workplace):
+def test_interpolation_between_embeddings_files_equals_interpolation_between_images(invoke, workplace):
     for name in ("a", "b"):
         assert invoke("embed", f"imgs/{name}", "--bundle", "tiny", "--out", f"{name}.safetensors").exit_code == 0
     found = []

@@ -67,7 +67,7 @@ DEFAULTS = {
         ("--steps 5 --guidance 2.5 --precision bf16", {"steps": 5, "guidance": 2.5, "precision": "bf16"}),
     ],
 )
-def test_options_pass_their_values(invoke_function, arguments, changed):
+def test_option_values_are_passed_to_the_command(invoke_function, arguments, changed):
     result = invoke_function(print_options, *arguments.split(), "--json")
     assert json.loads(result.stdout) == DEFAULTS | changed
 
@@ -118,7 +118,7 @@ def test_group_has_its_options_in_the_help(invoke_function):
     assert "--run" not in text
 
 
-def test_choices_equal_those_of_the_packages_that_use_them():
+def test_choices_equal_the_values_that_the_packages_accept():
     assert set(_options.BACKENDS) == {"auto", *BACKENDS}
     assert set(_options.PRECISIONS) == {"auto", *get_args(graph.Precision)}
 

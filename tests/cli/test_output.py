@@ -76,7 +76,7 @@ app()
 
 
 def on_a_terminal(**settings: str) -> str:
-    """Return what stderr shows on a terminal."""
+    """Return the text of stderr on a terminal."""
     parent, child = pty.openpty()
     process = start(SCRIPT, settings, stderr=child)
     os.close(child)

@@ -51,11 +51,11 @@ def test_remaining_time_of_a_resumed_run_ignores_earlier_steps():
         (86400, "24 h 00 min"),
     ],
 )
-def test_durations(seconds, text):
+def test_duration_is_formatted_with_hours_minutes_or_seconds(seconds, text):
     assert duration(seconds) == text
 
 
-def test_the_bar_shows_count_note_and_time_left():
+def test_progress_bar_has_count_note_and_remaining_time():
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     with bar(console, "Encoding [x]") as show:
         show(1, 4)

@@ -32,7 +32,7 @@ def server(workplace, monkeypatch):
     state = {f"module.backbone.{name}": tensor for name, tensor in encoder.trunk.state_dict().items()}
     torch.save({"teacher": state}, workplace / "encoder.pth")
     torch.save(rcdm_state(), workplace / "rcdm.pt")
-    # Register the options of the tiny architecture, as for the published one.
+    # Register the options of the tiny architecture in the same way as the options of the published architecture.
     shapes = {name: tuple(tensor.shape) for name, tensor in rcdm_state().items()}
     monkeypatch.setitem(architecture.PUBLISHED, architecture.read_architecture(shapes), architecture.UNetOptions(16, 2))
     monkeypatch.setattr("rcdm_cli.bundle.import_published.open_encoder", lambda path, method: renamed(encoder, method))
@@ -172,7 +172,7 @@ def test_published_hash_is_verified(invoke, server, monkeypatch):
         (None, "", "", "/home/me/.cache/rcdm"),
     ],
 )
-def test_cache_folder(monkeypatch, option, rcdm_cache, xdg, expected):
+def test_cache_folder_follows_option_then_rcdm_cache_then_xdg(monkeypatch, option, rcdm_cache, xdg, expected):
     for name, value in (("RCDM_CACHE", rcdm_cache), ("XDG_CACHE_HOME", xdg), ("HOME", "/home/me")):
         monkeypatch.setenv(name, value)
     assert cache_folder(None if option is None else Path(option)) == Path(expected)

@@ -45,7 +45,7 @@ def arguments(data, run, *more):
 
 
 def start_training(data, run):
-    # With several threads, the order of additions, and with it the last bit, would depend on the load of the machine.
+    # With several threads, the order of additions, and therefore rounding, would depend on the load of the machine.
     return rcdm(*arguments(data, run, "--json"), env={"OMP_NUM_THREADS": "1"})
 
 
@@ -72,7 +72,7 @@ def uninterrupted(data, tmp_path_factory):
 
 
 def assert_resumes_to_the_same_result(data, run, uninterrupted):
-    """Resume a run; its checkpoint and samples must equal those of the uninterrupted run."""
+    """Resume a run, and check that checkpoint and samples equal the checkpoint and samples of the uninterrupted run."""
     before: Checkpoint = load_checkpoint(run / CHECKPOINT)
     assert 0 < before.step < STEPS
     process = start_training(data, run)
@@ -120,7 +120,7 @@ def start_torchrun(data, run):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_resume_and_end_with_the_weights_of_one(data, uninterrupted, tmp_path):
+def test_two_processes_stop_and_resume_together_and_their_weights_equal_one_process(data, uninterrupted, tmp_path):
     run = tmp_path / "run"
     process = start_torchrun(data, run)
     wait_for_step(process, run, 2)
@@ -216,7 +216,7 @@ def test_init_from_a_run_starts_with_its_ema_weights(data, uninterrupted, invoke
 def test_init_from_a_bundle_copies_no_projection_of_another_encoder(data, uninterrupted, invoke, workplace):
     assert invoke("export", str(uninterrupted), "--out", "engines/began").exit_code == 0
     save_encoder(tiny_encoder(seed=5), workplace / "another.safetensors")
-    # Another seed gives other random weights than those of the first run.
+    # Another seed gives random weights that differ from the first run.
     still = ("--set=steps=1", "--set=optimization.lr=1e-9", "--set=optimization.seed=7", "--init", "engines/began")
     same = invoke(*arguments(data, "same", *still))
     reference = str(workplace / "another.safetensors")

@@ -102,7 +102,7 @@ def test_shortened_file_is_downloaded_from_the_start(site, path):
     assert_complete(path, download(site.url, path))
 
 
-def test_server_without_ranges(site, path):
+def test_download_from_a_server_without_ranges_starts_again(site, path):
     site.ranges, site.truncate, site.times = False, 1_000_000, 2
     assert_complete(path, download(site.url, path))
 
@@ -118,7 +118,7 @@ def test_download_without_validator_is_not_resumed(site, path):
     assert site.requests == [("GET", None)] * 3
 
 
-def test_server_without_content_length(site, path):
+def test_download_from_a_server_without_content_length_is_complete(site, path):
     site.chunked = True
     assert remote_size(site.url) is None
     assert_complete(path, download(site.url, path))

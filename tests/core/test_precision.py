@@ -29,7 +29,7 @@ def test_float64_of_an_mps_tensor_is_on_the_cpu():
         assert torch.equal(found, values.double())
 
 
-def test_bf16_of_the_cpu_says_nothing_of_mps(monkeypatch):
+def test_bf16_support_of_mps_does_not_depend_on_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert has_bf16(torch.device("cpu"))
     assert not has_bf16(torch.device("mps"))

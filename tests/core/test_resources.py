@@ -78,7 +78,7 @@ def test_folder_without_manifest_is_refused(workspace):
     assert resources.bundles() == {}
 
 
-def test_unknown_name_lists_the_known_names(workspace):
+def test_unknown_name_error_lists_the_valid_names(workspace):
     with pytest.raises(InputError, match="Unknown bundle 'demo': none exists"):
         resources.bundle_path("demo")
     put_bundle(workspace / "here" / "engines" / "clothing64")

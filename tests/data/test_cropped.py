@@ -32,7 +32,7 @@ def check(source: ImageDataset, cropped: CroppedImages) -> None:
         np.testing.assert_array_equal(crop, center_crop(image(number % 256), 8))
 
 
-def test_crops_in_memory(source: ImageDataset) -> None:
+def test_crops_in_memory_equal_center_crop(source: ImageDataset) -> None:
     progress: list[tuple[int, int]] = []
     check(source, load_cropped(source, 8, lambda done, total: progress.append((done, total))))
     assert progress == [(n, 602) for n in range(1, 603)]

@@ -121,7 +121,7 @@ def test_tar_links_devices_and_hidden_members_are_left_out_and_paths_are_cleaned
     np.testing.assert_array_equal(source.read(2), image(1))
 
 
-def test_long_and_non_ascii_names(tmp_path: Path) -> None:
+def test_long_and_non_ascii_names_are_read_from_a_tar(tmp_path: Path) -> None:
     long = "사진/" + "x" * 300 + ".png"
     tar = write_tar(tmp_path / "set.tar", {long: png(1), "a.png": png(2)})
     assert open_dataset(tar).keys == ("a.png", long)

@@ -71,7 +71,7 @@ def test_grey_is_repeated_in_three_channels(tmp_path: Path, cat: Pixels) -> None
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.png", Image.fromarray(grey))), grey_to_rgb(grey))
 
 
-def test_one_bit_image(tmp_path: Path, cat: Pixels) -> None:
+def test_one_bit_image_is_read_as_black_and_white(tmp_path: Path, cat: Pixels) -> None:
     bits = cat[:, :, 0] > 128
     path = save(tmp_path / "a.png", Image.fromarray(bits))
     np.testing.assert_array_equal(read_image(path), grey_to_rgb(np.where(bits, 255, 0).astype(np.uint8)))
@@ -87,13 +87,13 @@ def test_16_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
     assert image.max() == 255
 
 
-def test_16_bit_grey_of_a_big_endian_tiff(tmp_path: Path) -> None:
+def test_big_endian_16_bit_tiff_is_scaled(tmp_path: Path) -> None:
     values = np.array([[0, 1, 257, 65535]], ">u2")
     path = save(tmp_path / "a.tiff", Image.frombytes("I;16B", (4, 1), values.tobytes()))
     assert read_image(path)[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
-def test_16_bit_tiff_in_which_0_is_white(tmp_path: Path) -> None:
+def test_16_bit_tiff_with_white_0_is_inverted(tmp_path: Path) -> None:
     values = np.array([[0, 257, 65278, 65535]], np.uint16)
     path = save(tmp_path / "a.tiff", Image.fromarray(values), tiffinfo={262: 0})
     assert read_image(path)[0, :, 0].tolist() == [255, 254, 1, 0]
@@ -202,7 +202,7 @@ def test_alpha_is_composited_over_white(tmp_path: Path, cat: Pixels, suffix: str
     assert (image[:, 0] == 255).all()
 
 
-def test_grey_with_alpha(tmp_path: Path, cat: Pixels) -> None:
+def test_grey_with_alpha_is_composited_over_white(tmp_path: Path, cat: Pixels) -> None:
     grey, alpha = cat[:, :, 0], cat[:, :, 1]
     image = Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
     image = read_image(save(tmp_path / "a.png", image))
@@ -215,7 +215,7 @@ def test_transparent_colour_becomes_white(tmp_path: Path) -> None:
     assert read_image(path)[0].tolist() == [[255, 255, 255], [40, 50, 60]]
 
 
-def test_palette_with_and_without_transparency(tmp_path: Path) -> None:
+def test_palette_image_is_read_with_and_without_transparency(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
     opaque = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]

@@ -26,6 +26,6 @@ def test_eps_is_extrapolated_and_variance_is_conditional(scale, eps):
     assert torch.equal(output[:, 3:], torch.full((2, 3, 4, 4), 2.0))
 
 
-def test_guidance_without_variance_channels():
+def test_guidance_accepts_a_denoiser_without_variance_channels():
     output = guided(lambda x, _: 3 * x, lambda x, _: x, 2.0)(torch.ones(1, 3, 2, 2), 0)
     assert torch.equal(output, torch.full((1, 3, 2, 2), 5.0))

@@ -11,7 +11,7 @@ def test_spec_round_trips_through_json():
     assert DenoiserSpec.parse_json(spec.model_dump_json(), "manifest") == spec
 
 
-def test_derived_sizes_and_widths():
+def test_derived_sizes_and_widths_equal_expected_values():
     spec = DenoiserSpec.parse(UNET, "recipe")
     assert (spec.feature_sizes, spec.cond_width, spec.out_channels) == ((64, 32, 16), 256, 3)
     assert DenoiserSpec.parse(UNET | {"learned_variance": True}, "recipe").out_channels == 6

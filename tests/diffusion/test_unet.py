@@ -92,7 +92,7 @@ def test_integer_and_float_timesteps_are_equal(tiny, batch):
     torch.testing.assert_close(tiny(x, t.float(), cond), tiny(x, t, cond), rtol=0, atol=0)
 
 
-def test_bfloat16_autocast_gradients(tiny, batch):
+def test_bfloat16_autocast_gradients_are_close_to_float32(tiny, batch):
     tiny.to(memory_format=torch.channels_last)
     exact = tiny(*batch)
     with torch.autocast("cpu", torch.bfloat16):

@@ -58,7 +58,7 @@ def test_gradients_reach_the_image(encoder, images):
     assert images.grad.abs().sum() > 0
 
 
-def test_head_with_gelu_and_without_norm():
+def test_head_has_gelu_and_no_norm_as_in_the_spec():
     layers = (HeadLayer(width=5, activation="gelu"), HeadLayer(width=4))
     built = Encoder(encoder_spec().model_copy(update={"head": layers}))
     assert [type(module) for module in built.head] == [nn.Linear, nn.GELU, nn.Linear]

@@ -21,7 +21,8 @@ from tests.bundle.tiny import tiny_bundle
 
 
 def comparison(loss, ratio):
-    """Two representations: one is better than at full precision, the other determines the result."""
+    """Two representations. One is better than at full precision. The other, worse representation determines the
+    result."""
     full = Quality(0.8, 0.9, 4.0)
     better, worse = Quality(1.2, 0.9, 0.4), Quality(0.8 - loss, 0.9, 4.0 * ratio)
     pairs = (QualityPair(("a", "backbone"), full, better), QualityPair(("b", "backbone"), full, worse))
@@ -85,7 +86,7 @@ class FixedSamples:
         self.samples = np.stack(samples)
 
 
-def test_comparison_detects_swapped_and_dull_samples(bundle, images, monkeypatch):
+def test_comparison_detects_swapped_and_low_contrast_samples(bundle, images, monkeypatch):
     def sample(loop, cond, seeds, batch, on_progress, on_note):
         assert len(cond) == len(seeds) == 3 * len(images)
         return np.concatenate([loop.engine.samples] * 3)
@@ -94,18 +95,18 @@ def test_comparison_detects_swapped_and_dull_samples(bundle, images, monkeypatch
     noise = np.random.default_rng(1).integers(-4, 5, (12, 16, 16, 3))
     near = [np.clip(image + offset, 0, 255).astype(np.uint8) for image, offset in zip(images, noise, strict=True)]
     bundle.engine = FixedSamples(near)
-    swap, dull = near[1:] + near[:1], [image // 4 + 96 for image in near]
+    swap, low_contrast = near[1:] + near[:1], [image // 4 + 96 for image in near]
     same = compare_precisions(bundle, {"int8": FixedSamples(near)}, named(images))["int8"]
     assert (same.rank_loss, same.frechet_ratio, same.psnr) == (0, 1, None)
     assert same.accepted
-    both = compare_precisions(bundle, {"int8": FixedSamples(swap), "fp8": FixedSamples(dull)}, named(images))
+    both = compare_precisions(bundle, {"int8": FixedSamples(swap), "fp8": FixedSamples(low_contrast)}, named(images))
     swapped, grey = both["int8"], both["fp8"]
     assert (swapped.precision, grey.precision) == ("int8", "fp8")
     assert swapped.rank_loss > 0.3
     assert swapped.frechet_ratio == pytest.approx(1)
     assert not swapped.accepted
     assert grey.frechet_ratio > 10
-    error = np.square(np.stack(near).astype(float) - np.stack(dull)).mean()
+    error = np.square(np.stack(near).astype(float) - np.stack(low_contrast)).mean()
     assert grey.psnr == pytest.approx(10 * np.log10(255**2 / error))
     assert [(entry["method"], entry["level"]) for entry in grey.as_json()["representations"]] == [
         ("dino", "backbone"),

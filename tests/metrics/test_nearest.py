@@ -109,7 +109,7 @@ def test_leave_one_out_removes_the_query_from_the_bank(bank):
         assert ours[query] == lightly_predict(features[query : query + 1], features[rest], labels[rest], 5, 0.07)[0]
 
 
-def test_small_bank_votes_as_a_whole(bank):
+def test_all_vectors_of_a_small_bank_vote(bank):
     features, labels = bank[0][:3], torch.tensor([0, 1, 1])
     ours = knn_predict(features, features, labels, neighbours=20, temperature=100.0, leave_one_out=True)
     # At a high temperature, both other features vote with nearly equal weight: 1 and 1 for the first query; 0 and 1

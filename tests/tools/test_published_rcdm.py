@@ -106,7 +106,7 @@ def test_options_describe_the_same_network(spec):
     assert denoiser_spec(published_options(spec, ScheduleSpec(), 7, 100)) == spec
 
 
-def test_no_attention_is_attention_at_a_size_that_does_not_occur():
+def test_network_without_attention_has_the_published_option_of_an_absent_size():
     spec = DenoiserSpec(size=16, channels=32, channel_mult=(1, 1), num_res_blocks=1, attention=())
     assert published_options(spec, ScheduleSpec(), 7, 100)["attention_resolutions"] == "32"
 

@@ -26,7 +26,7 @@ GPU_CHECK = Path(__file__).parents[2] / "tools" / "gpu_check.sh"
         ("Swish", "pointwise"),
     ],
 )
-def test_kind_of_an_operation(name, kind):
+def test_kind_of_an_operation_follows_from_its_name(name, kind):
     assert kind_of(name) == kind
 
 

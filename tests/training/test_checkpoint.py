@@ -16,7 +16,7 @@ from rcdm_cli.training.checkpoint import (
 from tests.training.tiny import equal_tensors
 
 
-def test_checkpoint_round_trip(tmp_path):
+def test_saved_checkpoint_is_loaded_unchanged(tmp_path):
     tensors = grouped(
         model={"a.weight": torch.randn(2, 3), "half": torch.randn(2).bfloat16()},
         ema={"a.weight": torch.tensor(7)},

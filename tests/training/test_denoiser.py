@@ -138,7 +138,7 @@ def test_step_does_not_depend_on_the_global_generator(trainer, extra):
     assert gradients(trainer(*extra), 5)[0] != a[0]
 
 
-def test_sample_grid_of_a_schedule_shorter_than_its_steps(trainer, tmp_path):
+def test_sample_grid_is_written_for_a_schedule_with_few_timesteps(trainer, tmp_path):
     trainer("schedule={kind='cosine', timesteps=10}").on_step_end(10, tmp_path)
     assert (tmp_path / "samples/step-0000010.png").exists()
 
@@ -186,7 +186,7 @@ def test_resume_key_excludes_settings_that_may_change(trainer):
     assert trainer("optimization.seed=1").resume_key() != same
 
 
-def test_autocast_precision():
+def test_autocast_uses_the_given_precision():
     x = torch.ones(2, 2)
     with autocast("bf16", CPU):
         assert (x @ x).dtype == torch.bfloat16

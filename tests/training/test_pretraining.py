@@ -30,7 +30,7 @@ def recipe(tmp_path):
     return read_recipe(tmp_path / "r.toml", PretrainRecipe)
 
 
-def test_method_preprocessing_replaces_that_of_the_recipe(images, tmp_path):
+def test_method_preprocessing_replaces_the_preprocessing_of_the_recipe(images, tmp_path):
     path = tmp_path / "r.toml"
     path.write_text(PRETRAIN)
     recipe = read_recipe(path, PretrainRecipe, ["methods.supervised.preprocessing={size=24, mean=[0.1, 0.2, 0.3]}"])
@@ -128,7 +128,7 @@ def test_trainer_sets_the_epoch_of_the_objective(images, tmp_path):
     assert (trainer.per_epoch, trainer.objective.epoch) == (3, 2)
 
 
-def test_class_indices_of_ignored_missing_and_unknown_labels():
+def test_class_indices_of_ignored_missing_and_unknown_labels_are_minus_1():
     labels, names = class_indices(("b", None, "a", "skip", "b"), ("skip",))
     assert (labels.tolist(), names) == ([1, -1, 0, -1, 1], ("a", "b"))
     labels, names = class_indices(("c", "b", None), (), ("a", "b"))

@@ -46,7 +46,7 @@ def test_train_resumes_with_a_recipe_object_and_reports_each_stage(data, trained
     assert calls[-1][:3] == ("Training", 3, 3)
 
 
-def test_init_from_a_run_folder(data, trained, tmp_path):
+def test_init_from_a_run_folder_uses_the_ema_weights(data, trained, tmp_path):
     overrides = ["steps=1", "optimization.lr=1e-9", "optimization.seed=7"]
     train(data / "tiny.toml", data / "images", tmp_path, encoders=[tiny_encoder()], init=trained, overrides=overrides)
     for ours, expected in zip(read_run(tmp_path).model.parameters(), read_run(trained).model.parameters(), strict=True):
