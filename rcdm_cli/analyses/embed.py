@@ -229,7 +229,8 @@ def embed_dataset(
     cache, show = cache or StepCache(), partial(on_progress, stage)
     about = {
         "encoders": {method: one.sha256 for method, one in encoders.encoders.items()},
-        "images": dataset.fingerprint(),
+        # Without a folder nothing is cached, and the images are read only once.
+        "images": dataset.fingerprint() if cache.folder else "",
     }
     parts, read, skipped = [], [], []
     for start in range(0, len(dataset), CHUNK):

@@ -114,8 +114,11 @@ def refuse_archive(path: Path) -> None:
     Raises:
         InputError: names the archive and the command that unpacks the archive.
     """
-    with path.open("rb") as file:
-        start = file.read(6)
+    try:
+        with path.open("rb") as file:
+            start = file.read(6)
+    except OSError:
+        return  # The reader of the file describes the error.
     kind = next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
     if kind is None:
         return

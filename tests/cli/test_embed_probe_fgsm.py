@@ -11,6 +11,7 @@ from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.encoders.embeddings import read_embeddings
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from tests.bundle.tiny import tiny_bundle
+from tests.report.pages import Page
 
 
 @pytest.fixture
@@ -266,7 +267,9 @@ def test_drift_needs_no_classifier_and_max_drift_is_a_gate(invoke, workplace):
     gated = attacked(invoke, *options, "--force", "--max-drift", str(drift * 0.99))
     assert gated.exit_code == 3
     assert "above --max-drift" in message(gated)
-    assert (workplace / "fgsm" / "report.html").exists()
+    # The results are written also if the check fails.
+    assert json.loads((workplace / "fgsm" / "results.json").read_text("utf-8"))["results"] == values["results"]
+    assert Page(workplace / "fgsm" / "report.html").text
     assert attacked(invoke, *options, "--force", "--max-drift", str(drift * 1.01)).exit_code == 0
 
 

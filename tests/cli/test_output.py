@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rcdm_cli.cli._output import text_table
+from rcdm_cli.cli import _output
 from rcdm_cli.core.errors import ImageWarning
 from tests.cli.conftest import start
 
@@ -130,7 +130,7 @@ def test_warnings_about_images_are_warnings_of_the_command(invoke_function):
 
 def test_columns_of_a_table_are_separated_for_long_values():
     rows = [("method", "level", "over seeds"), ("my-long-method", "projector", "100.0 [-1200.5, 100.0]")]
-    assert text_table(rows) == [
+    assert _output.text_table(rows) == [
         "method          level                  over seeds",
         "my-long-method  projector  100.0 [-1200.5, 100.0]",
     ]

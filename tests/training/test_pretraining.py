@@ -2,16 +2,21 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from rcdm_cli.core.errors import InputError, Interrupted
+from rcdm_cli.data.cropped import load_cropped
+from rcdm_cli.data.dataset import open_dataset
+from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.encoders.encoder import load_encoder
 from rcdm_cli.encoders.open import ENCODER_FILE
+from rcdm_cli.training import pretraining
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.loop import fit
 from rcdm_cli.training.prepare import prepare_encoder
-from rcdm_cli.training.pretraining import class_indices
+from rcdm_cli.training.pretraining import LabelledImages, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, read_recipe
 from rcdm_cli.training.run import pretrain
 from tests.training.tiny import PRETRAIN, equal_tensors, write_images
@@ -86,23 +91,36 @@ def test_knn_predicts_validation_images_from_training_images(recipe, tmp_path):
     assert notes[:2] == ["6 images, 6 of them in 2 classes.", "3 images, 2 of them in 2 classes."]
     assert notes[2].startswith("1 of the 3 validation images are left out of the k-NN accuracy")
     logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert next(line for line in logged if "epoch" in line)["knn_backbone"] in (0.0, 0.5, 1.0)
+    logged_accuracy = [line for line in logged if "epoch" in line][-1]["knn_backbone"]
+    encoder = load_encoder(tmp_path / "run" / ENCODER_FILE)
+    train, val = (
+        encoder.encode(to_tensor(load_cropped(open_dataset(data, split), 32).images), "backbone").detach().numpy()
+        for split in ("train", "val")
+    )
+    train, val = (h / np.linalg.norm(h, axis=1, keepdims=True) for h in (train, val))
+    # val/bird is left out, and all 6 training images vote.
+    votes = np.exp(val[1:] @ train.T / 0.07)
+    correct = votes[:, :3].sum(axis=1) > votes[:, 3:].sum(axis=1)
+    assert logged_accuracy == pytest.approx(correct.mean())
 
 
-@pytest.mark.parametrize(("validation", "voting"), [(True, 7), (False, 4)])
+@pytest.mark.parametrize(("validation", "voting"), [(True, 5003), (False, 5000)])
 def test_only_the_leave_one_out_accuracy_limits_the_training_images(recipe, tmp_path, monkeypatch, validation, voting):
     data = write_images(tmp_path / "data", {"train/cat": 4, "train/dog": 3, "val/cat": 2})
-    monkeypatch.setattr("rcdm_cli.training.pretraining.LEAVE_ONE_OUT", 4, raising=False)
-    banks = []
+    split = "val" if validation else None
+    trainer = prepare_encoder(recipe, "simclr", data, tmp_path, split="train", validation_split=split, device=CPU)
+    many = np.zeros((5003, 1, 1, 3), np.uint8)
+    trainer.data = LabelledImages(many, torch.arange(5003) % 2, ("cat", "dog"), "")
+    monkeypatch.setattr(pretraining, "encode_images", lambda encoder, images, device: [torch.ones(len(images), 2)] * 2)
+    sizes = []
 
     def predict(queries, bank, labels, leave_one_out):
-        banks.append((len(queries), len(bank), leave_one_out))
+        sizes.append((len(queries), len(bank), leave_one_out))
         return labels[: len(queries)]
 
-    monkeypatch.setattr("rcdm_cli.training.pretraining.knn_predict", predict)
-    split = "val" if validation else None
-    prepare_encoder(recipe, "simclr", data, tmp_path, split="train", validation_split=split, device=CPU).knn()
-    assert banks[0] == (2 if validation else 4, voting, not validation)
+    monkeypatch.setattr(pretraining, "knn_predict", predict)
+    trainer.knn()
+    assert sizes[0] == (2 if validation else 5000, voting, not validation)
 
 
 def test_validation_split_within_the_training_images_raises(recipe, images, tmp_path):
