@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import typer
 from PIL import Image
 
 import rcdm_cli
+from rcdm_cli.analyses.run import AnalysisArguments, RunArguments, open_run, open_sampling_run
 from rcdm_cli.cli.app import app
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import TRAIN
@@ -68,20 +70,56 @@ def test_unknown_name_is_an_attribute_error():
     assert set(rcdm_cli.__all__) <= set(dir(rcdm_cli))
 
 
+def arguments_of(name: str) -> dict[str, str]:
+    """Return the arguments of an analysis function and their documentation, with the arguments that analyses share."""
+    function = getattr(rcdm_cli, name)
+    parameters = inspect.signature(function).parameters
+    (shared,) = get_args(get_type_hints(function)["options"])
+    documents = [(function, parameters), *((kind, kind.__annotations__) for kind in (RunArguments, shared))]
+    return {
+        key: match[1]
+        for document, keys in documents
+        for key in keys
+        if (match := re.search(rf"^    {key}: (.*)", inspect.getdoc(document), re.MULTILINE))
+    }
+
+
 @pytest.mark.parametrize("name", ANALYSES)
 def test_signature_starts_with_the_bundle_and_has_keyword_only_options(name):
     parameters = inspect.signature(getattr(rcdm_cli, name)).parameters
     assert next(iter(parameters)) == "bundle"
-    keywords = {key for key, one in parameters.items() if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    keywords = [one for one in parameters.values() if one.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert all(one.default is not inspect.Parameter.empty for one in keywords)
     shared = {"methods", "level", "seed", "batch", "out", "force", "cache", "on_progress", "on_note"}
-    assert shared <= keywords
-    assert all(parameters[key].default is not inspect.Parameter.empty for key in keywords)
-    documented = inspect.getdoc(getattr(rcdm_cli, name))
-    assert all(f"\n    {key}: " in documented for key in parameters)
+    assert shared | set(parameters) - {"options"} <= set(arguments_of(name))
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_misspelt_keyword_is_named(folder, name):
+    data = [folder / "a.png"] * {"interpolate": 2, "manipulate": 3}.get(name, 1)
+    with pytest.raises(TypeError, match="stepz"):
+        getattr(rcdm_cli, name)(folder / "engines" / "tiny", *data, stepz=2)
+
+
+def test_shared_arguments_have_the_documented_defaults():
+    functions = (open_run, RunArguments), (open_sampling_run, AnalysisArguments)
+    for function, shared in functions:
+        text = inspect.getdoc(shared).replace("\n        ", " ")
+        for key, parameter in inspect.signature(function).parameters.items():
+            if key in shared.__annotations__ and not key.startswith("on_"):
+                default = parameter.default
+                if key == "cache":
+                    default = "a folder in ``out``"
+                assert re.search(rf"^    {key}: .*Default: (``)?{default}", text, re.MULTILINE), key
+
+
+def test_page_describes_the_shared_arguments():
+    text = (ROOT / "docs" / "API.md").read_text(encoding="utf-8")
+    assert all(f"| `{key}` |" in text for key in (*RunArguments.__annotations__, *AnalysisArguments.__annotations__))
 
 
 @pytest.mark.parametrize("name", ANALYSES)
 def test_command_has_the_same_options_as_the_function(name):
     command = {parameter.name for parameter in typer.main.get_command(app).commands[name].params}
-    python_only = {"cache", "on_progress", "on_note", "validation", "augmentations"}
-    assert set(inspect.signature(getattr(rcdm_cli, name)).parameters) - python_only <= command
+    python_only = {"cache", "on_progress", "on_note", "options", "validation", "augmentations"}
+    assert set(arguments_of(name)) - python_only <= command

@@ -14,8 +14,18 @@ from torch import Tensor
 
 from rcdm_cli import __version__
 from rcdm_cli.analyses.inputs import ImageInput, open_images, read_images
-from rcdm_cli.analyses.run import OnNote, OnProgress, as_bundle, chosen_pairs, no_note, no_progress, require_at_least
-from rcdm_cli.analyses.step_cache import StepCache, encode_pairs
+from rcdm_cli.analyses.run import (
+    OnNote,
+    OnProgress,
+    Run,
+    SamplingRun,
+    as_bundle,
+    chosen_pairs,
+    no_note,
+    no_progress,
+    require_at_least,
+)
+from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
@@ -110,9 +120,7 @@ def encoder_set(
     """
     if not isinstance(bundle, Encoder):
         bundle = as_bundle(bundle)
-        pairs = chosen_pairs(bundle, methods, level)
-        origin = {"bundle": bundle.manifest.name, "manifest_sha256": sha256(bundle.folder / MANIFEST)}
-        return EncoderSet(bundle_encoders(bundle, pairs), pairs, bundle.device, origin)
+        return bundle_encoders(bundle, chosen_pairs(bundle, methods, level))
     name = bundle.spec.method
     pairs = choose_among(
         [Pair(name, one) for one in bundle.spec.levels],
@@ -124,13 +132,14 @@ def encoder_set(
     return EncoderSet(lone_encoder(bundle), pairs, bundle.mean.device, {"encoder": bundle.reference or name})
 
 
-def bundle_encoders(bundle: Bundle, pairs: Sequence[Pair]) -> dict[str, HashedEncoder]:
-    """Return the encoders of a bundle that ``pairs`` need, by method."""
+def bundle_encoders(bundle: Bundle, pairs: list[Pair]) -> EncoderSet:
+    """Return the encoders of a bundle that ``pairs`` need."""
     found = {}
     for method in dict.fromkeys(pair.method for pair in pairs):
         entry = bundle.manifest.encoders[method]
         found[method] = HashedEncoder(entry.spec, bundle.encoder_function(method), entry.sha256)
-    return found
+    origin = {"bundle": bundle.manifest.name, "manifest_sha256": sha256(bundle.folder / MANIFEST)}
+    return EncoderSet(found, pairs, bundle.device, origin)
 
 
 def lone_encoder(encoder: Encoder) -> dict[str, HashedEncoder]:
@@ -282,15 +291,11 @@ def as_embeddings(data: Any) -> Embeddings | None:
 
 
 def load_or_embed(
+    run: Run,
     encoders: EncoderSet,
     data: ImageInput | Embeddings,
     split: str | None = None,
-    *,
-    batch: int = 64,
-    cache: StepCache | None = None,
     stage: str = "Encoding",
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
 ) -> Embeddings:
     """Return the representations of a dataset, or stored representations of the same encoders.
 
@@ -299,9 +304,14 @@ def load_or_embed(
     """
     stored = as_embeddings(data)
     if stored is None:
-        dataset = open_images(data, split, on_note)  # type: ignore[arg-type]
         return embed_dataset(
-            encoders, dataset, batch=batch, cache=cache, stage=stage, on_progress=on_progress, on_note=on_note
+            encoders,
+            open_images(data, split, run.on_note),  # type: ignore[arg-type]
+            batch=run.batch,
+            cache=run.cache,
+            stage=stage,
+            on_progress=run.on_progress,
+            on_note=run.on_note,
         )
     where = "The given embeddings" if isinstance(data, Embeddings) else f"The embeddings in {data}"
     for pair in encoders.pairs:
@@ -312,16 +322,7 @@ def load_or_embed(
     return stored.split(split)
 
 
-def encode_inputs(
-    bundle: Bundle,
-    images: ImageInput | Embeddings,
-    pairs: list[Pair],
-    *,
-    batch: int = 64,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
-) -> NamedRepresentations:
+def encode_inputs(run: SamplingRun, images: ImageInput | Embeddings) -> NamedRepresentations:
     """Return the representations of images or folders of images, or stored representations of the same encoders.
 
     Raises:
@@ -329,14 +330,13 @@ def encode_inputs(
     """
     stored = as_embeddings(images)
     if stored is not None:
-        encoders = EncoderSet(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
-        stored = load_or_embed(encoders, stored)
+        stored = load_or_embed(run, bundle_encoders(run.bundle, run.pairs), stored)
         count = len(stored.paths)
-        h = {pair: stored.representations[pair] for pair in pairs}
+        h = {pair: stored.representations[pair] for pair in run.pairs}
         paths = list(stored.paths)
         return NamedRepresentations(h, paths, distinct_names(paths), [None] * count, list(range(count)), [])
-    manifest = bundle.manifest
+    manifest = run.bundle.manifest
     size = max(manifest.denoiser.size, *(one.spec.preprocessing.size for one in manifest.encoders.values()))
-    read = read_images(images, size, on_note)  # type: ignore[arg-type]
-    h = encode_pairs(bundle, read.pixels, pairs, batch=batch, cache=cache)
+    read = read_images(images, size, run.on_note)  # type: ignore[arg-type]
+    h = run.encode(read.pixels)
     return NamedRepresentations(h, read.paths, read.names, [*read.pixels], read.positions, read.unreadable)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rcdm_cli.analyses.run import OnNote, OnProgress, no_note, no_progress
+from rcdm_cli.analyses.run import OnNote, Run, no_note
 from rcdm_cli.analyses.step_cache import images_hash
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.crop import halved
@@ -140,28 +141,21 @@ def open_images(images: ImageInput, split: str | None = None, on_note: OnNote = 
     return ImageDataset(Path(), tuple(Entry(name, None, str(path), 0, path.stat().st_size) for path, name in found))
 
 
-def load_crops(
-    images: ImageDataset,
-    size: int,
-    stage: str,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
-) -> CroppedImages:
+def load_crops(run: Run, images: ImageDataset, size: int, stage: str) -> CroppedImages:
     """Read and centre-crop all images of a dataset. Unreadable images are skipped and reported.
 
     Args:
-        images: dataset.
+        run: callbacks for progress and for unreadable images.
+        images: data set.
         size: height and width of the crops in pixels.
         stage: name of the stage for ``on_progress``.
-        on_progress: called with (stage, images done, images).
-        on_note: called with a sentence for each unreadable image.
 
     Raises:
         InputError: no image is readable.
     """
-    cropped = load_cropped(images, size, lambda done, total: on_progress(stage, done, total))
+    cropped = load_cropped(images, size, partial(run.on_progress, stage))
     for key, reason in cropped.skipped:
-        on_note(f"{key} cannot be read as an image: {reason}.")
+        run.on_note(f"{key} cannot be read as an image: {reason}.")
     return cropped
 
 

@@ -1,12 +1,20 @@
-"""Steps that all analyses share: the bundle, the sampling settings, the cache and the run folder."""
+"""What all analyses share: keyword arguments, the bundle with its sampling settings, the cache and the run folder."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from rcdm_cli import __version__
-from rcdm_cli.analyses.step_cache import StepCache
+from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, sample_batches
 from rcdm_cli.bundle.arguments import require_integer
 from rcdm_cli.bundle.bundle import Bundle, load_bundle
 from rcdm_cli.core.errors import InputError
@@ -16,11 +24,55 @@ from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.report.run import RESULTS
 
+Pixels = NDArray[np.uint8]
+
 OnProgress = Callable[[str, int, int], None]
 """Progress callback: name of the stage, items done, number of items."""
 
 OnNote = Callable[[str], None]
 """Callback for warnings, such as an unreadable image: one sentence."""
+
+
+class RunArguments(TypedDict, total=False):
+    """Keyword arguments that every analysis function accepts.
+
+    Attributes:
+        seed: seed of all random numbers (noise, random starts, resamples), at least 0. The noise of a sample also
+            depends on the name of the image, see ``sample_seed``. Default: 0.
+        batch: maximum number of images or samples per batch, at least 1. Does not change the results. Default: 32.
+        out: run folder, for ``results.json``, images and ``report.html``. Default: None, which writes no files.
+        force: whether to replace a finished run in ``out``. Default: False.
+        cache: cache of expensive steps. Default: a folder in ``out`` that is deleted at the end of the run.
+        on_progress: called with (stage, items done, items). Default: no call.
+        on_note: called with a sentence for each unreadable image, and about images that are left out. Default: no call.
+    """
+
+    seed: int
+    batch: int
+    out: str | Path | None
+    force: bool
+    cache: StepCache | None
+    on_progress: OnProgress
+    on_note: OnNote
+
+
+class AnalysisArguments(RunArguments, total=False):
+    """Keyword arguments that every analysis of samples accepts, with those of ``RunArguments``.
+
+    Attributes:
+        methods: one or several methods of the bundle. Default: None, which selects all methods.
+        level: ``backbone``, ``projector`` or ``both``. Default: ``both``.
+        sampler: ``ddpm``, ``ddim`` or ``dpmpp``. Default: None, which selects the sampler of the bundle.
+        steps: number of sampling steps, at least 1. Default: None, which selects the number of the bundle.
+        guidance: scale of classifier-free guidance, at least 0; 1 disables guidance. Default: None, which selects the
+            scale of the bundle.
+    """
+
+    methods: Sequence[str] | str | None
+    level: str
+    sampler: str | None
+    steps: int | None
+    guidance: float | None
 
 
 def no_progress(stage: str, done: int, total: int) -> None:
@@ -29,6 +81,168 @@ def no_progress(stage: str, done: int, total: int) -> None:
 
 def no_note(note: str) -> None:
     """Ignore a warning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One call of an analysis function: the checked ``RunArguments``.
+
+    Attributes:
+        seed: seed of all random numbers.
+        batch: maximum number of images or samples per batch.
+        out: run folder; None if the run writes no files.
+        cache: cache of expensive steps.
+        on_progress: called with (stage, items done, items).
+        on_note: called with a sentence for each unreadable image.
+    """
+
+    seed: int
+    batch: int
+    out: Path | None
+    cache: StepCache
+    on_progress: OnProgress
+    on_note: OnNote
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingRun(Run):
+    """One call of an analysis function that samples.
+
+    Attributes:
+        bundle: bundle with encoders and denoiser.
+        pairs: (method, level) pairs.
+        settings: sampler, steps and guidance scale.
+    """
+
+    bundle: Bundle
+    pairs: list[Pair]
+    settings: Settings
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the first entries of ``results.json``: versions, hashes and settings."""
+        sampler, steps, guidance = self.settings.sampler, self.settings.steps, self.settings.guidance
+        settings = {"sampler": sampler, "steps": steps, "guidance": guidance}
+        return {**_identity(self.bundle), "seed": self.seed, "settings": settings}
+
+    def encode(self, images: Sequence[Pixels]) -> dict[Pair, Tensor]:
+        """Return the representations of images uint8 (H, W, 3): float32 (N, D) by pair. See ``encode_pairs``."""
+        return encode_pairs(self.bundle, images, self.pairs, batch=self.batch, cache=self.cache)
+
+    def encode_samples(self, pair: Pair, samples: Pixels) -> Tensor:
+        """Return the representations (..., D) of samples uint8 (..., S, S, 3) at one (method, level)."""
+        flat = list(samples.reshape(-1, *samples.shape[-3:]))
+        h = self.bundle.encode(flat, method=pair.method, level=pair.level, batch=self.batch)
+        return h.reshape(*samples.shape[:-3], -1)
+
+    def sample(
+        self,
+        h: Mapping[Pair, Tensor],
+        seeds: Sequence[Sequence[int]],
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_samples: Callable[[int, Pixels], None] = lambda start, samples: None,
+    ) -> dict[Pair, Pixels]:
+        """Generate K samples of each of N representations, from the same noise at every (method, level).
+
+        Args:
+            h: (N, D), by pair.
+            seeds: N lists of K seeds.
+            on_progress: called with (samples done, samples). By default, the progress of the stage ``Sampling``.
+            on_samples: called with each batch of samples in the order (pair, N, K), see ``sample_batches``.
+
+        Returns:
+            uint8 (N, K, S, S, 3), by pair.
+        """
+        num_samples = len(seeds[0])
+        cond = [self.bundle.condition(one, method=pair.method, level=pair.level) for pair, one in h.items()]
+        flat = sample_batches(
+            self.bundle,
+            torch.cat(cond).repeat_interleave(num_samples, dim=0),
+            list(chain.from_iterable(seeds)) * len(h),
+            self.settings,
+            batch=self.batch,
+            cache=self.cache,
+            on_progress=on_progress or partial(self.on_progress, "Sampling"),
+            on_samples=on_samples,
+        )
+        return dict(zip(h, flat.reshape(len(h), len(seeds), num_samples, *flat.shape[1:]), strict=True))
+
+
+@contextmanager
+def open_run(
+    about: dict[str, Any],
+    *,
+    seed: int = 0,
+    batch: int = 32,
+    out: str | Path | None = None,
+    force: bool = False,
+    cache: StepCache | None = None,
+    on_progress: OnProgress = no_progress,
+    on_note: OnNote = no_note,
+) -> Iterator[Run]:
+    """Check ``RunArguments`` and open the cache. At the end of the run, the default cache is deleted.
+
+    Args:
+        about: JSON-able description of the inputs that all cached steps depend on.
+        seed: see ``RunArguments``, as for all other arguments.
+        batch: maximum number of images or samples per batch.
+        out: run folder.
+        force: whether to replace a finished run.
+        cache: cache of the caller, which is not deleted.
+        on_progress: progress callback.
+        on_note: callback for warnings.
+
+    Raises:
+        InputError: a value is out of range, or ``out`` contains a finished run and ``force`` is False.
+    """
+    require_at_least(0, seed=seed)
+    require_at_least(1, batch=batch)
+    folder = None if out is None else Path(out)
+    if folder and (folder / RESULTS).exists() and not force:
+        raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
+    own = StepCache(folder / "parts", about) if folder and cache is None else None
+    yield Run(
+        seed=seed,
+        batch=batch,
+        out=folder,
+        cache=cache or own or StepCache(),
+        on_progress=on_progress,
+        on_note=on_note,
+    )
+    if own:
+        own.discard()
+
+
+@contextmanager
+def open_sampling_run(
+    bundle: Bundle | str | Path,
+    *,
+    methods: Sequence[str] | str | None = None,
+    level: str = "both",
+    sampler: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    **options: Unpack[RunArguments],
+) -> Iterator[SamplingRun]:
+    """Open the bundle, check ``AnalysisArguments`` and open the cache.
+
+    Args:
+        bundle: bundle, or its name or folder.
+        methods: see ``AnalysisArguments``, as for all other arguments.
+        level: level of the encoders.
+        sampler: sampler.
+        steps: number of sampling steps.
+        guidance: guidance scale.
+        **options: see ``RunArguments``.
+
+    Raises:
+        InputError: a value is out of range, or ``out`` contains a finished run and ``force`` is False.
+    """
+    bundle = as_bundle(bundle)
+    pairs = chosen_pairs(bundle, methods, level)
+    settings = bundle.settings(sampler, steps, guidance)
+    with open_run(_identity(bundle), **options) as run:
+        yield SamplingRun(**vars(run), bundle=bundle, pairs=pairs, settings=settings)
 
 
 def as_bundle(bundle: Bundle | str | Path) -> Bundle:
@@ -54,40 +268,6 @@ def require_at_least(least: int, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None:
             require_integer(name, value, least)
-
-
-def provenance(bundle: Bundle, seed: int, settings: Settings) -> dict[str, Any]:
-    """Return the first entries of ``results.json``: versions, hashes and settings of a run."""
-    return {
-        **_identity(bundle),
-        "seed": seed,
-        "settings": {"sampler": settings.sampler, "steps": settings.steps, "guidance": settings.guidance},
-    }
-
-
-@contextmanager
-def run_cache(
-    about: Bundle | dict[str, Any], out: str | Path | None, force: bool, cache: StepCache | None
-) -> Iterator[StepCache]:
-    """Provide the cache of a run: ``cache``, else ``parts`` in ``out``, which is deleted at the end of the run.
-
-    Args:
-        about: bundle of the run, or a JSON-able description of the inputs that all steps depend on.
-        out: run folder; None if the run writes no files.
-        force: whether to replace a finished run in ``out``.
-        cache: cache given by the caller. The caller deletes this cache.
-
-    Raises:
-        InputError: ``out`` contains a finished run, and ``force`` is False.
-    """
-    if out is not None and (Path(out) / RESULTS).exists() and not force:
-        raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
-    if cache is not None or out is None:
-        yield cache or StepCache()
-        return
-    own = StepCache(Path(out) / "parts", _identity(about) if isinstance(about, Bundle) else about)
-    yield own
-    own.discard()
 
 
 def _identity(bundle: Bundle) -> dict[str, Any]:

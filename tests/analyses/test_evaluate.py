@@ -6,6 +6,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import NearestNeighbors
 
 from rcdm_cli.analyses.evaluate.compute import LabelledCrops, evaluate, measure_samples
+from rcdm_cli.analyses.run import open_sampling_run
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
@@ -106,18 +107,9 @@ def bank():
 
 @pytest.fixture(scope="module")
 def found(bundle, given, bank):
-    settings = bundle.settings(steps=2)
-    return measure_samples(
-        bundle,
-        given,
-        BOTH,
-        space=SPACE,
-        bank=bank,
-        num_samples=2,
-        settings=settings,
-        seed=3,
-        batch=4,
-    )
+    with open_sampling_run(bundle, methods="dino", steps=2, seed=3, batch=4) as run:
+        assert run.pairs == BOTH
+        return measure_samples(run, given, space=SPACE, bank=bank, num_samples=2)
 
 
 def test_all_measures_use_the_same_samples(bundle, given, bank, found):
@@ -157,13 +149,13 @@ def test_json_contains_paired_differences_and_the_reference_of_training_images(f
 
 
 def test_one_sample_and_no_bank_leave_out_diversity_and_neighbours(bundle, given):
-    settings = bundle.settings(steps=1)
-    values = measure_samples(bundle, given, BOTH[:1], space=SPACE, num_samples=1, settings=settings).as_json()
+    with open_sampling_run(bundle, methods="dino", level=BOTH[0].level, steps=1) as run:
+        values = measure_samples(run, given, space=SPACE, num_samples=1).as_json()
     assert values["training_images"] is None
     assert [values["results"][0][key] for key in ("knn", "diversity", "nearest")] == [None] * 3
     assert values["differences"] == []
     with pytest.raises(InputError, match="at least 2 images, not 1"):
-        measure_samples(bundle, images(1, 1, [0]), BOTH[:1], space=SPACE, num_samples=1, settings=settings)
+        measure_samples(run, images(1, 1, [0]), space=SPACE, num_samples=1)
 
 
 def test_interrupted_run_resumes(bundle, given, bank, found, tmp_path, monkeypatch):
@@ -171,21 +163,14 @@ def test_interrupted_run_resumes(bundle, given, bank, found, tmp_path, monkeypat
         if done > 12:
             raise KeyboardInterrupt
 
-    options = {
-        "space": SPACE,
-        "bank": bank,
-        "num_samples": 2,
-        "settings": bundle.settings(steps=2),
-        "seed": 3,
-        "batch": 4,
-        "cache": StepCache(tmp_path),
-    }
-    with pytest.raises(KeyboardInterrupt):
-        measure_samples(bundle, given, BOTH, **options, on_progress=stop)
+    options = {"methods": "dino", "steps": 2, "seed": 3, "batch": 4, "cache": StepCache(tmp_path)}
+    with pytest.raises(KeyboardInterrupt), open_sampling_run(bundle, **options, on_progress=stop) as run:
+        measure_samples(run, given, space=SPACE, bank=bank, num_samples=2)
     made = []
     sample = bundle.sample_cond
     monkeypatch.setattr(bundle, "sample_cond", lambda *given: made.append(len(given[1])) or sample(*given))
-    again = measure_samples(bundle, given, BOTH, **options)
+    with open_sampling_run(bundle, **options) as run:
+        again = measure_samples(run, given, space=SPACE, bank=bank, num_samples=2)
     assert sum(made) == 6
     assert again.as_json() == found.as_json()
 

@@ -4,6 +4,7 @@ import torch
 
 from rcdm_cli.analyses.evaluate.compute import LabelledCrops, measure_samples
 from rcdm_cli.analyses.evaluate.section import answers, chance, draw_nearest, section, write
+from rcdm_cli.analyses.run import open_sampling_run
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.image_grid import draw_grid
 from rcdm_cli.report.elements import Table
@@ -25,9 +26,8 @@ def found(tmp_path_factory):
         )
         for name in "ab"
     )
-    pairs = bundle.pairs(None, "both")
-    settings = bundle.settings(steps=1)
-    return measure_samples(bundle, images, pairs, space=pairs[-1], bank=bank, num_samples=2, settings=settings)
+    with open_sampling_run(bundle, steps=1) as run:
+        return measure_samples(run, images, space=run.pairs[-1], bank=bank, num_samples=2)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from rcdm_cli.analyses.fgsm.attacks import (
 )
 from rcdm_cli.analyses.fgsm.compute import fgsm, require_gradients, sample_attacked
 from rcdm_cli.analyses.fgsm.results import REFERENCE, summarise
+from rcdm_cli.analyses.run import open_sampling_run
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
@@ -152,7 +155,9 @@ def test_drift_needs_no_classes(bundle, subjects):
 
 def test_samples_of_attacked_representations_share_the_noise(bundle, subjects):
     settings = bundle.settings(steps=2)
-    samples_of = sample_attacked(bundle, subjects, [1, 3], [DINO, REFERENCE], PLAN, num_samples=2, settings=settings)
+    with open_sampling_run(bundle, steps=2) as run:
+        run = replace(run, pairs=[DINO, REFERENCE])
+        samples_of = sample_attacked(run, subjects, [1, 3], PLAN, num_samples=2)
     assert [one.image for one in samples_of] == [1, 3]
     assert samples_of[1].seeds == [sample_seed(0, subjects.paths[3], k) for k in range(2)]
     seeds = [sample_seed(0, subjects.paths[3], k) for k in range(2)]

@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from rcdm_cli.analyses.fgsm.attacks import AttackedImages, AttackPlan, attack_al
 from rcdm_cli.analyses.fgsm.compute import sample_attacked
 from rcdm_cli.analyses.fgsm.results import AttackedSamples, summarise
 from rcdm_cli.analyses.fgsm.section import answers, draw, in_255ths, section, write
+from rcdm_cli.analyses.run import open_sampling_run
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
 from rcdm_cli.encoders.pairs import Pair
@@ -32,8 +34,8 @@ def run(tmp_path_factory):
     labels = torch.tensor([0, 1, 0, 1])
     subjects = AttackedImages({32: images}, ("<b>.png", "b", "c", "d"), labels, ("cat", "dog"), classifiers)
     outcomes = attack_all(bundle, subjects, PAIRS, PLAN)
-    settings = bundle.settings(steps=2)
-    samples = sample_attacked(bundle, subjects, [0, 2], PAIRS, PLAN, num_samples=2, settings=settings)
+    with open_sampling_run(bundle, steps=2) as options:
+        samples = sample_attacked(replace(options, pairs=list(PAIRS)), subjects, [0, 2], PLAN, num_samples=2)
     values = {
         "kind": "fgsm",
         "settings": {"epsilons": list(PLAN.epsilons), "attacks": list(PLAN.attacks)},

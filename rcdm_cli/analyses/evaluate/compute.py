@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +14,13 @@ from rcdm_cli.analyses.evaluate.results import EvaluatedRepresentation, Evaluati
 from rcdm_cli.analyses.evaluate.section import write
 from rcdm_cli.analyses.inputs import ImageInput, data_name, load_crops, open_images
 from rcdm_cli.analyses.left_out import left_out, left_out_sentence
-from rcdm_cli.analyses.run import (
-    OnNote,
-    OnProgress,
-    as_bundle,
-    chosen_pairs,
-    no_note,
-    no_progress,
-    provenance,
-    require_at_least,
-    run_cache,
-)
-from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, sample_batches
+from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
+from rcdm_cli.analyses.step_cache import encode_pairs
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import LEVELS
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.diffusion.noise import sample_seeds
-from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.directions import directions
 from rcdm_cli.metrics.distances import distances
@@ -73,19 +62,8 @@ def evaluate(
     ignore_classes: Sequence[str] = (),
     space: str | None = None,
     inception: str | Path | None = None,
-    methods: Sequence[str] | str | None = None,
-    level: str = "both",
     num_samples: int = 2,
-    sampler: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    batch: int = 64,
-    out: str | Path | None = None,
-    force: bool = False,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
+    **options: Unpack[AnalysisArguments],
 ) -> Evaluation:
     """Generate samples of images at every (method, level), and measure the quality of the samples.
 
@@ -99,66 +77,40 @@ def evaluate(
         space: ``method`` or ``method/level`` of the feature space. By default the backbone of ``supervised``, or of the
             first method if the bundle has no ``supervised``.
         inception: file with the weights of Inception for FID, KID and inception score; needs torch-fidelity.
-        methods: methods; None selects all methods of the bundle.
-        level: ``backbone``, ``projector`` or ``both``.
         num_samples: samples per image and (method, level), K.
-        sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
-        steps: number of sampling steps.
-        guidance: scale of classifier-free guidance; 1 disables guidance.
-        seed: seed of the noise and the bootstrap.
-        batch: number of samples per batch.
-        out: run folder; None writes no files.
-        force: whether to replace a finished run in ``out``.
-        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
-        on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image, and about images that are left out.
+        **options: see ``AnalysisArguments``.
 
     Raises:
         InputError: a parameter is out of range, fewer than two images are readable, or ``split`` and ``bank_split``
             share images.
     """
-    bundle = as_bundle(bundle)
-    pairs = chosen_pairs(bundle, methods, level)
-    settings = bundle.settings(sampler, steps, guidance)
-    feature_pair = _feature_pair(bundle, space)
-    require_at_least(1, num_samples=num_samples, batch=batch)
+    require_at_least(1, num_samples=num_samples)
     require_at_least(2, limit=limit)
-    require_at_least(0, seed=seed)
-    network = Inception(Path(inception), bundle.device) if inception is not None else None
-    dataset = open_images(images, split, on_note)
-    bank_set = None if bank_split is None else open_images(images, bank_split)
-    if bank_set and (shared := set(dataset.keys).intersection(bank_set.keys)):
-        raise InputError(
-            f"{len(shared)} of the {len(dataset)} images are also in the training images of `bank_split` {bank_split},"
-            " and would be their own nearest neighbours. Give `split` and `bank_split` without common images, such as"
-            " val and train."
-        )
-    if limit is not None:
-        dataset = dataset.spread(limit)
-    with run_cache(bundle, out, force, cache) as cache:
-        size = max(bundle.size, *(one.spec.preprocessing.size for one in bundle.manifest.encoders.values()))
-        crops = load_crops(dataset, size, f"Reading images of {split or 'the data'}", on_progress, on_note)
+    with open_sampling_run(bundle, **options) as run:
+        feature_pair = _feature_pair(run.bundle, space)
+        network = Inception(Path(inception), run.bundle.device) if inception is not None else None
+        dataset = open_images(images, split, run.on_note)
+        bank_set = None if bank_split is None else open_images(images, bank_split)
+        if bank_set and (shared := set(dataset.keys).intersection(bank_set.keys)):
+            raise InputError(
+                f"{len(shared)} of the {len(dataset)} images are also in the training images of `bank_split`"
+                f" {bank_split}, and would be their own nearest neighbours. Give `split` and `bank_split` without"
+                " common images, such as val and train."
+            )
+        if limit is not None:
+            dataset = dataset.spread(limit)
+        encoders = run.bundle.manifest.encoders.values()
+        size = max(run.bundle.size, *(one.spec.preprocessing.size for one in encoders))
+        crops = load_crops(run, dataset, size, f"Reading images of {split or 'the data'}")
         bank, classes, skipped = None, None, [*crops.skipped]
         if bank_set:
-            bank_crops = load_crops(bank_set, size, f"Reading images of {bank_split}", on_progress, on_note)
+            bank_crops = load_crops(run, bank_set, size, f"Reading images of {bank_split}")
             labels, classes = class_indices(bank_crops.labels, tuple(ignore_classes))
             bank = LabelledCrops(bank_crops.images, bank_crops.keys, labels)
             skipped += bank_crops.skipped
         labels, _ = class_indices(crops.labels, tuple(ignore_classes), classes)
-        result = measure_samples(
-            bundle,
-            LabelledCrops(crops.images, crops.keys, labels),
-            pairs,
-            space=feature_pair,
-            bank=bank,
-            inception=network,
-            num_samples=num_samples,
-            settings=settings,
-            seed=seed,
-            batch=batch,
-            cache=cache,
-            on_progress=on_progress,
-        )
+        given = LabelledCrops(crops.images, crops.keys, labels)
+        result = measure_samples(run, given, space=feature_pair, num_samples=num_samples, bank=bank, inception=network)
         excluded = {}
         if bank_set:
             excluded = {
@@ -168,10 +120,10 @@ def evaluate(
         if any(one.knn for one in result.evaluated):
             for what, counts in excluded.items():
                 if sentence := left_out_sentence(counts, f"{what} of the k-NN accuracy"):
-                    on_note(sentence)
+                    run.on_note(sentence)
         result = replace(result, unreadable=tuple(key for key, _ in skipped), left_out_of_knn=excluded)
-        if out is not None:
-            about = provenance(bundle, seed, settings)
+        if run.out:
+            about = run.provenance()
             about["settings"] |= {
                 "data": data_name(images),
                 "split": split,
@@ -179,24 +131,18 @@ def evaluate(
                 "ignored_classes": list(ignore_classes),
                 "inception_sha256": network and network.sha256,
             }
-            write(Path(out), result, {**about, "unreadable": list(result.unreadable)})
+            write(run.out, result, {**about, "unreadable": list(result.unreadable)})
     return result
 
 
 def measure_samples(
-    bundle: Bundle,
+    run: SamplingRun,
     images: LabelledCrops,
-    pairs: Sequence[Pair],
     *,
     space: Pair,
     num_samples: int,
-    settings: Settings,
     bank: LabelledCrops | None = None,
     inception: Inception | None = None,
-    seed: int = 0,
-    batch: int = 64,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
 ) -> Evaluation:
     """Generate and measure samples.
 
@@ -204,18 +150,12 @@ def measure_samples(
     to the size of the samples first, so that the resolution does not count as a difference.
 
     Args:
-        bundle: bundle with encoders and denoiser.
+        run: bundle, (method, level) pairs and sampling settings.
         images: N images, at least 2.
-        pairs: (method, level) pairs.
         space: (method, level) of the feature space.
         num_samples: samples per image and pair, K.
-        settings: sampler, steps and guidance scale.
         bank: training images, with the classes for the k-NN accuracy.
         inception: Inception network for FID, KID and inception score.
-        seed: seed of the noise and the bootstrap.
-        batch: number of samples per batch.
-        cache: cache of representations and samples.
-        on_progress: called with (stage, samples done, samples).
 
     Raises:
         InputError: fewer than two images or training images.
@@ -223,31 +163,29 @@ def measure_samples(
     for name, given in (("images", images), ("training images", bank)):
         if given and len(given.pixels) < 2:
             raise InputError(f"A distance needs at least 2 {name}, not {len(given.pixels)}.")
-    cache = cache or StepCache()
-    count, total = len(images.pixels), len(images.pixels) * num_samples * len(pairs)
-    bootstrap = Bootstrap(count, seed)
-    seeds_by_image = sample_seeds(seed, images.names, num_samples)
-    seeds = list(chain.from_iterable(seeds_by_image))
-    h = encode_pairs(bundle, list(images.pixels), pairs, cache=cache)
-    accuracies = _knn_accuracies(bundle, images, bank, pairs, h, seed, cache)
+    bundle, count = run.bundle, len(images.pixels)
+    bootstrap = Bootstrap(count, run.seed)
+    seeds = sample_seeds(run.seed, images.names, num_samples)
+    h = run.encode(list(images.pixels))
+    accuracies = _knn_accuracies(run, images, bank, h)
     small = crop_all(images.pixels, bundle.size)
     small_bank = crop_all(bank.pixels, bundle.size) if bank else small[:0]
-    feature_space = FeatureSpace(bundle, cache, space, inception)
+    feature_space = FeatureSpace(bundle, run.cache, space, inception)
     real = feature_space.features(small)
     real_bank = feature_space.features(small_bank) if bank else None
     evaluated = []
-    for number, pair in enumerate(pairs):
+    for number, pair in enumerate(run.pairs):
 
-        def show(done: int, _: int, before: int = number * len(seeds)) -> None:
-            on_progress("Sampling", before + done, total)
+        def show(done: int, samples: int, number: int = number) -> None:
+            run.on_progress("Sampling", number * samples + done, len(run.pairs) * samples)
 
-        cond = bundle.condition(h[pair], method=pair.method, level=pair.level).repeat_interleave(num_samples, dim=0)
-        flat = sample_batches(bundle, cond, seeds, settings, batch=batch, cache=cache, on_progress=show)
-        found = encode_pairs(bundle, list(flat), [pair], cache=cache)[pair].reshape(count, num_samples, -1)
+        samples = run.sample({pair: h[pair]}, seeds, on_progress=show)[pair]
+        flat = samples.reshape(-1, *samples.shape[2:])
+        found = encode_pairs(bundle, list(flat), [pair], batch=run.batch, cache=run.cache)[pair]
+        found = found.unflatten(0, (count, num_samples))
         features = feature_space.features(flat, every=num_samples)
         by_image = features.own.unflatten(0, (count, num_samples))
         near = memorised(by_image, real.own, real_bank.own) if real_bank else None
-        samples = flat.reshape(count, num_samples, *flat.shape[1:])
         evaluated.append(
             EvaluatedRepresentation(
                 pair,
@@ -266,7 +204,7 @@ def measure_samples(
     reference = feature_space.features(small_bank[subset]) if bank else None
     return Evaluation(
         images.names,
-        seeds_by_image,
+        seeds,
         bank.names if bank else (),
         space,
         tuple(evaluated),
@@ -294,23 +232,17 @@ def _feature_pair(bundle: Bundle, space: str | None) -> Pair:
 
 
 def _knn_accuracies(
-    bundle: Bundle,
-    images: LabelledCrops,
-    bank: LabelledCrops | None,
-    pairs: Sequence[Pair],
-    h: dict[Pair, Tensor],
-    seed: int,
-    cache: StepCache,
+    run: SamplingRun, images: LabelledCrops, bank: LabelledCrops | None, h: dict[Pair, Tensor]
 ) -> dict[Pair, Interval]:
     """Return the k-NN accuracy at each pair on the images that have a class; empty without classes."""
     labelled = images.classes >= 0
     if bank is None or not labelled.any() or not (bank.classes >= 0).any():
         return {}
     voting = bank.classes >= 0
-    bootstrap = Bootstrap(int(labelled.sum()), seed)
-    banks = encode_pairs(bundle, list(bank.pixels[voting.numpy()]), pairs, cache=cache)
+    bootstrap = Bootstrap(int(labelled.sum()), run.seed)
+    banks = run.encode(list(bank.pixels[voting.numpy()]))
     accuracies = {}
-    for pair in pairs:
+    for pair in run.pairs:
         predicted = knn_predict(h[pair][labelled], banks[pair], bank.classes[voting])
         accuracies[pair] = bootstrap.mean((predicted == images.classes[labelled]).double())
     return accuracies

@@ -7,10 +7,13 @@ representation, and samples of the representation after the attack.
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
+from typing import Unpack
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from rcdm_cli.analyses.embed import EncoderSet, as_embeddings, bundle_encoders, embed_dataset, load_or_embed
 from rcdm_cli.analyses.fgsm.attacks import ATTACKS, AttackCase, AttackedImages, AttackPlan, attack_all, attack_images
@@ -19,28 +22,18 @@ from rcdm_cli.analyses.fgsm.section import write
 from rcdm_cli.analyses.inputs import ImageInput, data_name, open_images
 from rcdm_cli.analyses.left_out import left_out, left_out_sentence
 from rcdm_cli.analyses.probe.probes import LinearProbes, fit_probes
-from rcdm_cli.analyses.run import (
-    OnNote,
-    OnProgress,
-    as_bundle,
-    chosen_pairs,
-    no_note,
-    no_progress,
-    provenance,
-    require_at_least,
-    run_cache,
-)
-from rcdm_cli.analyses.step_cache import StepCache, sample_batches
+from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.diffusion.noise import sample_seeds
-from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.nearest import is_copy
 from rcdm_cli.training.pretraining import class_indices
+
+Pixels = NDArray[np.uint8]
 
 COMPARED = 8
 """Number of images of equal name that are encoded to check whether a file of representations contains them."""
@@ -59,19 +52,8 @@ def fgsm(
     epsilons: Sequence[float] = (1 / 255, 2 / 255, 4 / 255, 8 / 255),
     attack_steps: int = 10,
     examples: int = 3,
-    methods: Sequence[str] | str | None = None,
-    level: str = "both",
     num_samples: int = 2,
-    sampler: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    batch: int = 32,
-    out: str | Path | None = None,
-    force: bool = False,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
+    **options: Unpack[AnalysisArguments],
 ) -> Robustness:
     """Measure how attacks with small changes of the pixels affect representations and linear classifiers on them.
 
@@ -88,86 +70,59 @@ def fgsm(
         epsilons: largest changes of a pixel, above 0 and at most 1. Epsilon 0 is added.
         attack_steps: number of steps of ``pgd`` and ``drift``.
         examples: number of images that are sampled before and after the first attack; 0 generates no samples.
-        methods: methods; None selects all methods of the bundle.
-        level: ``backbone``, ``projector`` or ``both``.
         num_samples: samples per representation, K.
-        sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
-        steps: number of sampling steps.
-        guidance: scale of classifier-free guidance; 1 disables guidance.
-        seed: seed of the noise, the random starts, the classifiers and the bootstrap.
-        batch: number of images or samples per batch.
-        out: run folder; None writes no files.
-        force: whether to replace a finished run in ``out``.
-        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
-        on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image, and about images that are left out.
+        **options: see ``AnalysisArguments``.
 
     Raises:
         InputError: a parameter is out of range, no image qualifies, a classifier would be trained on attacked images,
             or an encoder has no gradient.
     """
-    bundle = as_bundle(bundle)
-    pairs = chosen_pairs(bundle, methods, level)
-    settings = bundle.settings(sampler, steps, guidance)
-    require_at_least(1, num_samples=num_samples, batch=batch, attack_steps=attack_steps, limit=limit)
-    require_at_least(0, seed=seed, examples=examples)
-    plan = AttackPlan(_attack_names(attacks, probe is not None), _with_zero(epsilons), attack_steps, seed)
-    require_gradients(bundle, pairs)
-    dataset = open_images(images, split, on_note)
-    stored = None if probe is None else as_embeddings(probe)
-    if probe is not None and stored is None:
-        _require_no_overlap(_locations(dataset) & _locations(open_images(probe, probe_split)))  # type: ignore[arg-type]
-    with run_cache(bundle, out, force, cache) as cache:
+    require_at_least(1, num_samples=num_samples, attack_steps=attack_steps, limit=limit)
+    require_at_least(0, examples=examples)
+    attack_names, with_zero = _attack_names(attacks, probe is not None), _with_zero(epsilons)
+    with open_sampling_run(bundle, **options) as run:
+        plan = AttackPlan(attack_names, with_zero, attack_steps, run.seed)
+        require_gradients(run.bundle, run.pairs)
+        dataset = open_images(images, split, run.on_note)
+        stored = None if probe is None else as_embeddings(probe)
+        if probe is not None and stored is None:
+            _require_no_overlap(_locations(dataset) & _locations(open_images(probe, probe_split)))  # type: ignore[arg-type]
         probes = None
         if probe is not None:
-            encoders = EncoderSet(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
-            training = load_or_embed(
-                encoders,
-                probe,
-                probe_split,
-                batch=batch,
-                cache=cache,
-                stage="Encoding training images",
-                on_progress=on_progress,
-                on_note=on_note,
-            )
+            encoders = bundle_encoders(run.bundle, run.pairs)
+            training = load_or_embed(run, encoders, probe, probe_split, stage="Encoding training images")
             if stored is not None:
                 _require_no_overlap(_images_in(dataset, training, encoders))
             if sentence := left_out_sentence(left_out(training.labels, ignore_classes), "training images"):
-                on_note(sentence)
+                run.on_note(sentence)
             probes = fit_probes(
                 training,
-                pairs,
+                run.pairs,
                 ignore_classes=ignore_classes,
-                seed=seed,
-                cache=cache,
-                on_progress=partial(on_progress, "Fitting linear classifiers"),
+                seed=run.seed,
+                cache=run.cache,
+                on_progress=partial(run.on_progress, "Fitting linear classifiers"),
             )
-        subjects = select_images(bundle, pairs, dataset, probes, limit, ignore_classes)
+        subjects = select_images(run.bundle, run.pairs, dataset, probes, limit, ignore_classes)
         for reason in subjects.unreadable:
-            on_note(reason)
+            run.on_note(reason)
         if sentence := left_out_sentence(subjects.left_out, "images"):
-            on_note(sentence)
+            run.on_note(sentence)
         outcomes = attack_all(
-            bundle, subjects, pairs, plan, batch=batch, cache=cache, on_progress=partial(on_progress, "Attacking")
+            run.bundle,
+            subjects,
+            run.pairs,
+            plan,
+            batch=run.batch,
+            cache=run.cache,
+            on_progress=partial(run.on_progress, "Attacking"),
         )
-        result = summarise(outcomes, subjects, pairs, plan)
+        result = summarise(outcomes, subjects, run.pairs, plan)
         if examples:
-            samples = sample_attacked(
-                bundle,
-                subjects,
-                range(min(examples, len(subjects))),
-                pairs,
-                plan,
-                num_samples=num_samples,
-                settings=settings,
-                batch=batch,
-                cache=cache,
-                on_progress=on_progress,
-            )
+            samples = sample_attacked(run, subjects, range(min(examples, len(subjects))), plan, num_samples)
             result = replace(result, samples=samples)
-        if out is not None:
-            about = provenance(bundle, seed, settings)
+        if run.out:
+            about = run.provenance()
             about["settings"] |= {
                 "data": data_name(images),
                 "split": split,
@@ -179,7 +134,7 @@ def fgsm(
                 "epsilons": list(plan.epsilons),
                 "samples": num_samples,
             }
-            write(Path(out), {"kind": "fgsm", **about, **result.as_json()}, result.samples)
+            write(run.out, {"kind": "fgsm", **about, **result.as_json()}, result.samples)
     return result
 
 
@@ -241,57 +196,37 @@ def select_images(
 
 
 def sample_attacked(
-    bundle: Bundle,
-    subjects: AttackedImages,
-    index: Sequence[int],
-    pairs: Sequence[Pair],
-    plan: AttackPlan,
-    *,
-    num_samples: int,
-    settings: Settings,
-    batch: int = 32,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
+    run: SamplingRun, subjects: AttackedImages, index: Sequence[int], plan: AttackPlan, num_samples: int
 ) -> list[AttackedSamples]:
     """Sample the representations of images after the first attack of the plan, at every epsilon.
 
     Sample k of an image has the same noise at every pair and epsilon.
 
     Args:
-        bundle: bundle with encoders and denoiser.
+        run: bundle, (method, level) pairs and sampling settings.
         subjects: attacked images.
         index: indices of the images.
-        pairs: (method, level) pairs.
         plan: plan of ``attack_all``.
         num_samples: samples per representation, K.
-        settings: sampler, steps and guidance scale.
-        batch: number of samples per batch.
-        cache: cache of the samples.
-        on_progress: called with (stage, samples done, samples).
     """
-    images, cond = [], []
-    for pair in pairs:
-        for epsilon in plan.epsilons:
-            _, after, h = attack_images(bundle, AttackCase(pair, plan.attacks[0], epsilon), subjects, index, plan)
-            # The image is rounded to 256 levels for display. The representation is computed from the exact image.
-            images.append((after * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
-            cond.append(bundle.condition(h, method=pair.method, level=pair.level))
-    seeds = sample_seeds(plan.seed, [subjects.paths[image] for image in index], num_samples)
-    flat = sample_batches(
-        bundle,
-        torch.cat(cond).repeat_interleave(num_samples, dim=0),
-        list(chain.from_iterable(seeds)) * len(cond),
-        settings,
-        batch=batch,
-        cache=cache,
-        on_progress=partial(on_progress, "Sampling"),
-    )
-    columns = len(plan.epsilons)
-    samples = flat.reshape(len(pairs), columns, len(index), num_samples, *flat.shape[1:])
+    images: dict[Pair, list[Pixels]] = {}
+    h: dict[Pair, Tensor] = {}
+    for pair in run.pairs:
+        cases = [AttackCase(pair, plan.attacks[0], epsilon) for epsilon in plan.epsilons]
+        attacked = [attack_images(run.bundle, case, subjects, index, plan) for case in cases]
+        # The image is rounded to 256 levels for display. The representation is computed from the exact image.
+        images[pair] = [
+            (after * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy() for _, after, _ in attacked
+        ]
+        h[pair] = torch.cat([one for _, _, one in attacked])
+    seeds = sample_seeds(run.seed, [subjects.paths[image] for image in index], num_samples)
+    columns = range(len(plan.epsilons))
+    flat = run.sample(h, seeds * len(columns))
+    samples = {pair: own.reshape(len(columns), len(index), *own.shape[1:]) for pair, own in flat.items()}
     return [
         AttackedSamples(
             image,
-            [[(images[p * columns + e][i], samples[p, e, i]) for e in range(columns)] for p in range(len(pairs))],
+            [[(images[pair][column][i], samples[pair][column, i]) for column in columns] for pair in run.pairs],
             seeds[i],
         )
         for i, image in enumerate(index)

@@ -1,8 +1,7 @@
 """Sample images along the path between the representations of two images (arXiv:2112.09164, figure 7)."""
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path, PurePath
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -14,18 +13,7 @@ from rcdm_cli.analyses.embed import NamedRepresentations, encode_inputs
 from rcdm_cli.analyses.inputs import ImageInput
 from rcdm_cli.analyses.interpolate.results import Interpolation, SampledPath
 from rcdm_cli.analyses.interpolate.section import write
-from rcdm_cli.analyses.run import (
-    OnNote,
-    OnProgress,
-    as_bundle,
-    chosen_pairs,
-    no_note,
-    no_progress,
-    provenance,
-    require_at_least,
-    run_cache,
-)
-from rcdm_cli.analyses.step_cache import StepCache, sample_batches
+from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.diffusion.noise import sample_seeds
@@ -84,19 +72,8 @@ def interpolate(
     end: float = 1.0,
     frames: int = 7,
     animation: str | None = None,
-    methods: Sequence[str] | str | None = None,
-    level: str = "both",
     num_samples: int = 3,
-    sampler: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    batch: int = 32,
-    out: str | Path | None = None,
-    force: bool = False,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
+    **options: Unpack[AnalysisArguments],
 ) -> Interpolation:
     """Generate samples along the path between the representations of two images.
 
@@ -109,29 +86,14 @@ def interpolate(
         end: position of the last frame.
         frames: number of positions, 2 or more.
         animation: ``webp`` or ``gif`` to write an animation too; needs ``out``.
-        methods: methods; None selects all methods of the bundle.
-        level: ``backbone``, ``projector`` or ``both``.
         num_samples: number of noises, K.
-        sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
-        steps: number of sampling steps.
-        guidance: scale of classifier-free guidance; 1 disables guidance.
-        seed: seed of the noise, which also depends on the name of the first image, see ``sample_seed``.
-        batch: number of samples per batch.
-        out: run folder; None writes no files.
-        force: whether to replace a finished run in ``out``.
-        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
-        on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image.
+        **options: see ``AnalysisArguments``.
 
     Raises:
         InputError: a parameter is out of range, the numbers of images differ, or a spherical path is undefined.
     """
-    bundle = as_bundle(bundle)
-    pairs = chosen_pairs(bundle, methods, level)
-    settings = bundle.settings(sampler, steps, guidance)
-    require_at_least(1, num_samples=num_samples, batch=batch)
+    require_at_least(1, num_samples=num_samples)
     require_at_least(2, frames=frames)
-    require_at_least(0, seed=seed)
     if path not in PATHS:
         raise InputError(unknown_name_message("path", path, PATHS))
     if animation not in (None, *ANIMATIONS):
@@ -140,32 +102,19 @@ def interpolate(
         if not -4 <= position <= 4:
             raise InputError(f"`{name}` must be from -4 to 4, not {position}.")
     positions = np.linspace(start, end, frames).tolist()
-    with run_cache(bundle, out, force, cache) as cache:
-        a, b = (
-            encode_inputs(bundle, given, pairs, batch=batch, cache=cache, on_progress=on_progress, on_note=on_note)
-            for given in (first, second)
-        )
+    with open_sampling_run(bundle, **options) as run:
+        a, b = encode_inputs(run, first), encode_inputs(run, second)
         left, right = _readable_pairs(a, b)
-        ends = {pair: torch.stack([a.h[pair][left], b.h[pair][right]], dim=1) for pair in pairs}
+        ends = {pair: torch.stack([a.h[pair][left], b.h[pair][right]], dim=1) for pair in run.pairs}
         where = torch.tensor(positions, dtype=torch.float32)
         targets = {pair: torch.stack([PATHS[path](one, other, where) for one, other in h]) for pair, h in ends.items()}
         count = len(left)
-        seeds = sample_seeds(seed, [a.names[i] for i in left], num_samples)
-        # Order of the samples: (method, level), image pair, noise, frame.
-        cond = [
-            bundle.condition(h.flatten(0, 1), method=pair.method, level=pair.level).reshape(count, 1, frames, -1)
-            for pair, h in targets.items()
-        ]
-        flat = sample_batches(
-            bundle,
-            torch.stack(cond).expand(-1, -1, num_samples, -1, -1).flatten(0, 3),
-            [one for own in seeds for one in own for _ in range(frames)] * len(pairs),
-            settings,
-            batch=batch,
-            cache=cache,
-            on_progress=partial(on_progress, "Sampling"),
+        seeds = sample_seeds(run.seed, [a.names[i] for i in left], num_samples)
+        flat = run.sample(
+            {pair: h.flatten(0, 1) for pair, h in targets.items()}, [own for own in seeds for _ in positions]
         )
-        samples = flat.reshape(len(pairs), count, num_samples, frames, *flat.shape[1:])
+        # (image pair, noise, frame): all frames of a noise form a row.
+        samples = {pair: own.reshape(count, frames, *own.shape[1:]).swapaxes(1, 2) for pair, own in flat.items()}
         paths = [(a.paths[i], b.paths[j]) for i, j in zip(left, right, strict=True)]
         result = Interpolation(
             [(PurePath(one).name, PurePath(other).name) for one, other in paths],
@@ -174,15 +123,15 @@ def interpolate(
             path,
             seeds,
             {
-                pair: [_measure(bundle, pair, ends[pair][i], targets[pair][i], own[i]) for i in range(count)]
-                for pair, own in zip(pairs, samples, strict=True)
+                pair: [_measure(run, pair, ends[pair][i], targets[pair][i], own[i]) for i in range(count)]
+                for pair, own in samples.items()
             },
             [*a.unreadable, *b.unreadable],
         )
-        if out is not None:
-            about = {**provenance(bundle, seed, settings), "paths": [list(both) for both in paths]}
+        if run.out:
+            about = {**run.provenance(), "paths": [list(both) for both in paths]}
             about |= {"unreadable": result.unreadable, "images_given": a.given + b.given}
-            write(result, result.images, Path(out), about, animation)
+            write(result, result.images, run.out, about, animation)
     return result
 
 
@@ -199,10 +148,8 @@ def _readable_pairs(a: NamedRepresentations, b: NamedRepresentations) -> tuple[l
     return [i for i, _ in both], [j for _, j in both]
 
 
-def _measure(bundle: Bundle, pair: Pair, ends: Tensor, target: Tensor, samples: Pixels) -> SampledPath:
-    num_samples, frames = samples.shape[:2]
-    flat = list(samples.reshape(-1, *samples.shape[2:]))
-    found = bundle.encode(flat, method=pair.method, level=pair.level).reshape(num_samples, frames, -1)
+def _measure(run: SamplingRun, pair: Pair, ends: Tensor, target: Tensor, samples: Pixels) -> SampledPath:
+    found = run.encode_samples(pair, samples)
     return SampledPath(
         samples,
         float((ends[1] - ends[0]).norm()),

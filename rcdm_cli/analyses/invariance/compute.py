@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -15,25 +15,14 @@ from torch.nn import functional as F
 from rcdm_cli.analyses.inputs import ImageInput, read_images
 from rcdm_cli.analyses.invariance.results import AugmentedSimilarity, BeforeAndAfter, Invariance
 from rcdm_cli.analyses.invariance.section import write
-from rcdm_cli.analyses.run import (
-    OnNote,
-    OnProgress,
-    as_bundle,
-    chosen_pairs,
-    no_note,
-    no_progress,
-    provenance,
-    require_at_least,
-    run_cache,
-)
-from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, images_hash, sample_batches
+from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
+from rcdm_cli.analyses.step_cache import encode_pairs, images_hash
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.seeds import derive_seed
 from rcdm_cli.data.augment import AUGMENTATIONS, Augmentation, background
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.diffusion.noise import sample_seeds
-from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import Bootstrap, Interval, percentile_interval
 
@@ -52,19 +41,8 @@ def invariance(
     *,
     augmentations: Sequence[Augmentation] = AUGMENTATIONS,
     examples: int = 1,
-    methods: Sequence[str] | str | None = None,
-    level: str = "both",
     num_samples: int = 3,
-    sampler: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    batch: int = 32,
-    out: str | Path | None = None,
-    force: bool = False,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
+    **options: Unpack[AnalysisArguments],
 ) -> Invariance:
     """Compare the representations of images before and after each augmentation.
 
@@ -74,56 +52,30 @@ def invariance(
             before the augmentation.
         augmentations: augmentations with their strengths.
         examples: number of images, from the first, that are sampled before and after; 0 generates no samples.
-        methods: methods; None selects all methods of the bundle.
-        level: ``backbone``, ``projector`` or ``both``.
         num_samples: samples per representation, K.
-        sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
-        steps: number of sampling steps.
-        guidance: scale of classifier-free guidance; 1 disables guidance.
-        seed: seed of the noise, the augmentations and the bootstrap.
-        batch: number of samples per batch.
-        out: run folder; None writes no files.
-        force: whether to replace a finished run in ``out``.
-        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
-        on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image.
+        **options: see ``AnalysisArguments``.
 
     Raises:
         InputError: a parameter is out of range, or fewer than two images are readable.
     """
-    bundle = as_bundle(bundle)
-    pairs = chosen_pairs(bundle, methods, level)
-    settings = bundle.settings(sampler, steps, guidance)
-    require_at_least(1, num_samples=num_samples, batch=batch)
-    require_at_least(0, seed=seed, examples=examples)
-    read = read_images(images, on_note=on_note)
-    if len(read.pixels) < 2:
-        raise InputError(
-            "Invariance is measured relative to the similarity of different images. Give at least two images."
-        )
-    size = image_size(bundle, pairs)
-    crops = [center_crop(image, size) for image in read.pixels]
-    with run_cache(bundle, out, force, cache) as cache:
-        result = _compare(bundle, crops, read.names, pairs, augmentations, seed, batch, cache, on_progress)
+    require_at_least(1, num_samples=num_samples)
+    require_at_least(0, examples=examples)
+    with open_sampling_run(bundle, **options) as run:
+        read = read_images(images, on_note=run.on_note)
+        if len(read.pixels) < 2:
+            raise InputError(
+                "Invariance is measured relative to the similarity of different images. Give at least two images."
+            )
+        size = image_size(run.bundle, run.pairs)
+        crops = [center_crop(image, size) for image in read.pixels]
+        result = _compare(run, crops, read.names, augmentations)
         result = replace(result, unreadable=tuple(read.unreadable))
         if examples:
-            samples = before_and_after(
-                bundle,
-                crops[:examples],
-                read.names[:examples],
-                pairs,
-                augmentations=augmentations,
-                num_samples=num_samples,
-                settings=settings,
-                seed=seed,
-                batch=batch,
-                cache=cache,
-                on_progress=on_progress,
-            )
+            samples = before_and_after(run, crops[:examples], read.names[:examples], augmentations, num_samples)
             result = replace(result, samples=samples)
-        if out is not None:
-            about = {**provenance(bundle, seed, settings), "paths": read.paths, "unreadable": read.unreadable}
-            write(result, result.samples, Path(out), about)
+        if run.out:
+            about = {**run.provenance(), "paths": read.paths, "unreadable": read.unreadable}
+            write(result, result.samples, run.out, about)
     return result
 
 
@@ -144,38 +96,31 @@ def augment_all(
 
 
 def _compare(
-    bundle: Bundle,
-    crops: Sequence[Pixels],
-    names: Sequence[str],
-    pairs: Sequence[Pair],
-    augmentations: Sequence[Augmentation],
-    seed: int,
-    batch: int,
-    cache: StepCache,
-    on_progress: OnProgress,
+    run: SamplingRun, crops: Sequence[Pixels], names: Sequence[str], augmentations: Sequence[Augmentation]
 ) -> Invariance:
     """Compute the similarities at every strength, one cached step per strength."""
-    before = encode_pairs(bundle, crops, pairs, batch=batch, cache=cache)
+    before = run.encode(crops)
     hashed = images_hash(crops)
     steps = [(one, strength) for one in augmentations for strength in one.strengths]
     cosine: dict[tuple[Pair, str, str], Tensor] = {}
     for done, (one, strength) in enumerate(steps):
-        on_progress("Augmenting", done, len(steps))
+        run.on_progress("Augmenting", done, len(steps))
 
         def compare(one: Augmentation = one, strength: str = strength) -> dict[str, Tensor]:
-            after = encode_pairs(bundle, augment_all(crops, names, one, strength, seed), pairs, batch=batch)
+            augmented = augment_all(crops, names, one, strength, run.seed)
+            after = encode_pairs(run.bundle, augmented, run.pairs, batch=run.batch)
             return {
                 f"{pair.method}/{pair.level}": F.cosine_similarity(after[pair].double(), h.double(), dim=1)
                 for pair, h in before.items()
             }
 
-        key = {"step": "invariance", "images": hashed, "names": list(names), "pairs": pairs, "seed": seed}
-        found = cache.get_or_compute({**key, "augmentation": one.name, "strength": strength}, compare)
-        for pair in pairs:
+        key = {"step": "invariance", "images": hashed, "names": list(names), "pairs": run.pairs, "seed": run.seed}
+        found = run.cache.get_or_compute({**key, "augmentation": one.name, "strength": strength}, compare)
+        for pair in run.pairs:
             cosine[pair, one.name, strength] = found[f"{pair.method}/{pair.level}"]
-    on_progress("Augmenting", len(steps), len(steps))
+    run.on_progress("Augmenting", len(steps), len(steps))
     covered = float(np.mean([background(crop).mean() for crop in crops]))
-    return _summarise(cosine, before, tuple(augmentations), Bootstrap(len(crops), seed), crops[0].shape[0], covered)
+    return _summarise(cosine, before, tuple(augmentations), Bootstrap(len(crops), run.seed), crops[0].shape[0], covered)
 
 
 def similarity_of_others(h: Tensor, counts: Tensor) -> Tensor:
@@ -263,36 +208,17 @@ def _estimate(cosine: Tensor, others: Tensor) -> AugmentedSimilarity:
 
 
 def before_and_after(
-    bundle: Bundle,
+    run: SamplingRun,
     crops: Sequence[Pixels],
     names: Sequence[str],
-    pairs: Sequence[Pair],
-    *,
     augmentations: Sequence[Augmentation],
     num_samples: int,
-    settings: Settings,
-    seed: int = 0,
-    batch: int = 32,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
 ) -> BeforeAndAfter:
     """Sample every image before and after every augmentation at its last strength, from the same noise."""
     last = [(one, list(one.strengths)[-1]) for one in augmentations]
-    rows = [list(crops), *(augment_all(crops, names, one, strength, seed) for one, strength in last)]
+    rows = [list(crops), *(augment_all(crops, names, one, strength, run.seed) for one, strength in last)]
     labels = ["original", *(f"{one.name}\n{strength}" for one, strength in last)]
-    seeds = sample_seeds(seed, names, num_samples)
-    h = encode_pairs(bundle, [image for row in rows for image in row], pairs, cache=cache)
-    cond = [bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs]
-    flat = sample_batches(
-        bundle,
-        torch.cat(cond).repeat_interleave(num_samples, dim=0),
-        [one for own in seeds for one in own] * (len(rows) * len(pairs)),
-        settings,
-        batch=batch,
-        cache=cache,
-        on_progress=partial(on_progress, "Sampling"),
-    )
-    samples = flat.reshape(len(pairs), len(rows), len(crops), num_samples, *flat.shape[1:])
-    return BeforeAndAfter(
-        labels, np.stack([np.stack(row) for row in rows]), dict(zip(pairs, samples, strict=True)), seeds
-    )
+    seeds = sample_seeds(run.seed, names, num_samples)
+    flat = run.sample(run.encode([image for row in rows for image in row]), seeds * len(rows))
+    samples = {pair: own.reshape(len(rows), len(crops), *own.shape[1:]) for pair, own in flat.items()}
+    return BeforeAndAfter(labels, np.stack([np.stack(row) for row in rows]), samples, seeds)

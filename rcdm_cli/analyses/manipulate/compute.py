@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePath
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -11,22 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.analyses.embed import EncoderSet, as_embeddings, bundle_encoders, load_or_embed
+from rcdm_cli.analyses.embed import as_embeddings, bundle_encoders, load_or_embed
 from rcdm_cli.analyses.inputs import ImageInput, data_name, open_images, read_one
 from rcdm_cli.analyses.manipulate.results import ROWS, ManipulatedRepresentation, Manipulation, Neighbour, Rule
 from rcdm_cli.analyses.manipulate.section import write
-from rcdm_cli.analyses.run import (
-    OnNote,
-    OnProgress,
-    as_bundle,
-    chosen_pairs,
-    no_note,
-    no_progress,
-    provenance,
-    require_at_least,
-    run_cache,
-)
-from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, sample_batches
+from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import sample_seeds
@@ -76,19 +65,8 @@ def manipulate(
     nearest: int = 20,
     threshold: float | None = None,
     share: float = 0.7,
-    methods: Sequence[str] | str | None = None,
-    level: str = "both",
     num_samples: int = 6,
-    sampler: str | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seed: int = 0,
-    batch: int = 32,
-    out: str | Path | None = None,
-    force: bool = False,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
+    **options: Unpack[AnalysisArguments],
 ) -> Manipulation:
     """Zero or replace the dimensions that an image shares with its nearest neighbours, and generate samples.
 
@@ -101,78 +79,44 @@ def manipulate(
         nearest: number of neighbours.
         threshold: multiple of a dimension's root mean square above which the dimension is active, see ``Rule``.
         share: a dimension is shared if it is active in more than this fraction of the neighbours, 0 to 1.
-        methods: methods; None selects all methods of the bundle.
-        level: ``backbone``, ``projector`` or ``both``.
         num_samples: samples per row, K.
-        sampler: ``ddpm``, ``ddim`` or ``dpmpp``; None selects the default of the bundle, as for the next two.
-        steps: number of sampling steps.
-        guidance: scale of classifier-free guidance; 1 disables guidance.
-        seed: seed of the noise, which also depends on the name of the source, see ``sample_seed``.
-        batch: number of samples per batch.
-        out: run folder; None writes no files.
-        force: whether to replace a finished run in ``out``.
-        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
-        on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image.
+        **options: see ``AnalysisArguments``.
 
     Raises:
         InputError: a parameter is out of range, no candidate differs from the source, or the representations of the
             candidates come from other encoders.
     """
-    bundle = as_bundle(bundle)
-    pairs = chosen_pairs(bundle, methods, level)
-    settings = bundle.settings(sampler, steps, guidance)
-    require_at_least(1, num_samples=num_samples, batch=batch, nearest=nearest)
-    require_at_least(0, seed=seed)
+    require_at_least(1, num_samples=num_samples, nearest=nearest)
     if threshold is not None and not threshold >= 0:
         raise InputError(f"`threshold` must be at least 0, not {threshold}.")
     if not 0 <= share <= 1:
         raise InputError(f"`share` must be from 0 to 1, not {share}.")
     rule = Rule(nearest, threshold, share)
     (source_path, source_name, source_pixels), (target_path, _, target_pixels) = read_one(source), read_one(target)
-    with run_cache(bundle, out, force, cache) as cache:
-        encoders = EncoderSet(bundle_encoders(bundle, pairs), pairs, bundle.device, {})
-        candidates = load_or_embed(
-            encoders,
-            neighbours,
-            batch=batch,
-            cache=cache,
-            stage="Encoding neighbours",
-            on_progress=on_progress,
-            on_note=on_note,
-        )
-        h = encode_pairs(bundle, [source_pixels, target_pixels], pairs, cache=cache)
-        chosen = {pair: _choose(h[pair], candidates.representations[pair], candidates.paths, rule) for pair in pairs}
-        rows = {pair: _rows(h[pair], chosen[pair].dimensions) for pair in pairs}
-        [seeds] = sample_seeds(seed, [source_name], num_samples)
-        cond = [bundle.condition(rows[pair], method=pair.method, level=pair.level) for pair in pairs]
-        flat = sample_batches(
-            bundle,
-            torch.cat(cond).repeat_interleave(num_samples, dim=0),
-            seeds * (len(ROWS) * len(pairs)),
-            settings,
-            batch=batch,
-            cache=cache,
-            on_progress=partial(on_progress, "Sampling"),
-        )
-        samples = flat.reshape(len(pairs), len(ROWS), num_samples, *flat.shape[1:])
-        results = {
-            pair: _measure(bundle, pair, h[pair], rows[pair], chosen[pair], own)
-            for pair, own in zip(pairs, samples, strict=True)
+    with open_sampling_run(bundle, **options) as run:
+        encoders = bundle_encoders(run.bundle, run.pairs)
+        candidates = load_or_embed(run, encoders, neighbours, stage="Encoding neighbours")
+        h = run.encode([source_pixels, target_pixels])
+        chosen = {
+            pair: _choose(h[pair], candidates.representations[pair], candidates.paths, rule) for pair in run.pairs
         }
+        rows = {pair: _rows(h[pair], chosen[pair].dimensions) for pair in run.pairs}
+        seeds = sample_seeds(run.seed, [source_name], num_samples)
+        samples = run.sample(rows, seeds * len(ROWS))
+        results = {pair: _measure(run, pair, h[pair], rows[pair], chosen[pair], own) for pair, own in samples.items()}
         unreadable = [key for key, _ in candidates.skipped]
-        result = Manipulation(seeds, rule, len(candidates.paths), results, unreadable)
-        if out is not None:
+        result = Manipulation(seeds[0], rule, len(candidates.paths), results, unreadable)
+        if run.out:
             paths = {"source": source_path, "target": target_path, "neighbours": data_name(neighbours)}
             about = {
-                **provenance(bundle, seed, settings),
+                **run.provenance(),
                 "source": PurePath(source_path).name,
                 "target": PurePath(target_path).name,
                 "paths": paths,
                 "unreadable": unreadable,
             }
             images = _neighbour_images(neighbours, result, num_samples)
-            write(result, source_pixels, target_pixels, images, Path(out), about)
+            write(result, source_pixels, target_pixels, images, run.out, about)
     return result
 
 
@@ -210,10 +154,9 @@ def _rows(h: Tensor, dimensions: Tensor) -> Tensor:
 
 
 def _measure(
-    bundle: Bundle, pair: Pair, ends: Tensor, rows: Tensor, chosen: _Chosen, samples: Pixels
+    run: SamplingRun, pair: Pair, ends: Tensor, rows: Tensor, chosen: _Chosen, samples: Pixels
 ) -> ManipulatedRepresentation:
-    flat = list(samples.reshape(-1, *samples.shape[2:]))
-    found = bundle.encode(flat, method=pair.method, level=pair.level).reshape(*samples.shape[:2], -1)
+    found = run.encode_samples(pair, samples)
     source, target = ends
     # The norm of a zero representation would divide by zero.
     squared_norm = source.square().sum().clamp(min=torch.finfo(source.dtype).tiny)

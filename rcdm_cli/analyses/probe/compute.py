@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ from rcdm_cli.analyses.left_out import left_out, left_out_sentence
 from rcdm_cli.analyses.probe.probes import LabelledRepresentations, fit_probes, knn_correct, labelled_images, refit
 from rcdm_cli.analyses.probe.results import AccuracyEstimate, LevelDifference, ProbedRepresentation, ProbeResult
 from rcdm_cli.analyses.probe.section import write
-from rcdm_cli.analyses.run import OnNote, OnProgress, no_note, no_progress, require_at_least, run_cache
-from rcdm_cli.analyses.step_cache import StepCache
+from rcdm_cli.analyses.run import Run, RunArguments, open_run, require_at_least
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.embeddings import Embeddings
@@ -36,13 +35,7 @@ def probe(
     seeds: int = 5,
     methods: Sequence[str] | str | None = None,
     level: str = "both",
-    seed: int = 0,
-    batch: int = 64,
-    out: str | Path | None = None,
-    force: bool = False,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
+    **options: Unpack[RunArguments],
 ) -> ProbeResult:
     """Train a linear classifier and k-NN on the representations of labelled images, and measure their accuracies.
 
@@ -54,27 +47,19 @@ def probe(
         validation_split: sub-folder with the validation images; ``val`` by default if ``validation`` is None.
         ignore_classes: class folders whose images are left out.
         seeds: number of bootstrap resamples of the training images, 2 or more.
-        methods: methods; None selects all methods.
+        methods: methods; None selects all methods of the bundle.
         level: ``backbone``, ``projector`` or ``both``.
-        seed: seed of the resamples, the split that selects the L2 strength, and the bootstrap over images.
-        batch: maximum number of images per forward pass.
-        out: run folder; None writes no files.
-        force: whether to replace a finished run in ``out``.
-        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
-        on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image, and about images that are left out.
+        **options: see ``RunArguments``.
 
     Raises:
         InputError: a parameter is out of range, the two sets share images, or the images have fewer than two classes.
     """
-    require_at_least(1, batch=batch)
     require_at_least(2, seeds=seeds)
-    require_at_least(0, seed=seed)
     if validation is None:
         split, validation_split = split or "train", validation_split or "val"
         if split == validation_split:
             raise InputError(f"`split` and `validation_split` are both {split}. Give two splits without common images.")
-    with run_cache({"rcdm": __version__}, out, force, cache) as cache:
+    with open_run({"rcdm": __version__}, **options) as run:
         if bundle is None:
             stored = as_embeddings(data)
             if stored is None:
@@ -92,16 +77,7 @@ def probe(
             encoders = encoder_set(bundle, methods, level)
             pairs, origin = encoders.pairs, encoders.origin
             training, held_out = (
-                load_or_embed(
-                    encoders,
-                    given,
-                    name,
-                    batch=batch,
-                    cache=cache,
-                    stage=f"Encoding {name or kind}",
-                    on_progress=on_progress,
-                    on_note=on_note,
-                )
+                load_or_embed(run, encoders, given, name, stage=f"Encoding {name or kind}")
                 for given, name, kind in (
                     (data, split, "training images"),
                     (data if validation is None else validation, validation_split, "validation images"),
@@ -112,48 +88,47 @@ def probe(
                 f"{len(shared)} of the {len(held_out.paths)} images of `validation_split` {validation_split} are also"
                 f" in `split` {split}. Give two splits without common images."
             )
-        result = _probe(training, held_out, pairs, ignore_classes, seeds, seed, cache, on_progress, on_note)
-        if out is not None:
+        result = _probe(run, training, held_out, pairs, ignore_classes, seeds)
+        if run.out:
             settings = {
                 "data": "representations" if isinstance(data, Embeddings) else data_name(data),
                 "split": split,
                 "validation_split": validation_split,
                 "ignored_classes": list(ignore_classes),
             }
-            about = {**origin, "rcdm": __version__, "seed": seed, "settings": settings}
+            about = {**origin, "rcdm": __version__, "seed": run.seed, "settings": settings}
             about["unreadable"] = list(result.unreadable)
-            write(Path(out), {"kind": "probe", **about, **result.as_json()})
+            write(run.out, {"kind": "probe", **about, **result.as_json()})
     return result
 
 
 def _probe(
+    run: Run,
     training: Embeddings,
     validation: Embeddings,
     pairs: Sequence[Pair],
     ignore_classes: Sequence[str],
     seeds: int,
-    seed: int,
-    cache: StepCache,
-    on_progress: OnProgress,
-    on_note: OnNote,
 ) -> ProbeResult:
     """Measure both classifiers at every pair. All pairs share the resamples, so that differences are paired."""
     first, each = len(pairs) * FITS, seeds * len(STRENGTHS)
     total = first + len(pairs) * each
 
     def show(done: int, _: int = 0) -> None:
-        on_progress("Fitting linear classifiers", done, total)
+        run.on_progress("Fitting linear classifiers", done, total)
 
     own = left_out(training.labels, ignore_classes)
     skipped = tuple(path for path, _ in (*training.skipped, *validation.skipped))
-    probes = fit_probes(training, pairs, ignore_classes=ignore_classes, seed=seed, cache=cache, on_progress=show)
+    probes = fit_probes(
+        training, pairs, ignore_classes=ignore_classes, seed=run.seed, cache=run.cache, on_progress=show
+    )
     training, labels, classes = labelled_images(training, ignore_classes)
     excluded = {"training": own, "validation": left_out(validation.labels, ignore_classes, classes)}
     for kind, values in excluded.items():
         if sentence := left_out_sentence(values, f"{kind} images"):
-            on_note(sentence)
+            run.on_note(sentence)
     validation, truth, _ = labelled_images(validation, (), classes)
-    bootstrap = Bootstrap(len(truth), seed)
+    bootstrap = Bootstrap(len(truth), run.seed)
     linear: dict[Pair, _Correct] = {}
     knn: dict[Pair, _Correct] = {}
     probed = []
@@ -169,8 +144,8 @@ def _probe(
             queries,
             len(classes),
             seeds=seeds,
-            seed=seed,
-            cache=cache,
+            seed=run.seed,
+            cache=run.cache,
             on_progress=show_refits,
         )
         correct = probes.classifiers[pair].correct(*queries)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -12,23 +12,15 @@ from torch import Tensor
 
 from rcdm_cli import __version__
 from rcdm_cli.analyses.inputs import ImageInput, load_crops, open_images
-from rcdm_cli.analyses.run import (
-    OnNote,
-    OnProgress,
-    as_bundle,
-    chosen_pairs,
-    no_note,
-    no_progress,
-    require_at_least,
-    run_cache,
-)
-from rcdm_cli.analyses.step_cache import StepCache, images_hash
+from rcdm_cli.analyses.run import Run, RunArguments, as_bundle, chosen_pairs, open_run, require_at_least
+from rcdm_cli.analyses.step_cache import encode_pairs, images_hash
 from rcdm_cli.analyses.tune.section import section
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.manifest import Defaults, read_manifest
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256, write_json
 from rcdm_cli.core.resources import MANIFEST
+from rcdm_cli.data.cropped import CroppedImages
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
@@ -134,13 +126,7 @@ def tune(
     margin: float = 0.05,
     methods: Sequence[str] | str | None = None,
     level: str = "both",
-    seed: int = 0,
-    batch: int = 64,
-    out: str | Path | None = None,
-    force: bool = False,
-    cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
+    **options: Unpack[RunArguments],
 ) -> Tuning:
     """Generate one sample per image with all sampling settings, from the same noise, and compare the quality.
 
@@ -158,13 +144,7 @@ def tune(
         margin: accepted shortfall of the chosen settings from the best settings, as a fraction.
         methods: methods; None selects all methods of the bundle.
         level: ``backbone``, ``projector`` or ``both``.
-        seed: seed of the noise and the bootstrap.
-        batch: number of samples per batch.
-        out: run folder; None writes no files.
-        force: whether to replace a finished run in ``out``.
-        cache: cache of expensive steps; by default a folder in ``out`` that is deleted at the end.
-        on_progress: called with (stage, items done, items).
-        on_note: called with a sentence for each unreadable image.
+        **options: see ``RunArguments``.
 
     Raises:
         InputError: a parameter is out of range, or fewer than two images are readable.
@@ -175,62 +155,55 @@ def tune(
         bundle.settings(name, count, scale)
         for name, scale, count in product(_several(sampler), _several(guidance), _several(steps))
     ]
-    require_at_least(1, batch=batch)
     require_at_least(2, limit=limit)
-    require_at_least(0, seed=seed)
     if not margin >= 0:
         raise InputError(f"`margin` must be at least 0, not {margin}.")
     if not candidates:
         raise InputError("Give at least one sampler, one number of steps and one guidance scale.")
-    dataset = open_images(images, split, on_note).spread(limit)
     size = max(entry.spec.preprocessing.size for entry in bundle.manifest.encoders.values())
-    about = {
+    about: dict[str, Any] = {
         "rcdm": __version__,
         "bundle": bundle.manifest.name,
         "model_sha256": bundle.manifest.model.sha256,
-        "images_sha256": dataset.fingerprint(),
-        "seed": seed,
         "backend": bundle.selection.backend,
         "precision": bundle.selection.precision,
     }
-    with run_cache(about, out, force, cache) as cache:
-        read = load_crops(dataset, size, "Reading images", on_progress, on_note)
-        crops, seeds = read.images, [one for [one] in sample_seeds(seed, read.keys, 1)]
-        if len(crops) < 2:
+    with open_run(about, **options) as run:
+        dataset = open_images(images, split, run.on_note).spread(limit)
+        read = load_crops(run, dataset, size, "Reading images")
+        if len(read.images) < 2:
             raise InputError("A distance between distributions needs two images or more. Only one image is readable.")
-        trials = _try_all(bundle, crops, seeds, pairs, candidates, seed, batch, cache, on_progress)
-        result = Tuning(len(crops), margin, trials, tuple(shortfalls(trials)))
-        if out is not None:
-            _write(bundle, result, about, Path(out))
+        trials = _try_all(run, bundle, read, pairs, candidates)
+        result = Tuning(len(read.images), margin, trials, tuple(shortfalls(trials)))
+        if run.out:
+            about |= {"images_sha256": dataset.fingerprint(), "seed": run.seed}
+            _write(bundle, result, about, run.out)
     return result
 
 
 def _try_all(
-    bundle: Bundle,
-    images: np.ndarray,
-    seeds: Sequence[int],
-    pairs: Sequence[Pair],
-    candidates: Sequence[Settings],
-    seed: int,
-    batch: int,
-    cache: StepCache,
-    on_progress: OnProgress,
+    run: Run, bundle: Bundle, images: CroppedImages, pairs: Sequence[Pair], candidates: Sequence[Settings]
 ) -> tuple[Trial, ...]:
-    bootstrap, given = Bootstrap(len(images), seed), list(images)
-    h = {pair: bundle.encode(given, method=pair.method, level=pair.level) for pair in pairs}
+    given = list(images.images)
+    bootstrap = Bootstrap(len(given), run.seed)
+    h = encode_pairs(bundle, given, pairs, batch=run.batch)
     cond = torch.cat([bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs])
-    seeds = list(seeds) * len(pairs)
-    hashed, total = images_hash(given), len(candidates) * len(seeds)
+    seeds = [one for [one] in sample_seeds(run.seed, images.keys, 1)]
+    hashed, total = images_hash(given), len(candidates) * len(cond)
     trials = []
     for number, settings in enumerate(candidates):
-        before = number * len(seeds)
-        on_progress("Sampling", before, total)
+        before = number * len(cond)
+        run.on_progress("Sampling", before, total)
 
         def encoded_samples(settings: Settings = settings, before: int = before) -> dict[str, Tensor]:
             flat = bundle.sample_cond(
-                cond, seeds, settings, batch, lambda done, _: on_progress("Sampling", before + done, total)
+                cond,
+                seeds * len(pairs),
+                settings,
+                run.batch,
+                lambda done, _: run.on_progress("Sampling", before + done, total),
             )
-            samples = flat.reshape(len(pairs), len(images), *flat.shape[1:])
+            samples = flat.reshape(len(pairs), len(given), *flat.shape[1:])
             return {
                 f"{pair.method}/{pair.level}": bundle.encode(list(own), method=pair.method, level=pair.level)
                 for pair, own in zip(pairs, samples, strict=True)
@@ -241,9 +214,9 @@ def _try_all(
             "settings": [settings.sampler, settings.steps, settings.guidance],
             "pairs": [list(pair) for pair in pairs],
             "images": hashed,
-            "seeds": seeds[: len(images)],
+            "seeds": seeds,
         }
-        found = cache.get_or_compute(key, encoded_samples)
+        found = run.cache.get_or_compute(key, encoded_samples)
         quality = []
         for pair in pairs:
             own = found[f"{pair.method}/{pair.level}"]
@@ -251,7 +224,7 @@ def _try_all(
                 SamplingQuality(pair, faithfulness(own[:, None], h[pair], bootstrap), frechet_distance(own, h[pair]))
             )
         trials.append(Trial(settings, tuple(quality)))
-    on_progress("Sampling", total, total)
+    run.on_progress("Sampling", total, total)
     return tuple(trials)
 
 
