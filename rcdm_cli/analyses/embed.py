@@ -123,7 +123,7 @@ def encoder_set(
         return bundle_encoders(bundle, chosen_pairs(bundle, methods, level))
     name = bundle.spec.method
     pairs = choose_among(
-        [Pair(name, one) for one in bundle.spec.levels],
+        [Pair(name, each_level) for each_level in bundle.spec.levels],
         [methods] if isinstance(methods, str) else methods or [name],
         level,
         True,
@@ -237,7 +237,7 @@ def embed_dataset(
     """
     cache, show = cache or StepCache(), partial(on_progress, stage)
     about = {
-        "encoders": {method: one.sha256 for method, one in encoders.encoders.items()},
+        "encoders": {method: entry.sha256 for method, entry in encoders.encoders.items()},
         # Without a folder nothing is cached, and the images are read only once.
         "images": dataset.fingerprint() if cache.folder else "",
     }
@@ -258,7 +258,7 @@ def embed_dataset(
         {pair: torch.cat([part[f"{pair.method}/{pair.level}"] for part in parts]) for pair in encoders.pairs},
         tuple(dataset.keys[i] for i in read),
         tuple(dataset.labels[i] for i in read),
-        {method: EncoderIdentity(spec=one.spec, sha256=one.sha256) for method, one in encoders.encoders.items()},
+        {method: EncoderIdentity(spec=entry.spec, sha256=entry.sha256) for method, entry in encoders.encoders.items()},
         skipped=tuple((dataset.keys[i], reason) for i, reason in skipped),
     )
 
@@ -267,7 +267,7 @@ def _chunk(
     encoders: EncoderSet, dataset: ImageDataset, index: range, batch: int, show: Callable[[int, int], None]
 ) -> dict[str, Tensor]:
     """Encode the images ``index`` at all levels, with the indices of readable images and the unreadable images."""
-    functions = {method: one.function for method, one in encoders.encoders.items()}
+    functions = {method: entry.function for method, entry in encoders.encoders.items()}
     found = encode_dataset(
         functions, dataset, index, encoders.device, batch, lambda done: show(index.start + done, len(dataset))
     )
@@ -336,7 +336,7 @@ def encode_inputs(run: SamplingRun, images: ImageInput | Embeddings) -> NamedRep
         paths = list(stored.paths)
         return NamedRepresentations(h, paths, distinct_names(paths), [None] * count, list(range(count)), [])
     manifest = run.bundle.manifest
-    size = max(manifest.denoiser.size, *(one.spec.preprocessing.size for one in manifest.encoders.values()))
+    size = max(manifest.denoiser.size, *(encoder.spec.preprocessing.size for encoder in manifest.encoders.values()))
     read = read_images(images, size, run.on_note)  # type: ignore[arg-type]
     h = run.encode(read.pixels)
     return NamedRepresentations(h, read.paths, read.names, [*read.pixels], read.positions, read.unreadable)

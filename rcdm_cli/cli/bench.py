@@ -106,12 +106,17 @@ def _table(values: Mapping[str, Any]) -> Iterator[str]:
     yield f"GMAC of a call for one sample: {macs:.2f}; TFLOP/s of a matrix product: {peaks}"
     yield ""
     head = ("one call", "batch", "ms", "p10–p90", "of peak", "error")
-    calls = [(*_timing(one), _percent(one["peak_fraction"]), f"{one['relative_error']:.0e}") for one in values["calls"]]
+    calls = [
+        (*_timing(entry), _percent(entry["peak_fraction"]), f"{entry['relative_error']:.0e}")
+        for entry in values["calls"]
+    ]
     yield from text_table([head, *calls], text_columns=1)
     yield ""
     yield f"Sampling with {settings['sampler']}, {settings['steps']} steps, guidance {settings['guidance']:g}:"
     head = ("", "batch", "ms", "p10–p90", "calls", "per s")
-    samples = [(*_timing(one), str(one["calls"]), f"{one['samples_per_second']:.3g}") for one in values["samples"]]
+    samples = [
+        (*_timing(entry), str(entry["calls"]), f"{entry['samples_per_second']:.3g}") for entry in values["samples"]
+    ]
     yield from text_table([head, *samples], text_columns=1)
 
 

@@ -110,15 +110,15 @@ def evaluate(
 HEAD = ("method", "level", "MRR", "rank", "cosine", "k-NN", "Fréchet", "P", "R")
 
 
-def _row(one: dict[str, Any]) -> tuple[str, ...]:
-    distances = one["distances"]
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
+    distances = entry["distances"]
     return (
-        one["method"],
-        one["level"],
-        f"{one['mean_reciprocal_rank']['value']:.3f}",
-        f"{one['mean_rank']['value']:.1f}",
-        f"{one['similarity']['value']:.3f}",
-        "-" if one["knn"] is None else f"{one['knn']['value']:.3f}",
+        entry["method"],
+        entry["level"],
+        f"{entry['mean_reciprocal_rank']['value']:.3f}",
+        f"{entry['mean_rank']['value']:.1f}",
+        f"{entry['similarity']['value']:.3f}",
+        "-" if entry["knn"] is None else f"{entry['knn']['value']:.3f}",
         f"{distances['frechet']:.4g}",
         f"{distances['precision']:.3f}",
         f"{distances['recall']:.3f}",

@@ -97,8 +97,8 @@ def probe(
 HEAD = ("method", "level", "linear", "over seeds", "k-NN", "over seeds")
 
 
-def _row(one: dict[str, Any]) -> tuple[str, ...]:
+def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     from rcdm_cli.report.numbers import percent
 
-    accuracies = (each for key in ("linear", "knn") for each in (one[key], one[key]["over_seeds"]))
-    return one["method"], one["level"], *map(percent, accuracies)
+    accuracies = (each for key in ("linear", "knn") for each in (entry[key], entry[key]["over_seeds"]))
+    return entry["method"], entry["level"], *map(percent, accuracies)

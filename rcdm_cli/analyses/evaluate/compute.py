@@ -100,7 +100,7 @@ def evaluate(
         if limit is not None:
             dataset = dataset.spread(limit)
         encoders = run.bundle.manifest.encoders.values()
-        size = max(run.bundle.size, *(one.spec.preprocessing.size for one in encoders))
+        size = max(run.bundle.size, *(entry.spec.preprocessing.size for entry in encoders))
         crops = load_crops(run, dataset, size, f"Reading images of {split or 'the data'}")
         bank, classes, skipped = None, None, [*crops.skipped]
         if bank_set:
@@ -117,7 +117,7 @@ def evaluate(
                 "images": left_out(crops.labels, ignore_classes, classes),
                 "training images": left_out(bank_crops.labels, ignore_classes),
             }
-        if any(one.knn for one in result.evaluated):
+        if any(entry.knn for entry in result.evaluated):
             for what, counts in excluded.items():
                 if sentence := left_out_sentence(counts, f"{what} of the k-NN accuracy"):
                     run.on_note(sentence)

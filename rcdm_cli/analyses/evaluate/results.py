@@ -97,25 +97,25 @@ class Evaluation:
             "samples": len(self.seeds[0]),
             "space": {"method": self.space.method, "level": self.space.level},
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
-            "results": [self._one(one) for one in self.evaluated],
-            "differences": [one.as_json() for one in self._differences()],
+            "results": [self._values_of(evaluated_pair) for evaluated_pair in self.evaluated],
+            "differences": [difference.as_json() for difference in self._differences()],
             "training_images": self._training_images(),
             "left_out_of_knn": self.left_out_of_knn,
             "names": list(self.images),
             "seeds": self.seeds,
         }
 
-    def _one(self, one: EvaluatedRepresentation) -> dict[str, Any]:
+    def _values_of(self, entry: EvaluatedRepresentation) -> dict[str, Any]:
         return {
-            "method": one.pair.method,
-            "level": one.pair.level,
-            **one.faithfulness.as_json(),
-            "directions": one.directions.as_json(),
-            "knn": one.knn and one.knn.as_json(),
-            "diversity": one.diversity and one.diversity.as_json(self.bootstrap),
-            "distances": one.distances.as_json(),
-            "inception": one.inception and one.inception.as_json(),
-            "nearest": one.memorised and one.memorised.as_json(self.bank, self.bootstrap),
+            "method": entry.pair.method,
+            "level": entry.pair.level,
+            **entry.faithfulness.as_json(),
+            "directions": entry.directions.as_json(),
+            "knn": entry.knn and entry.knn.as_json(),
+            "diversity": entry.diversity and entry.diversity.as_json(self.bootstrap),
+            "distances": entry.distances.as_json(),
+            "inception": entry.inception and entry.inception.as_json(),
+            "nearest": entry.memorised and entry.memorised.as_json(self.bank, self.bootstrap),
         }
 
     def _training_images(self) -> dict[str, Any] | None:
@@ -128,7 +128,9 @@ class Evaluation:
             "bar": {
                 "below": MEMORISATION_QUANTILE,
                 "expected_above": expected_above(len(self.images)),
-                "similarity": next(one.memorised.threshold for one in self.evaluated if one.memorised),
+                "similarity": next(
+                    evaluated_pair.memorised.threshold for evaluated_pair in self.evaluated if evaluated_pair.memorised
+                ),
             },
             "levels": list(QUANTILES),
             "quantiles_of_images": self.similarity_of_images,
@@ -136,7 +138,7 @@ class Evaluation:
 
     def _differences(self) -> Iterator[DiversityDifference]:
         """Yield projector minus backbone of every method with both levels, paired by image."""
-        found = {one.pair: one.diversity for one in self.evaluated}
+        found = {evaluated_pair.pair: evaluated_pair.diversity for evaluated_pair in self.evaluated}
         for method in dict.fromkeys(pair.method for pair in found):
             backbone, projector = found.get(Pair(method, "backbone")), found.get(Pair(method, "projector"))
             if backbone and projector:

@@ -23,10 +23,11 @@ def draw_nearest(evaluated: Sequence["EvaluatedRepresentation"]) -> PixelGrid:
     """Lay out input image, sample and training image for the samples most similar to a training image."""
     rows = [
         GridRow(
-            [image for found in one.nearest for image in (found.image, found.sample, found.nearest)],
-            f"{one.pair.method}\n{one.pair.level}\n" + "  ".join(f"{found.similarity:.3f}" for found in one.nearest),
+            [image for found in evaluated_pair.nearest for image in (found.image, found.sample, found.nearest)],
+            f"{evaluated_pair.pair.method}\n{evaluated_pair.pair.level}\n"
+            + "  ".join(f"{found.similarity:.3f}" for found in evaluated_pair.nearest),
         )
-        for one in evaluated
+        for evaluated_pair in evaluated
     ]
     return PixelGrid(rows, [GridGroup("image, sample, training image", 3) for _ in evaluated[0].nearest])
 
@@ -78,22 +79,22 @@ def section(results: Mapping[str, Any]) -> Section:
 def answers(results: Mapping[str, Any]) -> list[str]:
     """Return the findings as sentences, for the page and for the terminal."""
     found, images = results["results"], results["images"]
-    best = max(found, key=lambda one: float(one["mean_reciprocal_rank"]["value"]))
+    best = max(found, key=lambda entry: float(entry["mean_reciprocal_rank"]["value"]))
     sentences = [
         f"Faithfulness: the mean reciprocal rank is highest for {name_of(best)}:"
         f" {interval(best['mean_reciprocal_rank'])} among {images} images (chance: {chance(images):.3f}), with a mean"
         f" rank of {best['mean_rank']['value']:.1f} (chance: {(images + 1) / 2:.1f})."
     ]
-    for one in results["differences"]:
-        low, high = one["pixels"]["low"], one["pixels"]["high"]
+    for difference in results["differences"]:
+        low, high = difference["pixels"]["low"], difference["pixels"]["high"]
         verdict = "vary more" if low > 0 else "vary less" if high < 0 else "do not vary significantly more or less"
         sentences.append(
-            f"Diversity of {one['method']}: samples of the projector {verdict} than samples of the backbone (difference"
-            " of the standard deviation in percentage points of the pixel range:"
-            f" {interval(one['pixels'], '+.2f', 100)})."
+            f"Diversity of {difference['method']}: samples of the projector {verdict} than samples of the backbone"
+            " (difference of the standard deviation in percentage points of the pixel range:"
+            f" {interval(difference['pixels'], '+.2f', 100)})."
         )
     if training := results["training_images"]:
-        most = max(found, key=lambda one: float(one["nearest"]["above"]["value"]))
+        most = max(found, key=lambda entry: float(entry["nearest"]["above"]["value"]))
         above, expected = most["nearest"]["above"], training["bar"]["expected_above"]
         # Never "fewer": if no sample is above the threshold, the interval has no width.
         verdict = (
@@ -108,7 +109,7 @@ def answers(results: Mapping[str, Any]) -> list[str]:
 
 
 def _left_out(results: Mapping[str, Any]) -> list[str]:
-    if not any(one["knn"] for one in results["results"]):
+    if not any(entry["knn"] for entry in results["results"]):
         return []
     counts = results.get("left_out_of_knn", {})
     sentences = [left_out_sentence(each, f"{what} of the k-NN accuracy") for what, each in counts.items()]
@@ -125,12 +126,17 @@ def _space(results: Mapping[str, Any]) -> str:
 
 
 def _faithful(results: Mapping[str, Any]) -> DotChart:
-    points = [one["mean_reciprocal_rank"] for one in results["results"]]
+    points = [entry["mean_reciprocal_rank"] for entry in results["results"]]
     return DotChart(
         "Faithfulness",
         "mean reciprocal rank (1 is best)",
-        tuple(name_of(one) for one in results["results"]),
-        (Dots("mean and 95 % interval over images", tuple((one["value"], one["low"], one["high"]) for one in points)),),
+        tuple(name_of(entry) for entry in results["results"]),
+        (
+            Dots(
+                "mean and 95 % interval over images",
+                tuple((point["value"], point["low"], point["high"]) for point in points),
+            ),
+        ),
         "Each representation is measured in its own space.",
     )
 
@@ -140,14 +146,14 @@ def _faithfulness(results: Mapping[str, Any]) -> Table:
         ("method", "level", "mean reciprocal rank", "mean rank", "cosine", "k-NN accuracy in %"),
         tuple(
             (
-                one["method"],
-                one["level"],
-                interval(one["mean_reciprocal_rank"]),
-                interval(one["mean_rank"], ".1f"),
-                interval(one["similarity"]),
-                percent(one["knn"]) if one["knn"] else "–",
+                entry["method"],
+                entry["level"],
+                interval(entry["mean_reciprocal_rank"]),
+                interval(entry["mean_rank"], ".1f"),
+                interval(entry["similarity"]),
+                percent(entry["knn"]) if entry["knn"] else "–",
             )
-            for one in results["results"]
+            for entry in results["results"]
         ),
         f"Rank: position of the image among {results['images']} images, ordered by similarity to the representation of"
         f" a sample; 1 is best. Means over {results['samples']} samples of each image. In brackets: 95 % bootstrap"
@@ -157,9 +163,9 @@ def _faithfulness(results: Mapping[str, Any]) -> Table:
 
 def _directions(results: Mapping[str, Any]) -> LineChart:
     lines = []
-    for one in results["results"]:
-        explained = [100 * share for share in accumulate(one["directions"]["variance"])]
-        lines.append(Line(name_of(one), tuple(explained), tuple(one["directions"]["correlation"])))
+    for entry in results["results"]:
+        explained = [100 * share for share in accumulate(entry["directions"]["variance"])]
+        lines.append(Line(name_of(entry), tuple(explained), tuple(entry["directions"]["correlation"])))
     return LineChart(
         "Faithfulness by principal direction",
         "cumulative explained variance of the representation, in %",
@@ -175,16 +181,16 @@ def _diversity(results: Mapping[str, Any]) -> Table:
         ("method", "level", "pixels in %", "same image", "different images", "ratio"),
         tuple(
             (
-                one["method"],
-                one["level"],
-                percent(one["diversity"]["pixels"]),
-                interval(one["diversity"]["space"]),
-                f"{one['diversity']['between']:.3f}",
-                f"{100 * one['diversity']['space']['value'] / one['diversity']['between']:.0f} %"
-                if one["diversity"]["between"] > 0
+                entry["method"],
+                entry["level"],
+                percent(entry["diversity"]["pixels"]),
+                interval(entry["diversity"]["space"]),
+                f"{entry['diversity']['between']:.3f}",
+                f"{100 * entry['diversity']['space']['value'] / entry['diversity']['between']:.0f} %"
+                if entry["diversity"]["between"] > 0
                 else "–",
             )
-            for one in results["results"]
+            for entry in results["results"]
         ),
         f"Diversity of {results['samples']} samples of one representation. Pixels: standard deviation of the samples"
         " in % of the pixel range: root of the unbiased variance, averaged over pixels and images. Same image,"
@@ -195,7 +201,7 @@ def _diversity(results: Mapping[str, Any]) -> Table:
 
 def _distances(results: Mapping[str, Any]) -> Table:
     training = results["training_images"]
-    rows = [(one["method"], one["level"], one["distances"]) for one in results["results"]]
+    rows = [(entry["method"], entry["level"], entry["distances"]) for entry in results["results"]]
     if training:
         rows.append(("training images", "", training["distances"]))
     return Table(
@@ -204,12 +210,12 @@ def _distances(results: Mapping[str, Any]) -> Table:
             (
                 method,
                 level,
-                f"{one['frechet']:.4g}",
-                f"{one['mmd']:.3g}",
-                f"{one['precision']:.3f}",
-                f"{one['recall']:.3f}",
+                f"{entry['frechet']:.4g}",
+                f"{entry['mmd']:.3g}",
+                f"{entry['precision']:.3f}",
+                f"{entry['recall']:.3f}",
             )
-            for method, level, one in rows
+            for method, level, entry in rows
         ),
         f"One sample of each image compared with the {results['images']} images, in {_space(results)}. These distances"
         " are not FID or KID, and are comparable only within this space and for sets of this size."
@@ -219,7 +225,7 @@ def _distances(results: Mapping[str, Any]) -> Table:
 
 def _inception(results: Mapping[str, Any]) -> Table:
     training = results["training_images"]
-    rows = [(one["method"], one["level"], one["inception"]) for one in results["results"]]
+    rows = [(entry["method"], entry["level"], entry["inception"]) for entry in results["results"]]
     if training:
         rows.append(("training images", "", training["inception"]))
     return Table(
@@ -228,13 +234,13 @@ def _inception(results: Mapping[str, Any]) -> Table:
             (
                 method,
                 level,
-                f"{one['fid']:.2f}",
-                f"{one['kid']:.5f}",
-                f"{one['precision']:.3f}",
-                f"{one['recall']:.3f}",
-                f"{one['inception_score']['mean']:.2f} ± {one['inception_score']['deviation']:.2f}",
+                f"{entry['fid']:.2f}",
+                f"{entry['kid']:.5f}",
+                f"{entry['precision']:.3f}",
+                f"{entry['recall']:.3f}",
+                f"{entry['inception_score']['mean']:.2f} ± {entry['inception_score']['deviation']:.2f}",
             )
-            for method, level, one in rows
+            for method, level, entry in rows
         ),
         f"Distances in the Inception space. FID depends on the number of samples: with {results['images']} samples, FID"
         f" is larger than with many thousands. KID: mean over {counted(rows[0][2]['kid_subsets'], 'subset')} of"
@@ -246,7 +252,7 @@ def _nearest(results: Mapping[str, Any]) -> list[Element]:
     training = results["training_images"]
     levels = tuple(100 * level for level in training["levels"])
     lines = [Line("images", levels, tuple(training["quantiles_of_images"]))]
-    lines += [Line(name_of(one), levels, tuple(one["nearest"]["quantiles"])) for one in results["results"]]
+    lines += [Line(name_of(entry), levels, tuple(entry["nearest"]["quantiles"])) for entry in results["results"]]
     samples = image_grid(
         results["nearest_samples"],
         "Each row: the samples of one representation with the highest similarity to a training image, with input"
@@ -264,7 +270,7 @@ def _nearest(results: Mapping[str, Any]) -> list[Element]:
     )
     above = Table(
         ("method", "level", "samples above the threshold in %"),
-        tuple((one["method"], one["level"], percent(one["nearest"]["above"])) for one in results["results"]),
+        tuple((entry["method"], entry["level"], percent(entry["nearest"]["above"])) for entry in results["results"]),
         f"Threshold: a similarity of {training['bar']['similarity']:.3f} to the nearest training image, which"
         f" {100 * training['bar']['expected_above']:.1f} % of new images are expected to exceed. In brackets: 95 %"
         " bootstrap confidence intervals over images at this threshold.",

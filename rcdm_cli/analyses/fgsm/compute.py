@@ -185,7 +185,7 @@ def select_images(
     cropped = {size: load_cropped(dataset, size) for size in sizes}
     first = cropped[sizes[0]]
     return AttackedImages(
-        images={size: one.images for size, one in cropped.items()},
+        images={size: entry.images for size, entry in cropped.items()},
         paths=first.keys,
         labels=None if probes is None else class_indices(first.labels, (), probes.classes)[0],
         classes=() if probes is None else probes.classes,
@@ -218,7 +218,7 @@ def sample_attacked(
         images[pair] = [
             (after * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy() for _, after, _ in attacked
         ]
-        h[pair] = torch.cat([one for _, _, one in attacked])
+        h[pair] = torch.cat([entry for _, _, entry in attacked])
     seeds = sample_seeds(run.seed, [subjects.paths[image] for image in index], num_samples)
     columns = range(len(plan.epsilons))
     flat = run.sample(h, seeds * len(columns))

@@ -47,8 +47,8 @@ class RobustnessCurve:
             "method": self.pair.method,
             "level": self.pair.level,
             "attack": self.attack,
-            "accuracy": [one.as_json() for one in self.accuracy],
-            "drift": [one.as_json() for one in self.drift],
+            "accuracy": [interval.as_json() for interval in self.accuracy],
+            "drift": [interval.as_json() for interval in self.drift],
             "largest_change": self.largest,
             "robust_accuracy": self.robust.as_json() if self.robust else None,
             "relative_accuracy": self.relative.as_json() if self.relative else None,
@@ -122,7 +122,9 @@ class Robustness:
     @property
     def largest_drift(self) -> tuple[float, RobustnessCurve]:
         """Largest mean drift at any epsilon, and its curve."""
-        return max(((one.value, curve) for curve in self.curves for one in curve.drift), key=lambda found: found[0])
+        return max(
+            ((interval.value, curve) for curve in self.curves for interval in curve.drift), key=lambda found: found[0]
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return all numbers, without pixels."""
@@ -131,8 +133,8 @@ class Robustness:
             "left_out": self.left_out,
             "unreadable": self.unreadable,
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
-            "results": [one.as_json() for one in self.curves],
-            "against_supervised": [one.as_json() for one in self.comparisons],
+            "results": [curve.as_json() for curve in self.curves],
+            "against_supervised": [comparison.as_json() for comparison in self.comparisons],
             "images": self.images,
         }
 
@@ -176,8 +178,10 @@ def _image_values(
                         "method": pair.method,
                         "level": pair.level,
                         "attack": name,
-                        "predicted": [subjects.classes[one.predicted[i]] for one in mine if one.predicted is not None],
-                        "drift": [round(1 - float(one.similarity[i]), 6) for one in mine],
+                        "predicted": [
+                            subjects.classes[entry.predicted[i]] for entry in mine if entry.predicted is not None
+                        ],
+                        "drift": [round(1 - float(entry.similarity[i]), 6) for entry in mine],
                     }
                 )
         label = None if subjects.labels is None else subjects.classes[subjects.labels[i]]
@@ -198,12 +202,12 @@ def _measure(
     outcomes: Mapping[AttackCase, AttackOutcome], subjects: AttackedImages, pair: Pair, name: str, plan: AttackPlan
 ) -> _ByEpsilon:
     mine = [outcomes[AttackCase(pair, name, epsilon)] for epsilon in plan.epsilons]
-    predicted = [one.predicted for one in mine if one.predicted is not None]
+    predicted = [entry.predicted for entry in mine if entry.predicted is not None]
     correct = None
     if predicted and subjects.labels is not None:
         correct = (torch.stack(predicted) == subjects.labels).double()
-    drift = 1 - torch.stack([one.similarity for one in mine]).double()
-    return _ByEpsilon(correct, drift, [float(one.largest.max()) for one in mine])
+    drift = 1 - torch.stack([entry.similarity for entry in mine]).double()
+    return _ByEpsilon(correct, drift, [float(entry.largest.max()) for entry in mine])
 
 
 def _curve(bootstrap: Bootstrap, pair: Pair, name: str, values: _ByEpsilon) -> RobustnessCurve:

@@ -50,7 +50,7 @@ def draw(
     size = max(first_image.shape[0], first_samples.shape[1])
     rows = []
     for cells, label in zip(before_and_after, labels, strict=True):
-        cells_of_row = [_enlarged(one, size) for image, samples in cells for one in (image, *samples)]
+        cells_of_row = [_enlarged(pixels, size) for image, samples in cells for pixels in (image, *samples)]
         rows.append(GridRow(cells_of_row, label))
     groups = [GridGroup(f"epsilon {in_255ths(epsilon)}", 1 + len(first_samples)) for epsilon in epsilons]
     return PixelGrid(rows, groups)
@@ -73,19 +73,19 @@ def write(folder: Path, values: Mapping[str, Any], samples: Sequence[AttackedSam
     """
     epsilons, attack = values["settings"]["epsilons"], values["settings"]["attacks"][0]
     grids = []
-    for one in samples:
-        image = values["images"][one.image]
+    for attacked in samples:
+        image = values["images"][attacked.image]
         labels = [
             "\n".join([name_of(found), *_changes(found["predicted"])])
             for found in image["representations"]
             if found["attack"] == attack
         ]
-        written = write_grid(folder, f"attacked-{one.image:03d}", draw(one.cells, labels, epsilons))
-        grids.append({"image": image["image"], "attack": attack, "seeds": one.seeds, **written})
+        written = write_grid(folder, f"attacked-{attacked.image:03d}", draw(attacked.cells, labels, epsilons))
+        grids.append({"image": image["image"], "attack": attack, "seeds": attacked.seeds, **written})
     charts = _charts(values)
     for file, chart in charts.items():
         save_chart(chart, folder / file)
-    files = [*charts, *(file for one in grids for file in grid_files(one))]
+    files = [*charts, *(file for grid in grids for file in grid_files(grid))]
     return write_run(folder, {**values, "grids": grids}, section, files)
 
 
@@ -100,14 +100,14 @@ def section(results: Mapping[str, Any]) -> Section:
     texts = [*answers(results), left_out_sentence(results.get("left_out"), "images")]
     elements: list[Element] = [*(Sentence(text) for text in texts if text), *_charts(results).values()]
     elements += [_table(results), *_compared(results)]
-    for one in results["grids"]:
+    for grid in results["grids"]:
         caption = (
-            f"Each row: the image attacked with {TITLES[one['attack']]} at each epsilon, and samples of its"
+            f"Each row: the image attacked with {TITLES[grid['attack']]} at each epsilon, and samples of its"
             " representation. Samples in one column have the same noise, so differences between epsilons are"
             " differences between representations. Row labels: the class predicted by the classifier at epsilon 0,"
             " then each changed prediction."
         )
-        elements.append(image_grid(one, caption, one["image"]))
+        elements.append(image_grid(grid, caption, grid["image"]))
     return Section(
         "Robustness to adversarial attacks",
         "How much do small adversarial changes of an image change its representation and its predicted class?",
@@ -118,23 +118,29 @@ def section(results: Mapping[str, Any]) -> Section:
 def answers(results: Mapping[str, Any]) -> list[str]:
     """Return the findings as sentences, for the page and for the terminal."""
     sentences = []
-    for attack in dict.fromkeys(one["attack"] for one in results["results"]):
-        mine = [one for one in results["results"] if one["attack"] == attack]
+    for attack in dict.fromkeys(entry["attack"] for entry in results["results"]):
+        mine = [entry for entry in results["results"] if entry["attack"] == attack]
         if mine[0]["relative_accuracy"]:
-            order = sorted(mine, key=lambda one: float(one["relative_accuracy"]["value"]))
-            least, most = (f"{name_of(one)} ({percent(one['relative_accuracy'])} %)" for one in (order[0], order[-1]))
+            order = sorted(mine, key=lambda entry: float(entry["relative_accuracy"]["value"]))
+            least, most = (
+                f"{name_of(entry)} ({percent(entry['relative_accuracy'])} %)" for entry in (order[0], order[-1])
+            )
             sentences.append(
                 f"{TITLES[attack]}: remaining fraction of the accuracy, mean over all epsilons above 0: "
                 + (f"largest for {most}, smallest for {least}." if len(mine) > 1 else f"{most}.")
             )
-        order = sorted(mine, key=lambda one: float(one["drift"][-1]["value"]))
-        least, most = (f"{name_of(one)} ({interval(one['drift'][-1])})" for one in (order[0], order[-1]))
+        order = sorted(mine, key=lambda entry: float(entry["drift"][-1]["value"]))
+        least, most = (f"{name_of(entry)} ({interval(entry['drift'][-1])})" for entry in (order[0], order[-1]))
         top = in_255ths(results["settings"]["epsilons"][-1])
         sentences.append(
             f"{TITLES[attack]}: drift of the representation (1 − cosine similarity) at epsilon {top}: "
             + (f"smallest for {least}, largest for {most}." if len(mine) > 1 else f"{least}.")
         )
-        against = [one for one in results["against_supervised"] if one["attack"] == attack and one["relative_accuracy"]]
+        against = [
+            comparison
+            for comparison in results["against_supervised"]
+            if comparison["attack"] == attack and comparison["relative_accuracy"]
+        ]
         if against:
             sentences.append(f"{TITLES[attack]}: {_against(against)}")
     if results["images_attacked"] == 1:
@@ -146,11 +152,14 @@ def answers(results: Mapping[str, Any]) -> list[str]:
 
 def _against(comparisons: Sequence[Mapping[str, Any]]) -> str:
     """List the representations that are more robust, less robust and not different from the supervised backbone."""
-    named = [(f"{name_of(one)} ({points(one['relative_accuracy'])})", one["relative_accuracy"]) for one in comparisons]
+    named = [
+        (f"{name_of(comparison)} ({points(comparison['relative_accuracy'])})", comparison["relative_accuracy"])
+        for comparison in comparisons
+    ]
     parts = (
-        ("more robust", [name for name, one in named if one["low"] > 0]),
-        ("less robust", [name for name, one in named if one["high"] < 0]),
-        ("no significant difference", [name for name, one in named if one["low"] <= 0 <= one["high"]]),
+        ("more robust", [name for name, entry in named if entry["low"] > 0]),
+        ("less robust", [name for name, entry in named if entry["high"] < 0]),
+        ("no significant difference", [name for name, entry in named if entry["low"] <= 0 <= entry["high"]]),
     )
     clauses = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in parts if names)
     return f"remaining fraction of the accuracy, difference to the supervised backbone in percentage points: {clauses}."
@@ -159,8 +168,8 @@ def _against(comparisons: Sequence[Mapping[str, Any]]) -> str:
 def _charts(results: Mapping[str, Any]) -> dict[str, LineChart]:
     """Return charts of accuracy and drift over epsilon for each attack, by file name."""
     charts, epsilons = {}, results["settings"]["epsilons"]
-    for attack in dict.fromkeys(one["attack"] for one in results["results"]):
-        mine = [one for one in results["results"] if one["attack"] == attack]
+    for attack in dict.fromkeys(entry["attack"] for entry in results["results"]):
+        mine = [entry for entry in results["results"] if entry["attack"] == attack]
         title = TITLES[attack]
         if mine[0]["accuracy"]:
             accuracy = _chart(
@@ -179,8 +188,8 @@ def _chart(
 ) -> LineChart:
     x = tuple(255 * epsilon for epsilon in epsilons)
     lines = [
-        Line(name_of(one), x, *(tuple(point[bound] for point in one[key]) for bound in ("value", "low", "high")))
-        for one in curves
+        Line(name_of(curve), x, *(tuple(point[bound] for point in curve[key]) for bound in ("value", "low", "high")))
+        for curve in curves
     ]
     return LineChart(
         title,
@@ -195,9 +204,9 @@ def _table(results: Mapping[str, Any]) -> Table:
     epsilons = results["settings"]["epsilons"]
     classified = bool(results["results"][0]["accuracy"])
     rows = []
-    for one in results["results"]:
-        values = [percent(point) for point in one["accuracy"]] or [interval(point) for point in one["drift"]]
-        rows.append((one["method"], one["level"], one["attack"], *values))
+    for entry in results["results"]:
+        values = [percent(point) for point in entry["accuracy"]] or [interval(point) for point in entry["drift"]]
+        rows.append((entry["method"], entry["level"], entry["attack"], *values))
     measure = "Accuracy in %" if classified else "Drift of the representation (1 − cosine similarity)"
     return Table(
         ("method", "level", "attack", *(in_255ths(epsilon) for epsilon in epsilons)),
@@ -210,14 +219,14 @@ def _table(results: Mapping[str, Any]) -> Table:
 def _compared(results: Mapping[str, Any]) -> list[Table]:
     rows = [
         (
-            one["method"],
-            one["level"],
-            one["attack"],
-            points(one["robust_accuracy"]) if one["robust_accuracy"] else "–",
-            points(one["relative_accuracy"]) if one["relative_accuracy"] else "–",
-            interval(one["drift"], "+.3f"),
+            comparison["method"],
+            comparison["level"],
+            comparison["attack"],
+            points(comparison["robust_accuracy"]) if comparison["robust_accuracy"] else "–",
+            points(comparison["relative_accuracy"]) if comparison["relative_accuracy"] else "–",
+            interval(comparison["drift"], "+.3f"),
         )
-        for one in results["against_supervised"]
+        for comparison in results["against_supervised"]
     ]
     caption = (
         "Each representation minus the supervised backbone on the same images, mean over all epsilons above 0: accuracy"
@@ -229,4 +238,4 @@ def _compared(results: Mapping[str, Any]) -> list[Table]:
 
 
 def _largest(results: Mapping[str, Any]) -> float:
-    return max(float(change) for one in results["results"] for change in one["largest_change"])
+    return max(float(change) for entry in results["results"] for change in entry["largest_change"])

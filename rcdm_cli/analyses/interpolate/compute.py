@@ -107,7 +107,9 @@ def interpolate(
         left, right = _readable_pairs(a, b)
         ends = {pair: torch.stack([a.h[pair][left], b.h[pair][right]], dim=1) for pair in run.pairs}
         where = torch.tensor(positions, dtype=torch.float32)
-        targets = {pair: torch.stack([PATHS[path](one, other, where) for one, other in h]) for pair, h in ends.items()}
+        targets = {
+            pair: torch.stack([PATHS[path](first, second, where) for first, second in h]) for pair, h in ends.items()
+        }
         count = len(left)
         seeds = sample_seeds(run.seed, [a.names[i] for i in left], num_samples)
         flat = run.sample(
@@ -117,7 +119,7 @@ def interpolate(
         samples = {pair: own.reshape(count, frames, *own.shape[1:]).swapaxes(1, 2) for pair, own in flat.items()}
         paths = [(a.paths[i], b.paths[j]) for i, j in zip(left, right, strict=True)]
         result = Interpolation(
-            [(PurePath(one).name, PurePath(other).name) for one, other in paths],
+            [(PurePath(a).name, PurePath(b).name) for a, b in paths],
             [(a.pixels[i], b.pixels[j]) for i, j in zip(left, right, strict=True)],
             positions,
             path,
@@ -142,7 +144,11 @@ def _readable_pairs(a: NamedRepresentations, b: NamedRepresentations) -> tuple[l
             f"`first` has {a.given} images and `second` has {b.given}. Images are paired in order: give two images,"
             " or two folders or files with as many images each."
         )
-    both = [(a.positions.index(one), b.positions.index(one)) for one in a.positions if one in b.positions]
+    both = [
+        (a.positions.index(position), b.positions.index(position))
+        for position in a.positions
+        if position in b.positions
+    ]
     if not both:
         raise InputError("No pair has two readable images.")
     return [i for i, _ in both], [j for _, j in both]

@@ -71,11 +71,13 @@ class Interpolation:
                     "method": pair.method,
                     "level": pair.level,
                     **{
-                        f"mean_{name}": float(np.mean([getattr(one, name) for one in paths]))
+                        f"mean_{name}": float(np.mean([getattr(sampled, name) for sampled in paths]))
                         for name in ("distance", "length", "sample_length", "similarity")
                     },
                     **{
-                        f"{name}_by_position": np.mean([getattr(one, name) for one in paths], axis=(0, 1)).tolist()
+                        f"{name}_by_position": np.mean(
+                            [getattr(sampled, name) for sampled in paths], axis=(0, 1)
+                        ).tolist()
                         for name in ("similarity", "to_a", "to_b")
                     },
                 }

@@ -98,7 +98,7 @@ def write(
 def section(results: Mapping[str, Any]) -> Section:
     """Build the section from the results of ``rcdm interpolate``."""
     summary, positions = results["summary"], results["positions"]
-    means = listed([f"{one['mean_similarity']:.3f} for {name_of(one)}" for one in summary])
+    means = listed([f"{entry['mean_similarity']:.3f} for {name_of(entry)}" for entry in summary])
     pairs = results["image_pairs"]
     noises = len(pairs[0]["seeds"])
     samples: list[Element] = []
@@ -116,7 +116,7 @@ def section(results: Mapping[str, Any]) -> Section:
             title,
             "position from A (0) to B (1)",
             "cosine similarity",
-            tuple(Line(name_of(one), tuple(positions), tuple(one[f"{key}_by_position"])) for one in summary),
+            tuple(Line(name_of(entry), tuple(positions), tuple(entry[f"{key}_by_position"])) for entry in summary),
             caption,
         )
         for key, title, caption in (
@@ -146,14 +146,14 @@ def section(results: Mapping[str, Any]) -> Section:
                 ("method", "level", "distance A to B", "path length", "path length of the samples", "similarity"),
                 tuple(
                     (
-                        one["method"],
-                        one["level"],
-                        f"{one['mean_distance']:.3f}",
-                        f"{one['mean_length']:.3f}",
-                        f"{one['mean_sample_length']:.3f}",
-                        f"{one['mean_similarity']:.3f}",
+                        entry["method"],
+                        entry["level"],
+                        f"{entry['mean_distance']:.3f}",
+                        f"{entry['mean_length']:.3f}",
+                        f"{entry['mean_sample_length']:.3f}",
+                        f"{entry['mean_similarity']:.3f}",
                     )
-                    for one in summary
+                    for entry in summary
                 ),
                 "Euclidean lengths in the units of each representation. Path length of the samples: length of the path"
                 " through the representations of the samples. Lengths and similarities of different representations are"

@@ -101,13 +101,13 @@ def _compare(
     """Compute the similarities at every strength, one cached step per strength."""
     before = run.encode(crops)
     hashed = images_hash(crops)
-    steps = [(one, strength) for one in augmentations for strength in one.strengths]
+    steps = [(augmentation, strength) for augmentation in augmentations for strength in augmentation.strengths]
     cosine: dict[tuple[Pair, str, str], Tensor] = {}
-    for done, (one, strength) in enumerate(steps):
+    for done, (augmentation, strength) in enumerate(steps):
         run.on_progress("Augmenting", done, len(steps))
 
-        def compare(one: Augmentation = one, strength: str = strength) -> dict[str, Tensor]:
-            augmented = augment_all(crops, names, one, strength, run.seed)
+        def compare(augmentation: Augmentation = augmentation, strength: str = strength) -> dict[str, Tensor]:
+            augmented = augment_all(crops, names, augmentation, strength, run.seed)
             after = encode_pairs(run.bundle, augmented, run.pairs, batch=run.batch)
             return {
                 f"{pair.method}/{pair.level}": F.cosine_similarity(after[pair].double(), h.double(), dim=1)
@@ -115,9 +115,9 @@ def _compare(
             }
 
         key = {"step": "invariance", "images": hashed, "names": list(names), "pairs": run.pairs, "seed": run.seed}
-        found = run.cache.get_or_compute({**key, "augmentation": one.name, "strength": strength}, compare)
+        found = run.cache.get_or_compute({**key, "augmentation": augmentation.name, "strength": strength}, compare)
         for pair in run.pairs:
-            cosine[pair, one.name, strength] = found[f"{pair.method}/{pair.level}"]
+            cosine[pair, augmentation.name, strength] = found[f"{pair.method}/{pair.level}"]
     run.on_progress("Augmenting", len(steps), len(steps))
     covered = float(np.mean([background(crop).mean() for crop in crops]))
     return _summarise(cosine, before, tuple(augmentations), Bootstrap(len(crops), run.seed), crops[0].shape[0], covered)
@@ -160,9 +160,11 @@ def _summarise(
     by_strength = {key: _estimate(values, others[key[0]]) for key, values in draws.items()}
 
     averaged = {
-        (pair, one.name): torch.stack([draws[pair, one.name, strength] for strength in one.strengths]).mean(dim=0)
+        (pair, augmentation.name): torch.stack(
+            [draws[pair, augmentation.name, strength] for strength in augmentation.strengths]
+        ).mean(dim=0)
         for pair in before
-        for one in augmentations
+        for augmentation in augmentations
     }
     by_augmentation = {key: _estimate(values, others[key[0]]) for key, values in averaged.items()}
 
@@ -170,10 +172,10 @@ def _summarise(
     for pair in before:
         backbone = Pair(pair.method, "backbone")
         if pair.level == "projector" and backbone in before and count >= COMPARABLE:
-            for one in augmentations:
-                ends = [_relative(averaged[p, one.name], others[p]) for p in (pair, backbone)]
+            for augmentation in augmentations:
+                ends = [_relative(averaged[p, augmentation.name], others[p]) for p in (pair, backbone)]
                 if ends[0] is not None and ends[1] is not None:
-                    differences[pair.method, one.name] = _interval_without_nan(ends[0] - ends[1])
+                    differences[pair.method, augmentation.name] = _interval_without_nan(ends[0] - ends[1])
     return Invariance(
         count,
         size,
@@ -215,9 +217,12 @@ def before_and_after(
     num_samples: int,
 ) -> BeforeAndAfter:
     """Sample every image before and after every augmentation at its last strength, from the same noise."""
-    last = [(one, list(one.strengths)[-1]) for one in augmentations]
-    rows = [list(crops), *(augment_all(crops, names, one, strength, run.seed) for one, strength in last)]
-    labels = ["original", *(f"{one.name}\n{strength}" for one, strength in last)]
+    last = [(augmentation, list(augmentation.strengths)[-1]) for augmentation in augmentations]
+    rows = [
+        list(crops),
+        *(augment_all(crops, names, augmentation, strength, run.seed) for augmentation, strength in last),
+    ]
+    labels = ["original", *(f"{augmentation.name}\n{strength}" for augmentation, strength in last)]
     seeds = sample_seeds(run.seed, names, num_samples)
     flat = run.sample(run.encode([image for row in rows for image in row]), seeds * len(rows))
     samples = {pair: own.reshape(len(rows), len(crops), *own.shape[1:]) for pair, own in flat.items()}

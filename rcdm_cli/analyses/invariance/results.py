@@ -104,8 +104,8 @@ class Invariance:
             "size": self.size,
             "background_share": self.background,
             "augmentations": [
-                {"name": one.name, "what": one.description, "strengths": list(one.strengths)}
-                for one in self.augmentations
+                {"name": augmentation.name, "what": augmentation.description, "strengths": list(augmentation.strengths)}
+                for augmentation in self.augmentations
             ],
             "representations": [
                 {
@@ -114,14 +114,14 @@ class Invariance:
                     "similarity_of_different_images": others.as_json(),
                     "augmentations": [
                         {
-                            "name": one.name,
-                            "mean": self.by_augmentation[pair, one.name].as_json(),
+                            "name": augmentation.name,
+                            "mean": self.by_augmentation[pair, augmentation.name].as_json(),
                             "strengths": [
-                                {"strength": strength, **self.by_strength[pair, one.name, strength].as_json()}
-                                for strength in one.strengths
+                                {"strength": strength, **self.by_strength[pair, augmentation.name, strength].as_json()}
+                                for strength in augmentation.strengths
                             ],
                         }
-                        for one in self.augmentations
+                        for augmentation in self.augmentations
                     ],
                 }
                 for pair, others in self.others.items()

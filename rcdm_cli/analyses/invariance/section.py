@@ -41,13 +41,17 @@ def heat_map(results: Mapping[str, Any], measure: str) -> HeatMap:
     title, caption = MEASURES[measure]
     rows = results["representations"]
     values = tuple(
-        tuple(one["mean"][measure] and one["mean"][measure]["value"] for one in row["augmentations"]) for row in rows
+        tuple(
+            augmentation["mean"][measure] and augmentation["mean"][measure]["value"]
+            for augmentation in row["augmentations"]
+        )
+        for row in rows
     )
     finite = [value for row in values for value in row if value is not None]
     return HeatMap(
         title,
         tuple(name_of(row) for row in rows),
-        tuple(one["name"] for one in results["augmentations"]),
+        tuple(augmentation["name"] for augmentation in results["augmentations"]),
         values,
         low=min([0.0, *finite]),
         high=1.0,
@@ -94,7 +98,7 @@ def write(
         for method in dict.fromkeys(pair.method for pair in samples.samples):
             written = write_grid(folder, f"before-and-after-{method}", draw(samples, method))
             values["grids"].append({"method": method, **written})
-    files = [*values["heat_maps"].values(), *(file for one in values["grids"] for file in grid_files(one))]
+    files = [*values["heat_maps"].values(), *(file for grid in values["grids"] for file in grid_files(grid))]
     return write_run(folder, values, section, files)
 
 
@@ -103,14 +107,14 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
     if results["images"] == 2:
         return ["Levels are not compared: with two images, bootstrap confidence intervals have no width."]
     by_method: dict[str, list[Mapping[str, Any]]] = {}
-    for one in results["projector_minus_backbone"]:
-        by_method.setdefault(one["method"], []).append(one)
+    for difference in results["projector_minus_backbone"]:
+        by_method.setdefault(difference["method"], []).append(difference)
     return [_finding(results, method, found) for method, found in by_method.items()]
 
 
 def _finding(results: Mapping[str, Any], method: str, found: Sequence[Mapping[str, Any]]) -> str:
-    more = [one for one in found if one["low"] > 0]
-    less = [one for one in found if one["high"] < 0]
+    more = [entry for entry in found if entry["low"] > 0]
+    less = [entry for entry in found if entry["high"] < 0]
     text = (
         f"{method}: the projector is more invariant than the backbone to {len(more)} of"
         f" {counted(len(found), 'augmentation')}{_listed(more)} and less invariant to {len(less)}{_listed(less)}."
@@ -119,7 +123,7 @@ def _finding(results: Mapping[str, Any], method: str, found: Sequence[Mapping[st
     if len(clear) < len(found):
         text += " For the others, the 95 % confidence interval of the difference contains 0."
     if clear:
-        name = max(clear, key=lambda one: abs(float(one["value"])))["augmentation"]
+        name = max(clear, key=lambda entry: abs(float(entry["value"])))["augmentation"]
         projector, backbone = (
             interval(_relative(results, method, level, name), ".2f") for level in ("projector", "backbone")
         )
@@ -131,21 +135,23 @@ def _finding(results: Mapping[str, Any], method: str, found: Sequence[Mapping[st
 
 
 def _listed(found: Sequence[Mapping[str, Any]]) -> str:
-    return f" ({', '.join(one['augmentation'] for one in found)})" if found else ""
+    return f" ({', '.join(entry['augmentation'] for entry in found)})" if found else ""
 
 
 def _relative(results: Mapping[str, Any], method: str, level: str, name: str) -> Mapping[str, float]:
-    row = next(one for one in results["representations"] if (one["method"], one["level"]) == (method, level))
-    found: Mapping[str, float] = next(one for one in row["augmentations"] if one["name"] == name)["mean"]["relative"]
+    row = next(entry for entry in results["representations"] if (entry["method"], entry["level"]) == (method, level))
+    found: Mapping[str, float] = next(
+        augmentation for augmentation in row["augmentations"] if augmentation["name"] == name
+    )["mean"]["relative"]
     return found
 
 
 def _most_and_least(results: Mapping[str, Any]) -> str:
     found = [
-        (one["mean"]["relative"]["value"], name_of(row), one["name"])
+        (augmentation["mean"]["relative"]["value"], name_of(row), augmentation["name"])
         for row in results["representations"]
-        for one in row["augmentations"]
-        if one["mean"]["relative"]
+        for augmentation in row["augmentations"]
+        if augmentation["mean"]["relative"]
     ]
     if not found:
         return "The representations of different images are equal, so relative similarity is not defined."
@@ -166,24 +172,28 @@ def section(results: Mapping[str, Any]) -> Section:
             Table(
                 ("method", "augmentation", "projector − backbone"),
                 tuple(
-                    (one["method"], one["augmentation"], interval(one)) for one in results["projector_minus_backbone"]
+                    (difference["method"], difference["augmentation"], interval(difference))
+                    for difference in results["projector_minus_backbone"]
                 ),
                 "Relative similarity of the projector minus relative similarity of the backbone, paired by image; mean"
                 " over strengths. In brackets: 95 % bootstrap confidence interval of each difference, not corrected for"
                 " multiple comparisons.",
             )
         )
-    for one in results["grids"]:
+    for grid in results["grids"]:
         caption = (
             "Each row: images after one augmentation at the last strength of the table below, and samples of each"
             " level. Samples in one column have the same noise, so differences between rows are differences between"
             " representations."
         )
-        elements.append(image_grid(one, caption, f"{one['method']}: samples before and after augmentation"))
+        elements.append(image_grid(grid, caption, f"{grid['method']}: samples before and after augmentation"))
     elements.append(
         Table(
             ("augmentation", "strengths", "description"),
-            tuple((one["name"], ", ".join(one["strengths"]), one["what"]) for one in results["augmentations"]),
+            tuple(
+                (augmentation["name"], ", ".join(augmentation["strengths"]), augmentation["what"])
+                for augmentation in results["augmentations"]
+            ),
             f"Images are augmented at {results['size']} × {results['size']} pixels. On average,"
             f" {results['background_share']:.0%} of an image is background.",
         )
@@ -192,10 +202,10 @@ def section(results: Mapping[str, Any]) -> Section:
         Table(
             ("method", "level", "augmentation", "strength", "cosine similarity", "relative similarity"),
             tuple(
-                _numbers(row, one["name"], step)
+                _numbers(row, augmentation["name"], step)
                 for row in results["representations"]
-                for one in row["augmentations"]
-                for step in one["strengths"]
+                for augmentation in row["augmentations"]
+                for step in augmentation["strengths"]
             ),
             "Means over images. In brackets: 95 % bootstrap confidence intervals over images.",
         )

@@ -179,5 +179,5 @@ def _neighbour_images(neighbours: ImageInput | Embeddings, result: Manipulation,
     if as_embeddings(neighbours) is not None:
         return {}
     images = open_images(neighbours)  # type: ignore[arg-type]
-    wanted = {one.key for found in result.results.values() for one in found.neighbours[:count]}
+    wanted = {neighbour.key for found in result.results.values() for neighbour in found.neighbours[:count]}
     return {key: images.read(i) for i, key in enumerate(images.keys) if key in wanted}

@@ -79,7 +79,7 @@ class ManipulatedRepresentation:
             "dimensions": self.dimensions,
             "active_in": self.active,
             "energy": self.energy,
-            "neighbours": [asdict(one) for one in self.neighbours],
+            "neighbours": [asdict(neighbour) for neighbour in self.neighbours],
             "rows": rows,
         }
 
@@ -109,6 +109,6 @@ class Manipulation:
             "bank": self.candidates,
             "seeds": self.seeds,
             "representations": [
-                {"method": pair.method, "level": pair.level, **one.as_json()} for pair, one in self.results.items()
+                {"method": pair.method, "level": pair.level, **entry.as_json()} for pair, entry in self.results.items()
             ],
         }

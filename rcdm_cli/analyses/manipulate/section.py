@@ -38,7 +38,7 @@ def draw(found: "ManipulatedRepresentation", source: Pixels, target: Pixels, nea
         GridRow([images[name], *found.samples[i]], f"samples:\n{label}")
         for i, (name, label) in enumerate(LABELS.items())
     ]
-    neighbours = [center_crop(near[one.key], size) for one in found.neighbours if one.key in near]
+    neighbours = [center_crop(near[neighbour.key], size) for neighbour in found.neighbours if neighbour.key in near]
     if neighbours:
         rows.insert(0, GridRow([None, *neighbours[:num_samples]], "nearest\nneighbours"))
     return PixelGrid(rows, [GridGroup("image", 1), GridGroup("", num_samples)])
@@ -84,33 +84,36 @@ def section(results: Mapping[str, Any]) -> Section:
         (
             Sentence(_answer(found)),
             Sentence(_how(results)),
-            *(_grid(one) for one in found),
+            *(_grid(entry) for entry in found),
             Table(
                 ("method", "level", "dimensions", "to own h", "to source", "to target"),
                 tuple(
                     (
-                        one["method"],
-                        one["level"],
+                        entry["method"],
+                        entry["level"],
                         LABELS[row["row"]],
                         *(f"{np.mean(row[key]):.3f}" for key in ("similarity", "to_source", "to_target")),
                     )
-                    for one in found
-                    for row in one["rows"]
+                    for entry in found
+                    for row in entry["rows"]
                 ),
                 "Mean cosine similarity between the representation of a sample and three representations: the"
                 " representation that the sample was generated from (own h), the source and the target.",
             ),
             Table(
                 ("method", "level", "dimensions"),
-                tuple((one["method"], one["level"], ", ".join(map(str, one["dimensions"])) or "none") for one in found),
+                tuple(
+                    (entry["method"], entry["level"], ", ".join(map(str, entry["dimensions"])) or "none")
+                    for entry in found
+                ),
                 "Changed dimensions, counted from 0.",
             ),
             Table(
                 ("method", "level", "neighbour", "similarity"),
                 tuple(
-                    (one["method"], one["level"], near["key"], f"{near['similarity']:.3f}")
-                    for one in found
-                    for near in one["neighbours"]
+                    (entry["method"], entry["level"], near["key"], f"{near['similarity']:.3f}")
+                    for entry in found
+                    for near in entry["neighbours"]
                 ),
                 "Nearest neighbours of the source, by cosine similarity.",
             ),
@@ -121,9 +124,9 @@ def section(results: Mapping[str, Any]) -> Section:
 def _how(results: Mapping[str, Any]) -> str:
     rule = results["rule"]
     by_threshold: dict[float, list[str]] = {}
-    for one in results["representations"]:
-        by_threshold.setdefault(one["threshold"], []).append(name_of(one))
-    near = sorted({len(one["neighbours"]) for one in results["representations"]})
+    for entry in results["representations"]:
+        by_threshold.setdefault(entry["threshold"], []).append(name_of(entry))
+    near = sorted({len(entry["neighbours"]) for entry in results["representations"]})
     active = [
         ("not zero, as in the paper" if threshold == 0 else f"above {threshold:g} times its root mean square")
         + (f" ({', '.join(names)})" if len(by_threshold) > 1 else "")
@@ -136,17 +139,17 @@ def _how(results: Mapping[str, Any]) -> str:
     )
 
 
-def _grid(one: Mapping[str, Any]) -> ImageGrid:
+def _grid(entry: Mapping[str, Any]) -> ImageGrid:
     caption = (
-        f"{len(one['dimensions'])} of {one['width']} dimensions are changed. They have {one['energy']:.0%} of the"
+        f"{len(entry['dimensions'])} of {entry['width']} dimensions are changed. They have {entry['energy']:.0%} of the"
         " squared length of the source representation. All rows have the same noise."
     )
-    return image_grid(one["grid"], caption, name_of(one))
+    return image_grid(entry["grid"], caption, name_of(entry))
 
 
 def _answer(found: Sequence[Mapping[str, Any]]) -> str:
     """Return the change of similarity to the target at the (method, level) with the largest change."""
-    most = max(found, key=lambda one: float(_moved(one).mean()))
+    most = max(found, key=lambda entry: float(_moved(entry).mean()))
     rise = _moved(most)
     if rise.mean() <= 0:
         return "With the values of the target, samples are not more similar to the target at any level."
@@ -158,8 +161,8 @@ def _answer(found: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _moved(one: Mapping[str, Any]) -> NDArray[np.float64]:
+def _moved(entry: Mapping[str, Any]) -> NDArray[np.float64]:
     """Return the change of similarity to the target by the target's values, for each sample: (K,)."""
-    rows = {row["row"]: row for row in one["rows"]}
+    rows = {row["row"]: row for row in entry["rows"]}
     difference: NDArray[np.float64] = np.subtract(rows["swapped"]["to_target"], rows["source"]["to_target"])
     return difference

@@ -149,8 +149,8 @@ def _probe(
             on_progress=show_refits,
         )
         correct = probes.classifiers[pair].correct(*queries)
-        linear[pair] = _Correct(correct, [one.linear for one in refits])
-        knn[pair] = _Correct(knn_correct(bank, queries), [one.knn for one in refits])
+        linear[pair] = _Correct(correct, [fitted.linear for fitted in refits])
+        knn[pair] = _Correct(knn_correct(bank, queries), [fitted.knn for fitted in refits])
         probed.append(
             ProbedRepresentation(
                 pair,
@@ -158,7 +158,7 @@ def _probe(
                 linear[pair].estimate(bootstrap),
                 knn[pair].estimate(bootstrap),
                 probes.strengths[pair],
-                [one.strength for one in refits],
+                [fitted.strength for fitted in refits],
                 [_mean(correct[truth == index]) for index in range(len(classes))],
             )
         )

@@ -119,6 +119,6 @@ class ProbeResult:
                 " the images that a resample leaves out select its L2 strength; the interval is cut at 0 and at 1, or"
                 " at -1 and at 1 for a difference",
             },
-            "results": [one.as_json() for one in self.probed],
-            "differences": [one.as_json() for one in self.differences],
+            "results": [probed.as_json() for probed in self.probed],
+            "differences": [difference.as_json() for difference in self.differences],
         }

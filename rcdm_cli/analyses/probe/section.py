@@ -39,13 +39,13 @@ def section(results: Mapping[str, Any]) -> Section:
         ("method", "level", "D", "linear", "linear over seeds", "k-NN", "k-NN over seeds", "L2 strength"),
         tuple(
             (
-                one["method"],
-                one["level"],
-                str(one["width"]),
-                *(text for key, _ in PROBES for text in (percent(one[key]), percent(one[key]["over_seeds"]))),
-                f"{one['strength']:g}",
+                entry["method"],
+                entry["level"],
+                str(entry["width"]),
+                *(text for key, _ in PROBES for text in (percent(entry[key]), percent(entry[key]["over_seeds"]))),
+                f"{entry['strength']:g}",
             )
-            for one in found
+            for entry in found
         ),
         f"Accuracy in % on {results['validation_images']} validation images. The accuracy of the most frequent class is"
         f" {100 * results['majority']:.1f} %. Linear and k-NN: trained on all {results['training_images']} training"
@@ -59,19 +59,23 @@ def section(results: Mapping[str, Any]) -> Section:
         ("method", *(f"{name}{over}" for _, name in PROBES for over in ("", " over seeds"))),
         tuple(
             (
-                one["method"],
-                *(text for key, _ in PROBES for text in (points(one[key]), points(one[key]["over_seeds"]))),
+                difference["method"],
+                *(
+                    text
+                    for key, _ in PROBES
+                    for text in (points(difference[key]), points(difference[key]["over_seeds"]))
+                ),
             )
-            for one in results["differences"]
+            for difference in results["differences"]
         ),
         "Accuracy of the backbone minus accuracy of the projector in percentage points, paired by validation image and"
         " by resample. Above 0: the backbone is better. Intervals as above.",
     )
     by_class = HeatMap(
         "Linear accuracy by class",
-        tuple(name_of(one) for one in found),
+        tuple(name_of(entry) for entry in found),
         tuple(f"{results['classes'][index]} ({counts[index]})" for index in classes),
-        tuple(tuple(one["by_class"][index] for index in classes) for one in found),
+        tuple(tuple(entry["by_class"][index] for index in classes) for entry in found),
         0,
         1,
         "Fraction of correctly classified validation images of each class. In brackets: number of images.",
@@ -92,9 +96,9 @@ def section(results: Mapping[str, Any]) -> Section:
 
 def _charts(results: Mapping[str, Any]) -> list[DotChart]:
     """Return the chart of accuracies, and the chart of differences for methods with both levels."""
-    charts = [_chart("Accuracy", "accuracy in %", [(name_of(one), one) for one in results["results"]], "")]
+    charts = [_chart("Accuracy", "accuracy in %", [(name_of(entry), entry) for entry in results["results"]], "")]
     if results["differences"]:
-        named = [(one["method"], one) for one in results["differences"]]
+        named = [(difference["method"], difference) for difference in results["differences"]]
         caption = "Right of 0: the backbone is better."
         charts.append(_chart("Accuracy of backbone minus projector", "percentage points", named, caption, zero=True))
     return charts
@@ -105,8 +109,8 @@ def _chart(
 ) -> DotChart:
     series = []
     for key, name in PROBES:
-        series.append(Dots(f"{name}, 95 % interval over images", tuple(_point(one[key]) for _, one in named)))
-        over = tuple(_point(one[key]["over_seeds"]) for _, one in named)
+        series.append(Dots(f"{name}, 95 % interval over images", tuple(_point(entry[key]) for _, entry in named)))
+        over = tuple(_point(entry[key]["over_seeds"]) for _, entry in named)
         series.append(Dots(f"{name}, 95 % interval over seeds", over))
     return DotChart(title, x_label, tuple(name for name, _ in named), tuple(series), caption, zero)
 
@@ -118,13 +122,15 @@ def _point(interval: Mapping[str, float]) -> tuple[float, float, float]:
 def answers(results: Mapping[str, Any]) -> list[str]:
     """Return the findings as sentences, for the page and for the terminal."""
     if not results["differences"]:
-        best = max(results["results"], key=lambda one: float(one["linear"]["value"]))
+        best = max(results["results"], key=lambda entry: float(entry["linear"]["value"]))
         return [
             f"The linear classifier is most accurate on {name_of(best)}: {percent(best['linear'])} % of the images."
         ]
     sentences = []
     for kind, name in (("linear", "Linear classifier"), ("knn", "k-NN")):
-        ahead, behind, open_ = _by_sign([(one["method"], one[kind]) for one in results["differences"]])
+        ahead, behind, open_ = _by_sign(
+            [(difference["method"], difference[kind]) for difference in results["differences"]]
+        )
         clauses = [
             *([f"the backbone is better than the projector for {listed(ahead)}"] if ahead else []),
             *([f"the projector is better than the backbone for {listed(behind)}"] if behind else []),
@@ -141,9 +147,9 @@ def answers(results: Mapping[str, Any]) -> list[str]:
 def _by_sign(differences: Sequence[tuple[str, Mapping[str, Any]]]) -> tuple[list[str], list[str], list[str]]:
     """Return methods with both intervals above 0, methods with both intervals below 0, and the other methods."""
     ahead, behind, open_ = [], [], []
-    for method, one in differences:
-        both = one, one["over_seeds"]
-        name = f"{method} ({points(one)} over images, {points(one['over_seeds'])} over seeds)"
+    for method, difference in differences:
+        both = difference, difference["over_seeds"]
+        name = f"{method} ({points(difference)} over images, {points(difference['over_seeds'])} over seeds)"
         if all(interval["low"] > 0 for interval in both):
             ahead.append(name)
         elif all(interval["high"] < 0 for interval in both):

@@ -92,8 +92,8 @@ class Tuning:
     def chosen(self) -> Trial:
         """Trial with the fewest network calls among the trials within ``margin`` of the smallest shortfall."""
         limit = min(self.shortfalls) + self.margin
-        near = [one for one in zip(self.trials, self.shortfalls, strict=True) if one[1] <= limit]
-        return min(near, key=lambda one: (one[0].calls, one[1]))[0]
+        near = [trial for trial in zip(self.trials, self.shortfalls, strict=True) if trial[1] <= limit]
+        return min(near, key=lambda trial: (trial[0].calls, trial[1]))[0]
 
     def as_json(self) -> dict[str, Any]:
         """Return all numbers."""
@@ -104,12 +104,12 @@ class Tuning:
             "best": _settings(self.best),
             "tried": [
                 {
-                    **_settings(one),
-                    "calls": one.calls,
+                    **_settings(trial),
+                    "calls": trial.calls,
                     "shortfall": shortfall,
-                    "representations": [each.as_json() for each in one.quality],
+                    "representations": [each.as_json() for each in trial.quality],
                 }
-                for one, shortfall in zip(self.trials, self.shortfalls, strict=True)
+                for trial, shortfall in zip(self.trials, self.shortfalls, strict=True)
             ],
         }
 
@@ -188,7 +188,7 @@ def _try_all(
     bootstrap = Bootstrap(len(given), run.seed)
     h = encode_pairs(bundle, given, pairs, batch=run.batch)
     cond = torch.cat([bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs])
-    seeds = [one for [one] in sample_seeds(run.seed, images.keys, 1)]
+    seeds = [value for [value] in sample_seeds(run.seed, images.keys, 1)]
     hashed, total = images_hash(given), len(candidates) * len(cond)
     trials = []
     for number, settings in enumerate(candidates):
@@ -235,8 +235,8 @@ def shortfalls(trials: Sequence[Trial]) -> list[float]:
     ``Fréchet distance / best Fréchet distance - 1``. Each pair has its own best value, because distances of different
     encoders have different scales.
     """
-    score = np.array([[each.faithfulness.mean_reciprocal_rank.value for each in one.quality] for one in trials])
-    distance = np.array([[each.frechet for each in one.quality] for one in trials])
+    score = np.array([[each.faithfulness.mean_reciprocal_rank.value for each in trial.quality] for trial in trials])
+    distance = np.array([[each.frechet for each in trial.quality] for trial in trials])
     score_shortfall = (1 - score / score.max(axis=0)).mean(axis=1)
     distance_shortfall = (distance / distance.min(axis=0) - 1).mean(axis=1)
     found: list[float] = np.maximum(score_shortfall, distance_shortfall).tolist()

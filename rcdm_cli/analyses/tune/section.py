@@ -41,15 +41,15 @@ def section(results: Mapping[str, Any]) -> Section:
                 ),
                 tuple(
                     (
-                        one["sampler"],
-                        str(one["steps"]),
-                        f"{one['guidance']:g}",
-                        str(one["calls"]),
-                        f"{_mean(one, 'mean_reciprocal_rank'):.3f}",
-                        f"{_mean(one, 'frechet'):.4g}",
-                        f"{one['shortfall']:.3f}",
+                        trial["sampler"],
+                        str(trial["steps"]),
+                        f"{trial['guidance']:g}",
+                        str(trial["calls"]),
+                        f"{_mean(trial, 'mean_reciprocal_rank'):.3f}",
+                        f"{_mean(trial, 'frechet'):.4g}",
+                        f"{trial['shortfall']:.3f}",
                     )
-                    for one in tried
+                    for trial in tried
                 ),
                 "Means over the representations. Shortfall: relative distance to the best setting, in the worse of the"
                 " two measures.",
@@ -71,8 +71,8 @@ def _words(way: Mapping[str, Any]) -> str:
     return f"{way['sampler']}, {way['steps']} steps, guidance {way['guidance']:g}"
 
 
-def _mean(one: Mapping[str, Any], measure: str) -> float:
-    found = [each[measure] for each in one["representations"]]
+def _mean(entry: Mapping[str, Any], measure: str) -> float:
+    found = [each[measure] for each in entry["representations"]]
     values = [float(each["value"] if isinstance(each, Mapping) else each) for each in found]
     return sum(values) / len(values)
 
@@ -80,9 +80,9 @@ def _mean(one: Mapping[str, Any], measure: str) -> float:
 def _lines(tried: list[Mapping[str, Any]], measure: str) -> tuple[Line, ...]:
     """Return one line for each sampler and guidance scale."""
     groups: dict[str, list[tuple[float, float]]] = {}
-    for one in tried:
-        name = f"{one['sampler']}, guidance {one['guidance']:g}"
-        groups.setdefault(name, []).append((float(one["calls"]), _mean(one, measure)))
+    for trial in tried:
+        name = f"{trial['sampler']}, guidance {trial['guidance']:g}"
+        groups.setdefault(name, []).append((float(trial["calls"]), _mean(trial, measure)))
     return tuple(
         Line(name, tuple(x for x, _ in sorted(points)), tuple(y for _, y in sorted(points)))
         for name, points in groups.items()

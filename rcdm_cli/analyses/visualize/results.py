@@ -73,11 +73,13 @@ class Visualization:
                 {
                     "method": pair.method,
                     "level": pair.level,
-                    "mean_reciprocal_rank": mean_reciprocal_rank(torch.tensor([r for one in found for r in one.rank])),
-                    "mean_similarity": float(np.mean([one.similarity for one in found])),
+                    "mean_reciprocal_rank": mean_reciprocal_rank(
+                        torch.tensor([r for entry in found for r in entry.rank])
+                    ),
+                    "mean_similarity": float(np.mean([entry.similarity for entry in found])),
                     "mean_spread": None
-                    if any(one.spread is None for one in found)
-                    else root_mean_square([one.spread for one in found if one.spread is not None]),
+                    if any(entry.spread is None for entry in found)
+                    else root_mean_square([entry.spread for entry in found if entry.spread is not None]),
                 }
                 for pair, found in self.results.items()
             ],

@@ -85,7 +85,7 @@ def write(
     values = {"kind": "visualize", **about, **result.as_json()}
     folder, size = files.folder, result.results[result.pairs[0]][0].samples.shape[1]
     # A quantile, because a few bright pixels would make all maps dark. Above 0 also if all samples are equal.
-    spreads = [one.spread for found in result.results.values() for one in found if one.spread is not None]
+    spreads = [entry.spread for found in result.results.values() for entry in found if entry.spread is not None]
     top = max(float(np.quantile(np.stack(spreads), BRIGHTEST)), 1 / 255) if spreads else None
     written, on_page, page_bytes = ["grid.png"], 0, 0
     for i, entry in enumerate(values["images"]):
@@ -114,7 +114,7 @@ def section(results: Mapping[str, Any]) -> Section:
     """Build the section from the results of ``rcdm visualize``."""
     images, on_page = results["images"], results["images"][: results["images_on_page"]]
     num_samples = len(images[0]["seeds"])
-    methods = list(dict.fromkeys(one["method"] for one in results["summary"]))
+    methods = list(dict.fromkeys(entry["method"] for entry in results["summary"]))
     part = f" This page shows the first {len(on_page)} of {len(images)} images." if len(on_page) < len(images) else ""
     return Section(
         f"What {listed(methods)} encode{'s' if len(methods) == 1 else ''} of an image",
@@ -133,13 +133,13 @@ def section(results: Mapping[str, Any]) -> Section:
                 ("method", "level", "standard deviation in %", "similarity", "mean reciprocal rank"),
                 tuple(
                     (
-                        one["method"],
-                        one["level"],
-                        _percent(one["mean_spread"]),
-                        f"{one['mean_similarity']:.3f}",
-                        f"{one['mean_reciprocal_rank']:.3f}",
+                        entry["method"],
+                        entry["level"],
+                        _percent(entry["mean_spread"]),
+                        f"{entry['mean_similarity']:.3f}",
+                        f"{entry['mean_reciprocal_rank']:.3f}",
                     )
-                    for one in results["summary"]
+                    for entry in results["summary"]
                 ),
                 f"Means over {counted(len(images), 'image')} with {counted(num_samples, 'sample')} each. Standard"
                 " deviation: root of the unbiased variance over the samples, averaged over pixels and images, in % of"
@@ -153,14 +153,14 @@ def section(results: Mapping[str, Any]) -> Section:
                     (
                         str(number),
                         image["image"],
-                        one["method"],
-                        one["level"],
-                        f"{np.mean(one['similarity']):.3f}",
-                        ", ".join(str(rank) for rank in one["rank"]),
-                        _percent(one["mean_spread"]),
+                        entry["method"],
+                        entry["level"],
+                        f"{np.mean(entry['similarity']):.3f}",
+                        ", ".join(str(rank) for rank in entry["rank"]),
+                        _percent(entry["mean_spread"]),
                     )
                     for number, image in enumerate(on_page, 1)
-                    for one in image["representations"]
+                    for entry in image["representations"]
                 ),
                 f"Numbers of each image.{part}",
             ),
@@ -171,23 +171,23 @@ def section(results: Mapping[str, Any]) -> Section:
 def _row(image: Mapping[str, Any], num_images: int) -> ImageRow:
     name = image["image"]
     groups = []
-    for one in image["representations"]:
-        similarity, spread = float(np.mean(one["similarity"])), one["mean_spread"]
-        details = zip(one["samples"], image["seeds"], one["similarity"], one["rank"], strict=True)
+    for entry in image["representations"]:
+        similarity, spread = float(np.mean(entry["similarity"])), entry["mean_spread"]
+        details = zip(entry["samples"], image["seeds"], entry["similarity"], entry["rank"], strict=True)
         cells = [
             GridImage(
                 file,
-                f"Sample {number} of {name_of(one)} for {name}",
+                f"Sample {number} of {name_of(entry)} for {name}",
                 (f"seed {seed}", f"similarity {own:.3f}", f"rank {rank} of {num_images}"),
             )
             for number, (file, seed, own, rank) in enumerate(details, 1)
         ]
         label = f"similarity {similarity:.2f}"
         if spread is not None:
-            alt = f"Standard-deviation map of {name_of(one)} for {name}"
-            cells.append(GridImage(one["std_map"], alt, (f"standard deviation {_percent(spread)} %",), "map"))
+            alt = f"Standard-deviation map of {name_of(entry)} for {name}"
+            cells.append(GridImage(entry["std_map"], alt, (f"standard deviation {_percent(spread)} %",), "map"))
             label = f"std. dev. {_percent(spread)} % · {label}"
-        groups.append(ImageGroup(label, tuple(cells), one["method"], one["level"], spread, similarity))
+        groups.append(ImageGroup(label, tuple(cells), entry["method"], entry["level"], spread, similarity))
     own_image = GridImage(image["file"], f"Input image {name}", ("input image",), "image") if image["file"] else None
     return ImageRow(name, tuple(groups), own_image)
 
@@ -198,20 +198,26 @@ def _percent(spread: float | None) -> str:
 
 def _findings(results: Mapping[str, Any]) -> str:
     """Compare the levels of each method, or give the standard deviation of each representation."""
-    if any(one["mean_spread"] is None for one in results["summary"]):
+    if any(entry["mean_spread"] is None for entry in results["summary"]):
         return (
             "The standard deviation of a single sample is undefined. Generate two or more samples of each image to see"
             " what varies."
         )
     both, single = [], []
-    for method in dict.fromkeys(one["method"] for one in results["summary"]):
-        levels = {one["level"]: 100 * one["mean_spread"] for one in results["summary"] if one["method"] == method}
+    for method in dict.fromkeys(entry["method"] for entry in results["summary"]):
+        levels = {
+            entry["level"]: 100 * entry["mean_spread"] for entry in results["summary"] if entry["method"] == method
+        }
         if levels.keys() == {"backbone", "projector"}:
             by_image = [
-                {one["level"]: one["mean_spread"] for one in image["representations"] if one["method"] == method}
+                {
+                    entry["level"]: entry["mean_spread"]
+                    for entry in image["representations"]
+                    if entry["method"] == method
+                }
                 for image in results["images"]
             ]
-            wider = sum(one["projector"] > one["backbone"] for one in by_image)
+            wider = sum(entry["projector"] > entry["backbone"] for entry in by_image)
             both.append(
                 f"{method} {wider} of {len(by_image)} (standard deviation {levels['projector']:.1f} % against"
                 f" {levels['backbone']:.1f} % of the pixel range)"
