@@ -1,4 +1,4 @@
-"""What all analyses share: keyword arguments, the bundle with its sampling settings, the cache and the run folder."""
+"""Shared parts of all analyses: keyword arguments, bundle and sampling settings, cache and run folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ class RunArguments(TypedDict, total=False):
 
 
 class AnalysisArguments(RunArguments, total=False):
-    """Keyword arguments that every analysis of samples accepts, with those of ``RunArguments``.
+    """Keyword arguments of every analysis of samples, in addition to ``RunArguments``.
 
     Attributes:
         methods: one or several methods of the bundle. Default: None, which selects all methods.
@@ -184,7 +184,7 @@ def open_run(
 
     Args:
         about: JSON-able description of the inputs that all cached steps depend on.
-        seed: see ``RunArguments``, as for all other arguments.
+        seed: seed of all random numbers, as in ``RunArguments``.
         batch: maximum number of images or samples per batch.
         out: run folder.
         force: whether to replace a finished run.
@@ -228,7 +228,7 @@ def open_sampling_run(
 
     Args:
         bundle: bundle, or its name or folder.
-        methods: see ``AnalysisArguments``, as for all other arguments.
+        methods: methods of the bundle, as in ``AnalysisArguments``.
         level: level of the encoders.
         sampler: sampler.
         steps: number of sampling steps.

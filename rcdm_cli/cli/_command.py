@@ -97,8 +97,8 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
         return [parameter]
     types = get_type_hints(group, include_extras=True)
     return [
-        parameter.replace(name=one.name, annotation=types[one.name], default=getattr(parameter.default, one.name))
-        for one in fields(group)
+        parameter.replace(name=item.name, annotation=types[item.name], default=getattr(parameter.default, item.name))
+        for item in fields(group)
     ]
 
 

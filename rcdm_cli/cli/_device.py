@@ -54,7 +54,7 @@ def _why_no_mps() -> str:
     import torch
 
     if not torch.backends.mps.is_built():
-        return "this build of PyTorch has no MPS, which only builds for macOS have."
+        return "this build of PyTorch has no MPS; only builds for macOS have MPS."
     return "MPS needs an Apple GPU and a macOS that this version of PyTorch supports."
 
 

@@ -299,7 +299,7 @@ DryRun = Annotated[
 
 @dataclass(frozen=True)
 class SelectionOptions:
-    """The bundle, and the methods and levels of the bundle."""
+    """Options of the bundle, the methods and the level."""
 
     methods: Methods = None
     level: Level = "both"
@@ -308,7 +308,7 @@ class SelectionOptions:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How samples are generated, besides their number."""
+    """Options of the sampler."""
 
     sampler: Sampler = None
     steps: Steps = None
@@ -319,7 +319,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What runs the denoiser."""
+    """Options of the device, the backend and the precision of the denoiser."""
 
     device: Device = "auto"
     backend: Backend = "auto"
@@ -328,7 +328,7 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The run folder."""
+    """Options of the run folder."""
 
     out: Out
     force: Force = False

@@ -78,7 +78,7 @@ def evaluate(
     engine: EngineOptions = EngineOptions(),
     run: RunOptions = RunOptions(Path("evaluation")),
 ) -> None:
-    """Measure the faithfulness, the diversity, the realism and the memorisation of samples.
+    """Measure the faithfulness, diversity, realism and memorisation of samples.
 
     Faithfulness is the rank of an image's representation among the representations of all images, by similarity to the
     representation of a sample. A mean reciprocal rank of 1 means that the image's own representation is always the most

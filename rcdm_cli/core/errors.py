@@ -49,4 +49,4 @@ def unknown_name_message(what: str, given: str, allowed: Iterable[str]) -> str:
 
 
 class ImageWarning(UserWarning):
-    """Assumption about the values of an image that may be wrong."""
+    """Warning that the value range of an image may be misinterpreted."""

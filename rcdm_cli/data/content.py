@@ -16,7 +16,7 @@ HASHES = "contents.json"
 """File with the hashes of contents in a cache folder."""
 
 _FRESH_NS = 2 * 10**9
-"""A file that changed less than this before it was read may change again without another time stamp."""
+"""Nanoseconds after a change in which a second change may have the same time stamp."""
 
 _BLOCK = 1024
 
@@ -47,7 +47,8 @@ def fingerprint(images: Sequence[StoredImage], cache: Path | None = None) -> str
     Args:
         images: images in files or in tars.
         cache: folder for the file ``HASHES`` with the hash of each image, and size and time stamps of its file. An
-            image is read again only if these differ, as in the index of git. None reads all images.
+            image is read again only if size or time stamps of its file differ, as in the index of git. None reads all
+            images.
     """
     known = _load(cache / HASHES) if cache else {}
     stats: dict[str, list[int]] = {}

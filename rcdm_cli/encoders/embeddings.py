@@ -194,9 +194,9 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def _pair(name: str, path: Path) -> Pair:
     method, _, level = name.rpartition("/")
-    for one in LEVELS:
-        if method and level == one:
-            return Pair(method, one)
+    for each_level in LEVELS:
+        if method and level == each_level:
+            return Pair(method, each_level)
     raise InputError(
         f"{path} contains {name!r}. Representations are named METHOD/LEVEL, with the levels {', '.join(LEVELS)}."
     )

@@ -27,7 +27,7 @@ def choose_among(has: Sequence[Pair], methods: Sequence[str], level: str, named:
     Raises:
         InputError: a method does not exist, or a named method does not have the level.
     """
-    wanted = LEVELS if level == "both" else [one for one in LEVELS if one == level]
+    wanted = LEVELS if level == "both" else [name for name in LEVELS if name == level]
     pairs = []
     for method in methods:
         levels = [pair.level for pair in has if pair.method == method]
@@ -35,7 +35,7 @@ def choose_among(has: Sequence[Pair], methods: Sequence[str], level: str, named:
             raise InputError(unknown_name_message("method", method, dict.fromkeys(pair.method for pair in has)))
         if named and level != "both" and level not in levels:
             raise InputError(f"{method} has no {level} level. Available levels: {', '.join(levels)}.")
-        pairs += [Pair(method, one) for one in wanted if one in levels]
+        pairs += [Pair(method, name) for name in wanted if name in levels]
     if not pairs:
         levels = list(dict.fromkeys(pair.level for pair in has))
         raise InputError(f"{where} has no {level} level. Available levels: {', '.join(levels)}.")

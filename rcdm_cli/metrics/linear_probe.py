@@ -119,7 +119,7 @@ def select_strength(
         classifier = next(classifiers)
         fits.append(Fit(classifier, strength, float(classifier.correct(h[held_out], labels[held_out]).mean())))
     # ``max`` returns the first of equally accurate classifiers: the one with the strongest regularisation.
-    return max(fits, key=lambda one: one.held_out_accuracy)
+    return max(fits, key=lambda fitted: fitted.held_out_accuracy)
 
 
 def solve(

@@ -148,7 +148,9 @@ def _grid_view(grid: ImageGrid, folder: Path) -> dict[str, Any]:
                 "label": row.label,
                 "count": sum(len(group.images) for group in row.groups),
                 "image": embedded(row.image),
-                "groups": [{"group": group, "images": [embedded(one) for one in group.images]} for group in row.groups],
+                "groups": [
+                    {"group": group, "images": [embedded(image) for image in group.images]} for group in row.groups
+                ],
             }
             for row in grid.rows
         ],

@@ -114,7 +114,7 @@ def with_settings(section: Section, results: Mapping[str, Any]) -> Section:
 
 def _text(value: object) -> str:
     if isinstance(value, list):
-        return ", ".join(str(one) for one in value) or "none"
+        return ", ".join(str(entry) for entry in value) or "none"
     return "none" if value is None else str(value)
 
 
