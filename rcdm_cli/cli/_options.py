@@ -6,7 +6,7 @@ A command uses the type and sets its own default: ``steps: Steps = 20``.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -64,6 +64,40 @@ def comma_separated_numbers(what: str, kind: type[int] | type[float], least: flo
         return ",".join(numbers)
 
     return check
+
+
+def choice_option(
+    flag: str, choices: Sequence[str], text: str, *, panel: str | None = None, show_default: bool = True
+) -> Any:
+    """Return an option with one value of ``choices``, which the shell completes."""
+    return typer.Option(
+        flag,
+        metavar="|".join(choices),
+        callback=one_of(flag.removeprefix("--"), choices),
+        help=text,
+        show_default=show_default,
+        rich_help_panel=panel,
+        autocompletion=_completion.one_of(choices),
+    )
+
+
+def names_option(flag: str, choices: Sequence[str], text: str, *, panel: str) -> Any:
+    """Return an option with comma-separated names of ``choices``."""
+    check = comma_separated_names(flag.removeprefix("--"), choices)
+    return typer.Option(flag, metavar="NAME[,NAME]", callback=check, help=text, rich_help_panel=panel)
+
+
+def numbers_option(flag: str, kind: type[int] | type[float], least: float, text: str, *, panel: str) -> Any:
+    """Return an option with comma-separated numbers of at least ``least``."""
+    check = comma_separated_numbers(flag.removeprefix("--"), kind, least)
+    metavar = "N[,N]" if kind is int else "X[,X]"
+    return typer.Option(flag, metavar=metavar, callback=check, help=text, rich_help_panel=panel)
+
+
+def limit_option(least: int) -> Any:
+    """Return the option ``--limit``, a number of images of at least ``least``. The default is no limit."""
+    text = "Maximum number of images, spread evenly over DATA."
+    return typer.Option("--limit", metavar="N", min=least, help=text, show_default="all")
 
 
 def _methods(values: list[str] | None) -> list[str] | None:
@@ -137,16 +171,7 @@ Methods = Annotated[
     ),
 ]
 LEVEL_HELP = "Level of the encoder that the representation is taken from."
-Level = Annotated[
-    str,
-    typer.Option(
-        "--level",
-        metavar="|".join(LEVEL_CHOICES),
-        callback=one_of("level", LEVEL_CHOICES),
-        help=LEVEL_HELP,
-        autocompletion=_completion.one_of(LEVEL_CHOICES),
-    ),
-]
+Level = Annotated[str, choice_option("--level", LEVEL_CHOICES, LEVEL_HELP)]
 BundleName = Annotated[
     str,
     typer.Option(
@@ -181,14 +206,8 @@ IgnoredClasses = Annotated[
 
 Sampler = Annotated[
     str | None,
-    typer.Option(
-        "--sampler",
-        metavar="|".join(SAMPLERS),
-        callback=one_of("sampler", SAMPLERS),
-        help="Diffusion sampler. Default: the bundle's.",
-        show_default=False,
-        rich_help_panel=SAMPLING_PANEL,
-        autocompletion=_completion.one_of(SAMPLERS),
+    choice_option(
+        "--sampler", SAMPLERS, "Diffusion sampler. Default: the bundle's.", panel=SAMPLING_PANEL, show_default=False
     ),
 ]
 Steps = Annotated[
@@ -231,13 +250,11 @@ Seed = Annotated[
 
 Backend = Annotated[
     str,
-    typer.Option(
+    choice_option(
         "--backend",
-        metavar="|".join(BACKENDS),
-        callback=one_of("backend", BACKENDS),
-        help="Backend that runs the denoiser; auto is the fastest installed backend that the bundle has graphs for.",
-        rich_help_panel=MACHINE_PANEL,
-        autocompletion=_completion.one_of(BACKENDS),
+        BACKENDS,
+        "Backend that runs the denoiser; auto is the fastest installed backend that the bundle has graphs for.",
+        panel=MACHINE_PANEL,
     ),
 ]
 Device = Annotated[
@@ -253,13 +270,11 @@ Device = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option(
+    choice_option(
         "--precision",
-        metavar="|".join(PRECISIONS),
-        callback=one_of("precision", PRECISIONS),
-        help="Number format of the denoiser's matrix products; auto is the fastest on the device.",
-        rich_help_panel=MACHINE_PANEL,
-        autocompletion=_completion.one_of(PRECISIONS),
+        PRECISIONS,
+        "Number format of the denoiser's matrix products; auto is the fastest on the device.",
+        panel=MACHINE_PANEL,
     ),
 ]
 Batch = Annotated[

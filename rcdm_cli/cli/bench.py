@@ -15,8 +15,8 @@ from rcdm_cli.cli._options import (
     Guidance,
     Sampler,
     Steps,
-    comma_separated_names,
-    comma_separated_numbers,
+    names_option,
+    numbers_option,
 )
 from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
@@ -34,34 +34,23 @@ def bench(
     ] = DEMO_BUNDLE,
     backend: Annotated[
         str,
-        typer.Option(
+        names_option(
             "--backend",
-            metavar="NAME[,NAME]",
-            callback=comma_separated_names("backend", BACKENDS),
-            help=f"Backends to time: {', '.join(BACKENDS[1:])}; auto times all available backends.",
-            rich_help_panel=MACHINE_PANEL,
+            BACKENDS,
+            f"Backends to time: {', '.join(BACKENDS[1:])}; auto times all available backends.",
+            panel=MACHINE_PANEL,
         ),
     ] = "auto",
     precision: Annotated[
         str,
-        typer.Option(
+        names_option(
             "--precision",
-            metavar="NAME[,NAME]",
-            callback=comma_separated_names("precision", PRECISIONS),
-            help=f"Precisions to time: {', '.join(PRECISIONS[1:])}; auto times all precisions of a backend.",
-            rich_help_panel=MACHINE_PANEL,
+            PRECISIONS,
+            f"Precisions to time: {', '.join(PRECISIONS[1:])}; auto times all precisions of a backend.",
+            panel=MACHINE_PANEL,
         ),
     ] = "auto",
-    batch: Annotated[
-        str,
-        typer.Option(
-            "--batch",
-            metavar="N[,N]",
-            callback=comma_separated_numbers("batch", int, 1),
-            help="Batch sizes to time.",
-            rich_help_panel=MACHINE_PANEL,
-        ),
-    ] = "1,8",
+    batch: Annotated[str, numbers_option("--batch", int, 1, "Batch sizes to time.", panel=MACHINE_PANEL)] = "1,8",
     device: Device = "auto",
     sampler: Sampler = None,
     steps: Steps = None,

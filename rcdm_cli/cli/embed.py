@@ -74,10 +74,7 @@ def embed(
         **found.origin,
         "images": len(found.paths),
         "unreadable": [path for path, _ in found.skipped],
-        "representations": [
-            {"method": pair.method, "level": pair.level, "width": h.shape[1]}
-            for pair, h in found.representations.items()
-        ],
+        "representations": [{**pair._asdict(), "width": h.shape[1]} for pair, h in found.representations.items()],
     }
     output.result(values, [out])
     fail_if_skipped(len(found.skipped), len(found.skipped) + len(found.paths))

@@ -15,6 +15,7 @@ from rcdm_cli.cli._options import (
     SelectionOptions,
     Source,
     Split,
+    limit_option,
 )
 from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import open_analysis, print_run, read_run
@@ -32,16 +33,7 @@ def evaluate(
     output: Output,
     images: Source,
     split: Split = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit",
-            metavar="N",
-            min=2,
-            help="Maximum number of images, spread evenly over DATA.",
-            show_default="all",
-        ),
-    ] = None,
+    limit: Annotated[int | None, limit_option(2)] = None,
     bank_split: Annotated[
         str | None,
         typer.Option(

@@ -16,6 +16,7 @@ from rcdm_cli.cli._options import (
     SelectionOptions,
     Source,
     Split,
+    limit_option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import open_analysis, print_run, read_run
@@ -62,16 +63,7 @@ def fgsm(
     output: Output,
     images: Source,
     split: Split = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "--limit",
-            metavar="N",
-            min=1,
-            help="Maximum number of images, spread evenly over DATA.",
-            show_default="all",
-        ),
-    ] = None,
+    limit: Annotated[int | None, limit_option(1)] = None,
     probe: Annotated[
         Path | None,
         typer.Option(

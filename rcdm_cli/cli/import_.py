@@ -8,7 +8,7 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._environment import cache_folder
-from rcdm_cli.cli._options import ENCODER_HELP, LEVEL_HELP, METHOD_HELP, OUTPUT_PANEL, Cache, Force, one_of
+from rcdm_cli.cli._options import ENCODER_HELP, LEVEL_HELP, METHOD_HELP, OUTPUT_PANEL, Cache, Force, choice_option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import LEVELS, Level
@@ -20,15 +20,7 @@ if TYPE_CHECKING:
 SCHEDULES = ("linear", "cosine")
 UNSEEN_PANEL = "Architecture parameters that cannot be inferred (not needed for published RCDMs)"
 
-OneLevel = Annotated[
-    str,
-    typer.Option(
-        "--level",
-        metavar="|".join(LEVELS),
-        callback=one_of("level", LEVELS),
-        help=LEVEL_HELP,
-    ),
-]
+OneLevel = Annotated[str, choice_option("--level", LEVELS, LEVEL_HELP)]
 
 
 @command(
@@ -92,16 +84,7 @@ def import_checkpoint(
             rich_help_panel=UNSEEN_PANEL,
         ),
     ] = False,
-    schedule: Annotated[
-        str,
-        typer.Option(
-            "--schedule",
-            metavar="|".join(SCHEDULES),
-            callback=one_of("schedule", SCHEDULES),
-            help="Noise schedule.",
-            rich_help_panel=UNSEEN_PANEL,
-        ),
-    ] = "linear",
+    schedule: Annotated[str, choice_option("--schedule", SCHEDULES, "Noise schedule.", panel=UNSEEN_PANEL)] = "linear",
     timesteps: Annotated[
         int, typer.Option("--timesteps", min=1, help="Timesteps of the noise schedule.", rich_help_panel=UNSEEN_PANEL)
     ] = 1000,

@@ -13,7 +13,7 @@ from rcdm_cli.cli._options import (
     Samples,
     SamplingOptions,
     SelectionOptions,
-    one_of,
+    choice_option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_run
@@ -47,13 +47,7 @@ def interpolate(
         ),
     ],
     path: Annotated[
-        str,
-        typer.Option(
-            "--path",
-            metavar="|".join(PATHS),
-            callback=one_of("path", PATHS),
-            help="Straight line between the representations, or arc around zero.",
-        ),
+        str, choice_option("--path", PATHS, "Straight line between the representations, or arc around zero.")
     ] = "linear",
     start: Annotated[
         float, typer.Option("--from", metavar="POSITION", min=-4, max=4, help="First position; 0 is A, 1 is B.")
@@ -65,12 +59,8 @@ def interpolate(
     ] = 7,
     animation: Annotated[
         str | None,
-        typer.Option(
-            "--animation",
-            metavar="|".join(ANIMATIONS),
-            callback=one_of("animation", ANIMATIONS),
-            help="Also write the frames as an animation in this format.",
-            show_default=False,
+        choice_option(
+            "--animation", ANIMATIONS, "Also write the frames as an animation in this format.", show_default=False
         ),
     ] = None,
     selection: SelectionOptions = SelectionOptions(),

@@ -18,8 +18,8 @@ from rcdm_cli.cli._options import (
     Seed,
     Source,
     Split,
-    comma_separated_names,
-    comma_separated_numbers,
+    names_option,
+    numbers_option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import PAGE, RESULTS, read_run
@@ -47,32 +47,19 @@ def tune(
     ] = 400,
     sampler: Annotated[
         str,
-        typer.Option(
-            "--sampler",
-            metavar="NAME[,NAME]",
-            callback=comma_separated_names("sampler", SAMPLERS),
-            help=f"Samplers to compare, among {', '.join(SAMPLERS)}.",
-            rich_help_panel=SAMPLING_PANEL,
-        ),
+        names_option("--sampler", SAMPLERS, f"Samplers to compare, among {', '.join(SAMPLERS)}.", panel=SAMPLING_PANEL),
     ] = "ddim,dpmpp",
     steps: Annotated[
-        str,
-        typer.Option(
-            "--steps",
-            metavar="N[,N]",
-            callback=comma_separated_numbers("steps", int, 1),
-            help="Numbers of steps to compare.",
-            rich_help_panel=SAMPLING_PANEL,
-        ),
+        str, numbers_option("--steps", int, 1, "Numbers of steps to compare.", panel=SAMPLING_PANEL)
     ] = "5,10,20,50",
     guidance: Annotated[
         str,
-        typer.Option(
+        numbers_option(
             "--guidance",
-            metavar="X[,X]",
-            callback=comma_separated_numbers("guidance", float, 0),
-            help="Guidance scales to compare; 1 is no guidance and halves the network calls.",
-            rich_help_panel=SAMPLING_PANEL,
+            float,
+            0,
+            "Guidance scales to compare; 1 is no guidance and halves the network calls.",
+            panel=SAMPLING_PANEL,
         ),
     ] = "1",
     margin: Annotated[

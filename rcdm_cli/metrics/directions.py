@@ -23,7 +23,7 @@ class Directions:
 
     def as_json(self) -> dict[str, list[float]]:
         """Return all bands as JSON-able values."""
-        return {"last": list(self.last), "variance": list(self.variance), "correlation": list(self.correlation)}
+        return {name: list(values) for name, values in vars(self).items()}
 
 
 def directions(found: Tensor, h: Tensor) -> Directions:

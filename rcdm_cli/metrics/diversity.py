@@ -1,6 +1,6 @@
 """Diversity of the samples of one representation, from properties that the representation does not encode."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class DiversityDifference:
 
     def as_json(self) -> dict[str, object]:
         """Return both differences as JSON-able values."""
-        return {"method": self.method, "pixels": self.pixels.as_json(), "space": self.space.as_json()}
+        return asdict(self)
 
 
 def pixel_variance(samples: NDArray[np.uint8]) -> NDArray[np.float64]:

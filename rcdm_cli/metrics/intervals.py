@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 
 import numpy as np
@@ -27,7 +27,7 @@ class Interval:
 
     def as_json(self) -> dict[str, float]:
         """Return the estimate and its bounds as JSON-able values."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+        return asdict(self)
 
 
 class Bootstrap:

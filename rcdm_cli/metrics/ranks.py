@@ -1,6 +1,6 @@
 """Faithfulness of samples: rank of the conditioning representation by similarity to the sample's representation."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class Faithfulness:
 
     def as_json(self) -> dict[str, object]:
         """Return all numbers as JSON-able values."""
-        return {name: interval.as_json() for name, interval in self.__dict__.items()}
+        return asdict(self)
 
 
 def faithfulness(found: Tensor, h: Tensor, bootstrap: Bootstrap) -> Faithfulness:

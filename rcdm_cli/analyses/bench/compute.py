@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -249,7 +250,9 @@ def _time_calls(
     expected = reference.model.denoiser(x, t, cond)
     modulations = reference.model.denoiser.modulations(t, cond)
 
-    calls: dict[str, Callable[[], Tensor]] = {_name(bundle): _call(bundle, x, modulations) for bundle in bundles}
+    calls: dict[str, Callable[[], Tensor]] = {
+        _name(bundle): partial(bundle.engine, x, modulations) for bundle in bundles
+    }
     if baseline is not None:
         calls[baseline.name] = lambda: baseline.call(x, t, h)
     errors = {name: float((call() - expected).norm() / expected.norm()) for name, call in calls.items()}
@@ -283,7 +286,7 @@ def _time_samples(
     cond = reference.model.conditioning(h, 0).cpu()
     seeds = [sample_seed(0, str(image), 0) for image in range(batch)]
     runs: dict[str, Callable[[], object]] = {
-        _name(bundle): _sampling(bundle, cond, seeds, settings, batch) for bundle in bundles
+        _name(bundle): partial(bundle.sample_cond, cond, seeds, settings, batch) for bundle in bundles
     }
     if baseline is not None:
         noise = _noise(reference, batch)
@@ -308,16 +311,6 @@ def _contenders(bundles: Sequence[Bundle], baseline: Baseline | None) -> list[tu
 
 def _name(bundle: Bundle) -> str:
     return f"{bundle.selection.backend} at {bundle.selection.precision}"
-
-
-def _call(bundle: Bundle, x: Tensor, modulations: Tensor) -> Callable[[], Tensor]:
-    return lambda: bundle.engine(x, modulations)
-
-
-def _sampling(
-    bundle: Bundle, cond: Tensor, seeds: Sequence[int], settings: Settings, batch: int
-) -> Callable[[], object]:
-    return lambda: bundle.sample_cond(cond, seeds, settings, batch)
 
 
 def _noise(bundle: Bundle, batch: int) -> Tensor:

@@ -95,7 +95,7 @@ class Evaluation:
             "images": len(self.images),
             "bank_images": len(self.bank),
             "samples": len(self.seeds[0]),
-            "space": {"method": self.space.method, "level": self.space.level},
+            "space": self.space._asdict(),
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
             "results": [self._values_of(evaluated_pair) for evaluated_pair in self.evaluated],
             "differences": [difference.as_json() for difference in self._differences()],
@@ -107,8 +107,7 @@ class Evaluation:
 
     def _values_of(self, entry: EvaluatedRepresentation) -> dict[str, Any]:
         return {
-            "method": entry.pair.method,
-            "level": entry.pair.level,
+            **entry.pair._asdict(),
             **entry.faithfulness.as_json(),
             "directions": entry.directions.as_json(),
             "knn": entry.knn and entry.knn.as_json(),

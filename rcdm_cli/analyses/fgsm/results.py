@@ -44,14 +44,13 @@ class RobustnessCurve:
     def as_json(self) -> dict[str, Any]:
         """Return JSON-able values."""
         return {
-            "method": self.pair.method,
-            "level": self.pair.level,
+            **self.pair._asdict(),
             "attack": self.attack,
             "accuracy": [interval.as_json() for interval in self.accuracy],
             "drift": [interval.as_json() for interval in self.drift],
             "largest_change": self.largest,
-            "robust_accuracy": self.robust.as_json() if self.robust else None,
-            "relative_accuracy": self.relative.as_json() if self.relative else None,
+            "robust_accuracy": self.robust and self.robust.as_json(),
+            "relative_accuracy": self.relative and self.relative.as_json(),
         }
 
 
@@ -76,11 +75,10 @@ class SupervisedComparison:
     def as_json(self) -> dict[str, Any]:
         """Return JSON-able values."""
         return {
-            "method": self.pair.method,
-            "level": self.pair.level,
+            **self.pair._asdict(),
             "attack": self.attack,
-            "robust_accuracy": self.robust.as_json() if self.robust else None,
-            "relative_accuracy": self.relative.as_json() if self.relative else None,
+            "robust_accuracy": self.robust and self.robust.as_json(),
+            "relative_accuracy": self.relative and self.relative.as_json(),
             "drift": self.drift.as_json(),
         }
 
@@ -175,8 +173,7 @@ def _image_values(
                 mine = [outcomes[AttackCase(pair, name, epsilon)] for epsilon in plan.epsilons]
                 found.append(
                     {
-                        "method": pair.method,
-                        "level": pair.level,
+                        **pair._asdict(),
                         "attack": name,
                         "predicted": [
                             subjects.classes[entry.predicted[i]] for entry in mine if entry.predicted is not None

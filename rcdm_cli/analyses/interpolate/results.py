@@ -35,8 +35,7 @@ class SampledPath:
 
     def as_json(self) -> dict[str, Any]:
         """Return all numbers, without pixels."""
-        names = ("distance", "length", "similarity", "to_a", "to_b", "sample_length")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in vars(self).items() if name != "samples"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ class Interpolation:
             "positions": self.positions,
             "summary": [
                 {
-                    "method": pair.method,
-                    "level": pair.level,
+                    **pair._asdict(),
                     **{
                         f"mean_{name}": float(np.mean([getattr(sampled, name) for sampled in paths]))
                         for name in ("distance", "length", "sample_length", "similarity")
@@ -88,10 +86,7 @@ class Interpolation:
                     "a": a,
                     "b": b,
                     "seeds": self.seeds[i],
-                    "representations": [
-                        {"method": pair.method, "level": pair.level, **paths[i].as_json()}
-                        for pair, paths in self.paths.items()
-                    ],
+                    "representations": [{**pair._asdict(), **paths[i].as_json()} for pair, paths in self.paths.items()],
                 }
                 for i, (a, b) in enumerate(self.names)
             ],

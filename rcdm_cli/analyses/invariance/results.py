@@ -1,6 +1,6 @@
 """Results of the invariance analysis: similarities under augmentations, and samples before and after."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class AugmentedSimilarity:
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON-able values."""
-        return {"cosine": self.cosine.as_json(), "relative": self.relative and self.relative.as_json()}
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,7 @@ class BeforeAndAfter:
         return {
             "rows": self.labels,
             "seeds": self.seeds,
-            "change": [
-                {"method": pair.method, "level": pair.level, "mean_absolute": self.change(pair)}
-                for pair in self.samples
-            ],
+            "change": [{**pair._asdict(), "mean_absolute": self.change(pair)} for pair in self.samples],
         }
 
 
@@ -109,8 +106,7 @@ class Invariance:
             ],
             "representations": [
                 {
-                    "method": pair.method,
-                    "level": pair.level,
+                    **pair._asdict(),
                     "similarity_of_different_images": others.as_json(),
                     "augmentations": [
                         {

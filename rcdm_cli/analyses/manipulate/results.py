@@ -108,7 +108,5 @@ class Manipulation:
             "rule": asdict(self.rule),
             "bank": self.candidates,
             "seeds": self.seeds,
-            "representations": [
-                {"method": pair.method, "level": pair.level, **entry.as_json()} for pair, entry in self.results.items()
-            ],
+            "representations": [{**pair._asdict(), **entry.as_json()} for pair, entry in self.results.items()],
         }

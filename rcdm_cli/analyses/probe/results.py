@@ -53,8 +53,7 @@ class ProbedRepresentation:
     def as_json(self) -> dict[str, Any]:
         """Return JSON-able values."""
         return {
-            "method": self.pair.method,
-            "level": self.pair.level,
+            **self.pair._asdict(),
             "width": self.width,
             "linear": self.linear.as_json(),
             "knn": self.knn.as_json(),

@@ -71,8 +71,7 @@ class Visualization:
         return {
             "summary": [
                 {
-                    "method": pair.method,
-                    "level": pair.level,
+                    **pair._asdict(),
                     "mean_reciprocal_rank": mean_reciprocal_rank(
                         torch.tensor([r for entry in found for r in entry.rank])
                     ),
@@ -89,8 +88,7 @@ class Visualization:
                     "seeds": self.seeds[i],
                     "representations": [
                         {
-                            "method": pair.method,
-                            "level": pair.level,
+                            **pair._asdict(),
                             "similarity": found[i].similarity,
                             "rank": found[i].rank,
                             "mean_spread": found[i].mean_spread,
