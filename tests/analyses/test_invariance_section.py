@@ -38,7 +38,7 @@ def samples(found):
 
 @pytest.fixture
 def results(found, tmp_path):
-    write(found, found.samples, tmp_path, {"seed": 0})
+    write(found, tmp_path, {"seed": 0})
     return json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
 
 

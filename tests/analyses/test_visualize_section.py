@@ -35,14 +35,14 @@ def result(bundle, images):
     return replace(visualize(bundle, images, num_samples=2, steps=2), names=["<a>.png", "고양이.png"])
 
 
-def written(result, images, folder):
+def written(result, folder):
     """Write a run and return the content of ``results.json``."""
     with SampleFiles(folder, result.names) as files:
         for pair, found in result.results.items():
             for i, one in enumerate(found):
                 for k, sample in enumerate(one.samples):
                     files.add(i, pair, k, sample)
-    return write(result, images, files, {"seed": 0})
+    return write(result, files, {"seed": 0})
 
 
 def holds(canvas, cell):
@@ -54,8 +54,8 @@ def holds(canvas, cell):
     return any(np.array_equal(canvas[y : y + height, x : x + width], big) for y, x in corners)
 
 
-def test_grid_has_every_sample_and_every_map_on_one_scale(result, images):
-    canvas = draw(result, images, 0.2)
+def test_grid_has_every_sample_and_every_map_on_one_scale(result):
+    canvas = draw(result, 0.2)
     for found in result.results.values():
         for one in found:
             assert all(holds(canvas, sample) for sample in one.samples)
@@ -63,7 +63,7 @@ def test_grid_has_every_sample_and_every_map_on_one_scale(result, images):
 
 
 def test_files_are_named_in_the_results(result, images, tmp_path):
-    written(result, images, tmp_path)
+    written(result, tmp_path)
     values = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert [image["image"] for image in values["images"]] == ["<a>.png", "고양이.png"]
     parts = [part for image in values["images"] for part in image["representations"]]
@@ -79,8 +79,8 @@ def test_files_are_named_in_the_results(result, images, tmp_path):
             np.testing.assert_array_equal(read_image(tmp_path / name), sample)
 
 
-def test_standard_deviation_maps_have_one_scale(result, images, tmp_path):
-    values = written(result, images, tmp_path)
+def test_standard_deviation_maps_have_one_scale(result, tmp_path):
+    values = written(result, tmp_path)
     stacked = np.stack([one.spread for found in result.results.values() for one in found])
     assert values["map_top"] == pytest.approx(np.quantile(stacked, 0.995))
     for i, image in enumerate(values["images"]):
@@ -95,7 +95,7 @@ def test_standard_deviation_maps_have_one_scale(result, images, tmp_path):
 
 def test_single_sample_has_no_standard_deviation(bundle, images, tmp_path):
     result = replace(visualize(bundle, images, num_samples=1, steps=2), names=["a.png", "b.png"])
-    values = written(result, images, tmp_path)
+    values = written(result, tmp_path)
     assert [one["mean_spread"] for one in values["summary"]] == [None] * 3
     assert {part["std_map"] for image in values["images"] for part in image["representations"]} == {None}
     assert values["map_top"] is None
@@ -105,8 +105,8 @@ def test_single_sample_has_no_standard_deviation(bundle, images, tmp_path):
     assert not list(tmp_path.glob("samples/*/*-std.png"))
 
 
-def test_page_has_every_image_with_seed_similarity_and_rank(result, images, tmp_path):
-    values = written(result, images, tmp_path)
+def test_page_has_every_image_with_seed_similarity_and_rank(result, tmp_path):
+    values = written(result, tmp_path)
     page = Page(tmp_path / "report.html")
     embedded = {base64.b64decode(image["src"].partition(",")[2]) for image in page.all("img")} - {b""}
     assert embedded == {(tmp_path / name).read_bytes() for name in values["files"] if name != "grid.png"}
@@ -120,7 +120,7 @@ def test_page_has_every_image_with_seed_similarity_and_rank(result, images, tmp_
 
 
 def test_row_without_an_input_image_has_an_empty_cell(result, images, tmp_path):
-    values = written(result, [None, images[1]], tmp_path)
+    values = written(replace(result, images=[None, images[1]]), tmp_path)
     assert values["images"][0]["file"] is None
     [grid] = [one for one in section(values).elements if isinstance(one, ImageGrid)]
     assert [row.image is None for row in grid.rows] == [True, False]
@@ -132,18 +132,18 @@ def test_failed_write_of_a_sample_is_an_error_on_exit(result, tmp_path):
         files.add(0, result.pairs[0], 0, result.results[result.pairs[0]][0].samples[0])
 
 
-def test_samples_of_an_interrupted_run_are_removed(result, images, tmp_path):
+def test_samples_of_an_interrupted_run_are_removed(result, tmp_path):
     folder = tmp_path / "samples" / "000-other"
     folder.mkdir(parents=True)
     for name in ("image", "dino-backbone-00", "dino-backbone-std", "mine"):
         (folder / f"{name}.png").write_bytes(b"")
-    written(result, images, tmp_path)
+    written(result, tmp_path)
     assert [path.name for path in folder.iterdir()] == ["mine.png"]
 
 
-def test_page_of_a_large_run_shows_the_first_images(result, images, tmp_path, monkeypatch):
+def test_page_of_a_large_run_shows_the_first_images(result, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PAGE_BYTES", 1)
-    values = written(result, images, tmp_path)
+    values = written(result, tmp_path)
     assert values["images_on_page"] == 1
     assert len(values["images"]) == 2
     text = Page(tmp_path / "report.html").text
@@ -154,8 +154,8 @@ def test_page_of_a_large_run_shows_the_first_images(result, images, tmp_path, mo
         assert grid.height > 2 * 2 * 96
 
 
-def test_sentence_compares_levels_by_image(result, images, tmp_path):
-    values = written(result, images, tmp_path)
+def test_sentence_compares_levels_by_image(result, tmp_path):
+    values = written(result, tmp_path)
     for image, (backbone, projector) in zip(values["images"], ((0.1, 0.2), (0.3, 0.25)), strict=True):
         image["representations"][0]["mean_spread"], image["representations"][1]["mean_spread"] = backbone, projector
     values["summary"][0]["mean_spread"], values["summary"][1]["mean_spread"] = 0.2, 0.225

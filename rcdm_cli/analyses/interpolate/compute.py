@@ -133,7 +133,7 @@ def interpolate(
         if run.out:
             about = {**run.provenance(), "paths": [list(both) for both in paths]}
             about |= {"unreadable": result.unreadable, "images_given": a.given + b.given}
-            write(result, result.images, run.out, about, animation)
+            write(result, run.out, about, animation)
     return result
 
 

@@ -29,10 +29,10 @@ OptionalImage = Pixels | None
 """uint8 (H, W, 3); None if only the representation was given."""
 
 
-def draw(result: "Interpolation", number: int, images: tuple[OptionalImage, OptionalImage]) -> PixelGrid:
+def draw(result: "Interpolation", number: int) -> PixelGrid:
     """Lay out one pair of images: a row for each (method, level) and noise, from the first to the second image."""
     size = next(iter(result.paths.values()))[number].samples.shape[2]
-    ends = [None if image is None else center_crop(image, size) for image in images]
+    ends = [None if image is None else center_crop(image, size) for image in result.images[number]]
     rows = [
         GridRow([ends[0], *samples, ends[1]], f"{pair.method}\n{pair.level}\nnoise {k + 1}")
         for pair, paths in result.paths.items()
@@ -64,18 +64,11 @@ def write_animation(path: Path, frames: Sequence[Pixels]) -> None:
         temporary.write_bytes(file.getvalue())
 
 
-def write(
-    result: "Interpolation",
-    images: Sequence[tuple[OptionalImage, OptionalImage]],
-    folder: Path,
-    about: Mapping[str, Any],
-    animation: str | None,
-) -> dict[str, Any]:
+def write(result: "Interpolation", folder: Path, about: Mapping[str, Any], animation: str | None) -> dict[str, Any]:
     """Write image grids, animations, ``results.json`` and ``report.html``.
 
     Args:
         result: Samples and numbers.
-        images: Pairs of images, in the order of ``result.names``.
         folder: Folder of the run, created if missing.
         about: Further content of ``results.json``: bundle, versions, hashes.
         animation: ``webp``, ``gif`` or None for no animation.
@@ -86,7 +79,7 @@ def write(
     values: dict[str, Any] = {"kind": "interpolate", **about, **result.as_json()}
     files: list[str] = []
     for i, entry in enumerate(values["image_pairs"]):
-        entry["grid"] = write_grid(folder, f"interpolation-{i:03d}", draw(result, i, images[i]))
+        entry["grid"] = write_grid(folder, f"interpolation-{i:03d}", draw(result, i))
         files += grid_files(entry["grid"])
         if animation:
             entry["animation"] = f"interpolation-{i:03d}.{animation}"

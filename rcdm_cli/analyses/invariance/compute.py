@@ -75,7 +75,7 @@ def invariance(
             result = replace(result, samples=samples)
         if run.out:
             about = {**run.provenance(), "paths": read.paths, "unreadable": read.unreadable}
-            write(result, result.samples, run.out, about)
+            write(result, run.out, about)
     return result
 
 

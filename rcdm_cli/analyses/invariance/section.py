@@ -75,14 +75,11 @@ def draw(result: "BeforeAndAfter", method: str) -> PixelGrid:
     return PixelGrid(rows, groups)
 
 
-def write(
-    result: "Invariance", samples: "BeforeAndAfter | None", folder: Path, about: Mapping[str, Any]
-) -> dict[str, Any]:
+def write(result: "Invariance", folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write heat maps, image grids, ``results.json`` and ``report.html``.
 
     Args:
         result: Numbers.
-        samples: Samples before and after each augmentation, or None.
         folder: Folder of the run, created if missing.
         about: Further content of ``results.json``: bundle, versions, hashes.
 
@@ -93,10 +90,9 @@ def write(
     values["heat_maps"] = {measure: f"heat-map-{measure}.png" for measure in MEASURES}
     for measure, file in values["heat_maps"].items():
         save_chart(heat_map(values, measure), folder / file)
-    if samples is not None:
-        values["samples"] = samples.as_json()
-        for method in dict.fromkeys(pair.method for pair in samples.samples):
-            written = write_grid(folder, f"before-and-after-{method}", draw(samples, method))
+    if result.samples:
+        for method in dict.fromkeys(pair.method for pair in result.samples.samples):
+            written = write_grid(folder, f"before-and-after-{method}", draw(result.samples, method))
             values["grids"].append({"method": method, **written})
     files = [*values["heat_maps"].values(), *(file for grid in values["grids"] for file in grid_files(grid))]
     return write_run(folder, values, section, files)

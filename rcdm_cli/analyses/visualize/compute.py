@@ -61,7 +61,7 @@ def visualize(
         result = Visualization(names, inputs.pixels, seeds, results, inputs.unreadable)
         if files:
             about = {**run.provenance(), "paths": inputs.paths, "unreadable": inputs.unreadable}
-            write(result, result.images, files, about)
+            write(result, files, about)
     return result
 
 

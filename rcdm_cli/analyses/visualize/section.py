@@ -1,6 +1,6 @@
 """Files and page section of a visualization: image grid, samples, standard-deviation maps, numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,12 +27,11 @@ BRIGHTEST = 0.995
 """Quantile of the standard deviations of all maps that is drawn in the brightest colour."""
 
 
-def draw(result: "Visualization", images: Sequence[Pixels | None], top: float) -> Pixels:
+def draw(result: "Visualization", top: float) -> Pixels:
     """Draw the grid: one row per image and method, with the samples and the standard-deviation map of each level.
 
     Args:
         result: Samples of all images.
-        images: Input images, uint8 (H, W, 3); None if only the representation was given.
         top: Standard deviation of the brightest colour of the maps.
 
     Returns:
@@ -45,7 +44,7 @@ def draw(result: "Visualization", images: Sequence[Pixels | None], top: float) -
     size = result.results[result.pairs[0]][0].samples.shape[1]
     rows = []
     for i, name in enumerate(result.names):
-        image = images[i]
+        image = result.images[i]
         for method in dict.fromkeys(pair.method for pair in result.pairs):
             cells: list[Pixels | None] = [None if image is None else center_crop(image, size)]
             by_level = {pair.level: result.results[pair][i] for pair in result.pairs if pair.method == method}
@@ -68,14 +67,11 @@ def draw(result: "Visualization", images: Sequence[Pixels | None], top: float) -
     return canvas
 
 
-def write(
-    result: "Visualization", images: Sequence[Pixels | None], files: SampleFiles, about: dict[str, Any]
-) -> dict[str, Any]:
+def write(result: "Visualization", files: SampleFiles, about: dict[str, Any]) -> dict[str, Any]:
     """Write ``grid.png``, the standard-deviation maps, ``results.json`` and ``report.html`` beside the samples.
 
     Args:
         result: Samples of all images.
-        images: Input images, uint8 (H, W, 3); None if only the representation was given.
         files: Files of the samples, already written.
         about: Further content of ``results.json``: bundle, versions, hashes.
 
@@ -90,7 +86,7 @@ def write(
     written, on_page, page_bytes = ["grid.png"], 0, 0
     for i, entry in enumerate(values["images"]):
         own = []
-        image = images[i]
+        image = result.images[i]
         entry["file"] = None if image is None else files.image_name(i)
         if image is not None:
             write_png(folder / entry["file"], center_crop(image, size))
@@ -106,7 +102,7 @@ def write(
         page_bytes += sum((folder / name).stat().st_size for name in own)
         on_page += page_bytes <= PAGE_BYTES or i == 0
         written += own
-    write_png(folder / "grid.png", draw(result, images, top or 1))
+    write_png(folder / "grid.png", draw(result, top or 1))
     return write_run(folder, values | {"map_top": top, "images_on_page": on_page}, section, written)
 
 
