@@ -25,8 +25,9 @@ README = """# Example images
 
 These images are samples of the bundle `{bundle}`. Each sample was drawn for the representation (`{method}`, \
 `{level}`) of a validation image of the class in its file name, with sampler `{sampler}`, {steps} steps and \
-guidance {guidance:g}. Of {tried} images per class, the table has the sample whose representation is nearest \
-to the representation it was drawn for. `python tools/make_examples.py clothing96.tar --split val` regenerates \
+guidance {guidance:g}. Of {tried} images per class, the table lists the sample whose representation is \
+nearest to the representation that the sample is conditioned on. \
+`python tools/make_examples.py clothing96.tar --split val` regenerates \
 the folder.
 
 | file | image | seed of the sample | cosine similarity |

@@ -52,7 +52,8 @@ def bar(console: "Console", title: str) -> Iterator[ShowProgress]:
 class SparseLines:
     """Progress as plain lines for a log file.
 
-    A line is written after at least ten seconds and a tenth of the work, after each minute, and at the end.
+    A line is written if ten seconds and a tenth of the work have passed since the last line, after each minute, and at
+    the end.
     """
 
     def __init__(self, title: str, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
@@ -64,7 +65,7 @@ class SparseLines:
         self._first: tuple[float, int] | None = None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Write a line if one is due."""
+        """Write a line if the interval since the last line has passed."""
         now = self._clock()
         if self._first is None:
             # A resumed run does not start at 0. Its speed is measured from its first step.

@@ -63,8 +63,8 @@ def bench(
     """Time denoiser calls and complete sampling for several backends, precisions and batch sizes.
 
     The runs of all backends and precisions are interleaved, because the speed of a machine varies. The result includes
-    the multiply-accumulates per second of a call as a fraction of those of a matrix product, and the relative error of
-    a call against PyTorch at float32.
+    the multiply-accumulates per second of a call as a fraction of the rate of a matrix product, and the relative error
+    of a call against PyTorch at float32.
     """
     from rcdm_cli.analyses.bench.compute import bench as run_bench
     from rcdm_cli.analyses.bench.compute import open_contenders

@@ -1,4 +1,4 @@
-"""Hashes of image contents, with a cache that avoids reading files whose stat is unchanged."""
+"""Hashes of image contents, with a cache for files whose size and time stamps are unchanged."""
 
 import hashlib
 import json

@@ -19,7 +19,7 @@ class Distances:
     """Distances of samples to images in one feature space.
 
     Attributes:
-        frechet: squared Fréchet distance; the FID if the features are those of the Inception network.
+        frechet: squared Fréchet distance; the FID if the features come from the Inception network.
         mmd: squared maximum mean discrepancy over all vectors. ``kid`` is the mean over random subsets.
         precision: fraction of samples inside the manifold of the images.
         recall: fraction of images inside the manifold of the samples.
@@ -102,7 +102,8 @@ class KernelInceptionDistance(NamedTuple):
 def kid(samples: Tensor, images: Tensor, *, subsets: int = KID_SUBSETS) -> KernelInceptionDistance:
     """Compute the kernel inception distance: the mean of ``mmd`` over random subsets of both sets.
 
-    Bińkowski et al. 2018 (arXiv:1801.01401), section 4. Subsets are those of torch-fidelity with its default seed.
+    Bińkowski et al. 2018 (arXiv:1801.01401), section 4. The subsets equal the subsets of torch-fidelity with its
+    default seed.
 
     Args:
         samples: (N, 2048), Inception features, N ≥ 2.

@@ -17,7 +17,7 @@ PAIR = Pair("dino", "backbone")
 
 
 def test_threshold_0_equals_the_published_rule():
-    """The published script counts, for each dimension, the neighbours in which it is not zero, and takes > 14 of 20."""
+    """The published script selects the dimensions that are not zero in more than 14 of 20 neighbours."""
     neighbours = torch.relu(torch.randn(20, 200, generator=torch.Generator().manual_seed(0)) + 0.5)
     dimensions, active = shared_dimensions(neighbours, torch.ones(200), 0, Rule().share)
     counts = {d: sum(1 for row in neighbours if row[d] != 0) for d in range(200)}

@@ -22,7 +22,7 @@ def test_bootstrap_interval_of_a_proportion_equals_the_normal_approximation():
 
 
 def test_difference_of_two_numbers_is_paired():
-    """The interval of a paired difference is narrower than that of independent resamples."""
+    """The interval of a paired difference is narrower than the interval of independent resamples."""
     draw = np.random.default_rng(0)
     one = torch.from_numpy(draw.normal(size=50))
     other = one - 0.1 + 0.01 * torch.from_numpy(draw.normal(size=50))

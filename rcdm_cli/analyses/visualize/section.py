@@ -195,10 +195,7 @@ def _percent(spread: float | None) -> str:
 def _findings(results: Mapping[str, Any]) -> str:
     """Compare the levels of each method, or give the standard deviation of each representation."""
     if any(entry["mean_spread"] is None for entry in results["summary"]):
-        return (
-            "The standard deviation of a single sample is undefined. Generate two or more samples of each image to see"
-            " what varies."
-        )
+        return "The standard deviation of a single sample is undefined. Generate at least two samples of each image."
     both, single = [], []
     for method in dict.fromkeys(entry["method"] for entry in results["summary"]):
         levels = {

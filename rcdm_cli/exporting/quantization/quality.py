@@ -39,7 +39,7 @@ class Quality:
         mean_reciprocal_rank: mean reciprocal rank of the image's own representation among the representations of all
             images, by similarity to the sample's representation.
         similarity: mean cosine similarity between the representations of sample and image.
-        frechet: Fréchet distance between the representations of the samples and those of the images.
+        frechet: Fréchet distance between the representations of samples and of images.
     """
 
     mean_reciprocal_rank: float
@@ -64,7 +64,7 @@ class PrecisionComparison:
         precision: the reduced precision.
         images: number of images, with one sample each.
         qualities: one entry per (method, level) of the bundle.
-        psnr: peak signal-to-noise ratio of samples against those at fp32, in decibels; None if they are identical.
+        psnr: peak signal-to-noise ratio against the samples at fp32, in decibels; None if the samples are identical.
     """
 
     precision: EightBit
@@ -182,7 +182,7 @@ def compare_precisions(
 
 
 def sample_quality(sample_h: Tensor, image_h: Tensor) -> Quality:
-    """Measure the representations of samples (N, D), one per image, against those of the images (N, D)."""
+    """Compare the representations of samples (N, D), one per image, with the representations of the images (N, D)."""
     rank = ranks(sample_h, image_h, torch.arange(len(image_h)))
     similarity = float(own_similarity(sample_h, image_h).mean())
     return Quality(mean_reciprocal_rank(rank), similarity, frechet_distance(sample_h, image_h))
