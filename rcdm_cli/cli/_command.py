@@ -17,8 +17,7 @@ from rcdm_cli.cli._signals import interrupt_on_signals
 from rcdm_cli.core.errors import ImageWarning
 
 Json = Annotated[
-    bool,
-    typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=OUTPUT_PANEL),
+    bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=OUTPUT_PANEL)
 ]
 Quiet = Annotated[
     bool,

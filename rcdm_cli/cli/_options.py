@@ -66,16 +66,13 @@ def comma_separated_numbers(what: str, kind: type[int] | type[float], least: flo
     return check
 
 
-def choice_option(
-    flag: str, choices: Sequence[str], text: str, *, panel: str | None = None, show_default: bool = True
-) -> Any:
+def choice_option(flag: str, choices: Sequence[str], text: str, *, panel: str | None = None) -> Any:
     """Return an option with one value of ``choices``, which the shell completes."""
     return typer.Option(
         flag,
         metavar="|".join(choices),
         callback=one_of(flag.removeprefix("--"), choices),
         help=text,
-        show_default=show_default,
         rich_help_panel=panel,
         autocompletion=_completion.one_of(choices),
     )
@@ -122,23 +119,17 @@ def _device(value: str) -> str:
     return value
 
 
-Images = Annotated[
-    list[Path],
-    typer.Argument(metavar="IMAGES...", help="Image files, or folders of images.", show_default=False),
-]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of images.")]
 Source = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
         help="Dataset: a folder of images (sub-folders are classes), a tar file, or a folder of tar files.",
-        show_default=False,
     ),
 ]
 Split = Annotated[
     str | None,
-    typer.Option(
-        "--split", metavar="NAME", help="Sub-folder of DATA to use. Default: all of DATA.", show_default=False
-    ),
+    typer.Option("--split", metavar="NAME", help="Sub-folder of DATA to use. Default: all of DATA."),
 ]
 RecipeName = Annotated[
     str,
@@ -146,18 +137,16 @@ RecipeName = Annotated[
         "--recipe",
         metavar="NAME|FILE",
         help="Recipe: its name (see `rcdm list recipes`) or a TOML file.",
-        show_default=False,
         autocompletion=_completion.recipe,
     ),
 ]
 Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.", show_default=False),
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
 ]
 METHOD_HELP = "Method, such as dino (see `rcdm list methods`)."
 Method = Annotated[
     str,
-    typer.Option("--method", metavar="NAME", help=METHOD_HELP, show_default=False, autocompletion=_completion.methods),
+    typer.Option("--method", metavar="NAME", help=METHOD_HELP, autocompletion=_completion.methods),
 ]
 Methods = Annotated[
     list[str] | None,
@@ -187,28 +176,18 @@ ENCODER_HELP = (
 )
 EncoderReference = Annotated[
     str | None,
-    typer.Option(
-        "--encoder",
-        metavar="REF",
-        help=f"Encoder to use instead of the bundle's encoders: {ENCODER_HELP}.",
-        show_default=False,
-    ),
+    typer.Option("--encoder", metavar="REF", help=f"Encoder to use instead of the bundle's encoders: {ENCODER_HELP}."),
 ]
 IgnoredClasses = Annotated[
     list[str] | None,
     typer.Option(
-        "--ignore-class",
-        metavar="NAME",
-        help="Class folder whose images are treated as unlabelled. Repeatable.",
-        show_default=False,
+        "--ignore-class", metavar="NAME", help="Class folder whose images are treated as unlabelled. Repeatable."
     ),
 ]
 
 Sampler = Annotated[
     str | None,
-    choice_option(
-        "--sampler", SAMPLERS, "Diffusion sampler. Default: the bundle's.", panel=SAMPLING_PANEL, show_default=False
-    ),
+    choice_option("--sampler", SAMPLERS, "Diffusion sampler. Default: the bundle's.", panel=SAMPLING_PANEL),
 ]
 Steps = Annotated[
     int | None,
@@ -217,7 +196,6 @@ Steps = Annotated[
         metavar="N",
         min=1,
         help="Number of sampling steps. More steps are slower and more accurate. Default: the bundle's.",
-        show_default=False,
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
@@ -233,7 +211,6 @@ Guidance = Annotated[
         min=0,
         max=100,
         help="Classifier-free guidance scale; 1 is no guidance. Default: the bundle's.",
-        show_default=False,
         rich_help_panel=SAMPLING_PANEL,
     ),
 ]
@@ -277,29 +254,21 @@ Precision = Annotated[
         panel=MACHINE_PANEL,
     ),
 ]
-Batch = Annotated[
-    int,
-    typer.Option("--batch", metavar="N", min=1, help="Batch size.", rich_help_panel=MACHINE_PANEL),
-]
+Batch = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Batch size.", rich_help_panel=MACHINE_PANEL)]
 Cache = Annotated[
     Path | None,
     typer.Option(
         "--cache",
         metavar="PATH",
         help=f"Folder of downloaded weights. Default: {CACHE}, else ~/.cache/rcdm.",
-        show_default=False,
         rich_help_panel=MACHINE_PANEL,
     ),
 ]
 
 Out = Annotated[
-    Path,
-    typer.Option("--out", metavar="PATH", help="Folder for the results.", rich_help_panel=OUTPUT_PANEL),
+    Path, typer.Option("--out", metavar="PATH", help="Folder for the results.", rich_help_panel=OUTPUT_PANEL)
 ]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Replace existing results.", rich_help_panel=OUTPUT_PANEL),
-]
+Force = Annotated[bool, typer.Option("--force", help="Replace existing results.", rich_help_panel=OUTPUT_PANEL)]
 DryRun = Annotated[
     bool,
     typer.Option(

@@ -26,7 +26,6 @@ def embed(
         typer.Argument(
             metavar="IMAGES|DATA...",
             help="Images and folders of images, or one dataset: a folder with class folders, a tar, a folder of tars.",
-            show_default=False,
         ),
     ],
     out: Annotated[
@@ -36,7 +35,6 @@ def embed(
             "-o",
             metavar="FILE",
             help="File to write; it ends in .safetensors or .npz.",
-            show_default=False,
             rich_help_panel=OUTPUT_PANEL,
         ),
     ],

@@ -41,7 +41,6 @@ def evaluate(
             metavar="NAME",
             help="Sub-folder of DATA with the training images, for the nearest training image of each sample and the"
             " k-NN accuracy. Default: neither is measured.",
-            show_default=False,
         ),
     ] = None,
     ignore_classes: IgnoredClasses = None,
@@ -52,7 +51,6 @@ def evaluate(
             metavar="METHOD[/LEVEL]",
             help="Representation space in which samples and images are compared. Default: supervised/backbone, or the"
             " backbone of the first method if the bundle has no supervised encoder.",
-            show_default=False,
         ),
     ] = None,
     inception: Annotated[
@@ -61,7 +59,6 @@ def evaluate(
             "--inception",
             metavar="FILE",
             help="Weights of the Inception network, for FID, KID and inception score. Needs torch-fidelity.",
-            show_default=False,
         ),
     ] = None,
     selection: SelectionOptions = SelectionOptions(),

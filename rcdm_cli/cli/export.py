@@ -29,21 +29,12 @@ GRAPHS_PANEL = "Graphs"
 def export(
     out: Output,
     source: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|BUNDLE",
-            help="Folder of an `rcdm train` run, or name or folder of a bundle.",
-            show_default=False,
-        ),
+        str, typer.Argument(metavar="RUN|BUNDLE", help="Folder of an `rcdm train` run, or name or folder of a bundle.")
     ],
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--out",
-            metavar="PATH",
-            help="Folder of the bundle to make from a RUN.",
-            show_default=False,
-            rich_help_panel=OUTPUT_PANEL,
+            "--out", metavar="PATH", help="Folder of the bundle to make from a RUN.", rich_help_panel=OUTPUT_PANEL
         ),
     ] = None,
     onnx: Annotated[
@@ -75,7 +66,6 @@ def export(
             "--calibration",
             metavar="DATA",
             help="Images for int8 and fp8, a folder or a tar: 32 for calibration, up to 100 others to check samples.",
-            show_default=False,
             rich_help_panel=GRAPHS_PANEL,
         ),
     ] = None,

@@ -71,16 +71,12 @@ def fgsm(
             metavar="DATA",
             help="Training images of the linear classifiers: a dataset with class folders, or a file written by"
             " `rcdm embed`. Without --probe, only the attack drift is possible.",
-            show_default=False,
         ),
     ] = None,
     probe_split: Annotated[
         str | None,
         typer.Option(
-            "--probe-split",
-            metavar="NAME",
-            help="Sub-folder of the --probe data to use. Default: all images.",
-            show_default=False,
+            "--probe-split", metavar="NAME", help="Sub-folder of the --probe data to use. Default: all images."
         ),
     ] = None,
     ignore_classes: IgnoredClasses = None,
@@ -115,7 +111,6 @@ def fgsm(
             min=0,
             help="End with exit code 3 if a mean drift (1 − cosine similarity of the representations before and after)"
             " exceeds X.",
-            show_default=False,
         ),
     ] = None,
     selection: SelectionOptions = SelectionOptions(),

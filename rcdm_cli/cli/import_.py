@@ -34,20 +34,10 @@ OneLevel = Annotated[str, choice_option("--level", LEVELS, LEVEL_HELP)]
 )
 def import_checkpoint(
     out: Output,
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="State dict: .pt, .pth or .safetensors.", show_default=False)
-    ],
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help=METHOD_HELP, show_default=False)],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="State dict: .pt, .pth or .safetensors.")],
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help=METHOD_HELP)],
     folder: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="PATH",
-            help="Folder of the bundle.",
-            show_default=False,
-            rich_help_panel=OUTPUT_PANEL,
-        ),
+        Path, typer.Option("--out", "-o", metavar="PATH", help="Folder of the bundle.", rich_help_panel=OUTPUT_PANEL)
     ],
     level: OneLevel = "backbone",
     encoder: Annotated[
@@ -56,12 +46,10 @@ def import_checkpoint(
             "--encoder",
             metavar="REF",
             help=f"Encoder to use instead of the encoder that `rcdm pull` downloaded: {ENCODER_HELP}.",
-            show_default=False,
         ),
     ] = None,
     size: Annotated[
-        int | None,
-        typer.Option("--size", min=1, help="Size of the samples in pixels.", rich_help_panel=UNSEEN_PANEL),
+        int | None, typer.Option("--size", min=1, help="Size of the samples in pixels.", rich_help_panel=UNSEEN_PANEL)
     ] = None,
     heads: Annotated[
         int | None, typer.Option("--heads", min=1, help="Attention heads.", rich_help_panel=UNSEEN_PANEL)

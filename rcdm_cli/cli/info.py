@@ -20,9 +20,7 @@ CHECKPOINTS = (".pt", ".pth", ".torch", ".ckpt", ".tar", ".bin")
 Target = Annotated[
     str,
     typer.Argument(
-        metavar="PATH",
-        help="Bundle or recipe (name or path), checkpoint (.safetensors, .pt, .pth), or ONNX file.",
-        show_default=False,
+        metavar="PATH", help="Bundle or recipe (name or path), checkpoint (.safetensors, .pt, .pth), or ONNX file."
     ),
 ]
 

@@ -34,16 +34,12 @@ def interpolate(
     output: Output,
     first: Annotated[
         Path,
-        typer.Argument(
-            metavar="A", help="First image, a folder of images, or a file written by `rcdm embed`.", show_default=False
-        ),
+        typer.Argument(metavar="A", help="First image, a folder of images, or a file written by `rcdm embed`."),
     ],
     second: Annotated[
         Path,
         typer.Argument(
-            metavar="B",
-            help="Second image, or a folder or file with as many images, which are paired in order.",
-            show_default=False,
+            metavar="B", help="Second image, or a folder or file with as many images, which are paired in order."
         ),
     ],
     path: Annotated[
@@ -54,14 +50,11 @@ def interpolate(
     ] = 0.0,
     end: Annotated[float, typer.Option("--to", metavar="POSITION", min=-4, max=4, help="Last position.")] = 1.0,
     frames: Annotated[
-        int,
-        typer.Option("--frames", metavar="N", min=2, help="Number of positions.", rich_help_panel=SAMPLING_PANEL),
+        int, typer.Option("--frames", metavar="N", min=2, help="Number of positions.", rich_help_panel=SAMPLING_PANEL)
     ] = 7,
     animation: Annotated[
         str | None,
-        choice_option(
-            "--animation", ANIMATIONS, "Also write the frames as an animation in this format.", show_default=False
-        ),
+        choice_option("--animation", ANIMATIONS, "Also write the frames as an animation in this format."),
     ] = None,
     selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 3,

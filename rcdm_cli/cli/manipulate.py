@@ -27,13 +27,8 @@ from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_r
 )
 def manipulate(
     output: Output,
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="SOURCE", help="Image whose shared dimensions are replaced.", show_default=False),
-    ],
-    target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="Image whose values are inserted.", show_default=False)
-    ],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Image whose shared dimensions are replaced.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Image whose values are inserted.")],
     neighbours: Annotated[
         Path,
         typer.Option(
@@ -41,7 +36,6 @@ def manipulate(
             metavar="DIR|FILE",
             help="Candidates for the nearest neighbours of SOURCE: a folder or tar of images, or a file written by"
             " `rcdm embed`.",
-            show_default=False,
         ),
     ],
     nearest: Annotated[int, typer.Option("--nearest", metavar="N", min=1, help="Number of nearest neighbours.")] = 20,
@@ -55,7 +49,6 @@ def manipulate(
             " candidates. Default: 0 for a representation after a ReLU, such as a ResNet's backbone, which is the"
             " paper's rule that every non-zero value is active; 1 for a representation without zeros, such as a"
             " projector's, of which the paper's rule would select every dimension.",
-            show_default=False,
         ),
     ] = None,
     share: Annotated[

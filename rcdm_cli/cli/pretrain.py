@@ -34,7 +34,6 @@ def pretrain(
             metavar="NAME",
             help="Sub-folder of DATA for the k-NN accuracy. By default, the accuracy is computed leave-one-out on the "
             "training images.",
-            show_default=False,
         ),
     ] = None,
     overrides: Set = None,

@@ -28,7 +28,6 @@ def probe(
             metavar="DATA",
             help="Dataset with class folders (a folder, a tar file, or a folder of tar files), or a file written by"
             " `rcdm embed`.",
-            show_default=False,
         ),
     ],
     split: Annotated[

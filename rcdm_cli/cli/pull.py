@@ -49,9 +49,7 @@ def pull(
     out: Output,
     method: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME", help="Method with published weights (see `rcdm list methods`).", show_default=False
-        ),
+        typer.Argument(metavar="NAME", help="Method with published weights (see `rcdm list methods`)."),
     ],
     level: OneLevel = "backbone",
     folder: Annotated[

@@ -24,14 +24,11 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...",
-            help="Run folders, which other commands wrote as --out. Each contains results.json.",
-            show_default=False,
+            metavar="RUN...", help="Run folders, which other commands wrote as --out. Each contains results.json."
         ),
     ],
     page: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="FILE", help="File of the page.", rich_help_panel=OUTPUT_PANEL),
+        Path, typer.Option("--out", "-o", metavar="FILE", help="File of the page.", rich_help_panel=OUTPUT_PANEL)
     ] = Path("report.html"),
     force: Force = False,
 ) -> None:

@@ -34,12 +34,7 @@ def train(
     split: Split = None,
     validation_split: Annotated[
         str | None,
-        typer.Option(
-            "--validation-split",
-            metavar="NAME",
-            help="Sub-folder of DATA for the validation loss.",
-            show_default=False,
-        ),
+        typer.Option("--validation-split", metavar="NAME", help="Sub-folder of DATA for the validation loss."),
     ] = None,
     encoders: Annotated[
         list[str] | None,
@@ -47,7 +42,6 @@ def train(
             "--encoder",
             metavar="REF",
             help=f"Encoder that replaces the encoders of the recipe: {ENCODER_HELP}. Repeatable.",
-            show_default=False,
         ),
     ] = None,
     init: Annotated[
@@ -57,7 +51,6 @@ def train(
             metavar="BUNDLE|RUN",
             help="Bundle or run with the initial weights of the denoiser and of the conditioning projections of the "
             "same encoders. Default: random weights.",
-            show_default=False,
         ),
     ] = None,
     overrides: Set = None,

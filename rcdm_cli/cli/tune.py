@@ -36,14 +36,11 @@ from rcdm_cli.core.resources import MANIFEST
 )
 def tune(
     output: Output,
-    bundle: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="Bundle to tune: its name or its folder.", show_default=False)
-    ],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle to tune: its name or its folder.")],
     images: Source,
     split: Split = None,
     limit: Annotated[
-        int,
-        typer.Option("--limit", metavar="N", min=2, help="Maximum number of images, spread evenly over DATA."),
+        int, typer.Option("--limit", metavar="N", min=2, help="Maximum number of images, spread evenly over DATA.")
     ] = 400,
     sampler: Annotated[
         str,

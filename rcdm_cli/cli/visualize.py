@@ -30,11 +30,7 @@ def visualize(
     output: Output,
     images: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="IMAGES...",
-            help="Images, folders of images, or one file written by `rcdm embed`.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="IMAGES...", help="Images, folders of images, or one file written by `rcdm embed`."),
     ],
     selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 6,
