@@ -88,8 +88,8 @@ def arguments_of(name: str) -> dict[str, str]:
 def test_signature_starts_with_the_bundle_and_has_keyword_only_options(name):
     parameters = inspect.signature(getattr(rcdm_cli, name)).parameters
     assert next(iter(parameters)) == "bundle"
-    keywords = [one for one in parameters.values() if one.kind is inspect.Parameter.KEYWORD_ONLY]
-    assert all(one.default is not inspect.Parameter.empty for one in keywords)
+    keywords = [entry for entry in parameters.values() if entry.kind is inspect.Parameter.KEYWORD_ONLY]
+    assert all(entry.default is not inspect.Parameter.empty for entry in keywords)
     shared = {"methods", "level", "seed", "batch", "out", "force", "cache", "on_progress", "on_note"}
     assert shared | set(parameters) - {"options"} <= set(arguments_of(name))
 

@@ -114,9 +114,9 @@ def test_test_extra_requires_tensorrt_rtx_on_x86_only(system, machine, expected)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     environment = {"sys_platform": system, "platform_machine": machine}
     requirements = [Requirement(text) for text in extras["test"]]
-    required = [one for one in requirements if one.marker is None or one.marker.evaluate(environment)]
-    assert sum("rtx" in one.extras for one in required) == expected
-    assert any("cpu" in one.extras for one in required)
+    required = [entry for entry in requirements if entry.marker is None or entry.marker.evaluate(environment)]
+    assert sum("rtx" in entry.extras for entry in required) == expected
+    assert any("cpu" in entry.extras for entry in required)
 
 
 def test_imported_packages_are_declared_as_dependencies():

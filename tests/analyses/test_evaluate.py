@@ -141,7 +141,7 @@ def test_all_measures_use_the_same_samples(bundle, given, bank, found):
 
 def test_json_contains_paired_differences_and_the_reference_of_training_images(found):
     values = found.as_json()
-    backbone, projector = (float(one.diversity.variance.mean()) ** 0.5 for one in found.evaluated)
+    backbone, projector = (float(entry.diversity.variance.mean()) ** 0.5 for entry in found.evaluated)
     assert values["differences"][0]["pixels"]["value"] == pytest.approx(projector - backbone)
     assert values["training_images"]["distances"]["precision"] == found.real.precision
     assert len(values["training_images"]["quantiles_of_images"]) == len(values["training_images"]["levels"])

@@ -39,12 +39,13 @@ def results(found, tmp_path):
 def test_page_has_every_pair_and_calls_no_distance_fid(found, results, tmp_path):
     assert write(tmp_path, found, {}).keys() == {*results, "files"}
     page = Page(tmp_path / "report.html")
-    for one in results["results"]:
-        rank = one["mean_reciprocal_rank"]
+    for entry in results["results"]:
+        rank = entry["mean_reciprocal_rank"]
         assert (
-            f"{one['method']} {one['level']} {rank['value']:.3f} [{rank['low']:.3f}, {rank['high']:.3f}]" in page.text
+            f"{entry['method']} {entry['level']} {rank['value']:.3f} [{rank['low']:.3f}, {rank['high']:.3f}]"
+            in page.text
         )
-        assert f"{one['distances']['frechet']:.4g}" in page.text
+        assert f"{entry['distances']['frechet']:.4g}" in page.text
     assert (
         "in the representation space of supervised at backbone level. These distances are not FID or KID" in page.text
     )
@@ -53,10 +54,12 @@ def test_page_has_every_pair_and_calls_no_distance_fid(found, results, tmp_path)
 
 
 def test_chart_of_directions_has_cumulative_variance_and_correlation(results):
-    for one in results["results"]:
-        one["directions"] = {"last": [1, 2, 4], "variance": [0.5, 0.3, 0.2], "correlation": [0.9, 0.7, 0.1]}
+    for item in results["results"]:
+        item["directions"] = {"last": [1, 2, 4], "variance": [0.5, 0.3, 0.2], "correlation": [0.9, 0.7, 0.1]}
     [chart] = [element for element in section(results).elements if "direction" in getattr(element, "title", "")]
-    assert [line.name for line in chart.lines] == [f"{one['method']} {one['level']}" for one in results["results"]]
+    assert [line.name for line in chart.lines] == [
+        f"{entry['method']} {entry['level']}" for entry in results["results"]
+    ]
     for line in chart.lines:
         assert line.x == pytest.approx((50, 80, 100))
         assert line.y == (0.9, 0.7, 0.1)
@@ -73,8 +76,8 @@ def test_inception_distances_have_their_own_table(results):
         "neighbours": 3,
     }
     numbers["inception_score"] = {"mean": 2.5, "deviation": 0.1, "splits": 4}
-    for one in results["results"]:
-        one["inception"] = numbers
+    for entry in results["results"]:
+        entry["inception"] = numbers
     results["training_images"]["inception"] = numbers
     [table] = [element for element in section(results).elements if "FID" in getattr(element, "columns", ())]
     assert table.rows[0] == ("dino", "backbone", "12.35", "0.00123", "0.500", "0.250", "2.50 ± 0.10")
@@ -90,30 +93,30 @@ def test_sentences_agree_with_the_intervals(results):
         results["differences"][0]["pixels"] = {"value": (low + high) / 2, "low": low, "high": high}
         assert verdict in " ".join(answers(results))
     results["training_images"]["bar"] |= {"similarity": 0.9, "expected_above": 0.04}
-    for one, above in zip(results["results"], (0.0, 0.25, 0.125), strict=True):
-        one["nearest"]["above"] = {"value": above, "low": above / 2, "high": above}
+    for item, above in zip(results["results"], (0.0, 0.25, 0.125), strict=True):
+        item["nearest"]["above"] = {"value": above, "low": above / 2, "high": above}
     assert answers(results)[-1] == (
         "Copies: 4.0 % of new images are expected to have a similarity above 0.900 to a training image. Largest"
         " fraction of samples above this threshold: 25.0 [12.5, 25.0] % (dino projector), more than expected, so"
         " samples may be copies."
     )
-    for one in results["results"]:
-        one["nearest"]["above"] = {"value": 0.0, "low": 0.0, "high": 0.0}
+    for entry in results["results"]:
+        entry["nearest"]["above"] = {"value": 0.0, "low": 0.0, "high": 0.0}
     assert answers(results)[-1].endswith("not significantly more.")
 
 
 def test_missing_measures_are_not_on_the_page(results):
     results |= {"samples": 1, "training_images": None, "differences": []}
-    for one in results["results"]:
-        one |= {"knn": None, "nearest": None, "diversity": None}
+    for entry in results["results"]:
+        entry |= {"knn": None, "nearest": None, "diversity": None}
     tables = [element for element in section(results).elements if isinstance(element, Table)]
     assert [table.columns[2] for table in tables] == ["mean reciprocal rank", "Fréchet distance"]
 
 
 def test_grid_has_image_sample_and_nearest_training_image(found):
     canvas = draw_grid(draw_nearest(found.evaluated))
-    for one in found.evaluated:
-        for shown in one.nearest:
+    for entry in found.evaluated:
+        for shown in entry.nearest:
             assert holds(canvas, shown.image)
             assert holds(canvas, shown.sample)
             assert holds(canvas, shown.nearest)

@@ -110,8 +110,8 @@ def test_curves_and_comparisons_are_means_over_images():
         plan,
     )
     dino, supervised = found.curves
-    assert [one.value for one in dino.accuracy] == [0.75, 0.5, 0.25]
-    assert [round(one.value, 6) for one in dino.drift] == [0, 0.15, 0.6]
+    assert [entry.value for entry in dino.accuracy] == [0.75, 0.5, 0.25]
+    assert [round(entry.value, 6) for entry in dino.drift] == [0, 0.15, 0.6]
     assert dino.robust.value == pytest.approx(0.375)
     assert dino.relative.value == pytest.approx(0.375 / 0.75)
     assert supervised.relative.value == pytest.approx(0.125)
@@ -132,7 +132,7 @@ def test_one_image_has_no_comparisons(bundle, subjects):
 
 def test_image_values_contain_the_predicted_classes(outcomes, subjects):
     values = summarise(outcomes, subjects, [DINO, REFERENCE], PLAN).images
-    assert [one["class"] for one in values] == ["cat", "dog", "cat", "dog", "dog"]
+    assert [entry["class"] for entry in values] == ["cat", "dog", "cat", "dog", "dog"]
     found = values[2]["representations"][0]
     assert (found["method"], found["level"], found["attack"]) == ("dino", "projector", "fgsm")
     expected = [int(outcomes[AttackCase(DINO, "fgsm", epsilon)].predicted[2]) for epsilon in PLAN.epsilons]
@@ -158,7 +158,7 @@ def test_samples_of_attacked_representations_share_the_noise(bundle, subjects):
     with open_sampling_run(bundle, steps=2) as run:
         run = replace(run, pairs=[DINO, REFERENCE])
         samples_of = sample_attacked(run, subjects, [1, 3], PLAN, num_samples=2)
-    assert [one.image for one in samples_of] == [1, 3]
+    assert [entry.image for entry in samples_of] == [1, 3]
     assert samples_of[1].seeds == [sample_seed(0, subjects.paths[3], k) for k in range(2)]
     seeds = [sample_seed(0, subjects.paths[3], k) for k in range(2)]
     for row, pair in enumerate((DINO, REFERENCE)):

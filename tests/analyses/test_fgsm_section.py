@@ -48,11 +48,11 @@ def run(tmp_path_factory):
 def test_files_are_named_in_the_results(run):
     folder, results = run
     curves = {f"{attack}-{what}.png" for attack in PLAN.attacks for what in ("accuracy", "drift")}
-    drawn = {*curves, *(one["figure"] for one in results["grids"])}
+    drawn = {*curves, *(grid["figure"] for grid in results["grids"])}
     assert drawn == {path.name for path in folder.glob("*.png")}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*.png")}
     assert set(results["files"]) == found
-    assert [one["image"] for one in results["grids"]] == ["<b>.png", "c"]
+    assert [grid["image"] for grid in results["grids"]] == ["<b>.png", "c"]
     # Two images, pairs and epsilons, each with the attacked image and two samples.
     assert len(found - drawn) == 2 * 2 * 2 * 3
     page = (folder / "report.html").read_text(encoding="utf-8")
@@ -84,8 +84,8 @@ def test_charts_and_table_have_every_number(run):
         "1 − cosine similarity",
     ] * 2
     for chart, attack_, key in zip(charts, ("fgsm", "fgsm", "drift", "drift"), ("accuracy", "drift") * 2, strict=True):
-        mine = [one for one in results["results"] if one["attack"] == attack_]
-        assert [line.y for line in chart.lines] == [tuple(point["value"] for point in one[key]) for one in mine]
+        mine = [entry for entry in results["results"] if entry["attack"] == attack_]
+        assert [line.y for line in chart.lines] == [tuple(point["value"] for point in entry[key]) for entry in mine]
         assert chart.lines[0].x == (0.0, 4.0)
     table = next(element for element in elements if isinstance(element, Table))
     assert table.columns == ("method", "level", "attack", "0/255", "4/255")

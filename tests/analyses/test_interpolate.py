@@ -30,8 +30,8 @@ def test_spherical_path_equals_scipy_with_linear_norms():
     a, b = random_ends()
     where = torch.linspace(0, 1, 5)
     found = spherical(a, b, where).numpy()
-    unit = [(one / one.norm()).double().numpy() for one in (a, b)]
-    unit = [one / np.linalg.norm(one) for one in unit]
+    unit = [(entry / entry.norm()).double().numpy() for entry in (a, b)]
+    unit = [entry / np.linalg.norm(entry) for entry in unit]
     np.testing.assert_allclose(
         found / np.linalg.norm(found, axis=1, keepdims=True), geometric_slerp(*unit, where.numpy()), atol=1e-6
     )
@@ -107,12 +107,12 @@ def test_lengths_and_similarities_follow_from_the_samples(bundle, images, result
 
 def test_summary_is_the_mean_over_image_pairs_and_noises(result):
     values = result.as_json()
-    representations = [one["representations"][1] for one in values["image_pairs"]]
+    representations = [entry["representations"][1] for entry in values["image_pairs"]]
     summary = values["summary"][1]
     assert (summary["method"], summary["level"]) == PAIR
-    assert summary["mean_similarity"] == pytest.approx(np.mean([one["similarity"] for one in representations]))
+    assert summary["mean_similarity"] == pytest.approx(np.mean([entry["similarity"] for entry in representations]))
     assert summary["to_b_by_position"][2] == pytest.approx(
-        np.mean([np.array(one["to_b"])[:, 2] for one in representations])
+        np.mean([np.array(entry["to_b"])[:, 2] for entry in representations])
     )
     assert values["image_pairs"][1]["seeds"] == [sample_seed(5, "1", 0), sample_seed(5, "1", 1)]
 

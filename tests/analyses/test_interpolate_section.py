@@ -79,6 +79,6 @@ def test_section_agrees_with_the_numbers(result, images, tmp_path):
     assert sample.title == "From <a>.png (A) to 고양이.png (B)"
     assert [group.label for group in sample.rows[0].groups] == ["A", "0", "0.5", "1", "B"]
     assert len(sample.rows) == 2 * 2
-    chart = next(one for one in section(values).elements if isinstance(one, LineChart))
+    chart = next(entry for entry in section(values).elements if isinstance(entry, LineChart))
     expected = np.mean(values["image_pairs"][0]["representations"][1]["similarity"], axis=0)
     np.testing.assert_allclose(chart.lines[1].y, expected)

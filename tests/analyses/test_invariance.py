@@ -13,7 +13,7 @@ from tests.bundle.tiny import tiny_bundle
 
 BOTH = [Pair("dino", "backbone"), Pair("dino", "projector")]
 SAME = Augmentation("same", "Nothing.", {"once": lambda image, _: image, "twice": lambda image, _: image})
-NOISE = next(one for one in AUGMENTATIONS if one.name == "noise")
+NOISE = next(entry for entry in AUGMENTATIONS if entry.name == "noise")
 OPTIONS = {"methods": "dino", "examples": 0}
 
 

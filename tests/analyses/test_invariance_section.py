@@ -13,7 +13,7 @@ from rcdm_cli.report.elements import Sentence
 from tests.analyses.test_visualize_section import holds
 from tests.bundle.tiny import tiny_bundle
 
-BATTERY = tuple(one for one in AUGMENTATIONS if one.name in ("grey", "noise"))
+BATTERY = tuple(entry for entry in AUGMENTATIONS if entry.name in ("grey", "noise"))
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def results(found, tmp_path):
 
 
 def test_files_are_named_in_the_results(results, tmp_path):
-    named = {*results["heat_maps"].values(), *(one["figure"] for one in results["grids"])}
+    named = {*results["heat_maps"].values(), *(grid["figure"] for grid in results["grids"])}
     assert named == {path.name for path in tmp_path.glob("*.png")}
-    assert [one["method"] for one in results["grids"]] == ["dino", "supervised"]
+    assert [grid["method"] for grid in results["grids"]] == ["dino", "supervised"]
 
 
 def test_grid_has_samples_before_and_after(samples):
@@ -71,8 +71,8 @@ def interval(value, width=0.01):
 def test_sentences_agree_with_the_intervals(results):
     given = copy.deepcopy(results)
     for row, cache in zip(given["representations"][:2], ((0.71, 0.9), (0.98, 0.905)), strict=True):
-        for one, value in zip(row["augmentations"], cache, strict=True):
-            one["mean"]["relative"] = interval(value)
+        for augmentation, value in zip(row["augmentations"], cache, strict=True):
+            augmentation["mean"]["relative"] = interval(value)
     given["projector_minus_backbone"] = [
         {"method": "dino", "augmentation": "grey", **interval(0.27)},
         {"method": "dino", "augmentation": "noise", **interval(0.005)},
@@ -99,8 +99,8 @@ def test_sentences_agree_with_the_intervals(results):
 def test_section_needs_no_samples_and_no_relative_similarity(results):
     given = copy.deepcopy(results) | {"grids": [], "projector_minus_backbone": []}
     for row in given["representations"]:
-        for one in row["augmentations"]:
-            for step in [one["mean"], *one["strengths"]]:
+        for augmentation in row["augmentations"]:
+            for step in [augmentation["mean"], *augmentation["strengths"]]:
                 step["relative"] = None
     first = section(given).elements[0]
     assert isinstance(first, Sentence)

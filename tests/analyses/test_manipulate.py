@@ -84,7 +84,7 @@ def expected_rows(h):
 
 def test_dimensions_are_shared_by_the_nearest_neighbours(found, h):
     near, dimensions, rows = expected_rows(h)
-    assert [one.key for one in found.neighbours] == [str(i) for i in near]
+    assert [neighbour.key for neighbour in found.neighbours] == [str(i) for i in near]
     assert found.dimensions == dimensions
     assert 0 < len(dimensions) < found.width == 16
     assert found.energy == pytest.approx((rows[0][dimensions] ** 2).sum() / (rows[0] ** 2).sum(), rel=1e-5)

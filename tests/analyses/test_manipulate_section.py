@@ -31,7 +31,7 @@ def result(tmp_path_factory, images):
 
 def test_grid_has_every_row_both_images_and_the_nearest_neighbours(result, images):
     found = result.results[PAIRS[0]]
-    near = {one.key: images[int(one.key)] for one in found.neighbours}
+    near = {neighbour.key: images[int(neighbour.key)] for neighbour in found.neighbours}
     canvas = draw_grid(draw(found, images[0], images[1], near))
     shown = [*found.samples.reshape(-1, 16, 16, 3), images[0], images[1], *list(near.values())[:2]]
     assert all(holds(canvas, sample) for sample in shown)
@@ -42,10 +42,10 @@ def test_grid_has_every_row_both_images_and_the_nearest_neighbours(result, image
 def test_section_lists_dimensions_and_the_largest_change(result, images, tmp_path):
     write(result, images[0], images[1], {}, tmp_path, ABOUT)
     values = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    tables = [one for one in section(values).elements if isinstance(one, Table)]
+    tables = [entry for entry in section(values).elements if isinstance(entry, Table)]
     rows = dict(zip(PAIRS, tables[1].rows, strict=True))
     for pair, found in result.results.items():
-        assert rows[pair][2] == (", ".join(str(one) for one in found.dimensions) or "none")
+        assert rows[pair][2] == (", ".join(str(entry) for entry in found.dimensions) or "none")
     rise = {pair: np.mean(found.to_target[2]) - np.mean(found.to_target[0]) for pair, found in result.results.items()}
     most = max(PAIRS, key=rise.get)
     answer = section(values).elements[0]
@@ -66,6 +66,6 @@ def test_section_has_the_number_of_neighbours(result, images, tmp_path):
 
 def test_swap_without_effect_is_reported(result, images, tmp_path):
     values = copy.deepcopy(write(result, images[0], images[1], {}, tmp_path, ABOUT))
-    for one in values["representations"]:
-        one["rows"][2]["to_target"] = one["rows"][0]["to_target"]
+    for entry in values["representations"]:
+        entry["rows"][2]["to_target"] = entry["rows"][0]["to_target"]
     assert "are not more similar" in section(values).elements[0].text

@@ -68,8 +68,8 @@ def test_backbone_is_more_accurate_than_the_projector(found):
 
 
 def test_interval_over_seeds_is_the_t_interval_of_the_resamples(found):
-    for one in (*found.probed, *found.differences):
-        for measured in (one.linear, one.knn):
+    for entry in (*found.probed, *found.differences):
+        for measured in (entry.linear, entry.knn):
             values = np.array(measured.by_seed)
             assert len(values) == found.seeds == 4
             low, high = stats.t.interval(0.95, 3, values.mean(), max(stats.sem(values), 1e-12))
@@ -81,10 +81,10 @@ def test_interval_over_seeds_is_the_t_interval_of_the_resamples(found):
 
 
 def test_knn_equals_scikit_learn(found, training, validation):
-    bank, queries = ([i for i, name in enumerate(one.labels) if name != "other"] for one in (training, validation))
+    bank, queries = ([i for i, name in enumerate(entry.labels) if name != "other"] for entry in (training, validation))
     unit = {
-        name: torch.nn.functional.normalize(one.representations[PROJECTOR][index], dim=1).numpy()
-        for name, one, index in (("bank", training, bank), ("queries", validation, queries))
+        name: torch.nn.functional.normalize(entry.representations[PROJECTOR][index], dim=1).numpy()
+        for name, entry, index in (("bank", training, bank), ("queries", validation, queries))
     }
 
     def votes(distances):
@@ -126,9 +126,9 @@ def test_training_images_that_are_left_out_are_reported(training, validation):
 def test_intervals_of_accuracies_are_within_0_and_1(training, validation, seeds):
     """With two seeds, the quantile of Student's t is 12.7."""
     values = probe(None, training, validation, ignore_classes=["other"], seeds=seeds).as_json()
-    for one in values["results"]:
+    for entry in values["results"]:
         for kind in ("linear", "knn"):
-            for interval in (one[kind], one[kind]["over_seeds"]):
+            for interval in (entry[kind], entry[kind]["over_seeds"]):
                 assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
     difference = values["differences"][0]["linear"]["over_seeds"]
     assert -1 <= difference["low"] <= difference["high"] <= 1
@@ -141,7 +141,7 @@ def test_json_contains_majority_and_seed_values(found):
     linear = values["results"][0]["linear"]
     assert linear["low"] <= linear["value"]
     assert linear["over_seeds"]["value"] == pytest.approx(np.mean(linear["over_seeds"]["values"]))
-    assert {one["method"] for one in values["differences"]} == {"mine"}
+    assert {difference["method"] for difference in values["differences"]} == {"mine"}
 
 
 def test_fitted_classifiers_are_cached(training, tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_resample_of_two_images_leaves_one_out():
 def test_accuracies_equal_scikit_learn(found, training, validation):
     h, labels = (part.numpy() for part in training)
     queries, truth = (part.numpy() for part in validation)
-    for number, one in enumerate(found):
+    for number, entry in enumerate(found):
         drawn, left_out = (part.numpy() for part in bootstrap_resample(len(h), 4, number))
         scaler = StandardScaler().fit(h[drawn])
         accuracies = {}
@@ -70,19 +70,21 @@ def test_accuracies_equal_scikit_learn(found, training, validation):
             other.fit(scaler.transform(h[drawn]), labels[drawn])
             accuracies[strength] = other.score(scaler.transform(h[left_out]), labels[left_out]), other
         # The optima are found to a tolerance, so an image on the boundary may fall on either side.
-        assert accuracies[one.strength][0] >= max(value for value, _ in accuracies.values()) - 1 / len(left_out) - 1e-9
-        expected = accuracies[one.strength][1].score(scaler.transform(queries), truth)
-        assert one.linear == pytest.approx(expected, abs=1 / len(queries) + 1e-9)
+        assert (
+            accuracies[entry.strength][0] >= max(value for value, _ in accuracies.values()) - 1 / len(left_out) - 1e-9
+        )
+        expected = accuracies[entry.strength][1].score(scaler.transform(queries), truth)
+        assert entry.linear == pytest.approx(expected, abs=1 / len(queries) + 1e-9)
 
         different = np.unique(drawn)
         near = KNeighborsClassifier(20, weights=lambda d: np.exp((1 - d**2 / 2) / 0.07), algorithm="brute")
         near.fit(normalize(h[different]), labels[different])
-        assert one.knn == pytest.approx(near.score(normalize(queries), truth), abs=1e-9)
+        assert entry.knn == pytest.approx(near.score(normalize(queries), truth), abs=1e-9)
 
 
 def test_accuracies_vary_with_the_resample(found):
-    assert len({one.linear for one in found}) > 1
-    assert len({one.knn for one in found}) > 1
+    assert len({entry.linear for entry in found}) > 1
+    assert len({entry.knn for entry in found}) > 1
 
 
 def test_interrupted_refits_resume(found, training, validation, tmp_path):

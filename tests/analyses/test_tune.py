@@ -77,13 +77,13 @@ def test_trials_are_measured_on_their_own_samples(bundle, images):
         seed=3,
         on_progress=lambda stage, done, total: reported.append((stage, done, total)),
     )
-    assert [one.settings for one in found.trials] == [Settings("dpmpp", 2, 2.0), Settings("dpmpp", 3, 2.0)]
+    assert [trial.settings for trial in found.trials] == [Settings("dpmpp", 2, 2.0), Settings("dpmpp", 3, 2.0)]
     seeds = [sample_seed(3, str(image), 0) for image in range(6)]
-    for one in found.trials:
-        for measured in one.quality:
+    for entry in found.trials:
+        for measured in entry.quality:
             method, level = measured.pair
             h = bundle.encode(images, method=method, level=level)
-            samples = bundle.sample_cond(bundle.condition(h, method=method, level=level), seeds, one.settings)
+            samples = bundle.sample_cond(bundle.condition(h, method=method, level=level), seeds, entry.settings)
             again = F.normalize(bundle.encode(list(samples), method=method, level=level))
             similar = again @ F.normalize(h).T
             rank = (similar >= similar.diagonal()[:, None]).sum(1)

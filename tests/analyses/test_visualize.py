@@ -59,7 +59,7 @@ def test_mean_spread_does_not_depend_on_the_number_of_samples(num_samples):
     values = Visualization([str(i) for i in range(8)], [None] * 8, seeds, {BOTH[0]: results}, []).as_json()
     assert values["summary"][0]["mean_spread"] == pytest.approx(20 / 255, rel=0.03)
     assert values["images"][0]["representations"][0]["mean_spread"] == pytest.approx(20 / 255, rel=0.1)
-    stacked = np.stack([one.samples for one in results])
+    stacked = np.stack([entry.samples for entry in results])
     by_metric = diversity(stacked, torch.ones(8, num_samples, 2)).as_json(Bootstrap(8))["pixels"]["value"]
     assert values["summary"][0]["mean_spread"] == pytest.approx(by_metric, rel=1e-5)
 
@@ -70,8 +70,8 @@ def test_samples_equal_bundle_sample_at_every_pair(bundle, images):
     for pair in BOTH:
         h = bundle.encode(images, method=pair.method, level=pair.level)
         samples = bundle.sample(h, method=pair.method, level=pair.level, num_samples=2, steps=2, seed=3)
-        for one, expected in zip(result.results[pair], samples, strict=True):
-            assert np.abs(one.samples.astype(int) - expected.astype(int)).max() <= 1
+        for entry, expected in zip(result.results[pair], samples, strict=True):
+            assert np.abs(entry.samples.astype(int) - expected.astype(int)).max() <= 1
 
 
 def test_similarity_and_rank_follow_from_the_samples(bundle, images):
@@ -95,8 +95,8 @@ def test_embeddings_and_arrays_give_the_same_samples(bundle, images):
     stored = visualize(bundle, embed(bundle, images), **options)
     assert stored.names == direct.names
     assert stored.images == [None] * 4
-    for one, other in zip(direct.results[BOTH[1]], stored.results[BOTH[1]], strict=True):
-        assert np.abs(one.samples.astype(int) - other.samples.astype(int)).max() <= 1
+    for entry, other in zip(direct.results[BOTH[1]], stored.results[BOTH[1]], strict=True):
+        assert np.abs(entry.samples.astype(int) - other.samples.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize(

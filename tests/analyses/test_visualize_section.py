@@ -39,8 +39,8 @@ def written(result, folder):
     """Write a run and return the content of ``results.json``."""
     with SampleFiles(folder, result.names) as files:
         for pair, found in result.results.items():
-            for i, one in enumerate(found):
-                for k, sample in enumerate(one.samples):
+            for i, entry in enumerate(found):
+                for k, sample in enumerate(entry.samples):
                     files.add(i, pair, k, sample)
     return write(result, files, {"seed": 0})
 
@@ -57,9 +57,9 @@ def holds(canvas, cell):
 def test_grid_has_every_sample_and_every_map_on_one_scale(result):
     canvas = draw(result, 0.2)
     for found in result.results.values():
-        for one in found:
-            assert all(holds(canvas, sample) for sample in one.samples)
-            assert holds(canvas, colour_map(one.spread / 0.2))
+        for entry in found:
+            assert all(holds(canvas, sample) for sample in entry.samples)
+            assert holds(canvas, colour_map(entry.spread / 0.2))
 
 
 def test_files_are_named_in_the_results(result, images, tmp_path):
@@ -81,7 +81,7 @@ def test_files_are_named_in_the_results(result, images, tmp_path):
 
 def test_standard_deviation_maps_have_one_scale(result, tmp_path):
     values = written(result, tmp_path)
-    stacked = np.stack([one.spread for found in result.results.values() for one in found])
+    stacked = np.stack([entry.spread for found in result.results.values() for entry in found])
     assert values["map_top"] == pytest.approx(np.quantile(stacked, 0.995))
     for i, image in enumerate(values["images"]):
         for pair, part in zip(result.pairs, image["representations"], strict=True):
@@ -89,14 +89,14 @@ def test_standard_deviation_maps_have_one_scale(result, tmp_path):
             deviation = np.sqrt(np.var(result.results[pair][i].samples / 255, axis=0, ddof=1).mean(axis=-1))
             expected = colour_map(deviation / values["map_top"]).astype(int)
             assert np.abs(read_image(tmp_path / part["std_map"]) - expected).max() <= 3
-    [grid] = [one for one in section(values).elements if isinstance(one, ImageGrid)]
+    [grid] = [entry for entry in section(values).elements if isinstance(entry, ImageGrid)]
     assert grid.map_top == values["map_top"]
 
 
 def test_single_sample_has_no_standard_deviation(bundle, images, tmp_path):
     result = replace(visualize(bundle, images, num_samples=1, steps=2), names=["a.png", "b.png"])
     values = written(result, tmp_path)
-    assert [one["mean_spread"] for one in values["summary"]] == [None] * 3
+    assert [entry["mean_spread"] for entry in values["summary"]] == [None] * 3
     assert {part["std_map"] for image in values["images"] for part in image["representations"]} == {None}
     assert values["map_top"] is None
     page = Page(tmp_path / "report.html")
@@ -122,7 +122,7 @@ def test_page_has_every_image_with_seed_similarity_and_rank(result, tmp_path):
 def test_row_without_an_input_image_has_an_empty_cell(result, images, tmp_path):
     values = written(replace(result, images=[None, images[1]]), tmp_path)
     assert values["images"][0]["file"] is None
-    [grid] = [one for one in section(values).elements if isinstance(one, ImageGrid)]
+    [grid] = [entry for entry in section(values).elements if isinstance(entry, ImageGrid)]
     assert [row.image is None for row in grid.rows] == [True, False]
 
 

@@ -64,7 +64,7 @@ def test_embed_writes_the_representations_of_the_encoders(invoke, workplace):
     assert (values["file"], values["images"], values["unreadable"]) == ("val.safetensors", 9, [])
     found = read_embeddings(workplace / "val.safetensors")
     assert found.paths[0] == "val/dark/0.png"
-    assert [one["method"] for one in values["representations"]] == ["dino", "dino", "supervised"]
+    assert [entry["method"] for entry in values["representations"]] == ["dino", "dino", "supervised"]
     images = [np.asarray(Image.open(workplace / "data" / path)) for path in found.paths]
     for pair, h in found.representations.items():
         expected = load_bundle(workplace / "engines" / "tiny").encode(images, method=pair.method, level=pair.level)
@@ -119,9 +119,9 @@ def test_probe_classifies_bright_and_dark_images(invoke, workplace):
     assert next(iter(values)) == "kind"
     assert values["classes"] == ["dark", "light"]
     assert (values["training_images"], values["validation_images"]) == (16, 6)
-    assert all(one["linear"]["value"] == 1 for one in values["results"])
+    assert all(entry["linear"]["value"] == 1 for entry in values["results"])
     assert values["seeds"] == 5
-    assert all(len(one["knn"]["over_seeds"]["values"]) == 5 for one in (*values["results"], *values["differences"]))
+    assert all(len(entry["knn"]["over_seeds"]["values"]) == 5 for entry in (*values["results"], *values["differences"]))
     assert sorted(path.name for path in (workplace / "probe").iterdir()) == [
         "accuracy.png",
         "backbone-minus-projector.png",
@@ -162,7 +162,10 @@ def test_probe_and_embed_accept_an_encoder_without_a_bundle(invoke, workplace):
     done = probed(invoke, "--encoder", "mine.safetensors", "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
-    assert [(one["method"], one["level"]) for one in values["results"]] == [("dino", "backbone"), ("dino", "projector")]
+    assert [(entry["method"], entry["level"]) for entry in values["results"]] == [
+        ("dino", "backbone"),
+        ("dino", "projector"),
+    ]
     assert values["encoder"] == "mine.safetensors"
     done = invoke("embed", "data/val", "--encoder", "mine.safetensors", "--method", "own", "-o", "own.npz")
     assert done.exit_code == 0, done.stderr
@@ -207,10 +210,10 @@ def test_fgsm_run_folder_contains_curves_samples_and_page(invoke, workplace):
     assert values["settings"]["epsilons"] == [0.0, 1 / 255, 0.05]
     assert values["settings"]["attacks"] == ["fgsm", "pgd", "drift"]
     assert values["images_attacked"] == 9
-    for one in values["results"]:
-        assert one["drift"][0]["value"] == pytest.approx(0, abs=1e-6)
-        assert one["largest_change"][0] == 0
-        assert all(change <= e for change, e in zip(one["largest_change"], (0, 1 / 255, 0.05), strict=True))
+    for entry in values["results"]:
+        assert entry["drift"][0]["value"] == pytest.approx(0, abs=1e-6)
+        assert entry["largest_change"][0] == 0
+        assert all(change <= e for change, e in zip(entry["largest_change"], (0, 1 / 255, 0.05), strict=True))
     curves = {f"{attack}-{what}.png" for attack in ("fgsm", "pgd", "drift") for what in ("accuracy", "drift")}
     assert {name for name in values["files"] if "/" not in name} == {"attacked-000.png", *curves}
     assert not (workplace / "fgsm" / "parts").exists()
@@ -263,7 +266,7 @@ def test_drift_needs_no_classifier_and_max_drift_is_a_gate(invoke, workplace):
     assert values["images_attacked"] == 4
     assert values["results"][0]["accuracy"] == []
     assert values["grids"] == []
-    drift = max(one["drift"][1]["value"] for one in values["results"])
+    drift = max(entry["drift"][1]["value"] for entry in values["results"])
     gated = attacked(invoke, *options, "--force", "--max-drift", str(drift * 0.99))
     assert gated.exit_code == 3
     assert "above --max-drift" in message(gated)

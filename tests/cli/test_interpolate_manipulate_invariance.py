@@ -77,7 +77,7 @@ def test_images_of_two_folders_are_paired_in_order(invoke, workplace):
     values = json.loads(done.stdout)
     assert values["positions"] == [-0.5, 1.5]
     assert values["paths"] == [[f"imgs/a/{i}.png", f"imgs/b/{i}.png"] for i in range(3)]
-    assert [(one["a"], one["b"]) for one in values["image_pairs"]] == [(f"{i}.png", f"{i}.png") for i in range(3)]
+    assert [(entry["a"], entry["b"]) for entry in values["image_pairs"]] == [(f"{i}.png", f"{i}.png") for i in range(3)]
     assert len(list((workplace / "found").glob("*.gif"))) == 3
 
 
@@ -102,8 +102,10 @@ def test_neighbours_from_an_embeddings_file_equal_neighbours_from_images(invoke)
         found.append(json.loads(done.stdout)["representations"])
     for folder, file in zip(*found, strict=True):
         assert folder["dimensions"] == file["dimensions"]
-        assert [one["key"] for one in folder["neighbours"]] == [one["key"] for one in file["neighbours"]]
-        assert "a/0.png" not in [one["key"] for one in folder["neighbours"]]
+        assert [neighbour["key"] for neighbour in folder["neighbours"]] == [
+            neighbour["key"] for neighbour in file["neighbours"]
+        ]
+        assert "a/0.png" not in [neighbour["key"] for neighbour in folder["neighbours"]]
         assert len(folder["neighbours"]) == 3
 
 
@@ -117,9 +119,11 @@ def test_interpolation_between_embeddings_files_equals_interpolation_between_ima
         assert done.exit_code == 0, done.stderr
         found.append(json.loads(done.stdout))
     for other in found[1:]:
-        assert [(one["a"], one["b"]) for one in other["image_pairs"]] == [(f"{i}.png", f"{i}.png") for i in range(3)]
-        for one, two in zip(found[0]["summary"], other["summary"], strict=True):
-            assert one["mean_distance"] == pytest.approx(two["mean_distance"], rel=1e-4)
+        assert [(entry["a"], entry["b"]) for entry in other["image_pairs"]] == [
+            (f"{i}.png", f"{i}.png") for i in range(3)
+        ]
+        for item, two in zip(found[0]["summary"], other["summary"], strict=True):
+            assert item["mean_distance"] == pytest.approx(two["mean_distance"], rel=1e-4)
     assert found[2]["paths"][0] == ["0.png", "0.png"]
     done = invoke("interpolate", "a.safetensors", "imgs/b/0.png", "--method", "supervised", *FAST, "--force")
     assert done.exit_code == 2

@@ -22,7 +22,7 @@ def test_chosen_settings_become_the_default_of_the_bundle(tiny, workplace, invok
     done = invoke("tune", str(tiny), "images", *OPTIONS, "--margin", "100", "--limit", "5", "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
-    assert [(one["sampler"], one["steps"]) for one in values["tried"]] == [
+    assert [(entry["sampler"], entry["steps"]) for entry in values["tried"]] == [
         ("dpmpp", 1),
         ("dpmpp", 2),
         ("ddim", 1),

@@ -26,7 +26,7 @@ def visualize(invoke, *options):
 
 
 def sample_names(values):
-    return [name for image in values["images"] for one in image["representations"] for name in one["samples"]]
+    return [name for image in values["images"] for entry in image["representations"] for name in entry["samples"]]
 
 
 @pytest.mark.usefixtures("imgs")
@@ -91,8 +91,8 @@ def test_embeddings_file_gives_the_same_samples_as_its_images(invoke, workplace)
     assert done.exit_code == 0
     first, second = (json.loads((workplace / name / "results.json").read_text()) for name in ("of-images", "of-file"))
     assert len(sample_names(first)) == 18
-    for one, other in zip(first["images"], second["images"], strict=True):
-        assert one["representations"] == other["representations"]
+    for entry, other in zip(first["images"], second["images"], strict=True):
+        assert entry["representations"] == other["representations"]
     for name in sample_names(first):
         assert (workplace / "of-images" / name).read_bytes() == (workplace / "of-file" / name).read_bytes()
     assert not (workplace / "of-file" / "parts").exists()

@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import functional as tv
 
 from rcdm_cli.data.augment import AUGMENTATIONS, background
 
-BY_NAME = {one.name: one.strengths for one in AUGMENTATIONS}
-EVERY = [(one.name, strength) for one in AUGMENTATIONS for strength in one.strengths]
+BY_NAME = {entry.name: entry.strengths for entry in AUGMENTATIONS}
+EVERY = [(entry.name, strength) for entry in AUGMENTATIONS for strength in entry.strengths]
 
 
 def image(size=48):

@@ -44,7 +44,7 @@ def test_images_of_any_size_are_cropped_and_encoded_at_every_level() -> None:
     images = random_images((20, 30), (8, 8), (64, 40))
     encoder = Means()
     levels = encode_images(EncoderFunction(encoder, 8), images, CPU)
-    expected = means(np.stack([center_crop(one, 8) for one in images]))
+    expected = means(np.stack([center_crop(entry, 8) for entry in images]))
     assert [(h.dtype, h.device) for h in levels] == [(torch.float32, CPU)] * 2
     np.testing.assert_allclose(levels[0], expected, atol=1e-6)
     np.testing.assert_allclose(levels[1], 2 * expected, atol=1e-6)

@@ -22,7 +22,7 @@ def linear(name: str, out: int, inputs: int, *, bias: bool = True) -> dict[str, 
 
 
 def batch_norm(name: str, width: int) -> dict[str, list[int]]:
-    values = {f"{name}.{one}": [width] for one in ("weight", "bias", "running_mean", "running_var")}
+    values = {f"{name}.{entry}": [width] for entry in ("weight", "bias", "running_mean", "running_var")}
     return values | {f"{name}.num_batches_tracked": []}
 
 
@@ -121,7 +121,9 @@ def reference_head(method: str, state: dict[str, Tensor], h: Tensor) -> Tensor:
         return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
 
     def norm(name: str, x: Tensor) -> Tensor:
-        mean, var, weight, bias = (state[f"{name}.{one}"] for one in ("running_mean", "running_var", "weight", "bias"))
+        mean, var, weight, bias = (
+            state[f"{name}.{entry}"] for entry in ("running_mean", "running_var", "weight", "bias")
+        )
         return (x - mean) / (var + 1e-5).sqrt() * weight + bias
 
     if method == "dino":

@@ -161,7 +161,7 @@ def test_dino_projector_is_the_bottleneck_with_gelu(images, tmp_path):
         "student_head.layers.", filled(nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 12)), 3)
     )
     state |= with_prefix("teacher_head.layers.", head)
-    state |= {f"{one}_head.last_layer.weight_{part}": torch.zeros(40, 1) for one in DINO for part in ("g", "v")}
+    state |= {f"{entry}_head.last_layer.weight_{part}": torch.zeros(40, 1) for entry in DINO for part in ("g", "v")}
     encoder = open_saved(tmp_path, {"state_dict": state})
     assert_same(encoder.encode(images, "backbone"), trunk(images))
     assert_same(encoder.encode(images, "projector"), head(trunk(images)))

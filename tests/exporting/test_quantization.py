@@ -256,10 +256,12 @@ def test_openvino_computes_quantized_convolutions_in_int8(graphs):
     path = graphs[0]["int8"]
     compiled = core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     kinds = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    convolutions = [one for one in kinds if one["layerType"] in ("Convolution", "Deconvolution")]
-    narrow = [one for one in convolutions if one["runtimePrecision"] in ("i8", "u8")]
+    convolutions = [entry for entry in kinds if entry["layerType"] in ("Convolution", "Deconvolution")]
+    narrow = [entry for entry in convolutions if entry["runtimePrecision"] in ("i8", "u8")]
     model = onnx.load(path)
-    assert len(narrow) == len([one for one in model.graph.initializer if one.data_type == 3 and len(one.dims) == 4])
+    assert len(narrow) == len(
+        [entry for entry in model.graph.initializer if entry.data_type == 3 and len(entry.dims) == 4]
+    )
 
 
 RUN_OPENVINO = """
@@ -393,7 +395,9 @@ def test_openvino_rejects_int8_weights_that_saturate_on_some_cpus(folder, graphs
     copy = tmp_path / "tiny"
     shutil.copytree(folder, copy)
     model = onnx.load(graphs[0]["int8"])
-    weights = next(one for one in model.graph.initializer if one.data_type == TensorProto.INT8 and len(one.dims) == 4)
+    weights = next(
+        entry for entry in model.graph.initializer if entry.data_type == TensorProto.INT8 and len(entry.dims) == 4
+    )
     values = to_array(weights).copy()
     values.flat[0] = -65
     weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
@@ -411,7 +415,7 @@ def test_rejected_8_bit_graphs_leave_the_bundle_unchanged(folder, images, monkey
     monkeypatch.setattr(
         quantized_graphs,
         "compare_precisions",
-        lambda bundle, engines, images, on_progress: {one: comparison(one, 0.5) for one in engines},
+        lambda bundle, engines, images, on_progress: {entry: comparison(entry, 0.5) for entry in engines},
     )
     with pytest.raises(CheckFailed, match=r"int8 is rejected.*fp8 is rejected"):
         write_eight_bit(folder, images)

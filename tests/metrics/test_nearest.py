@@ -42,9 +42,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        for one in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(one, torch.Tensor):
-                self.numel = max(self.numel, one.numel())
+        for entry in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(entry, torch.Tensor):
+                self.numel = max(self.numel, entry.numel())
         return result
 
 

@@ -52,7 +52,7 @@ def test_loss_of_a_zero_prediction_equals_the_mean_square_of_the_target():
 def test_images_and_representations_are_drawn_equally_often(count):
     drawn = IndexRepresentations()
     EvalSet(np.broadcast_to(random_images(1, 8), (count, 8, 8, 3)), drawn, CPU).loss(model("eps"), SCHEDULE, "fp32")
-    projections, images = (np.bincount([one[k] for one in drawn.calls]) for k in (0, 1))
+    projections, images = (np.bincount([entry[k] for entry in drawn.calls]) for k in (0, 1))
     assert len(drawn.calls) == NUM_DRAWS
     assert projections.max() - projections.min() <= NUM_DRAWS // 64
     used = images[images > 0]
