@@ -1,10 +1,13 @@
 """``train`` and ``read_run`` as Python functions; the commands are tested in ``tests/cli/test_training.py``."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from rcdm_cli.core.errors import InputError, Interrupted
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
+from rcdm_cli.training.prepare import prepare_denoiser
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 from rcdm_cli.training.run import read_run, train
 from tests.training.tiny import TRAIN, equal_tensors, tiny_encoder, write_images
@@ -81,3 +84,33 @@ def test_reading_other_folders_raises(trained, tmp_path):
     write_tensors(path, tensors, metadata)
     with pytest.raises(InputError, match="do not match its recipe"):
         read_run(tmp_path)
+
+
+def test_replaced_image_of_equal_size_is_cropped_and_encoded_again(tmp_path):
+    """Without a hash of the contents, the crops and representations of the old image would be used."""
+    images, out = tmp_path / "images", tmp_path / "run"
+    for name in ("a", "b", "c"):
+        write_bitmap(images / f"{name}.bmp", ord(name))
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(TRAIN)
+
+    def prepared(source, folder):
+        trainer = prepare_denoiser(
+            read_recipe(recipe, TrainRecipe), source, folder, encoders=[tiny_encoder()], device=torch.device("cpu")
+        )
+        return trainer.images, trainer.representations.arrays[0], trainer.fingerprint
+
+    first = prepared(images, out)
+    write_bitmap(images / "b.bmp", 7)
+    second, fresh = prepared(images, out), prepared(images, tmp_path / "fresh")
+    assert second[0][1, 0, 0].tolist() == [7, 7, 7]
+    for cached, expected in zip(second[:2], fresh[:2], strict=True):
+        np.testing.assert_array_equal(cached, expected)
+    assert not np.array_equal(first[1][1], second[1][1])
+    assert second[2] == fresh[2] != first[2]
+
+
+def write_bitmap(path, value):
+    """Write a grey BMP. All values have the same file size."""
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (40, 40), (value, value, value)).save(path)
