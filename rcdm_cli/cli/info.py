@@ -51,11 +51,11 @@ def info(out: Output, context: typer.Context, target: Target) -> None:
     Checkpoints of other programs are read as data only: a pickle that runs code is refused.
     """
     path = _find(target)
-    found = _read(path)
-    properties = dict(found.properties)
+    file_info = _read(path)
+    properties = dict(file_info.properties)
     properties |= {name: with_flags(text, context) for name, text in properties.items() if isinstance(text, str)}
-    values = {"path": path, "kind": found.kind, "content": found.content, "properties": properties}
-    out.result(values, [f"{found.kind}: {path}", *_outline(properties), *_outline(found.content)])
+    values = {"path": path, "kind": file_info.kind, "content": file_info.content, "properties": properties}
+    out.result(values, [f"{file_info.kind}: {path}", *_outline(properties), *_outline(file_info.content)])
 
 
 def _find(target: str) -> Path:

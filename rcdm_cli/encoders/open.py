@@ -89,15 +89,15 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
     """
     reference.check("a checkpoint", CHECKPOINT_OPTIONS)
     state, where = load_state_dict_file(path), str(path)
-    found = find_trunk(state, where, reference.trunk, reference.pool)
-    architecture = found.architecture
+    detected = find_trunk(state, where, reference.trunk, reference.pool)
+    architecture = detected.architecture
     if reference.size and "img_size" in architecture.options and reference.size != architecture.options["img_size"]:
         size = architecture.options["img_size"]
         raise InputError(f"The ViT in {path} has position embeddings for {size} pixels. Remove size={reference.size}.")
     trunk = build_trunk(architecture.name, architecture.options, architecture.pool, architecture.stem_padding)
     trunk.load_state_dict(architecture.tensors)
     width = trunk_width(trunk)
-    head = _checkpoint_head(reference, found, width, where)
+    head = _checkpoint_head(reference, detected, width, where)
     layout = LAYOUTS[head.method] if head and head.method else None
     spec = EncoderSpec(
         method=reference.method or (head.method if head and head.method else reference.name()),
@@ -164,8 +164,8 @@ def _onnx_input_size(session: Any, reference: Reference, path: Path) -> int:
     entries = session.get_inputs()
     shape = entries[0].shape if len(entries) == 1 else []
     if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3) or entries[0].type != "tensor(float)":
-        found = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in entries)
-        raise InputError(f"{path} has the inputs {found}. An encoder has a single input: float32 images (B, 3, H, W).")
+        inputs = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in entries)
+        raise InputError(f"{path} has the inputs {inputs}. An encoder has a single input: float32 images (B, 3, H, W).")
     fixed = {side for side in shape[2:] if isinstance(side, int)}
     if len(fixed) > 1 or (fixed and reference.size and reference.size not in fixed):
         given = f", not {reference.size}" if reference.size else ""

@@ -181,16 +181,16 @@ def measure_samples(
 
         samples = run.sample({pair: h[pair]}, seeds, on_progress=show)[pair]
         flat = samples.reshape(-1, *samples.shape[2:])
-        found = encode_pairs(bundle, list(flat), [pair], batch=run.batch, cache=run.cache)[pair]
-        found = found.unflatten(0, (count, num_samples))
+        sample_h = encode_pairs(bundle, list(flat), [pair], batch=run.batch, cache=run.cache)[pair]
+        sample_h = sample_h.unflatten(0, (count, num_samples))
         features = feature_space.features(flat, every=num_samples)
         by_image = features.own.unflatten(0, (count, num_samples))
         near = memorised(by_image, real.own, real_bank.own) if real_bank else None
         evaluated.append(
             EvaluatedRepresentation(
                 pair,
-                faithfulness(found, h[pair], bootstrap),
-                directions(found, h[pair]),
+                faithfulness(sample_h, h[pair], bootstrap),
+                directions(sample_h, h[pair]),
                 accuracies.get(pair),
                 diversity(samples, by_image) if num_samples > 1 else None,
                 distances(features.own[::num_samples], real.own),

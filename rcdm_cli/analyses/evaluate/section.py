@@ -23,9 +23,9 @@ def draw_nearest(evaluated: Sequence["EvaluatedRepresentation"]) -> PixelGrid:
     """Lay out input image, sample and training image for the samples most similar to a training image."""
     rows = [
         GridRow(
-            [image for found in evaluated_pair.nearest for image in (found.image, found.sample, found.nearest)],
+            [image for nearest in evaluated_pair.nearest for image in (nearest.image, nearest.sample, nearest.nearest)],
             f"{evaluated_pair.pair.method}\n{evaluated_pair.pair.level}\n"
-            + "  ".join(f"{found.similarity:.3f}" for found in evaluated_pair.nearest),
+            + "  ".join(f"{nearest.similarity:.3f}" for nearest in evaluated_pair.nearest),
         )
         for evaluated_pair in evaluated
     ]
@@ -54,7 +54,7 @@ def write(folder: Path, found: "Evaluation", about: Mapping[str, Any]) -> dict[s
 
 def section(results: Mapping[str, Any]) -> Section:
     """Build the section from the results of ``rcdm evaluate``."""
-    found, training = results["results"], results["training_images"]
+    entries, training = results["results"], results["training_images"]
     elements: list[Element] = [
         *(Sentence(text) for text in (*answers(results), *_left_out(results))),
         _faithful(results),
@@ -64,7 +64,7 @@ def section(results: Mapping[str, Any]) -> Section:
     if results["samples"] > 1:
         elements.append(_diversity(results))
     elements.append(_distances(results))
-    if found[0]["inception"]:
+    if entries[0]["inception"]:
         elements.append(_inception(results))
     if training:
         elements += _nearest(results)
@@ -78,8 +78,8 @@ def section(results: Mapping[str, Any]) -> Section:
 
 def answers(results: Mapping[str, Any]) -> list[str]:
     """Return the findings as sentences, for the page and for the terminal."""
-    found, images = results["results"], results["images"]
-    best = max(found, key=lambda entry: float(entry["mean_reciprocal_rank"]["value"]))
+    entries, images = results["results"], results["images"]
+    best = max(entries, key=lambda entry: float(entry["mean_reciprocal_rank"]["value"]))
     sentences = [
         f"Faithfulness: the mean reciprocal rank is highest for {name_of(best)}:"
         f" {interval(best['mean_reciprocal_rank'])} among {images} images (chance: {chance(images):.3f}), with a mean"
@@ -94,7 +94,7 @@ def answers(results: Mapping[str, Any]) -> list[str]:
             f" {interval(difference['pixels'], '+.2f', 100)})."
         )
     if training := results["training_images"]:
-        most = max(found, key=lambda entry: float(entry["nearest"]["above"]["value"]))
+        most = max(entries, key=lambda entry: float(entry["nearest"]["above"]["value"]))
         above, expected = most["nearest"]["above"], training["bar"]["expected_above"]
         # Never "fewer": if no sample is above the threshold, the interval has no width.
         verdict = (

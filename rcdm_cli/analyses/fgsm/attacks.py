@@ -146,11 +146,11 @@ def pgd(objective: AttackObjective, images: Tensor, epsilon: float, steps: int, 
         As ``fgsm``.
     """
     exact = float64(images)
-    found = images if start is None else project_linf(exact + epsilon * start.to(exact), images, epsilon)
+    attacked = images if start is None else project_linf(exact + epsilon * start.to(exact), images, epsilon)
     for _ in range(steps):
-        ahead = float64(found) + PGD_REACH * epsilon / steps * float64(_gradient_sign(objective, found))
-        found = project_linf(ahead, images, epsilon)
-    return found
+        ahead = float64(attacked) + PGD_REACH * epsilon / steps * float64(_gradient_sign(objective, attacked))
+        attacked = project_linf(ahead, images, epsilon)
+    return attacked
 
 
 def project_linf(wanted: Tensor, images: Tensor, epsilon: float) -> Tensor:

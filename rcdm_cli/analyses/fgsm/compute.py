@@ -276,6 +276,6 @@ def _images_in(images: ImageDataset, training: Embeddings, encoders: EncoderSet)
         return []
     pair = encoders.pairs[0]
     one = replace(encoders, encoders={pair.method: encoders.encoders[pair.method]}, pairs=[pair])
-    found = embed_dataset(one, named.spread(COMPARED))
-    stored = training.rows([rows[path] for path in found.paths]).representations[pair]
-    return list(named.keys) if is_copy(found.representations[pair], stored).any() else []
+    encoded = embed_dataset(one, named.spread(COMPARED))
+    stored = training.rows([rows[path] for path in encoded.paths]).representations[pair]
+    return list(named.keys) if is_copy(encoded.representations[pair], stored).any() else []

@@ -155,13 +155,13 @@ def _readable_pairs(a: NamedRepresentations, b: NamedRepresentations) -> tuple[l
 
 
 def _measure(run: SamplingRun, pair: Pair, ends: Tensor, target: Tensor, samples: Pixels) -> SampledPath:
-    found = run.encode_samples(pair, samples)
+    sample_h = run.encode_samples(pair, samples)
     return SampledPath(
         samples,
         float((ends[1] - ends[0]).norm()),
         path_length(target),
-        F.cosine_similarity(found, target, dim=-1).tolist(),
-        F.cosine_similarity(found, ends[0], dim=-1).tolist(),
-        F.cosine_similarity(found, ends[1], dim=-1).tolist(),
-        [path_length(row) for row in found],
+        F.cosine_similarity(sample_h, target, dim=-1).tolist(),
+        F.cosine_similarity(sample_h, ends[0], dim=-1).tolist(),
+        F.cosine_similarity(sample_h, ends[1], dim=-1).tolist(),
+        [path_length(row) for row in sample_h],
     )

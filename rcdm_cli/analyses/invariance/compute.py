@@ -115,9 +115,11 @@ def _compare(
             }
 
         key = {"step": "invariance", "images": hashed, "names": list(names), "pairs": run.pairs, "seed": run.seed}
-        found = run.cache.get_or_compute({**key, "augmentation": augmentation.name, "strength": strength}, compare)
+        similarities = run.cache.get_or_compute(
+            {**key, "augmentation": augmentation.name, "strength": strength}, compare
+        )
         for pair in run.pairs:
-            cosine[pair, augmentation.name, strength] = found[f"{pair.method}/{pair.level}"]
+            cosine[pair, augmentation.name, strength] = similarities[f"{pair.method}/{pair.level}"]
     run.on_progress("Augmenting", len(steps), len(steps))
     covered = float(np.mean([background(crop).mean() for crop in crops]))
     return _summarise(cosine, before, tuple(augmentations), Bootstrap(len(crops), run.seed), crops[0].shape[0], covered)

@@ -156,7 +156,7 @@ def _rows(h: Tensor, dimensions: Tensor) -> Tensor:
 def _measure(
     run: SamplingRun, pair: Pair, ends: Tensor, rows: Tensor, chosen: _Chosen, samples: Pixels
 ) -> ManipulatedRepresentation:
-    found = run.encode_samples(pair, samples)
+    sample_h = run.encode_samples(pair, samples)
     source, target = ends
     # The norm of a zero representation would divide by zero.
     squared_norm = source.square().sum().clamp(min=torch.finfo(source.dtype).tiny)
@@ -168,9 +168,9 @@ def _measure(
         chosen.active.tolist(),
         len(source),
         float(source[chosen.dimensions].square().sum() / squared_norm),
-        F.cosine_similarity(found, rows[:, None], dim=-1).tolist(),
-        F.cosine_similarity(found, source, dim=-1).tolist(),
-        F.cosine_similarity(found, target, dim=-1).tolist(),
+        F.cosine_similarity(sample_h, rows[:, None], dim=-1).tolist(),
+        F.cosine_similarity(sample_h, source, dim=-1).tolist(),
+        F.cosine_similarity(sample_h, target, dim=-1).tolist(),
     )
 
 
@@ -179,5 +179,5 @@ def _neighbour_images(neighbours: ImageInput | Embeddings, result: Manipulation,
     if as_embeddings(neighbours) is not None:
         return {}
     images = open_images(neighbours)  # type: ignore[arg-type]
-    wanted = {neighbour.key for found in result.results.values() for neighbour in found.neighbours[:count]}
+    wanted = {neighbour.key for manipulated in result.results.values() for neighbour in manipulated.neighbours[:count]}
     return {key: images.read(i) for i, key in enumerate(images.keys) if key in wanted}

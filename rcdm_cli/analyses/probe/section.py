@@ -32,7 +32,7 @@ def write(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def section(results: Mapping[str, Any]) -> Section:
     """Build the section from the results of ``rcdm probe``."""
-    found = results["results"]
+    entries = results["results"]
     counts = results["validation_images_by_class"]
     classes = [index for index, count in enumerate(counts) if count]
     accuracies = Table(
@@ -45,7 +45,7 @@ def section(results: Mapping[str, Any]) -> Section:
                 *(text for key, _ in PROBES for text in (percent(entry[key]), percent(entry[key]["over_seeds"]))),
                 f"{entry['strength']:g}",
             )
-            for entry in found
+            for entry in entries
         ),
         f"Accuracy in % on {results['validation_images']} validation images. The accuracy of the most frequent class is"
         f" {100 * results['majority']:.1f} %. Linear and k-NN: trained on all {results['training_images']} training"
@@ -73,9 +73,9 @@ def section(results: Mapping[str, Any]) -> Section:
     )
     by_class = HeatMap(
         "Linear accuracy by class",
-        tuple(name_of(entry) for entry in found),
+        tuple(name_of(entry) for entry in entries),
         tuple(f"{results['classes'][index]} ({counts[index]})" for index in classes),
-        tuple(tuple(entry["by_class"][index] for index in classes) for entry in found),
+        tuple(tuple(entry["by_class"][index] for index in classes) for entry in entries),
         0,
         1,
         "Fraction of correctly classified validation images of each class. In brackets: number of images.",

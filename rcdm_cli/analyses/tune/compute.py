@@ -216,10 +216,10 @@ def _try_all(
             "images": hashed,
             "seeds": seeds,
         }
-        found = run.cache.get_or_compute(key, encoded_samples)
+        representations = run.cache.get_or_compute(key, encoded_samples)
         quality = []
         for pair in pairs:
-            own = found[f"{pair.method}/{pair.level}"]
+            own = representations[f"{pair.method}/{pair.level}"]
             quality.append(
                 SamplingQuality(pair, faithfulness(own[:, None], h[pair], bootstrap), frechet_distance(own, h[pair]))
             )

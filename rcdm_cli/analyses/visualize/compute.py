@@ -67,10 +67,10 @@ def visualize(
 
 def _measure(run: SamplingRun, pair: Pair, h: Tensor, samples: Pixels) -> list[ImageResult]:
     count, num_samples = samples.shape[:2]
-    found = run.encode_samples(pair, samples).flatten(0, 1)
+    sample_h = run.encode_samples(pair, samples).flatten(0, 1)
     own = torch.arange(count).repeat_interleave(num_samples)
-    similarity = own_similarity(found, h[own]).reshape(count, num_samples).tolist()
-    rank = ranks(found, h, own).reshape(count, num_samples).tolist()
+    similarity = own_similarity(sample_h, h[own]).reshape(count, num_samples).tolist()
+    rank = ranks(sample_h, h, own).reshape(count, num_samples).tolist()
     return [
         ImageResult(own_samples, spread(own_samples), similarity[i], rank[i]) for i, own_samples in enumerate(samples)
     ]
