@@ -1,7 +1,8 @@
 """Content of a page, independent of HTML: sections of sentences, tables, charts and image grids."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,20 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str = ""
+
+
+def pair_table(
+    entries: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Mapping[str, Any]], str]], caption: str = ""
+) -> Table:
+    """Return a table with one row per (method, level).
+
+    Args:
+        entries: values of each row, with ``method`` and ``level``.
+        columns: heading of each further column and the function that returns the cell of an entry.
+        caption: caption of the table.
+    """
+    rows = ((entry["method"], entry["level"], *(cell(entry) for cell in columns.values())) for entry in entries)
+    return Table(("method", "level", *columns), tuple(rows), caption)
 
 
 @dataclass(frozen=True)

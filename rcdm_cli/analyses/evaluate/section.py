@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rcdm_cli.analyses.left_out import left_out_sentence
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
-from rcdm_cli.report.elements import DotChart, Dots, Element, Line, LineChart, Section, Sentence, Table
+from rcdm_cli.report.elements import DotChart, Dots, Element, Line, LineChart, Section, Sentence, Table, pair_table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
 from rcdm_cli.report.numbers import counted, interval, name_of, percent
 from rcdm_cli.report.run import write_run
@@ -142,19 +142,14 @@ def _faithful(results: Mapping[str, Any]) -> DotChart:
 
 
 def _faithfulness(results: Mapping[str, Any]) -> Table:
-    return Table(
-        ("method", "level", "mean reciprocal rank", "mean rank", "cosine", "k-NN accuracy in %"),
-        tuple(
-            (
-                entry["method"],
-                entry["level"],
-                interval(entry["mean_reciprocal_rank"]),
-                interval(entry["mean_rank"], ".1f"),
-                interval(entry["similarity"]),
-                percent(entry["knn"]) if entry["knn"] else "–",
-            )
-            for entry in results["results"]
-        ),
+    return pair_table(
+        results["results"],
+        {
+            "mean reciprocal rank": lambda entry: interval(entry["mean_reciprocal_rank"]),
+            "mean rank": lambda entry: interval(entry["mean_rank"], ".1f"),
+            "cosine": lambda entry: interval(entry["similarity"]),
+            "k-NN accuracy in %": lambda entry: percent(entry["knn"]) if entry["knn"] else "–",
+        },
         f"Rank: position of the image among {results['images']} images, ordered by similarity to the representation of"
         f" a sample; 1 is best. Means over {results['samples']} samples of each image. In brackets: 95 % bootstrap"
         " confidence intervals over images.",
@@ -177,21 +172,18 @@ def _directions(results: Mapping[str, Any]) -> LineChart:
 
 
 def _diversity(results: Mapping[str, Any]) -> Table:
-    return Table(
-        ("method", "level", "pixels in %", "same image", "different images", "ratio"),
-        tuple(
-            (
-                entry["method"],
-                entry["level"],
-                percent(entry["diversity"]["pixels"]),
-                interval(entry["diversity"]["space"]),
-                f"{entry['diversity']['between']:.3f}",
+    return pair_table(
+        results["results"],
+        {
+            "pixels in %": lambda entry: percent(entry["diversity"]["pixels"]),
+            "same image": lambda entry: interval(entry["diversity"]["space"]),
+            "different images": lambda entry: f"{entry['diversity']['between']:.3f}",
+            "ratio": lambda entry: (
                 f"{100 * entry['diversity']['space']['value'] / entry['diversity']['between']:.0f} %"
                 if entry["diversity"]["between"] > 0
-                else "–",
-            )
-            for entry in results["results"]
-        ),
+                else "–"
+            ),
+        },
         f"Diversity of {results['samples']} samples of one representation. Pixels: standard deviation of the samples"
         " in % of the pixel range: root of the unbiased variance, averaged over pixels and images. Same image,"
         " different images: mean of 1 − cosine similarity between samples in"
@@ -201,22 +193,17 @@ def _diversity(results: Mapping[str, Any]) -> Table:
 
 def _distances(results: Mapping[str, Any]) -> Table:
     training = results["training_images"]
-    rows = [(entry["method"], entry["level"], entry["distances"]) for entry in results["results"]]
+    rows = [{**entry, **entry["distances"]} for entry in results["results"]]
     if training:
-        rows.append(("training images", "", training["distances"]))
-    return Table(
-        ("method", "level", "Fréchet distance", "squared MMD", "precision", "recall"),
-        tuple(
-            (
-                method,
-                level,
-                f"{entry['frechet']:.4g}",
-                f"{entry['mmd']:.3g}",
-                f"{entry['precision']:.3f}",
-                f"{entry['recall']:.3f}",
-            )
-            for method, level, entry in rows
-        ),
+        rows.append({"method": "training images", "level": "", **training["distances"]})
+    return pair_table(
+        rows,
+        {
+            "Fréchet distance": lambda entry: f"{entry['frechet']:.4g}",
+            "squared MMD": lambda entry: f"{entry['mmd']:.3g}",
+            "precision": lambda entry: f"{entry['precision']:.3f}",
+            "recall": lambda entry: f"{entry['recall']:.3f}",
+        },
         f"One sample of each image compared with the {results['images']} images, in {_space(results)}. These distances"
         " are not FID or KID, and are comparable only within this space and for sets of this size."
         + (f" Last row: {training['compared']} training images instead of samples." if training else ""),
@@ -225,26 +212,23 @@ def _distances(results: Mapping[str, Any]) -> Table:
 
 def _inception(results: Mapping[str, Any]) -> Table:
     training = results["training_images"]
-    rows = [(entry["method"], entry["level"], entry["inception"]) for entry in results["results"]]
+    rows = [{**entry, **entry["inception"]} for entry in results["results"]]
     if training:
-        rows.append(("training images", "", training["inception"]))
-    return Table(
-        ("method", "level", "FID", "KID", "precision", "recall", "inception score"),
-        tuple(
-            (
-                method,
-                level,
-                f"{entry['fid']:.2f}",
-                f"{entry['kid']:.5f}",
-                f"{entry['precision']:.3f}",
-                f"{entry['recall']:.3f}",
-                f"{entry['inception_score']['mean']:.2f} ± {entry['inception_score']['deviation']:.2f}",
-            )
-            for method, level, entry in rows
-        ),
+        rows.append({"method": "training images", "level": "", **training["inception"]})
+    return pair_table(
+        rows,
+        {
+            "FID": lambda entry: f"{entry['fid']:.2f}",
+            "KID": lambda entry: f"{entry['kid']:.5f}",
+            "precision": lambda entry: f"{entry['precision']:.3f}",
+            "recall": lambda entry: f"{entry['recall']:.3f}",
+            "inception score": lambda entry: (
+                f"{entry['inception_score']['mean']:.2f} ± {entry['inception_score']['deviation']:.2f}"
+            ),
+        },
         f"Distances in the Inception space. FID depends on the number of samples: with {results['images']} samples, FID"
-        f" is larger than with many thousands. KID: mean over {counted(rows[0][2]['kid_subsets'], 'subset')} of"
-        f" {rows[0][2]['kid_subset_size']} samples and as many images.",
+        f" is larger than with many thousands. KID: mean over {counted(rows[0]['kid_subsets'], 'subset')} of"
+        f" {rows[0]['kid_subset_size']} samples and as many images.",
     )
 
 

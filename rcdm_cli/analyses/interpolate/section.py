@@ -12,7 +12,7 @@ from PIL import Image
 from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
-from rcdm_cli.report.elements import Element, Figure, Line, LineChart, Section, Sentence, Table
+from rcdm_cli.report.elements import Element, Figure, Line, LineChart, Section, Sentence, pair_table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
 from rcdm_cli.report.numbers import counted, listed, name_of
 from rcdm_cli.report.run import write_run
@@ -135,19 +135,14 @@ def section(results: Mapping[str, Any]) -> Section:
                 f" and {counted(noises, 'noise')})."
             ),
             *samples,
-            Table(
-                ("method", "level", "distance A to B", "path length", "path length of the samples", "similarity"),
-                tuple(
-                    (
-                        entry["method"],
-                        entry["level"],
-                        f"{entry['mean_distance']:.3f}",
-                        f"{entry['mean_length']:.3f}",
-                        f"{entry['mean_sample_length']:.3f}",
-                        f"{entry['mean_similarity']:.3f}",
-                    )
-                    for entry in summary
-                ),
+            pair_table(
+                summary,
+                {
+                    "distance A to B": lambda entry: f"{entry['mean_distance']:.3f}",
+                    "path length": lambda entry: f"{entry['mean_length']:.3f}",
+                    "path length of the samples": lambda entry: f"{entry['mean_sample_length']:.3f}",
+                    "similarity": lambda entry: f"{entry['mean_similarity']:.3f}",
+                },
                 "Euclidean lengths in the units of each representation. Path length of the samples: length of the path"
                 " through the representations of the samples. Lengths and similarities of different representations are"
                 " not comparable.",

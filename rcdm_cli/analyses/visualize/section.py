@@ -11,7 +11,7 @@ from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import write_png
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
 from rcdm_cli.report.charts import colour_bar, colour_map
-from rcdm_cli.report.elements import GridImage, ImageGrid, ImageGroup, ImageRow, Section, Sentence, Table
+from rcdm_cli.report.elements import GridImage, ImageGrid, ImageGroup, ImageRow, Section, Sentence, Table, pair_table
 from rcdm_cli.report.numbers import counted, listed, name_of
 from rcdm_cli.report.run import write_run
 
@@ -125,18 +125,13 @@ def section(results: Mapping[str, Any]) -> Section:
                 tuple(_row(image, len(images)) for image in on_page),
                 map_top=results["map_top"],
             ),
-            Table(
-                ("method", "level", "standard deviation in %", "similarity", "mean reciprocal rank"),
-                tuple(
-                    (
-                        entry["method"],
-                        entry["level"],
-                        _percent(entry["mean_spread"]),
-                        f"{entry['mean_similarity']:.3f}",
-                        f"{entry['mean_reciprocal_rank']:.3f}",
-                    )
-                    for entry in results["summary"]
-                ),
+            pair_table(
+                results["summary"],
+                {
+                    "standard deviation in %": lambda entry: _percent(entry["mean_spread"]),
+                    "similarity": lambda entry: f"{entry['mean_similarity']:.3f}",
+                    "mean reciprocal rank": lambda entry: f"{entry['mean_reciprocal_rank']:.3f}",
+                },
                 f"Means over {counted(len(images), 'image')} with {counted(num_samples, 'sample')} each. Standard"
                 " deviation: root of the unbiased variance over the samples, averaged over pixels and images, in % of"
                 " the pixel range. Similarity: cosine similarity between the representation of a sample and the"
