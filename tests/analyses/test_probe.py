@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
+from rcdm_cli.analyses.probe import compute
 from rcdm_cli.analyses.probe.compute import probe
 from rcdm_cli.analyses.probe.probes import fit_probes
 from rcdm_cli.analyses.probe.section import section
@@ -14,6 +15,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
+from rcdm_cli.metrics.intervals import Bootstrap
 from rcdm_cli.report.elements import Sentence
 
 BACKBONE, PROJECTOR = Pair("mine", "backbone"), Pair("mine", "projector")
@@ -122,16 +124,15 @@ def test_training_images_that_are_left_out_are_reported(training, validation):
     assert found.as_json()["left_out"]["training"]["ignored"] == 60
 
 
-@pytest.mark.parametrize("seeds", [2, 3])
-def test_intervals_of_accuracies_are_within_0_and_1(training, validation, seeds):
-    """With two seeds, the quantile of Student's t is 12.7."""
-    values = probe(None, training, validation, ignore_classes=["other"], seeds=seeds).as_json()
-    for entry in values["results"]:
-        for kind in ("linear", "knn"):
-            for interval in (entry[kind], entry[kind]["over_seeds"]):
-                assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
-    difference = values["differences"][0]["linear"]["over_seeds"]
-    assert -1 <= difference["low"] <= difference["high"] <= 1
+def test_intervals_over_two_seeds_are_within_the_range_of_an_accuracy():
+    """With two seeds, the quantile of Student's t is 12.7: the interval of 90 % and 100 % would end at 158 %."""
+    bootstrap, correct = Bootstrap(4), torch.tensor([1.0, 1.0, 1.0, 0.0])
+    high, low = compute._Correct(correct, [0.9, 1.0]), compute._Correct(1 - correct, [0.0, 0.2])
+    assert astuple(high.estimate(bootstrap).seeds) == pytest.approx((0.95, 0.3147, 1), abs=1e-4)
+    assert astuple(low.estimate(bootstrap).seeds) == (pytest.approx(0.1), 0, 1)
+    # A difference can be negative.
+    difference = low.minus(high).estimate(bootstrap).seeds
+    assert astuple(difference) == pytest.approx((-0.85, -1, -0.2147), abs=1e-4)
 
 
 def test_json_contains_majority_and_seed_values(found):

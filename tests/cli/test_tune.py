@@ -5,6 +5,7 @@ import json
 import pytest
 
 from rcdm_cli import load_bundle
+from rcdm_cli.diffusion.noise import sample_seed
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import write_images
 
@@ -30,6 +31,8 @@ def test_chosen_settings_become_the_default_of_the_bundle(tiny, workplace, invok
     ]
     assert values["chosen"]["steps"] == 1
     assert values["images"] == 5
+    assert values["seeds"] == {name: sample_seed(0, name, 0) for name in values["seeds"]}
+    assert len(values["seeds"]) == 5
 
     after = load_bundle(tiny).manifest
     assert after.defaults.model_dump() == values["chosen"]

@@ -21,7 +21,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256, write_json
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.data.cropped import CroppedImages
-from rcdm_cli.diffusion.noise import sample_seeds
+from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.distances import frechet_distance
@@ -177,8 +177,13 @@ def tune(
         result = Tuning(len(read.images), margin, trials, tuple(shortfalls(trials)))
         if run.out:
             about |= {"images_sha256": dataset.fingerprint(), "seed": run.seed}
-            _write(bundle, result, about, run.out)
+            _write(bundle, result, about, _seeds(run, read), run.out)
     return result
+
+
+def _seeds(run: Run, images: CroppedImages) -> dict[str, int]:
+    """Return the seed of the sample of each image, by name."""
+    return {name: sample_seed(run.seed, name, 0) for name in images.keys}
 
 
 def _try_all(
@@ -188,7 +193,7 @@ def _try_all(
     bootstrap = Bootstrap(len(given), run.seed)
     h = encode_pairs(bundle, given, pairs, batch=run.batch)
     cond = torch.cat([bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs])
-    seeds = [value for [value] in sample_seeds(run.seed, images.keys, 1)]
+    seeds = list(_seeds(run, images).values())
     hashed, total = images_hash(given), len(candidates) * len(cond)
     trials = []
     for number, settings in enumerate(candidates):
@@ -243,10 +248,10 @@ def shortfalls(trials: Sequence[Trial]) -> list[float]:
     return found
 
 
-def _write(bundle: Bundle, result: Tuning, about: dict[str, Any], folder: Path) -> None:
+def _write(bundle: Bundle, result: Tuning, about: dict[str, Any], seeds: dict[str, int], folder: Path) -> None:
     """Write the chosen settings into the manifest of the bundle, and the run folder."""
     numbers = {**about, **result.as_json()}
-    values = {"kind": "tune", "manifest_sha256": sha256(bundle.folder / MANIFEST), **numbers}
+    values = {"kind": "tune", "manifest_sha256": sha256(bundle.folder / MANIFEST), **numbers, "seeds": seeds}
     defaults = Defaults.model_validate(numbers["chosen"])
     # Read the manifest again: an export may have changed it during the measurement.
     manifest = read_manifest(bundle.folder).model_copy(update={"defaults": defaults, "measured": numbers})
