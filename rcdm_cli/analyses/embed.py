@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
+from rcdm_cli.core.outputs import output_file
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.core.seeds import distinct_names
 from rcdm_cli.data.dataset import ImageDataset
@@ -188,26 +190,28 @@ def embed(
         InputError: no image is readable, or ``out`` exists or has another suffix.
     """
     require_at_least(1, batch=batch)
+    out = None if out is None else Path(out)
     if out is not None:
-        embeddings_suffix(Path(out))
-        if Path(out).exists() and not force:
+        embeddings_suffix(out)
+    with nullcontext() if out is None else output_file(out):
+        if out is not None and out.exists() and not force:
             raise InputError(f"{out} exists already. Give `force` to replace the file, or another `out`.")
-    encoders = encoder_set(bundle, methods, level)
-    dataset = open_images(images, split, on_note)
-    own = None
-    if cache is None and out is not None:
-        own = cache = StepCache(Path(out).with_name(f"{Path(out).name}.parts"), {"rcdm": __version__})
-    found = embed_dataset(encoders, dataset, batch=batch, cache=cache, on_progress=on_progress, on_note=on_note)
-    found = replace(found, origin={"rcdm": __version__, **encoders.origin})
-    if labels is not None:
-        if len(labels) != len(dataset):
+        encoders = encoder_set(bundle, methods, level)
+        dataset = open_images(images, split, on_note)
+        if labels is not None and len(labels) != len(dataset):
             raise InputError(f"`labels` has {len(labels)} entries for {len(dataset)} images.")
-        by_key = dict(zip(dataset.keys, labels, strict=True))
-        found = replace(found, labels=tuple(by_key[path] for path in found.paths))
-    if out is not None:
-        write_embeddings(Path(out), found)
-    if own:
-        own.discard()
+        own = None
+        if cache is None and out is not None:
+            own = cache = StepCache(out.with_name(f"{out.name}.parts"), {"rcdm": __version__})
+        found = embed_dataset(encoders, dataset, batch=batch, cache=cache, on_progress=on_progress, on_note=on_note)
+        found = replace(found, origin={"rcdm": __version__, **encoders.origin})
+        if labels is not None:
+            by_key = dict(zip(dataset.keys, labels, strict=True))
+            found = replace(found, labels=tuple(by_key[path] for path in found.paths))
+        if out is not None:
+            write_embeddings(out, found)
+        if own:
+            own.discard()
     return found
 
 

@@ -15,6 +15,7 @@ from rcdm_cli.analyses.probe.section import section as probe
 from rcdm_cli.analyses.tune.section import section as tune
 from rcdm_cli.analyses.visualize.section import section as visualize
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.outputs import output_file
 from rcdm_cli.report.elements import Section
 from rcdm_cli.report.page import write_page
 from rcdm_cli.report.run import RESULTS, read_results, with_settings
@@ -58,7 +59,8 @@ def write_joined(path: Path, folders: Sequence[Path]) -> dict[str, Any]:
     ]
     bundles = dict.fromkeys(str(results["bundle"]) for _, results in runs if "bundle" in results)
     title = f"What the encoders of {', '.join(bundles)} encode" if bundles else "What the encoders encode"
-    write_page(path, title, sections)
+    with output_file(path):
+        write_page(path, title, sections)
     return {
         "title": title,
         "sections": [

@@ -1,7 +1,7 @@
 """Shared parts of all analyses: keyword arguments, bundle and sampling settings, cache and run folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -19,6 +19,7 @@ from rcdm_cli.bundle.arguments import require_integer
 from rcdm_cli.bundle.bundle import Bundle, load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
+from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.diffusion.sampling import Settings
 from rcdm_cli.encoders.pairs import Pair
@@ -193,24 +194,26 @@ def open_run(
         on_note: callback for warnings.
 
     Raises:
-        InputError: a value is out of range, or ``out`` contains a finished run and ``force`` is False.
+        InputError: a value is out of range, ``out`` contains a finished run and ``force`` is False, ``out`` cannot be
+            written, or another process writes to ``out``.
     """
     require_at_least(0, seed=seed)
     require_at_least(1, batch=batch)
     folder = None if out is None else Path(out)
-    if folder and (folder / RESULTS).exists() and not force:
-        raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
-    own = StepCache(folder / "parts", about) if folder and cache is None else None
-    yield Run(
-        seed=seed,
-        batch=batch,
-        out=folder,
-        cache=cache or own or StepCache(),
-        on_progress=on_progress,
-        on_note=on_note,
-    )
-    if own:
-        own.discard()
+    with output_folder(folder) if folder else nullcontext():
+        if folder and (folder / RESULTS).exists() and not force:
+            raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
+        own = StepCache(folder / "parts", about) if folder and cache is None else None
+        yield Run(
+            seed=seed,
+            batch=batch,
+            out=folder,
+            cache=cache or own or StepCache(),
+            on_progress=on_progress,
+            on_note=on_note,
+        )
+        if own:
+            own.discard()
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.backends.graph import BundleFile, verified_path
-from rcdm_cli.bundle.manifest import Defaults, EncoderEntry, Manifest
+from rcdm_cli.bundle.manifest import Defaults, EncoderEntry, Manifest, listed_files, replace_manifest, unused_name
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import read_tensors, sha256, write_json, write_tensors
+from rcdm_cli.core.files import read_tensors, sha256, write_tensors
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ScheduleSpec
@@ -47,7 +47,7 @@ def write_bundle(
 ) -> Manifest:
     """Write a bundle.
 
-    The manifest is written last. If writing fails, an older manifest remains and its hashes no longer match the files.
+    The manifest is written last. If writing fails, an earlier bundle in the folder is unchanged.
 
     Args:
         folder: folder of the bundle. Its name becomes the bundle's name.
@@ -57,12 +57,12 @@ def write_bundle(
         about: ``description``, ``origin``, ``licence`` and ``trained`` of the manifest.
         dtype: number format of the stored weights.
     """
-    entries = {}
+    entries, earlier = {}, listed_files(folder)
     for encoder in encoders:
-        path = folder / f"encoder-{encoder.spec.method}.safetensors"
+        path = folder / unused_name(f"encoder-{encoder.spec.method}.safetensors", earlier)
         save_encoder(encoder, path, dtype)
         entries[encoder.spec.method] = EncoderEntry(file=path.name, sha256=sha256(path), spec=encoder.spec)
-    path = folder / MODEL
+    path = folder / unused_name(MODEL, earlier)
     stored = {
         name: value if name.endswith(_STORED_AS_FLOAT32) else value.to(dtype)
         for name, value in model.state_dict().items()
@@ -73,12 +73,12 @@ def write_bundle(
         schedule=schedule,
         denoiser=model.denoiser.spec,
         conditioning=model.conditioning.spec,
-        model=BundleFile(file=MODEL, sha256=sha256(path)),
+        model=BundleFile(file=path.name, sha256=sha256(path)),
         encoders=entries,
         defaults=Defaults(),
         **about,
     )
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    replace_manifest(folder, manifest)
     return manifest
 
 

@@ -8,6 +8,7 @@ from rcdm_cli.bundle.files import refuse_existing_bundle, write_bundle
 from rcdm_cli.bundle.manifest import Manifest
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import Level
+from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.state_dict import load_state_dict_file
 from rcdm_cli.diffusion.published import UNetOptions, published_model
 from rcdm_cli.diffusion.spec import ScheduleSpec
@@ -49,7 +50,21 @@ def import_published(
         InputError: A file cannot be read, the architecture is not supported, or encoder, level and checkpoint do not
             fit.
     """
-    refuse_existing_bundle(out, force)
+    with output_folder(out):
+        refuse_existing_bundle(out, force)
+        return _import(checkpoint, encoder, out, method, level, options, schedule, origin)
+
+
+def _import(
+    checkpoint: Path,
+    encoder: str,
+    out: Path,
+    method: str,
+    level: Level,
+    options: UNetOptions,
+    schedule: ScheduleSpec,
+    origin: Mapping[str, Any],
+) -> Manifest:
     state = load_state_dict_file(checkpoint)
     published = find_rcdm(checkpoint.name)
     if published and published[:2] != (method, level):

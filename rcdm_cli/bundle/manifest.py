@@ -1,5 +1,6 @@
 """Manifest of a bundle (``manifest.json``): specs, files with hashes, sampling defaults, origin."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,10 +10,14 @@ from pydantic import Field
 from rcdm_cli.backends.base import RunContext
 from rcdm_cli.backends.graph import BundleFile, Graph, find_graph
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import write_json
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec
 from rcdm_cli.encoders.spec import EncoderSpec
+
+PARITY = "parity.json"
+"""File in a bundle with the errors of the graphs against PyTorch."""
 
 
 class EncoderEntry(BundleFile):
@@ -64,6 +69,12 @@ class Manifest(Spec):
     defaults: Defaults = Defaults()
     measured: dict[str, Any] = {}
 
+    @property
+    def files(self) -> tuple[BundleFile, ...]:
+        """All files that the manifest lists."""
+        graphs = (file for graph in self.graphs for file in graph.files)
+        return (self.model, *self.encoders.values(), *graphs)
+
     def graph(self, kind: str, network: str, precision: str, method: str | None = None) -> Graph | None:
         """Return the graph with these properties, or None."""
         return find_graph(self.graphs, kind, network, precision, method)
@@ -81,6 +92,36 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise InputError(f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror}).") from error
     return Manifest.parse_json(text, str(path))
+
+
+def listed_files(folder: Path) -> set[str]:
+    """Return the names of the files of the bundle in ``folder``; none without a valid manifest."""
+    try:
+        return {entry.file for entry in read_manifest(folder).files}
+    except InputError:
+        return set()
+
+
+def unused_name(name: str, listed: Collection[str]) -> str:
+    """Return ``name``, or another name if the manifest lists a file with this name.
+
+    A listed file is never overwritten. An interrupted export then leaves the earlier bundle complete.
+    """
+    stem, dot, suffix = name.partition(".")
+    return f"{stem}-2{dot}{suffix}" if name in listed else name
+
+
+def replace_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a bundle, and then remove the files that only the earlier manifest lists.
+
+    All files of ``manifest`` must exist.
+    """
+    earlier = listed_files(folder)
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    for name in earlier - {entry.file for entry in manifest.files}:
+        (folder / name).unlink(missing_ok=True)
+    if not manifest.graphs:
+        (folder / PARITY).unlink(missing_ok=True)
 
 
 def run_context(folder: Path, manifest: Manifest, device: torch.device) -> RunContext:

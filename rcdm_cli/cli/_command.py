@@ -10,8 +10,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from rcdm_cli.cli._environment import require_single_process
 from rcdm_cli.cli._errors import report_errors, with_flags
-from rcdm_cli.cli._options import OUTPUT_PANEL
+from rcdm_cli.cli._options import OUTPUT_PANEL, Check, expanded
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import interrupt_on_signals
 from rcdm_cli.core.errors import ImageWarning
@@ -35,12 +36,14 @@ class Command:
         name: name of the command.
         panel: heading of the command in ``rcdm --help``.
         examples: command lines for the help text, the simplest first.
+        distributed: whether the command supports several processes started by ``torchrun``.
     """
 
     function: Callable[..., None]
     name: str
     panel: str
     examples: tuple[str, ...]
+    distributed: bool = False
 
     def add_to(self, app: typer.Typer) -> None:
         """Register the command with ``app``."""
@@ -65,14 +68,26 @@ class Command:
         shared: dict[str, Any] = {} if takes_context else {"context": typer.Context}
         shared |= {"as_json": Json, "quiet": Quiet}
 
+        checks = [
+            (parameter.name, check)
+            for parameter in parameters
+            for check in getattr(parameter.annotation, "__metadata__", ())
+            if isinstance(check, Check)
+        ]
+
         @wraps(self.function)
         def run(*, context: typer.Context, as_json: bool, quiet: bool, **options: Any) -> None:
             out = Output(as_json, quiet, lambda message: with_flags(message, context))
             if takes_context:
                 options["context"] = context
-            for name, group in groups.items():
-                options[name] = group(**{field.name: options.pop(field.name) for field in fields(group)})
             with report_errors(out), interrupt_on_signals(), _image_warnings(out):
+                if not self.distributed:
+                    require_single_process(self.name)
+                options = {name: expanded(value) for name, value in options.items()}
+                for name, check in checks:
+                    check(options[name])
+                for name, group in groups.items():
+                    options[name] = group(**{field.name: options.pop(field.name) for field in fields(group)})
                 self.function(out, **options)
 
         parameters += [
@@ -118,6 +133,8 @@ def _image_warnings(out: Output) -> Iterator[None]:
         yield
 
 
-def command(name: str, *, panel: str, examples: tuple[str, ...]) -> Callable[[Callable[..., None]], Command]:
+def command(
+    name: str, *, panel: str, examples: tuple[str, ...], distributed: bool = False
+) -> Callable[[Callable[..., None]], Command]:
     """Make the decorated function a command of ``rcdm``."""
-    return lambda function: Command(function, name, panel, examples)
+    return lambda function: Command(function, name, panel, examples, distributed)

@@ -1,12 +1,12 @@
 """Device of a command: choose the device, open a bundle, and join the processes that ``torchrun`` started."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import typer
 
+from rcdm_cli.cli._environment import processes
 from rcdm_cli.cli._options import EngineOptions
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError, RcdmError
@@ -78,9 +78,6 @@ def open_bundle(out: Output, bundle_name: str, engine: EngineOptions) -> "Bundle
     return bundle
 
 
-_VARIABLES = ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")
-
-
 @contextmanager
 def distributed(out: Output, device: str) -> Iterator[tuple["torch.device", Output]]:
     """Join the processes that ``torchrun`` started; yield the device and the output of this process.
@@ -93,7 +90,7 @@ def distributed(out: Output, device: str) -> Iterator[tuple["torch.device", Outp
     """
     from rcdm_cli.training.distributed import is_main_process, process_group
 
-    rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in _VARIABLES)
+    rank, world_size, local_rank = processes()
     if world_size > 1 and ":" in device:
         raise InputError(f"--device {device} is one device, but torchrun started {world_size} processes. Use cuda.")
     own_device = choose_device(device, local_rank)

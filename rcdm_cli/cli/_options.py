@@ -3,6 +3,7 @@
 A command uses the type and sets its own default: ``steps: Steps = 20``.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ import typer
 
 from rcdm_cli.cli import _completion
 from rcdm_cli.cli._environment import CACHE
-from rcdm_cli.core.errors import unknown_name_message
-from rcdm_cli.core.resources import DEMO_BUNDLE
+from rcdm_cli.core.errors import InputError, unknown_name_message
+from rcdm_cli.core.outputs import require_output_file, require_output_folder
+from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path, recipe_path
 
 LEVEL_CHOICES = ("backbone", "projector", "both")
 BACKENDS = ("auto", "torch", "inductor", "onnxruntime", "openvino", "tensorrt")
@@ -119,13 +121,62 @@ def _device(value: str) -> str:
     return value
 
 
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of images.")]
+def expanded(value: Any) -> Any:
+    """Replace a leading ``~/`` of paths by the home folder, which the shell does not do in ``--out=~/runs``."""
+    if isinstance(value, list):
+        return [expanded(one) for one in value]
+    if isinstance(value, str | Path) and (str(value) == "~" or str(value).startswith("~/")):
+        return type(value)(os.path.expanduser(value))
+    return value
+
+
+@dataclass(frozen=True)
+class Check:
+    """Check in the annotation of a parameter. The check runs before the command imports PyTorch.
+
+    Attributes:
+        check: function that raises ``InputError`` for a wrong value.
+    """
+
+    check: Callable[[Any], object]
+
+    def __call__(self, value: Any) -> None:
+        """Check one or several values."""
+        for one in value if isinstance(value, list) else [value] if value is not None else []:
+            self.check(one)
+
+
+def _require_existing(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"{path} does not exist.")
+
+
+def _require_bundle(name: str) -> None:
+    # The default bundle may be missing where `--encoder` replaces the bundle.
+    if name != DEMO_BUNDLE:
+        bundle_path(name)
+
+
+def _require_encoder(reference: str) -> None:
+    from rcdm_cli.encoders.reference import require_encoder_file
+
+    require_encoder_file(reference)
+
+
+BUNDLE = Check(_require_bundle)
+ENCODER = Check(_require_encoder)
+EXISTING = Check(_require_existing)
+OUTPUT_FOLDER = Check(require_output_folder)
+OUTPUT_FILE = Check(require_output_file)
+
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of images."), EXISTING]
 Source = Annotated[
     Path,
     typer.Argument(
         metavar="DATA",
         help="Dataset: a folder of images (sub-folders are classes), a tar file, or a folder of tar files.",
     ),
+    EXISTING,
 ]
 Split = Annotated[
     str | None,
@@ -139,6 +190,7 @@ RecipeName = Annotated[
         help="Recipe: its name (see `rcdm list recipes`) or a TOML file.",
         autocompletion=_completion.recipe,
     ),
+    Check(recipe_path),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
@@ -169,6 +221,7 @@ BundleName = Annotated[
         help="Bundle: its name (see `rcdm list bundles`) or its folder.",
         autocompletion=_completion.bundle,
     ),
+    BUNDLE,
 ]
 ENCODER_HELP = (
     "an encoder file, the folder of an `rcdm pretrain` run, timm:NAME[,pretrained], a .pt, .pth or .safetensors"
@@ -177,6 +230,7 @@ ENCODER_HELP = (
 EncoderReference = Annotated[
     str | None,
     typer.Option("--encoder", metavar="REF", help=f"Encoder to use instead of the bundle's encoders: {ENCODER_HELP}."),
+    ENCODER,
 ]
 IgnoredClasses = Annotated[
     list[str] | None,
@@ -266,7 +320,9 @@ Cache = Annotated[
 ]
 
 Out = Annotated[
-    Path, typer.Option("--out", metavar="PATH", help="Folder for the results.", rich_help_panel=OUTPUT_PANEL)
+    Path,
+    typer.Option("--out", metavar="PATH", help="Folder for the results.", rich_help_panel=OUTPUT_PANEL),
+    OUTPUT_FOLDER,
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace existing results.", rich_help_panel=OUTPUT_PANEL)]
 DryRun = Annotated[

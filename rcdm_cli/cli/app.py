@@ -1,5 +1,6 @@
 """The program ``rcdm``: its commands and its entry point."""
 
+import codecs
 import io
 import sys
 import warnings
@@ -82,11 +83,31 @@ def _root(
     pass
 
 
+PRINTABLE = "rcdm-printable"
+"""Name of the error handler of stdout and stderr."""
+
+_ASCII = {"−": "-", "–": "-", "—": "-", "×": "x", "…": "...", "•": "*", "→": "->", "’": "'", "“": '"', "”": '"'}
+
+
+def _printable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Encode a character that the encoding of the terminal lacks, such as a minus sign or a Korean letter.
+
+    Bytes of a file name that are not valid text are printed unchanged.
+    """
+    assert isinstance(error, UnicodeEncodeError)
+    character = error.object[error.start]
+    if "\udc80" <= character <= "\udcff":
+        return bytes([ord(character) - 0xDC00]), error.start + 1
+    text = _ASCII.get(character) or character.encode("ascii", "backslashreplace").decode("ascii")
+    return text, error.start + 1
+
+
 def main() -> None:
     """Run ``rcdm`` with the arguments of this process."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names are bytes that need not be valid text. They are printed unchanged.
-        sys.stdout.reconfigure(errors="surrogateescape")
+    codecs.register_error(PRINTABLE, _printable)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PRINTABLE)
     if not sys.warnoptions and not debugging():
         # Warnings of libraries are for developers, not for the user.
         warnings.simplefilter("ignore")

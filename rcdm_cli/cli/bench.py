@@ -9,6 +9,7 @@ from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._options import (
     BACKENDS,
+    BUNDLE,
     MACHINE_PANEL,
     PRECISIONS,
     Device,
@@ -30,7 +31,7 @@ from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
 def bench(
     out: Output,
     bundle_name: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="Bundle to time: its name or its folder.")
+        str, typer.Argument(metavar="BUNDLE", help="Bundle to time: its name or its folder."), BUNDLE
     ] = DEMO_BUNDLE,
     backend: Annotated[
         str,

@@ -6,9 +6,27 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import OUTPUT_PANEL, Batch, Device, EncoderReference, Force, SelectionOptions, Split
+from rcdm_cli.cli._options import (
+    EXISTING,
+    OUTPUT_FILE,
+    OUTPUT_PANEL,
+    Batch,
+    Check,
+    Device,
+    EncoderReference,
+    Force,
+    SelectionOptions,
+    Split,
+)
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_source
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import EMBEDDINGS
+
+
+def _require_suffix(path: Path) -> None:
+    if path.suffix.lower() not in EMBEDDINGS:
+        raise InputError(f"A file of representations ends in {' or '.join(EMBEDDINGS)}; given {path}.")
 
 
 @command(
@@ -27,6 +45,7 @@ def embed(
             metavar="IMAGES|DATA...",
             help="Images and folders of images, or one dataset: a folder with class folders, a tar, a folder of tars.",
         ),
+        EXISTING,
     ],
     out: Annotated[
         Path,
@@ -37,6 +56,8 @@ def embed(
             help="File to write; it ends in .safetensors or .npz.",
             rich_help_panel=OUTPUT_PANEL,
         ),
+        OUTPUT_FILE,
+        Check(_require_suffix),
     ],
     split: Split = None,
     selection: SelectionOptions = SelectionOptions(),

@@ -7,8 +7,18 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
-from rcdm_cli.cli._options import OUTPUT_PANEL, PRECISIONS, Device, Force, Split, comma_separated_names
+from rcdm_cli.cli._options import (
+    EXISTING,
+    OUTPUT_FOLDER,
+    OUTPUT_PANEL,
+    PRECISIONS,
+    Device,
+    Force,
+    Split,
+    comma_separated_names,
+)
 from rcdm_cli.cli._output import Output
+from rcdm_cli.core.resources import CHECKPOINT, bundle_path
 
 if TYPE_CHECKING:
     from rcdm_cli.backends.graph import Precision
@@ -36,6 +46,7 @@ def export(
         typer.Option(
             "--out", metavar="PATH", help="Folder of the bundle to make from a RUN.", rich_help_panel=OUTPUT_PANEL
         ),
+        OUTPUT_FOLDER,
     ] = None,
     onnx: Annotated[
         bool,
@@ -68,6 +79,7 @@ def export(
             help="Images for int8 and fp8, a folder or a tar: 32 for calibration, up to 100 others to check samples.",
             rich_help_panel=GRAPHS_PANEL,
         ),
+        EXISTING,
     ] = None,
     split: Split = None,
     max_batch: Annotated[
@@ -104,6 +116,9 @@ def export(
     the increase of Fréchet distance exceeds a limit, no 8-bit graph is installed and the exit code is 3. CPUs emulate
     fp8; TensorRT plans at fp8 need a GPU of compute capability 8.9 or later.
     """
+    # A wrong name is reported before the import of PyTorch.
+    if folder is None and not (Path(source) / CHECKPOINT).is_file():
+        bundle_path(source)
     import torch
 
     from rcdm_cli.exporting.run import export as run_export
@@ -122,6 +137,7 @@ def export(
             device=choose_device(device) if trt else torch.device("cpu"),
             force=force,
             on_progress=show,
+            on_note=out.warn,
         )
     for key, reason in result.skipped:
         out.warn(f"{key}: {reason}")

@@ -8,7 +8,17 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._environment import cache_folder
-from rcdm_cli.cli._options import ENCODER_HELP, LEVEL_HELP, METHOD_HELP, OUTPUT_PANEL, Cache, Force, choice_option
+from rcdm_cli.cli._options import (
+    ENCODER_HELP,
+    EXISTING,
+    LEVEL_HELP,
+    METHOD_HELP,
+    OUTPUT_FOLDER,
+    OUTPUT_PANEL,
+    Cache,
+    Force,
+    choice_option,
+)
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import LEVELS, Level
@@ -34,10 +44,14 @@ OneLevel = Annotated[str, choice_option("--level", LEVELS, LEVEL_HELP)]
 )
 def import_checkpoint(
     out: Output,
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="State dict: .pt, .pth or .safetensors.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="State dict: .pt, .pth or .safetensors."), EXISTING
+    ],
     method: Annotated[str, typer.Option("--method", metavar="NAME", help=METHOD_HELP)],
     folder: Annotated[
-        Path, typer.Option("--out", "-o", metavar="PATH", help="Folder of the bundle.", rich_help_panel=OUTPUT_PANEL)
+        Path,
+        typer.Option("--out", "-o", metavar="PATH", help="Folder of the bundle.", rich_help_panel=OUTPUT_PANEL),
+        OUTPUT_FOLDER,
     ],
     level: OneLevel = "backbone",
     encoder: Annotated[

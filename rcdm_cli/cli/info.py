@@ -13,7 +13,7 @@ from rcdm_cli.cli._command import command
 from rcdm_cli.cli._errors import with_flags
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError, unknown_name_message
-from rcdm_cli.core.resources import MANIFEST, bundles, recipes
+from rcdm_cli.core.resources import MANIFEST, bundles, is_explicit_path, recipes
 
 CHECKPOINTS = (".pt", ".pth", ".torch", ".ckpt", ".tar", ".bin")
 
@@ -59,10 +59,12 @@ def info(out: Output, context: typer.Context, target: Target) -> None:
 
 
 def _find(target: str) -> Path:
-    if (path := Path(target)).exists():
-        return path
-    named = recipes() | bundles()
-    if found := named.get(target) or recipes().get(target.removesuffix(".toml")):
+    path, named = Path(target), recipes() | bundles()
+    if (path / MANIFEST).is_file() or (path.is_file() and path.suffix) or is_explicit_path(target):
+        found = path if path.exists() else None
+    else:
+        found = named.get(target) or recipes().get(target.removesuffix(".toml")) or (path if path.exists() else None)
+    if found:
         return found
     raise InputError(f"{unknown_name_message('bundle or recipe', target, named)} No file has this name either.")
 

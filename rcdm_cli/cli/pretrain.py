@@ -56,17 +56,21 @@ def pretrain(
     resumes an interrupted run. Ctrl-C and SIGTERM write a checkpoint first. Sub-folders of DATA are classes, which only
     the method supervised uses in training.
     """
+    # A wrong recipe is reported before the import of PyTorch.
+    from rcdm_cli.training.recipe import PretrainRecipe, read_recipe
+
+    settings = read_recipe(recipe, PretrainRecipe, overrides or ())
+    settings.method(method)
     from rcdm_cli.training.run import pretrain as pretrain_encoder
 
     with stop_on_signal() as stop, output.stages() as on_progress:
         result = pretrain_encoder(
-            recipe,
+            settings,
             method,
             data,
             out,
             split=split,
             validation_split=validation_split,
-            overrides=overrides or (),
             device=choose_device(device),
             workers=workers,
             stop=stop,

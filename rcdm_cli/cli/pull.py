@@ -9,7 +9,7 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._environment import OFFLINE, cache_folder, offline
-from rcdm_cli.cli._options import OUTPUT_PANEL, Cache, DryRun, Force
+from rcdm_cli.cli._options import OUTPUT_FOLDER, OUTPUT_PANEL, Cache, DryRun, Force
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli.import_ import OneLevel, import_bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
@@ -62,6 +62,7 @@ def pull(
             show_default="engines/imagenet128-NAME, or engines/imagenet128-NAME-projector",
             rich_help_panel=OUTPUT_PANEL,
         ),
+        OUTPUT_FOLDER,
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the licences without a prompt.")] = False,
     cache: Cache = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import OUTPUT_PANEL, Force
+from rcdm_cli.cli._options import EXISTING, OUTPUT_FILE, OUTPUT_PANEL, Force
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 
@@ -26,9 +26,12 @@ def report(
         typer.Argument(
             metavar="RUN...", help="Run folders, which other commands wrote as --out. Each contains results.json."
         ),
+        EXISTING,
     ],
     page: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="File of the page.", rich_help_panel=OUTPUT_PANEL)
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="File of the page.", rich_help_panel=OUTPUT_PANEL),
+        OUTPUT_FILE,
     ] = Path("report.html"),
     force: Force = False,
 ) -> None:
@@ -39,8 +42,6 @@ def report(
     """
     from rcdm_cli.analyses.join import write_joined
 
-    if page.is_dir():
-        raise InputError(f"{page} is a folder. Set --out to a file, such as {page / 'report.html'}.")
     if page.exists() and not force:
         raise InputError(f"{page} exists already. Give --force to replace it, or another --out.")
     out.result({"page": str(page), **write_joined(page, runs)}, [page])

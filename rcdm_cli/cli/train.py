@@ -11,6 +11,7 @@ from rcdm_cli.cli._device import distributed
 from rcdm_cli.cli._options import ENCODER_HELP, Device, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
+from rcdm_cli.core.resources import CHECKPOINT, bundle_path
 
 if TYPE_CHECKING:
     from rcdm_cli.training.warm_start import WarmStart
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         "rcdm train images --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr",
         "rcdm train images --recipe clothing32 --encoder runs/dino --init runs/mine --out runs/further",
     ),
+    distributed=True,
 )
 def train(
     output: Output,
@@ -70,20 +72,28 @@ def train(
     Each process computes a part of every batch. The result equals the result of one process up to rounding, except with
     dropout. The number of processes may change when a run is resumed.
     """
+    # Wrong values are reported before the import of PyTorch.
+    from rcdm_cli.encoders.reference import require_encoder_file
+    from rcdm_cli.training.recipe import TrainRecipe, read_recipe
+
+    settings = read_recipe(recipe, TrainRecipe, overrides or ())
+    for reference in encoders or settings.encoders:
+        require_encoder_file(reference)
+    if init is not None and not (Path(init) / CHECKPOINT).is_file():
+        bundle_path(init)
     from rcdm_cli.training.distributed import is_main_process
     from rcdm_cli.training.run import train as train_denoiser
 
     with distributed(output, device) as (own_device, messages), messages.stages() as on_progress:
         with stop_on_signal() as stop:
             result = train_denoiser(
-                recipe,
+                settings,
                 data,
                 out,
                 split=split,
                 validation_split=validation_split,
                 encoders=encoders or (),
                 init=None if init is None else _warm_start(init),
-                overrides=overrides or (),
                 device=own_device,
                 stop=stop,
                 on_progress=on_progress,

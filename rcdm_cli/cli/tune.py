@@ -8,6 +8,7 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import open_bundle
 from rcdm_cli.cli._options import (
+    BUNDLE,
     SAMPLERS,
     SAMPLING_PANEL,
     Batch,
@@ -36,7 +37,7 @@ from rcdm_cli.core.resources import MANIFEST
 )
 def tune(
     output: Output,
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle to tune: its name or its folder.")],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle to tune: its name or its folder."), BUNDLE],
     images: Source,
     split: Split = None,
     limit: Annotated[
@@ -108,4 +109,4 @@ def tune(
             on_note=output.warn,
         )
     values = read_run(run.out)
-    output.result(values, [answer(values), opened.folder / MANIFEST, run.out / RESULTS, run.out / PAGE])
+    output.result(values, [answer(values), Path(values["tuned_bundle"]) / MANIFEST, run.out / RESULTS, run.out / PAGE])

@@ -7,6 +7,7 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
+    EXISTING,
     EngineOptions,
     RunOptions,
     Samples,
@@ -31,6 +32,7 @@ def visualize(
     images: Annotated[
         list[Path],
         typer.Argument(metavar="IMAGES...", help="Images, folders of images, or one file written by `rcdm embed`."),
+        EXISTING,
     ],
     selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 6,

@@ -1,11 +1,19 @@
-"""Search paths of bundles and recipes: the current directory first, then the installation."""
+"""Search paths of bundles and recipes: the current directory, the user's folder, the installation."""
 
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from rcdm_cli.core.errors import InputError, unknown_name_message
 
 DEMO_BUNDLE = "clothing32"
 MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint.safetensors"
+"""File that a training run contains."""
+EMBEDDINGS = (".safetensors", ".npz")
+"""Suffixes of files of representations."""
 
 
 def engines_dirs() -> tuple[Path, ...]:
@@ -28,6 +36,11 @@ def recipes() -> dict[str, Path]:
     """Return all recipes on the search path: name (without ``.toml``) → file, sorted by name."""
     found = [file for folder in reversed(recipes_dirs()) for file in folder.glob("*.toml")]
     return dict(sorted({file.stem: file for file in found}.items()))
+
+
+def is_explicit_path(name_or_path: str | Path) -> bool:
+    """Return whether ``name_or_path`` contains a separator and so names no bundle or recipe."""
+    return any(separator in str(name_or_path) for separator in (os.sep, os.altsep, "/") if separator)
 
 
 def bundle_path(name_or_path: str | Path) -> Path:
@@ -54,7 +67,7 @@ def recipe_path(name_or_path: str | Path) -> Path:
         InputError: the recipe does not exist. The message lists all recipes.
     """
     path = Path(name_or_path)
-    if path.is_file():
+    if path.is_file() and (path.suffix or is_explicit_path(name_or_path)):
         return path
     available = recipes()
     if found := available.get(str(name_or_path).removesuffix(".toml")):
@@ -62,16 +75,49 @@ def recipe_path(name_or_path: str | Path) -> Path:
     raise InputError(unknown_name_message("recipe", str(name_or_path), available))
 
 
+def writable_bundle(folder: Path, on_note: Callable[[str], None]) -> Path:
+    """Return the folder to write compiled networks and defaults of a bundle to.
+
+    A bundle of the installed package is copied to the user's folder, because an update of the package would discard the
+    changes. Any other bundle is changed in place.
+
+    Args:
+        folder: folder of the bundle.
+        on_note: called with a sentence that names the copy.
+    """
+    if not folder.resolve().is_relative_to(_packaged_data().resolve()):
+        return folder
+    copy = _user_folder("engines") / folder.name
+    if not (copy / MANIFEST).is_file():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{copy.name}.", dir=copy.parent) as scratch:
+            complete = shutil.copytree(folder, Path(scratch) / copy.name)
+            complete.rename(copy)
+    on_note(f"The bundle {folder.name} belongs to the installed package. The changes go to a copy in {copy}.")
+    return copy
+
+
+def _user_folder(kind: str) -> Path:
+    from platformdirs import user_data_path
+
+    return user_data_path("rcdm") / kind
+
+
 def _search(kind: str) -> tuple[Path, ...]:
     local = Path(kind)
     installed = _installed_folder(kind)
-    if local.is_dir() and installed.is_dir() and local.samefile(installed):
-        return (local,)
-    return tuple(folder for folder in (local, installed) if folder.is_dir())
+    folders = [folder for folder in (local, _user_folder(kind), installed) if folder.is_dir()]
+    if len(folders) > 1 and local.is_dir() and local.samefile(folders[-1]):
+        folders.pop()
+    return tuple(folders)
+
+
+def _packaged_data() -> Path:
+    """Return the folder of bundles and recipes in the wheel, which a checkout lacks."""
+    return Path(__file__).parents[1] / "_data"
 
 
 def _installed_folder(kind: str) -> Path:
-    package = Path(__file__).parents[1]
-    packaged = package / "_data" / kind
-    # A checkout has these folders beside the package; the wheel contains them.
-    return packaged if (package / "_data").is_dir() else package.parent / kind
+    packaged = _packaged_data()
+    # A checkout has the folders beside the package.
+    return (packaged if packaged.is_dir() else packaged.parents[1]) / kind

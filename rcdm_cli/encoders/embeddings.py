@@ -26,12 +26,12 @@ from torch import Tensor
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import atomic_write, read_metadata, read_tensors, write_tensors
 from rcdm_cli.core.levels import LEVELS
+from rcdm_cli.core.resources import EMBEDDINGS
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.encoders.spec import EncoderSpec
 
 KIND = "embeddings"
-SUFFIXES = (".safetensors", ".npz")
 
 
 class EncoderIdentity(Spec):
@@ -151,7 +151,7 @@ def read_embeddings(path: Path) -> Embeddings:
 
 def is_embeddings(path: Path) -> bool:
     """Return whether ``path`` has the suffix of a file of representations."""
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in EMBEDDINGS
 
 
 def embeddings_suffix(path: Path) -> str:
@@ -161,7 +161,7 @@ def embeddings_suffix(path: Path) -> str:
         InputError: the path has another suffix.
     """
     if not is_embeddings(path):
-        raise InputError(f"A file of representations ends in {' or '.join(SUFFIXES)}; given {path}.")
+        raise InputError(f"A file of representations ends in {' or '.join(EMBEDDINGS)}; given {path}.")
     return path.suffix.lower()
 
 

@@ -55,6 +55,11 @@ class Reference(Spec):
     head: str | None = None
     activation: Literal["relu", "gelu", "tanh"] | None = None
 
+    @field_validator("target", "head")
+    @classmethod
+    def _expand_home(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser()) if value and value.startswith("~/") else value
+
     @field_validator("mean", "std", mode="before")
     @classmethod
     def _three(cls, value: Any) -> Any:
@@ -93,6 +98,19 @@ class Reference(Spec):
             mean, std = self.mean, self.std
         values = {"size": self.size or own.size, "mean": mean, "std": std}
         return Preprocessing.parse(values, f"`encoder` {self.target}")
+
+
+def require_encoder_file(text: str) -> None:
+    """Check the syntax of a reference, and that its file exists. Nothing is opened.
+
+    Raises:
+        InputError: an option is wrong, or the target does not exist.
+    """
+    target = parse_reference(text).target
+    if not target.startswith("timm:") and not Path(target).exists():
+        raise InputError(
+            f"{target} is not a file. An encoder is a file, the folder of an `rcdm pretrain` run, or timm:NAME."
+        )
 
 
 def parse_reference(text: str) -> Reference:

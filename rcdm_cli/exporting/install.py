@@ -11,13 +11,10 @@ from types import MappingProxyType
 from typing import Any
 
 from rcdm_cli.backends.graph import BundleFile, Graph, verified_path
-from rcdm_cli.bundle.manifest import Manifest, read_manifest
+from rcdm_cli.bundle.manifest import PARITY, Manifest, read_manifest, replace_manifest
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256, write_json
-from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.exporting.parity import BOUNDS, Parity
-
-PARITY = "parity.json"
 
 NOT_WRITTEN = ""
 """``Graph.sha256`` of a graph that is to be written."""
@@ -42,9 +39,13 @@ class Installation:
 def staging(folder: Path) -> Iterator[Path]:
     """Create a temporary folder inside the bundle, on the same disk, and remove it afterwards.
 
+    Folders of exports that were killed are removed too. The caller holds the lock of the bundle.
+
     Raises:
         RcdmError: the bundle's folder is not writable.
     """
+    for interrupted in folder.glob(".export-*"):
+        shutil.rmtree(interrupted, ignore_errors=True)
     try:
         stage = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
     except OSError as error:
@@ -69,22 +70,25 @@ def finished(graph: Graph, path: Path, data: Path | None = None, versions: Mappi
     return graph.model_copy(update={"sha256": sha256(path), "data": entry, "versions": versions})
 
 
-def is_current(folder: Path, manifest: Manifest, wanted: Graph) -> bool:
-    """Return whether the bundle contains ``wanted``, made from the same weights by the same versions, undamaged."""
+def current_graph(folder: Path, manifest: Manifest, wanted: Graph) -> Graph | None:
+    """Return the graph of the bundle that equals ``wanted``, made from the same weights by the same versions.
+
+    None if the bundle has no such graph or its files are damaged.
+    """
     found = manifest.graph(*(wanted.kind, wanted.network, wanted.precision, wanted.method))
     if found is None or (found.source, found.max_batch, found.target) != (
         wanted.source,
         wanted.max_batch,
         wanted.target,
     ):
-        return False
+        return None
     if not wanted.versions.items() <= found.versions.items():
-        return False
+        return None
     try:
         verified_path(folder, found)
     except InputError:
-        return False
-    return True
+        return None
+    return found
 
 
 def install(
@@ -106,7 +110,6 @@ def install(
     Raises:
         RcdmError: the bundle's folder is not writable.
     """
-    # Another export may have changed the manifest since this one started.
     manifest = read_manifest(folder)
     if not graphs:
         return Installation(manifest, graphs, parity)
@@ -117,7 +120,7 @@ def install(
         for entry in (entry for graph in graphs for entry in graph.files):
             (stage / entry.file).replace(folder / entry.file)
         _write_parity(folder, manifest, {graph.file for graph in graphs}, parity, samples)
-        write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        replace_manifest(folder, manifest)
     except OSError as error:
         raise RcdmError(f"Could not write to {folder}: {error.strerror or error}.") from error
     return Installation(manifest, graphs, parity)

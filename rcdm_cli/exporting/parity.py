@@ -1,6 +1,7 @@
 """Parity: errors of exported graphs against PyTorch in float32."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -81,9 +82,8 @@ def measure_parity(bundle: Bundle, graph: Graph, folder: Path) -> list[Parity]:
             backend.precisions(context)
         except RcdmError:
             continue
-        engine = backend.open(context, graph.precision, lambda: bundle.model.denoiser)
-        found += denoiser_parity(engine, bundle, name, graph.precision)
-        engine.close()
+        with closing(backend.open(context, graph.precision, lambda: bundle.model.denoiser)) as engine:
+            found += denoiser_parity(engine, bundle, name, graph.precision)
     if not found:
         raise RcdmError(
             f"No installed backend can run {graph.file} to compare it with PyTorch. Install one with `pip install "

@@ -12,18 +12,19 @@ from rcdm_cli.backends.graph import EIGHT_BIT, EightBit, Graph, Precision
 from rcdm_cli.bundle.arguments import require_integer, require_name
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.files import refuse_existing_bundle, write_bundle
-from rcdm_cli.bundle.manifest import Manifest, read_manifest
+from rcdm_cli.bundle.manifest import Manifest, read_manifest, unused_name
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.precision import has_bf16
-from rcdm_cli.core.resources import MANIFEST, bundle_path
+from rcdm_cli.core.resources import MANIFEST, bundle_path, is_explicit_path, writable_bundle
 from rcdm_cli.exporting.graphs import wanted_graphs, write_graphs
-from rcdm_cli.exporting.install import Installation, is_current
+from rcdm_cli.exporting.install import Installation, current_graph
 from rcdm_cli.exporting.parity import Parity
 from rcdm_cli.exporting.quantization.calibration import CalibrationImages, read_calibration_images
 from rcdm_cli.exporting.quantization.graphs import wanted_quantized, write_quantized
 from rcdm_cli.exporting.quantization.quality import PrecisionComparison
 from rcdm_cli.exporting.tensorrt.plans import prepare_plan, wanted_plan, write_plan
-from rcdm_cli.training.run import read_run
+from rcdm_cli.training.run import is_run, read_run
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -89,6 +90,7 @@ def export(
     device: torch.device | str = "cpu",
     force: bool = False,
     on_progress: OnProgress = lambda done, total, note: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> ExportResult:
     """Make a bundle from a training run, and write the graphs of a bundle.
 
@@ -110,12 +112,14 @@ def export(
         device: CUDA device for which plans are built; the CPU builds TensorRT-RTX plans for several GPUs.
         force: whether to replace an existing bundle and graphs that are up to date.
         on_progress: called with (done, total, note) in each step.
+        on_note: called with a sentence if the bundle is copied before the export.
 
     Raises:
         InputError: an argument is invalid.
         CheckFailed: the error of a graph or the loss of quality of 8-bit samples exceeds a limit.
         RcdmError: A required package is not installed.
     """
+    bundle_or_run, out = str(bundle_or_run), None if out is None else Path(out)
     max_batch = require_integer("max_batch", max_batch, 1)
     for precision in precisions or ():
         require_name("precision", precision, get_args(Precision))
@@ -123,21 +127,27 @@ def export(
         raise InputError("`calibration` is used for 8-bit graphs only. Set `precision` to int8 or fp8.")
     if split and not calibration:
         raise InputError("`split` selects images of `calibration`, which is not given.")
-    if out is not None:
-        result = bundle_of_run(Path(bundle_or_run), Path(out), force=force)
-        onnx = bool(onnx or trt or precisions or calibration)
-    else:
-        if Path(bundle_or_run).is_dir() and not (Path(bundle_or_run) / MANIFEST).is_file():
-            raise InputError(f"{bundle_or_run} is not a bundle. To make a bundle from a training run, set `out`.")
-        folder = bundle_path(bundle_or_run)
-        result = ExportResult(folder, read_manifest(folder))
-        onnx = onnx is not False
-    if onnx:
-        precisions = tuple(dict.fromkeys(precisions or _default_precisions(trt)))
-        images = partial(read_calibration_images, Path(calibration) if calibration else None, split)
-        batch = max_batch if trt else None
-        _compile(result, precisions, images, batch, check, torch.device(device), force, on_progress)
+    folder = _bundle_to_compile(bundle_or_run, on_note) if out is None else out
+    with output_folder(folder):
+        if out is not None:
+            result = bundle_of_run(Path(bundle_or_run), out, force=force)
+            onnx = bool(onnx or trt or precisions or calibration)
+        else:
+            result = ExportResult(folder, read_manifest(folder))
+            onnx = onnx is not False
+        if onnx:
+            precisions = tuple(dict.fromkeys(precisions or _default_precisions(trt)))
+            images = partial(read_calibration_images, Path(calibration) if calibration else None, split)
+            batch = max_batch if trt else None
+            _compile(result, precisions, images, batch, check, torch.device(device), force, on_progress)
     return result
+
+
+def _bundle_to_compile(name_or_path: str, on_note: Callable[[str], None]) -> Path:
+    path = Path(name_or_path)
+    if is_run(path) or (path.is_dir() and is_explicit_path(name_or_path) and not (path / MANIFEST).is_file()):
+        raise InputError(f"{path} is not a bundle. To make a bundle from a training run, set `out`.")
+    return writable_bundle(bundle_path(name_or_path), on_note)
 
 
 def bundle_of_run(run: Path, out: Path, *, force: bool = False) -> ExportResult:
@@ -189,9 +199,14 @@ def _compile(
         wide.append("fp32")  # 8-bit graphs are made from the fp32 graph
 
     def missing(wanted: Sequence[Graph]) -> list[Graph]:
-        current = [] if force else [graph for graph in wanted if is_current(folder, manifest, graph)]
-        result.up_to_date += [graph.file for graph in current]
-        return [graph for graph in wanted if graph not in current]
+        new = []
+        for graph in wanted:
+            if not force and (found := current_graph(folder, manifest, graph)):
+                result.up_to_date.append(found.file)
+            else:
+                name = unused_name(graph.file, {entry.file for entry in manifest.files})
+                new.append(graph.model_copy(update={"file": name}))
+        return new
 
     def installed(step: Installation) -> None:
         nonlocal manifest
@@ -212,10 +227,11 @@ def _compile(
         step, result.quantization = write_quantized(bundle, quantized, images, on_progress=on_progress)
         installed(step)
     for precision, (tensorrt, target) in builders.items():
-        wanted = wanted_plan(folder, manifest, precision, max_batch or 1, tensorrt, target)
-        result.targets[wanted.file] = str(target)
-        for plan in missing([wanted]):
+        for plan in missing([wanted_plan(folder, manifest, precision, max_batch or 1, tensorrt, target)]):
             installed(write_plan(folder, manifest, plan, device, on_progress=on_progress))
+        found = manifest.graph("tensorrt", "denoiser", precision)
+        assert found is not None, "the plan is up to date or was written"
+        result.targets[found.file] = str(target)
 
 
 def _precisions(graphs: Sequence[Graph]) -> set[str]:

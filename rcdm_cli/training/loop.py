@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 
 from rcdm_cli.core.errors import InputError, Interrupted, RcdmError
 from rcdm_cli.core.files import write_text
+from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from rcdm_cli.training.distributed import any_process, is_main_process
 
-CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 
 

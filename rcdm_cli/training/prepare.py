@@ -11,6 +11,7 @@ import torch
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.levels import LEVELS
+from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.data.cropped import CroppedImages, load_cropped
 from rcdm_cli.data.dataset import ImageDataset, open_dataset
 from rcdm_cli.diffusion.spec import Representation
@@ -20,7 +21,6 @@ from rcdm_cli.training.augmentation import Augmenter
 from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.distributed import main_process_first, world_size
 from rcdm_cli.training.evaluation import EvalSet
-from rcdm_cli.training.loop import CHECKPOINT
 from rcdm_cli.training.objectives import require_lightly
 from rcdm_cli.training.pretraining import LabelledImages, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe

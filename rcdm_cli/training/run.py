@@ -1,18 +1,22 @@
 """Train a denoiser, pretrain an encoder, and read the result of a training."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from rcdm_cli.core.errors import InputError, Interrupted
+from rcdm_cli.core.outputs import output_folder
+from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditioningSpec
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
 from rcdm_cli.encoders.open import ENCODER_FILE
 from rcdm_cli.training.checkpoint import load_checkpoint
-from rcdm_cli.training.loop import CHECKPOINT, Progress, Trainer, fit
+from rcdm_cli.training.distributed import is_main_process
+from rcdm_cli.training.loop import Progress, Trainer, fit
 from rcdm_cli.training.prepare import ENCODERS, Note, OnProgress, prepare_denoiser, prepare_encoder, silent
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe, read_recipe
 from rcdm_cli.training.warm_start import WarmStart
@@ -87,7 +91,7 @@ def train(
         The last checkpoint and the number of steps.
 
     Raises:
-        InputError: an argument is invalid, or ``out`` contains another run.
+        InputError: an argument is invalid, ``out`` contains another run, or another process writes to ``out``.
         Interrupted: ``stop`` returned True.
         RcdmError: the loss is not finite.
     """
@@ -96,19 +100,21 @@ def train(
         run = read_run(Path(init))
         init = WarmStart(run.model, run.encoders)
     out = Path(out)
-    trainer = prepare_denoiser(
-        settings,
-        Path(data),
-        out,
-        split=split,
-        validation_split=validation_split,
-        encoders=encoders,
-        init=init,
-        device=torch.device(device),
-        on_progress=_interruptible(on_progress, stop),
-        on_note=on_note,
-    )
-    began_at = _fit(trainer, out, settings.save_every, "Training", stop, on_progress)
+    # The other processes of a distributed training read files that the main process writes.
+    with output_folder(out) if is_main_process() else nullcontext():
+        trainer = prepare_denoiser(
+            settings,
+            Path(data),
+            out,
+            split=split,
+            validation_split=validation_split,
+            encoders=encoders,
+            init=init,
+            device=torch.device(device),
+            on_progress=_interruptible(on_progress, stop),
+            on_note=on_note,
+        )
+        began_at = _fit(trainer, out, settings.save_every, "Training", stop, on_progress)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at)
 
 
@@ -148,24 +154,25 @@ def pretrain(
         The encoder, the last checkpoint and the number of steps.
 
     Raises:
-        InputError: an argument is invalid, or ``out`` contains another run.
+        InputError: an argument is invalid, ``out`` contains another run, or another process writes to ``out``.
         Interrupted: ``stop`` returned True.
         RcdmError: lightly is not installed, or the loss is not finite.
     """
     settings, out = read_recipe(recipe, PretrainRecipe, overrides), Path(out)
-    trainer = prepare_encoder(
-        settings,
-        method,
-        Path(data),
-        out,
-        split=split,
-        validation_split=validation_split,
-        device=torch.device(device),
-        workers=workers,
-        on_progress=_interruptible(on_progress, stop),
-        on_note=on_note,
-    )
-    began_at = _fit(trainer, out, trainer.per_epoch, "Pretraining", stop, on_progress)
+    with output_folder(out):
+        trainer = prepare_encoder(
+            settings,
+            method,
+            Path(data),
+            out,
+            split=split,
+            validation_split=validation_split,
+            device=torch.device(device),
+            workers=workers,
+            on_progress=_interruptible(on_progress, stop),
+            on_note=on_note,
+        )
+        began_at = _fit(trainer, out, trainer.per_epoch, "Pretraining", stop, on_progress)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at, out / ENCODER_FILE)
 
 

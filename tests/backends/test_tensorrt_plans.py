@@ -11,7 +11,7 @@ from rcdm_cli.bundle.manifest import read_manifest
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256, write_json
 from rcdm_cli.core.resources import bundle_path
-from rcdm_cli.exporting.install import is_current
+from rcdm_cli.exporting.install import current_graph
 from rcdm_cli.exporting.tensorrt import plans
 from rcdm_cli.exporting.tensorrt.builder import PlanRequest, serialized
 from rcdm_cli.exporting.tensorrt.plans import prepare_plan, wanted_plan
@@ -59,7 +59,7 @@ def wanted(folder, max_batch=4):
 
 def test_plan_is_built_and_listed_in_the_manifest(folder):
     manifest, plan = wanted(folder)
-    assert not is_current(folder, manifest, plan)
+    assert not current_graph(folder, manifest, plan)
     installed = build_plan_for(folder, "fp16", 4, CPU)
     manifest = read_manifest(folder)
     onnx, plan = manifest.graphs
@@ -68,7 +68,7 @@ def test_plan_is_built_and_listed_in_the_manifest(folder):
     assert (plan.file, plan.sha256) == ("denoiser.fp16.plan", sha256(folder / "denoiser.fp16.plan"))
     assert plan.versions == {"onnx": "1.23", "tensorrt_rtx": tensorrt_rtx.__version__}
     assert PlanTarget.parse(plan.target, "").capabilities == ["8.0", "8.6", "8.9", "12.0"]
-    assert is_current(folder, *wanted(folder))
+    assert current_graph(folder, *wanted(folder))
     assert not (folder / "parity.json").exists()
 
 
@@ -76,14 +76,14 @@ def test_plan_is_built_and_listed_in_the_manifest(folder):
 def test_outdated_plan_is_replaced(folder, monkeypatch, change):
     monkeypatch.setattr(plans, "build_plan", lambda request, plan, on_progress: plan.write_bytes(b"old"))
     build_plan_for(folder, "fp16", 4, CPU)
-    assert is_current(folder, *wanted(folder))
+    assert current_graph(folder, *wanted(folder))
     if change == "file":
         (folder / "denoiser.fp16.plan").write_bytes(b"damaged")
     if change == "weights":
         onnx, plan = read_manifest(folder).graphs
         put_graph_entries(folder, onnx.model_copy(update={"source": "0" * 64}), plan)
     max_batch = 5 if change == "batch" else 4
-    assert not is_current(folder, *wanted(folder, max_batch))
+    assert not current_graph(folder, *wanted(folder, max_batch))
     monkeypatch.setattr(plans, "build_plan", lambda request, plan, on_progress: plan.write_bytes(b"new"))
     build_plan_for(folder, "fp16", max_batch, CPU)
     onnx, plan = read_manifest(folder).graphs

@@ -11,13 +11,13 @@ import torch
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors
+from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.encoders.encoder import holds_encoder, save_encoder
 from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint
 from rcdm_cli.training.evaluation import EvalSet
-from rcdm_cli.training.loop import CHECKPOINT
 from rcdm_cli.training.prepare import prepare_denoiser
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 from rcdm_cli.training.representations import ComputedRepresentations, EncoderInputs

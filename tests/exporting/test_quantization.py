@@ -27,7 +27,7 @@ from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.schedule import spacing
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.exporting.graphs import denoiser_graph
-from rcdm_cli.exporting.install import finished, install, is_current
+from rcdm_cli.exporting.install import current_graph, finished, install
 from rcdm_cli.exporting.onnx import export_graph
 from rcdm_cli.exporting.quantization import graphs as quantized_graphs
 from rcdm_cli.exporting.quantization.calibration import CalibrationImages, calibrate
@@ -364,8 +364,8 @@ def test_accepted_8_bit_graphs_are_installed_with_their_measurements(folder, exp
         entry = json.loads((copy / "parity.json").read_text())["graphs"][graph.file]
         assert {case["precision"] for case in entry["cases"]} == {graph.precision}
         assert entry["samples"]["mean_reciprocal_rank_loss"] == pytest.approx(loss)
-        assert is_current(copy, manifest, graph)
-        assert not is_current(folder, load_bundle(folder).manifest, graph)
+        assert current_graph(copy, manifest, graph)
+        assert not current_graph(folder, load_bundle(folder).manifest, graph)
 
 
 def test_8_bit_engines_are_used_only_when_requested(exported):

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rcdm_cli.core.errors import InputError, Interrupted, RcdmError
+from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.training.checkpoint import load_checkpoint
-from rcdm_cli.training.loop import CHECKPOINT, LOG, fit
+from rcdm_cli.training.loop import LOG, fit
 
 
 class Counting:

@@ -1,6 +1,7 @@
 """Measure the sampling quality of samplers, steps and guidance, and choose the cheapest settings near the best."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,14 +13,15 @@ from torch import Tensor
 
 from rcdm_cli import __version__
 from rcdm_cli.analyses.inputs import ImageInput, load_crops, open_images
-from rcdm_cli.analyses.run import Run, RunArguments, as_bundle, chosen_pairs, open_run, require_at_least
+from rcdm_cli.analyses.run import Run, RunArguments, as_bundle, chosen_pairs, no_note, open_run, require_at_least
 from rcdm_cli.analyses.step_cache import encode_pairs, images_hash
 from rcdm_cli.analyses.tune.section import section
 from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.bundle.manifest import Defaults, read_manifest
+from rcdm_cli.bundle.manifest import Defaults, read_manifest, replace_manifest
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import sha256, write_json
-from rcdm_cli.core.resources import MANIFEST
+from rcdm_cli.core.files import sha256
+from rcdm_cli.core.outputs import output_folder
+from rcdm_cli.core.resources import MANIFEST, writable_bundle
 from rcdm_cli.data.cropped import CroppedImages
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import Settings
@@ -168,16 +170,17 @@ def tune(
         "backend": bundle.selection.backend,
         "precision": bundle.selection.precision,
     }
-    with open_run(about, **options) as run:
+    folder = None if options.get("out") is None else writable_bundle(bundle.folder, options.get("on_note", no_note))
+    with nullcontext() if folder is None else output_folder(folder), open_run(about, **options) as run:
         dataset = open_images(images, split, run.on_note).spread(limit)
         read = load_crops(run, dataset, size, "Reading images")
         if len(read.images) < 2:
             raise InputError("A distance between distributions needs two images or more. Only one image is readable.")
         trials = _try_all(run, bundle, read, pairs, candidates)
         result = Tuning(len(read.images), margin, trials, tuple(shortfalls(trials)))
-        if run.out:
+        if folder and run.out:
             about |= {"images_sha256": dataset.fingerprint(), "seed": run.seed}
-            _write(bundle, result, about, _seeds(run, read), run.out)
+            _write(folder, result, about, _seeds(run, read), run.out)
     return result
 
 
@@ -248,14 +251,15 @@ def shortfalls(trials: Sequence[Trial]) -> list[float]:
     return found
 
 
-def _write(bundle: Bundle, result: Tuning, about: dict[str, Any], seeds: dict[str, int], folder: Path) -> None:
-    """Write the chosen settings into the manifest of the bundle, and the run folder."""
+def _write(bundle: Path, result: Tuning, about: dict[str, Any], seeds: dict[str, int], folder: Path) -> None:
+    """Write the chosen settings into the manifest in ``bundle``, and the run folder."""
     numbers = {**about, **result.as_json()}
-    values = {"kind": "tune", "manifest_sha256": sha256(bundle.folder / MANIFEST), **numbers, "seeds": seeds}
+    manifest_sha256 = sha256(bundle / MANIFEST)
+    about_bundle = {"manifest_sha256": manifest_sha256, "tuned_bundle": str(bundle)}
+    values = {"kind": "tune", **about_bundle, **numbers, "seeds": seeds}
     defaults = Defaults.model_validate(numbers["chosen"])
-    # Read the manifest again: an export may have changed it during the measurement.
-    manifest = read_manifest(bundle.folder).model_copy(update={"defaults": defaults, "measured": numbers})
-    write_json(bundle.folder / MANIFEST, manifest.model_dump(mode="json"))
+    manifest = read_manifest(bundle).model_copy(update={"defaults": defaults, "measured": numbers})
+    replace_manifest(bundle, manifest)
     write_run(folder, values, section)
 
 

@@ -1,6 +1,7 @@
 """8-bit graphs of a bundle's denoiser: calibrate, quantize, compare samples, install."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -65,14 +66,13 @@ def write_quantized(
         written, parity = quantize_graphs(bundle, graphs, calibration, stage)
         manifest = bundle.manifest.model_copy(update={"graphs": tuple(written.values())})
         context = run_context(stage, manifest, bundle.device)
-        engines = {
-            precision: select_backend(context, "auto", precision).open(lambda: bundle.model.denoiser)
-            for precision in written
-        }
-        quality = compare_precisions(bundle, engines, images.check, on_progress=on_progress)
+        with ExitStack() as opened:
+            engines = {}
+            for precision in written:
+                engine = select_backend(context, "auto", precision).open(lambda: bundle.model.denoiser)
+                engines[precision] = opened.enter_context(closing(engine))
+            quality = compare_precisions(bundle, engines, images.check, on_progress=on_progress)
         check_quality(quality.values())
-        for engine in engines.values():
-            engine.close()
         samples = {
             graph.file: {"calibration_inputs": len(calibration), **quality[precision].as_json()}
             for precision, graph in written.items()
