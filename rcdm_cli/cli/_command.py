@@ -12,7 +12,7 @@ import typer
 
 from rcdm_cli.cli._environment import require_single_process
 from rcdm_cli.cli._errors import report_errors, with_flags
-from rcdm_cli.cli._options import OUTPUT_PANEL, Check, expanded
+from rcdm_cli.cli._options import OUTPUT_PANEL, ParameterCheck, expanded
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import interrupt_on_signals
 from rcdm_cli.core.errors import ImageWarning
@@ -72,7 +72,7 @@ class Command:
             (parameter.name, check)
             for parameter in parameters
             for check in getattr(parameter.annotation, "__metadata__", ())
-            if isinstance(check, Check)
+            if isinstance(check, ParameterCheck)
         ]
 
         @wraps(self.function)

@@ -131,7 +131,7 @@ def expanded(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Check:
+class ParameterCheck:
     """Check in the annotation of a parameter. The check runs before the command imports PyTorch.
 
     Attributes:
@@ -163,11 +163,11 @@ def _require_encoder(reference: str) -> None:
     require_encoder_file(reference)
 
 
-BUNDLE = Check(_require_bundle)
-ENCODER = Check(_require_encoder)
-EXISTING = Check(_require_existing)
-OUTPUT_FOLDER = Check(require_output_folder)
-OUTPUT_FILE = Check(require_output_file)
+BUNDLE = ParameterCheck(_require_bundle)
+ENCODER = ParameterCheck(_require_encoder)
+EXISTING = ParameterCheck(_require_existing)
+OUTPUT_FOLDER = ParameterCheck(require_output_folder)
+OUTPUT_FILE = ParameterCheck(require_output_file)
 
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of images."), EXISTING]
 Source = Annotated[
@@ -190,7 +190,7 @@ RecipeName = Annotated[
         help="Recipe: its name (see `rcdm list recipes`) or a TOML file.",
         autocompletion=_completion.recipe,
     ),
-    Check(recipe_path),
+    ParameterCheck(recipe_path),
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
@@ -328,7 +328,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace existing results."
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Check the arguments and print the plan without downloading.", rich_help_panel=OUTPUT_PANEL
+        "--dry-run",
+        help="ParameterCheck the arguments and print the plan without downloading.",
+        rich_help_panel=OUTPUT_PANEL,
     ),
 ]
 
