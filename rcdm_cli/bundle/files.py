@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from rcdm_cli.backends.graph import BundleFile, verified_path
 from rcdm_cli.bundle.manifest import Defaults, EncoderEntry, Manifest, listed_files, replace_manifest, unused_name
+from rcdm_cli.bundle.statistics import write_statistics
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_tensors, sha256, write_tensors
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
+from rcdm_cli.encoders.pairs import Pair
 
 MODEL = "denoiser.safetensors"
 
@@ -43,6 +46,7 @@ def write_bundle(
     encoders: Iterable[Encoder],
     *,
     about: Mapping[str, Any],
+    training_h: Mapping[Pair, Tensor] = MappingProxyType({}),
     dtype: torch.dtype = torch.float16,
 ) -> Manifest:
     """Write a bundle.
@@ -55,6 +59,7 @@ def write_bundle(
         schedule: noise schedule of the denoiser.
         encoders: encoders of the model's representations.
         about: ``description``, ``origin``, ``licence`` and ``trained`` of the manifest.
+        training_h: representations (N, D) of training images, whose statistics are stored.
         dtype: number format of the stored weights.
     """
     entries, earlier = {}, listed_files(folder)
@@ -75,6 +80,7 @@ def write_bundle(
         conditioning=model.conditioning.spec,
         model=BundleFile(file=path.name, sha256=sha256(path)),
         encoders=entries,
+        statistics=write_statistics(folder, training_h) if training_h else None,
         defaults=Defaults(),
         **about,
     )

@@ -49,6 +49,7 @@ class Manifest(Spec):
         conditioning: representations and the width of the conditioning vector.
         model: weights of denoiser and conditioning.
         encoders: encoders by method.
+        statistics: statistics of the representations of the training images; None in older bundles.
         graphs: compiled networks that `rcdm export` wrote.
         defaults: default sampling parameters.
         measured: measurements of `rcdm tune` that led to the defaults; empty by default.
@@ -65,6 +66,7 @@ class Manifest(Spec):
     conditioning: ConditioningSpec
     model: BundleFile
     encoders: dict[str, EncoderEntry]
+    statistics: BundleFile | None = None
     graphs: tuple[Graph, ...] = ()
     defaults: Defaults = Defaults()
     measured: dict[str, Any] = {}
@@ -73,7 +75,8 @@ class Manifest(Spec):
     def files(self) -> tuple[BundleFile, ...]:
         """All files that the manifest lists."""
         graphs = (file for graph in self.graphs for file in graph.files)
-        return (self.model, *self.encoders.values(), *graphs)
+        statistics = (self.statistics,) if self.statistics else ()
+        return (self.model, *self.encoders.values(), *statistics, *graphs)
 
     def graph(self, kind: str, network: str, precision: str, method: str | None = None) -> Graph | None:
         """Return the graph with these properties, or None."""

@@ -329,7 +329,7 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="ParameterCheck the arguments and print the plan without downloading.",
+        help="Check the arguments and print the plan without downloading.",
         rich_help_panel=OUTPUT_PANEL,
     ),
 ]

@@ -24,7 +24,7 @@ from rcdm_cli.exporting.quantization.calibration import CalibrationImages, read_
 from rcdm_cli.exporting.quantization.graphs import wanted_quantized, write_quantized
 from rcdm_cli.exporting.quantization.quality import PrecisionComparison
 from rcdm_cli.exporting.tensorrt.plans import prepare_plan, wanted_plan, write_plan
-from rcdm_cli.training.run import is_run, read_run
+from rcdm_cli.training.run import cached_representations, is_run, read_run
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -169,7 +169,9 @@ def bundle_of_run(run: Path, out: Path, *, force: bool = False) -> ExportResult:
             "images_seen": finished.steps * recipe.optimization.batch,
         },
     }
-    manifest = write_bundle(out, finished.model, recipe.schedule, finished.encoders, about=about)
+    manifest = write_bundle(
+        out, finished.model, recipe.schedule, finished.encoders, about=about, training_h=cached_representations(run)
+    )
     return ExportResult(out, manifest, finished.steps)
 
 

@@ -4,16 +4,21 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from rcdm_cli.core.errors import InputError, Interrupted
+from rcdm_cli.core.files import sha256
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditioningSpec
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
 from rcdm_cli.encoders.open import ENCODER_FILE
+from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.distributed import is_main_process
 from rcdm_cli.training.loop import Progress, Trainer, fit
@@ -206,6 +211,25 @@ def read_run(folder: Path) -> TrainedRun:
     methods = dict.fromkeys(projection.method for projection in projections.projections)
     encoders = [load_encoder(folder / ENCODERS / f"{method}.safetensors") for method in methods]
     return TrainedRun(model.eval(), encoders, recipe, checkpoint.step)
+
+
+def cached_representations(folder: Path) -> dict[Pair, Tensor]:
+    """Return the representations of the training images from the cache of a run, at most 16,384 per (method, level).
+
+    Representations without a cache file are left out.
+    """
+    checkpoint = load_checkpoint(folder / CHECKPOINT)
+    images = str(checkpoint.resume_key.get("images", ""))[:12]
+    found = {}
+    for values in cast(list[dict[str, Any]], checkpoint.resume_key["projections"]):
+        pair = Pair(values["method"], values["level"])
+        weights = sha256(folder / ENCODERS / f"{pair.method}.safetensors")[:12]
+        path = folder / "representations" / f"{pair.method}-{weights}-{images}-{pair.level}.npy"
+        if path.is_file():
+            array = np.load(path, mmap_mode="r")
+            index = np.linspace(0, len(array) - 1, min(len(array), 16384)).astype(np.int64)
+            found[pair] = torch.from_numpy(array[index, 0])
+    return found
 
 
 def _fit(

@@ -14,6 +14,7 @@ from rcdm_cli.analyses.inputs import ImageInput
 from rcdm_cli.analyses.interpolate.results import Interpolation, SampledPath
 from rcdm_cli.analyses.interpolate.section import write
 from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
+from rcdm_cli.analyses.training_distance import training_distances
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.diffusion.noise import sample_seeds
@@ -105,6 +106,11 @@ def interpolate(
     with open_sampling_run(bundle, **options) as run:
         a, b = encode_inputs(run, first), encode_inputs(run, second)
         left, right = _readable_pairs(a, b)
+        distances = training_distances(
+            run,
+            [PurePath(path).name for path in (*a.paths, *b.paths)],
+            {pair: torch.cat([a.h[pair], b.h[pair]]) for pair in run.pairs},
+        )
         ends = {pair: torch.stack([a.h[pair][left], b.h[pair][right]], dim=1) for pair in run.pairs}
         where = torch.tensor(positions, dtype=torch.float32)
         targets = {
@@ -132,7 +138,7 @@ def interpolate(
         )
         if run.out:
             about = {**run.provenance(), "paths": [list(both) for both in paths]}
-            about |= {"unreadable": result.unreadable, "images_given": a.given + b.given}
+            about |= {**distances, "unreadable": result.unreadable, "images_given": a.given + b.given}
             write(result, run.out, about, animation)
     return result
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rcdm_cli.analyses.training_distance import far_images
 from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
@@ -134,6 +135,7 @@ def section(results: Mapping[str, Any]) -> Section:
                 f" {means} (mean over {counted(len(pairs), 'pair')} of images, {counted(len(positions), 'position')}"
                 f" and {counted(noises, 'noise')})."
             ),
+            *far_images(results),
             *samples,
             pair_table(
                 summary,

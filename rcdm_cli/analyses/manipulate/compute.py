@@ -16,6 +16,7 @@ from rcdm_cli.analyses.inputs import ImageInput, data_name, open_images, read_on
 from rcdm_cli.analyses.manipulate.results import ROWS, ManipulatedRepresentation, Manipulation, Neighbour, Rule
 from rcdm_cli.analyses.manipulate.section import write
 from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
+from rcdm_cli.analyses.training_distance import training_distances
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import sample_seeds
@@ -97,6 +98,7 @@ def manipulate(
         encoders = bundle_encoders(run.bundle, run.pairs)
         candidates = load_or_embed(run, encoders, neighbours, stage="Encoding neighbours")
         h = run.encode([source_pixels, target_pixels])
+        distances = training_distances(run, [PurePath(source_path).name, PurePath(target_path).name], h)
         chosen = {
             pair: _choose(h[pair], candidates.representations[pair], candidates.paths, rule) for pair in run.pairs
         }
@@ -114,6 +116,7 @@ def manipulate(
                 "target": PurePath(target_path).name,
                 "paths": paths,
                 "unreadable": unreadable,
+                **distances,
             }
             images = _neighbour_images(neighbours, result, num_samples)
             write(result, source_pixels, target_pixels, images, run.out, about)

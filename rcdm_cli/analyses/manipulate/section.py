@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rcdm_cli.analyses.training_distance import far_images
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.elements import ImageGrid, Section, Sentence, Table
@@ -84,6 +85,7 @@ def section(results: Mapping[str, Any]) -> Section:
         (
             Sentence(_answer(found)),
             Sentence(_how(results)),
+            *far_images(results),
             *(_grid(entry) for entry in found),
             Table(
                 ("method", "level", "dimensions", "to own h", "to source", "to target"),

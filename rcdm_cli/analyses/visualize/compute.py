@@ -12,6 +12,7 @@ from torch import Tensor
 from rcdm_cli.analyses.embed import encode_inputs
 from rcdm_cli.analyses.inputs import ImageInput
 from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
+from rcdm_cli.analyses.training_distance import training_distances
 from rcdm_cli.analyses.visualize.results import ImageResult, Visualization
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
 from rcdm_cli.analyses.visualize.section import write
@@ -47,6 +48,7 @@ def visualize(
     with open_sampling_run(bundle, **options) as run:
         inputs = encode_inputs(run, images)
         names = [PurePath(path).name for path in inputs.paths]
+        distances = training_distances(run, names, inputs.h)
         seeds = sample_seeds(run.seed, inputs.names, num_samples)
         with SampleFiles(run.out, names) if run.out else nullcontext() as files:
 
@@ -60,7 +62,7 @@ def visualize(
         results = {pair: _measure(run, pair, inputs.h[pair], own) for pair, own in samples.items()}
         result = Visualization(names, inputs.pixels, seeds, results, inputs.unreadable)
         if files:
-            about = {**run.provenance(), "paths": inputs.paths, "unreadable": inputs.unreadable}
+            about = {**run.provenance(), "paths": inputs.paths, "unreadable": inputs.unreadable, **distances}
             write(result, files, about)
     return result
 

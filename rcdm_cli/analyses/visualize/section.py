@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rcdm_cli.analyses.training_distance import far_images
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import write_png
@@ -118,6 +119,7 @@ def section(results: Mapping[str, Any]) -> Section:
         " encoded in the representation. What differs between samples is not.",
         (
             Sentence(_findings(results)),
+            *far_images(results),
             ImageGrid(
                 f"Each row: the input image, then {counted(num_samples, 'sample')} of each representation"
                 f"{' and the map of their standard deviation' if num_samples > 1 else ''}. Hover over an image for"

@@ -1,0 +1,66 @@
+"""Distance of images from the training images of a bundle: a warning, numbers and a table on the page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from rcdm_cli.analyses.run import SamplingRun
+from rcdm_cli.bundle.statistics import FAR, read_statistics
+from rcdm_cli.encoders.pairs import Pair
+from rcdm_cli.report.elements import Element, Sentence, Table
+from rcdm_cli.report.numbers import listed, name_of
+
+
+def training_distances(run: SamplingRun, names: Sequence[str], h: Mapping[Pair, Tensor]) -> dict[str, Any]:
+    """Compare images with the training images of the bundle, and report far images as warnings.
+
+    Args:
+        run: run with the bundle. An older bundle has no statistics of training images.
+        names: N names of images.
+        h: representations (N, D).
+
+    Returns:
+        ``training_distance`` for ``results.json``: one entry per image and (method, level) with ``distance``,
+        ``percentile`` and ``far``. Empty without statistics.
+    """
+    statistics = read_statistics(run.bundle.folder, run.bundle.manifest)
+    entries: list[dict[str, Any]] = []
+    for pair, own in h.items():
+        if pair not in statistics:
+            continue
+        squared = statistics[pair].squared_distance(own)
+        fractions = statistics[pair].fraction_nearer(squared).tolist()
+        for name, distance, fraction in zip(names, squared.sqrt().tolist(), fractions, strict=True):
+            values = {"distance": distance, "percentile": 100 * fraction, "far": fraction > FAR}
+            entries.append({"image": name, **pair._asdict(), **values})
+    for name in dict.fromkeys(names):
+        if where := [name_of(one) for one in entries if one["far"] and one["image"] == name]:
+            run.on_note(
+                f"{name} is farther from the training images of the bundle than {FAR:.0%} of the training images, at"
+                f" {listed(where)}. The samples may show training images instead of this image."
+            )
+    return {"training_distance": entries} if entries else {}
+
+
+def far_images(results: Mapping[str, Any]) -> tuple[Element, ...]:
+    """Return a sentence and a table of the far images; nothing if no image is far."""
+    far = [one for one in results.get("training_distance", ()) if one["far"]]
+    if not far:
+        return ()
+    names = list(dict.fromkeys(one["image"] for one in far))
+    return (
+        Sentence(
+            f"Far from the training images of the bundle: {listed(names)}. The samples may show training images"
+            " instead of these images."
+        ),
+        Table(
+            ("image", "method", "level", "distance", "nearer training images in %"),
+            tuple(
+                (one["image"], one["method"], one["level"], f"{one['distance']:.1f}", f"{one['percentile']:.1f}")
+                for one in far
+            ),
+            "Mahalanobis distance of the representation under mean and covariance of the training images. An image is"
+            f" far if more than {FAR:.0%} of the training images are nearer.",
+        ),
+    )
