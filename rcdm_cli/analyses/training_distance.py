@@ -40,9 +40,9 @@ def training_distances(run: SamplingRun, names: Sequence[str], h: Mapping[Pair, 
             entries.append({"image": name, **pair._asdict(), **values})
     far = []
     for name in dict.fromkeys(names):
-        own = [one for one in entries if one["image"] == name]
-        where = [name_of(one) for one in own if one["far"]]
-        if where and len(where) >= FAR_SHARE * len(own):
+        of_image = [one for one in entries if one["image"] == name]
+        where = [name_of(one) for one in of_image if one["far"]]
+        if where and len(where) >= FAR_SHARE * len(of_image):
             far.append(name)
             run.on_note(
                 f"{name} is farther from the training images of the bundle than {FAR:.0%} of the training images, at"
