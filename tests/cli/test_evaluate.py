@@ -97,6 +97,8 @@ def test_bank_must_not_share_images(invoke):
     ],
 )
 def test_wrong_option_ends_with_2_and_writes_nothing(invoke, workplace, options, message):
+    if "--inception" in options:
+        pytest.importorskip("torch_fidelity")
     done = measure(invoke, *options)
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
