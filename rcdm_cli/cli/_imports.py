@@ -3,8 +3,6 @@
 import importlib.metadata
 import traceback
 
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
-
 
 def failing_package(error: BaseException) -> str | None:
     """Return the installed package whose import raised ``error``, or None if ``error`` has another origin.
@@ -25,8 +23,8 @@ def import_failure(package: str, error: BaseException) -> str:
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     if package == "torchvision":
         return (
-            f"torchvision is installed, but does not match torch ({reason}). Reinstall both from the same index, such "
-            f"as PyTorch's for CPUs: `pip install --force-reinstall torch torchvision --index-url {TORCH_INDEX}`."
+            f"torchvision is installed, but does not match torch ({reason}). Reinstall both from the same package "
+            "index: `pip install --force-reinstall torch torchvision`, with `--index-url` for a CPU build."
         )
     name = importlib.metadata.packages_distributions().get(package, [package])[0]
     return (

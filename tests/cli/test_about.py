@@ -106,7 +106,7 @@ def test_mismatched_torchvision_is_reported_with_a_repair_command(workplace):
     sentence = (
         "torchvision is installed, but does not match torch (RuntimeError: operator torchvision::nms does not exist)"
     )
-    command = "`pip install --force-reinstall torch torchvision --index-url "
+    command = "`pip install --force-reinstall torch torchvision`"
 
     process = rcdm("doctor", "--json", env=path)
     stdout, stderr = process.communicate(timeout=120)
