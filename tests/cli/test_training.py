@@ -336,3 +336,21 @@ def test_train_accepts_a_pretrained_encoder(data, invoke, workplace):
     original = workplace / "runs/pretrain/encoder.safetensors"
     assert read_metadata(copy) == read_metadata(original)
     assert equal_tensors(read_tensors(copy), read_tensors(original))
+
+
+def test_second_process_on_the_same_out_is_refused_and_the_first_continues(data, tmp_path):
+    run = tmp_path / "run"
+    first = rcdm(*arguments(data, run, "--set", "steps=100000"), env={"OMP_NUM_THREADS": "1"})
+    try:
+        wait_for_step(first, run, 1)
+        second = rcdm(*arguments(data, run, "--set", "steps=100000"), env={"OMP_NUM_THREADS": "1"})
+        stdout, stderr = second.communicate(timeout=120)
+        assert (second.returncode, stdout) == (2, "")
+        assert f"Another process is writing to {run}" in stderr
+        step = load_checkpoint(run / CHECKPOINT).step
+        wait_for_step(first, run, step + 3)
+    finally:
+        first.send_signal(signal.SIGINT)
+        stdout, stderr = first.communicate(timeout=120)
+    assert first.returncode == 130, stderr
+    assert not list(run.glob(".*"))
