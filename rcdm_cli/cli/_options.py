@@ -213,7 +213,7 @@ Methods = Annotated[
 ]
 LEVEL_HELP = "Level of the encoder that the representation is taken from."
 Level = Annotated[str, choice_option("--level", LEVEL_CHOICES, LEVEL_HELP)]
-BundleName = Annotated[
+UncheckedBundleName = Annotated[
     str,
     typer.Option(
         "--bundle",
@@ -221,8 +221,9 @@ BundleName = Annotated[
         help="Bundle: its name (see `rcdm list bundles`) or its folder.",
         autocompletion=_completion.bundle,
     ),
-    BUNDLE,
 ]
+"""Bundle of `rcdm doctor`, which reports a missing bundle as a failed check."""
+BundleName = Annotated[UncheckedBundleName, BUNDLE]
 ENCODER_HELP = (
     "an encoder file, the folder of an `rcdm pretrain` run, timm:NAME[,pretrained], a .pt, .pth or .safetensors"
     " checkpoint of another project, or FILE.onnx; options follow after commas (docs/ENCODERS.md)"

@@ -9,7 +9,7 @@ from typing import Literal
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import choose_device
 from rcdm_cli.cli._imports import failing_package, import_failure
-from rcdm_cli.cli._options import BundleName, Device
+from rcdm_cli.cli._options import Device, UncheckedBundleName
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import CheckFailed, RcdmError
 from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
@@ -47,7 +47,7 @@ class Check:
 
 
 @command("doctor", panel="Information", examples=("rcdm doctor", "rcdm doctor --device cuda --json"))
-def doctor(out: Output, device: Device = "auto", bundle_name: BundleName = DEMO_BUNDLE) -> None:
+def doctor(out: Output, device: Device = "auto", bundle_name: UncheckedBundleName = DEMO_BUNDLE) -> None:
     """Check the installation: packages, devices and the bundle.
 
     Exits with code 3 if a required package, the requested device or the bundle is missing.

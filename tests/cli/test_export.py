@@ -92,7 +92,7 @@ def test_run_without_out_is_wrong_use(invoke):
     [
         (("nowhere",), "Unknown bundle 'nowhere'"),
         (("clothing32", "--precision", "fp61"), "Did you mean 'fp16'"),
-        (("run", "--out", "new", "--calibration", "run"), "is used for 8-bit graphs only"),
+        (("run", "--out", "new", "--calibration", "."), "is used for 8-bit graphs only"),
         (("clothing32", "--precision", "int8", "--split", "val"), "selects images of"),
     ],
 )
