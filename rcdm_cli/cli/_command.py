@@ -1,6 +1,7 @@
 """Turn a function into a command with ``--json``, ``--quiet``, error messages, signal handling and examples."""
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from functools import wraps
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.models import ParameterInfo
 
 from rcdm_cli.cli._environment import require_single_process
 from rcdm_cli.cli._errors import report_errors, with_flags
@@ -32,7 +34,8 @@ class Command:
 
     Attributes:
         function: implementation. The first parameter is the ``Output``, the others are annotated options or groups of
-            options. A parameter named ``context`` receives Typer's context. The docstring is the help text.
+            options. A parameter named ``context`` receives Typer's context. The docstring is the help text, and its
+            section ``Args`` has the help of the options that have no other help.
         name: name of the command.
         panel: heading of the command in ``rcdm --help``.
         examples: command lines for the help text, the simplest first.
@@ -49,7 +52,7 @@ class Command:
         """Register the command with ``app``."""
         epilog = "\n".join(["Examples:", *(f"  $ {example}" for example in self.examples)])
         # The terminal wraps paragraphs, so the line ends of the docstring are removed.
-        paragraphs = (inspect.getdoc(self.function) or "").split("\n\n")
+        paragraphs = _docstring(self.function)[0].split("\n\n")
         text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
         app.command(self.name, help=text, epilog=epilog, rich_help_panel=self.panel)(self._with_output())
 
@@ -64,6 +67,11 @@ class Command:
             parameter.name: parameter.annotation for parameter in own if is_dataclass(parameter.annotation)
         }
         parameters = [option for parameter in own for option in _options_of(parameter)]
+        texts = _docstring(self.function)[1]
+        for parameter in parameters:
+            for info in getattr(parameter.annotation, "__metadata__", ()):
+                if isinstance(info, ParameterInfo) and info.help is None:
+                    info.help = texts.get(parameter.name)
         takes_context = "context" in signature.parameters
         shared: dict[str, Any] = {} if takes_context else {"context": typer.Context}
         shared |= {"as_json": Json, "quiet": Quiet}
@@ -102,6 +110,13 @@ class Command:
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
+
+
+def _docstring(function: Callable[..., None]) -> tuple[str, dict[str, str]]:
+    """Return the docstring without the section ``Args``, and the text of each parameter in this section."""
+    description, _, arguments = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
+    texts = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", arguments, re.MULTILINE)
+    return description, {name: " ".join(text.split()) for name, text in texts}
 
 
 def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:

@@ -68,8 +68,11 @@ def comma_separated_numbers(what: str, kind: type[int] | type[float], least: flo
     return check
 
 
-def choice_option(flag: str, choices: Sequence[str], text: str, *, panel: str | None = None) -> Any:
-    """Return an option with one value of ``choices``, which the shell completes."""
+def choice_option(flag: str, choices: Sequence[str], text: str | None = None, *, panel: str | None = None) -> Any:
+    """Return an option with one value of ``choices``, which the shell completes.
+
+    Without ``text``, the help of an option is its entry in ``Args`` of the command's docstring.
+    """
     return typer.Option(
         flag,
         metavar="|".join(choices),
@@ -80,17 +83,17 @@ def choice_option(flag: str, choices: Sequence[str], text: str, *, panel: str | 
     )
 
 
-def names_option(flag: str, choices: Sequence[str], text: str, *, panel: str) -> Any:
+def names_option(flag: str, choices: Sequence[str], text: str | None = None, *, panel: str) -> Any:
     """Return an option with comma-separated names of ``choices``."""
     check = comma_separated_names(flag.removeprefix("--"), choices)
     return typer.Option(flag, metavar="NAME[,NAME]", callback=check, help=text, rich_help_panel=panel)
 
 
-def numbers_option(flag: str, kind: type[int] | type[float], least: float, text: str, *, panel: str) -> Any:
+def numbers_option(flag: str, kind: type[int] | type[float], least: float, *, panel: str) -> Any:
     """Return an option with comma-separated numbers of at least ``least``."""
     check = comma_separated_numbers(flag.removeprefix("--"), kind, least)
     metavar = "N[,N]" if kind is int else "X[,X]"
-    return typer.Option(flag, metavar=metavar, callback=check, help=text, rich_help_panel=panel)
+    return typer.Option(flag, metavar=metavar, callback=check, rich_help_panel=panel)
 
 
 def limit_option(least: int) -> Any:

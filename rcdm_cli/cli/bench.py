@@ -30,9 +30,7 @@ from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
 )
 def bench(
     out: Output,
-    bundle_name: Annotated[
-        str, typer.Argument(metavar="BUNDLE", help="Bundle to time: its name or its folder."), BUNDLE
-    ] = DEMO_BUNDLE,
+    bundle_name: Annotated[str, typer.Argument(metavar="BUNDLE"), BUNDLE] = DEMO_BUNDLE,
     backend: Annotated[
         str,
         names_option(
@@ -51,21 +49,25 @@ def bench(
             panel=MACHINE_PANEL,
         ),
     ] = "auto",
-    batch: Annotated[str, numbers_option("--batch", int, 1, "Batch sizes to time.", panel=MACHINE_PANEL)] = "1,8",
+    batch: Annotated[str, numbers_option("--batch", int, 1, panel=MACHINE_PANEL)] = "1,8",
     device: Device = "auto",
     sampler: Sampler = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help="Rounds of single calls; each round runs every backend once.")
-    ] = 20,
-    sample_rounds: Annotated[int, typer.Option("--sample-rounds", min=1, help="Rounds of complete sampling.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1)] = 20,
+    sample_rounds: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Time denoiser calls and complete sampling for several backends, precisions and batch sizes.
 
     The runs of all backends and precisions are interleaved, because the speed of a machine varies. The result includes
     the multiply-accumulates per second of a call as a fraction of the rate of a matrix product, and the relative error
     of a call against PyTorch at float32.
+
+    Args:
+        bundle_name: Bundle to time: its name or its folder.
+        batch: Batch sizes to time.
+        rounds: Rounds of single calls; each round runs every backend once.
+        sample_rounds: Rounds of complete sampling.
     """
     from rcdm_cli.analyses.bench.compute import bench as run_bench
     from rcdm_cli.analyses.bench.compute import open_contenders

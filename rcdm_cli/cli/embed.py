@@ -39,23 +39,10 @@ def _require_suffix(path: Path) -> None:
 )
 def embed(
     output: Output,
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IMAGES|DATA...",
-            help="Images and folders of images, or one dataset: a folder with class folders, a tar, a folder of tars.",
-        ),
-        EXISTING,
-    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES|DATA..."), EXISTING],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="File to write; it ends in .safetensors or .npz.",
-            rich_help_panel=OUTPUT_PANEL,
-        ),
+        typer.Option("--out", "-o", metavar="FILE", rich_help_panel=OUTPUT_PANEL),
         OUTPUT_FILE,
         ParameterCheck(_require_suffix),
     ],
@@ -71,6 +58,10 @@ def embed(
     The file contains a tensor (images, D) for each method and level, named METHOD/LEVEL. The same command resumes an
     interrupted run. Other commands accept the file instead of images: `rcdm visualize`, `rcdm interpolate`,
     `rcdm probe`, `rcdm fgsm --probe` and `rcdm manipulate --neighbours`.
+
+    Args:
+        images: Images and folders of images, or one dataset: a folder with class folders, a tar, a folder of tars.
+        out: File to write; it ends in .safetensors or .npz.
     """
     from rcdm_cli.analyses.embed import embed as compute
 

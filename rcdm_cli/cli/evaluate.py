@@ -34,33 +34,10 @@ def evaluate(
     images: Source,
     split: Split = None,
     limit: Annotated[int | None, limit_option(2)] = None,
-    bank_split: Annotated[
-        str | None,
-        typer.Option(
-            "--bank-split",
-            metavar="NAME",
-            help="Sub-folder of DATA with the training images, for the nearest training image of each sample and the"
-            " k-NN accuracy. Default: neither is measured.",
-        ),
-    ] = None,
+    bank_split: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     ignore_classes: IgnoredClasses = None,
-    space: Annotated[
-        str | None,
-        typer.Option(
-            "--space",
-            metavar="METHOD[/LEVEL]",
-            help="Representation space in which samples and images are compared. Default: supervised/backbone, or the"
-            " backbone of the first method if the bundle has no supervised encoder.",
-        ),
-    ] = None,
-    inception: Annotated[
-        Path | None,
-        typer.Option(
-            "--inception",
-            metavar="FILE",
-            help="Weights of the Inception network, for FID, KID and inception score. Needs torch-fidelity.",
-        ),
-    ] = None,
+    space: Annotated[str | None, typer.Option(metavar="METHOD[/LEVEL]")] = None,
+    inception: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
     selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 2,
     sampling: SamplingOptions = SamplingOptions(batch=64),
@@ -75,6 +52,13 @@ def evaluate(
 
     Writes results.json, charts as PNG, report.html and, with --bank-split, the samples nearest to a training image. The
     same command resumes an interrupted run.
+
+    Args:
+        bank_split: Sub-folder of DATA with the training images, for the nearest training image of each sample and the
+            k-NN accuracy. Default: neither is measured.
+        space: Representation space in which samples and images are compared. Default: supervised/backbone, or the
+            backbone of the first method if the bundle has no supervised encoder.
+        inception: Weights of the Inception network, for FID, KID and inception score. Needs torch-fidelity.
     """
     from rcdm_cli.analyses.evaluate.compute import evaluate as compute
     from rcdm_cli.analyses.evaluate.section import answers

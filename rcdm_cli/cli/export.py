@@ -38,32 +38,15 @@ GRAPHS_PANEL = "Graphs"
 )
 def export(
     out: Output,
-    source: Annotated[
-        str, typer.Argument(metavar="RUN|BUNDLE", help="Folder of an `rcdm train` run, or name or folder of a bundle.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="RUN|BUNDLE")],
     folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="PATH", help="Folder of the bundle to make from a RUN.", rich_help_panel=OUTPUT_PANEL
-        ),
-        OUTPUT_FOLDER,
+        Path | None, typer.Option("--out", metavar="PATH", rich_help_panel=OUTPUT_PANEL), OUTPUT_FOLDER
     ] = None,
-    onnx: Annotated[
-        bool,
-        typer.Option(
-            "--onnx",
-            help="Also write ONNX graphs for the bundle of a RUN. --trt, --precision and --calibration imply --onnx.",
-            rich_help_panel=GRAPHS_PANEL,
-        ),
-    ] = False,
-    trt: Annotated[
-        bool,
-        typer.Option("--trt", help="Also build TensorRT plans from the ONNX graphs.", rich_help_panel=GRAPHS_PANEL),
-    ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", rich_help_panel=GRAPHS_PANEL)] = False,
+    trt: Annotated[bool, typer.Option("--trt", rich_help_panel=GRAPHS_PANEL)] = False,
     precision: Annotated[
         str | None,
         typer.Option(
-            "--precision",
             metavar="NAME[,NAME]",
             callback=lambda value: value and comma_separated_names("precision", PRECISIONS[1:])(value),
             help=f"Precisions of the denoiser: {', '.join(PRECISIONS[1:])}.",
@@ -71,35 +54,10 @@ def export(
             rich_help_panel=GRAPHS_PANEL,
         ),
     ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration",
-            metavar="DATA",
-            help="Images for int8 and fp8, a folder or a tar: 32 for calibration, up to 100 others to check samples.",
-            rich_help_panel=GRAPHS_PANEL,
-        ),
-        EXISTING,
-    ] = None,
+    calibration: Annotated[Path | None, typer.Option(metavar="DATA", rich_help_panel=GRAPHS_PANEL), EXISTING] = None,
     split: Split = None,
-    max_batch: Annotated[
-        int,
-        typer.Option(
-            "--max-batch",
-            min=1,
-            help="Largest batch size of TensorRT plans. ONNX graphs accept any batch size.",
-            rich_help_panel=GRAPHS_PANEL,
-        ),
-    ] = 32,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check/--no-check",
-            help="Compare ONNX graphs with PyTorch at fp32; exit code 3 if the error is too large. int8 and fp8 graphs"
-            " are always checked.",
-            rich_help_panel=GRAPHS_PANEL,
-        ),
-    ] = True,
+    max_batch: Annotated[int, typer.Option(min=1, rich_help_panel=GRAPHS_PANEL)] = 32,
+    check: Annotated[bool, typer.Option("--check/--no-check", rich_help_panel=GRAPHS_PANEL)] = True,
     device: Device = "auto",
     force: Force = False,
 ) -> None:
@@ -115,6 +73,16 @@ def export(
     generated for up to 100 other images, at fp32 and at each 8-bit precision. If the loss of mean reciprocal rank or
     the increase of Fréchet distance exceeds a limit, no 8-bit graph is installed and the exit code is 3. CPUs emulate
     fp8; TensorRT plans at fp8 need a GPU of compute capability 8.9 or later.
+
+    Args:
+        source: Folder of an `rcdm train` run, or name or folder of a bundle.
+        folder: Folder of the bundle to make from a RUN.
+        onnx: Also write ONNX graphs for the bundle of a RUN. --trt, --precision and --calibration imply --onnx.
+        trt: Also build TensorRT plans from the ONNX graphs.
+        calibration: Images for int8 and fp8, a folder or a tar: 32 for calibration, up to 100 others to check samples.
+        max_batch: Largest batch size of TensorRT plans. ONNX graphs accept any batch size.
+        check: Compare ONNX graphs with PyTorch at fp32; exit code 3 if the error is too large. int8 and fp8 graphs are
+            always checked.
     """
     # A wrong name is reported before the import of PyTorch.
     if folder is None and not (Path(source) / CHECKPOINT).is_file():

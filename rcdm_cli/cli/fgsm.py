@@ -23,6 +23,7 @@ from rcdm_cli.cli._runs import open_analysis, print_run, read_run
 from rcdm_cli.core.errors import CheckFailed, unknown_name_message
 
 ATTACKS = ("fgsm", "pgd", "drift")
+EPSILONS = ["1/255", "2/255", "4/255", "8/255"]
 
 
 def _attacks(values: list[str] | None) -> list[str] | None:
@@ -64,67 +65,18 @@ def fgsm(
     images: Source,
     split: Split = None,
     limit: Annotated[int | None, limit_option(1)] = None,
-    probe: Annotated[
-        Path | None,
-        typer.Option(
-            "--probe",
-            metavar="DATA",
-            help="Training images of the linear classifiers: a dataset with class folders, or a file written by"
-            " `rcdm embed`. Without --probe, only the attack drift is possible.",
-        ),
-    ] = None,
-    probe_split: Annotated[
-        str | None,
-        typer.Option(
-            "--probe-split", metavar="NAME", help="Sub-folder of the --probe data to use. Default: all images."
-        ),
-    ] = None,
+    probe: Annotated[Path | None, typer.Option(metavar="DATA")] = None,
+    probe_split: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     ignore_classes: IgnoredClasses = None,
     attacks: Annotated[
         list[str] | None,
-        typer.Option(
-            "--attack",
-            metavar="|".join(ATTACKS),
-            callback=_attacks,
-            help="fgsm: one step against the classifier. pgd: several steps. drift: several steps away from the"
-            " representation, without classes. Repeatable.",
-            show_default="all that are possible",
-        ),
+        typer.Option("--attack", metavar="|".join(ATTACKS), callback=_attacks, show_default="all that are possible"),
     ] = None,
-    epsilons: Annotated[
-        list[str],
-        typer.Option(
-            "--epsilon",
-            metavar="E[,E]",
-            callback=_epsilons,
-            help="Largest change of a pixel, for pixels in [0, 1]. Repeatable. Epsilon 0 is always included.",
-        ),
-    ] = ["1/255", "2/255", "4/255", "8/255"],  # noqa: B006
-    attack_steps: Annotated[
-        int, typer.Option("--attack-steps", metavar="N", min=1, help="Number of steps of pgd and drift.")
-    ] = 10,
-    max_drift: Annotated[
-        float | None,
-        typer.Option(
-            "--max-drift",
-            metavar="X",
-            min=0,
-            help="End with exit code 3 if a mean drift (1 − cosine similarity of the representations before and after)"
-            " exceeds X.",
-        ),
-    ] = None,
+    epsilons: Annotated[list[str], typer.Option("--epsilon", metavar="E[,E]", callback=_epsilons)] = EPSILONS,
+    attack_steps: Annotated[int, typer.Option(metavar="N", min=1)] = 10,
+    max_drift: Annotated[float | None, typer.Option(metavar="X", min=0)] = None,
     selection: SelectionOptions = SelectionOptions(),
-    examples: Annotated[
-        int,
-        typer.Option(
-            "--examples",
-            metavar="N",
-            min=0,
-            help="Number of images, from the first, to sample before and after the first attack; 0 generates no"
-            " samples.",
-            rich_help_panel=SAMPLING_PANEL,
-        ),
-    ] = 3,
+    examples: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=SAMPLING_PANEL)] = 3,
     num_samples: Samples = 2,
     sampling: SamplingOptions = SamplingOptions(),
     engine: EngineOptions = EngineOptions(),
@@ -138,6 +90,18 @@ def fgsm(
 
     Writes accuracy and drift over epsilon, samples of the representations before and after an attack, results.json with
     all numbers, and report.html. The same command resumes an interrupted run.
+
+    Args:
+        probe: Training images of the linear classifiers: a dataset with class folders, or a file written by `rcdm
+            embed`. Without --probe, only the attack drift is possible.
+        probe_split: Sub-folder of the --probe data to use. Default: all images.
+        attacks: fgsm: one step against the classifier. pgd: several steps. drift: several steps away from the
+            representation, without classes. Repeatable.
+        epsilons: Largest change of a pixel, for pixels in [0, 1]. Repeatable. Epsilon 0 is always included.
+        attack_steps: Number of steps of pgd and drift.
+        max_drift: End with exit code 3 if a mean drift (1 − cosine similarity of the representations before and after)
+            exceeds X.
+        examples: Number of images, from the first, to sample before and after the first attack; 0 generates no samples.
     """
     from rcdm_cli.analyses.fgsm.compute import fgsm as compute
     from rcdm_cli.analyses.fgsm.section import answers

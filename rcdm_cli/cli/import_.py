@@ -44,52 +44,22 @@ OneLevel = Annotated[str, choice_option("--level", LEVELS, LEVEL_HELP)]
 )
 def import_checkpoint(
     out: Output,
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="State dict: .pt, .pth or .safetensors."), EXISTING
-    ],
-    method: Annotated[str, typer.Option("--method", metavar="NAME", help=METHOD_HELP)],
-    folder: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="PATH", help="Folder of the bundle.", rich_help_panel=OUTPUT_PANEL),
-        OUTPUT_FOLDER,
-    ],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT"), EXISTING],
+    method: Annotated[str, typer.Option(metavar="NAME", help=METHOD_HELP)],
+    folder: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", rich_help_panel=OUTPUT_PANEL), OUTPUT_FOLDER],
     level: OneLevel = "backbone",
     encoder: Annotated[
         str | None,
         typer.Option(
-            "--encoder",
-            metavar="REF",
-            help=f"Encoder to use instead of the encoder that `rcdm pull` downloaded: {ENCODER_HELP}.",
+            metavar="REF", help=f"Encoder to use instead of the encoder that `rcdm pull` downloaded: {ENCODER_HELP}."
         ),
     ] = None,
-    size: Annotated[
-        int | None, typer.Option("--size", min=1, help="Size of the samples in pixels.", rich_help_panel=UNSEEN_PANEL)
-    ] = None,
-    heads: Annotated[
-        int | None, typer.Option("--heads", min=1, help="Attention heads.", rich_help_panel=UNSEEN_PANEL)
-    ] = None,
-    head_channels: Annotated[
-        int | None,
-        typer.Option(
-            "--head-channels",
-            min=1,
-            help="Channels per attention head; replaces --heads.",
-            rich_help_panel=UNSEEN_PANEL,
-        ),
-    ] = None,
-    split_qkv_first: Annotated[
-        bool,
-        typer.Option(
-            "--split-qkv-first",
-            help="Order of attention channels: queries, keys and values, each with all heads (published: "
-            "use_new_attention_order).",
-            rich_help_panel=UNSEEN_PANEL,
-        ),
-    ] = False,
-    schedule: Annotated[str, choice_option("--schedule", SCHEDULES, "Noise schedule.", panel=UNSEEN_PANEL)] = "linear",
-    timesteps: Annotated[
-        int, typer.Option("--timesteps", min=1, help="Timesteps of the noise schedule.", rich_help_panel=UNSEEN_PANEL)
-    ] = 1000,
+    size: Annotated[int | None, typer.Option(min=1, rich_help_panel=UNSEEN_PANEL)] = None,
+    heads: Annotated[int | None, typer.Option(min=1, rich_help_panel=UNSEEN_PANEL)] = None,
+    head_channels: Annotated[int | None, typer.Option(min=1, rich_help_panel=UNSEEN_PANEL)] = None,
+    split_qkv_first: Annotated[bool, typer.Option("--split-qkv-first", rich_help_panel=UNSEEN_PANEL)] = False,
+    schedule: Annotated[str, choice_option("--schedule", SCHEDULES, panel=UNSEEN_PANEL)] = "linear",
+    timesteps: Annotated[int, typer.Option(min=1, rich_help_panel=UNSEEN_PANEL)] = 1000,
     cache: Cache = None,
     force: Force = False,
 ) -> None:
@@ -97,6 +67,17 @@ def import_checkpoint(
 
     The architecture is inferred from the shapes of the weights. The bundle stores weights in half precision. Files are
     read as data only: a pickle that runs code is refused.
+
+    Args:
+        checkpoint: State dict: .pt, .pth or .safetensors.
+        folder: Folder of the bundle.
+        size: Size of the samples in pixels.
+        heads: Attention heads.
+        head_channels: Channels per attention head; replaces --heads.
+        split_qkv_first: Order of attention channels: queries, keys and values, each with all heads (published:
+            use_new_attention_order).
+        schedule: Noise schedule.
+        timesteps: Timesteps of the noise schedule.
     """
     from rcdm_cli.core.files import sha256
     from rcdm_cli.diffusion.published import UNetOptions

@@ -32,30 +32,13 @@ ANIMATIONS = ("webp", "gif")
 )
 def interpolate(
     output: Output,
-    first: Annotated[
-        Path,
-        typer.Argument(metavar="A", help="First image, a folder of images, or a file written by `rcdm embed`."),
-    ],
-    second: Annotated[
-        Path,
-        typer.Argument(
-            metavar="B", help="Second image, or a folder or file with as many images, which are paired in order."
-        ),
-    ],
-    path: Annotated[
-        str, choice_option("--path", PATHS, "Straight line between the representations, or arc around zero.")
-    ] = "linear",
-    start: Annotated[
-        float, typer.Option("--from", metavar="POSITION", min=-4, max=4, help="First position; 0 is A, 1 is B.")
-    ] = 0.0,
-    end: Annotated[float, typer.Option("--to", metavar="POSITION", min=-4, max=4, help="Last position.")] = 1.0,
-    frames: Annotated[
-        int, typer.Option("--frames", metavar="N", min=2, help="Number of positions.", rich_help_panel=SAMPLING_PANEL)
-    ] = 7,
-    animation: Annotated[
-        str | None,
-        choice_option("--animation", ANIMATIONS, "Also write the frames as an animation in this format."),
-    ] = None,
+    first: Annotated[Path, typer.Argument(metavar="A")],
+    second: Annotated[Path, typer.Argument(metavar="B")],
+    path: Annotated[str, choice_option("--path", PATHS)] = "linear",
+    start: Annotated[float, typer.Option("--from", metavar="POSITION", min=-4, max=4)] = 0.0,
+    end: Annotated[float, typer.Option("--to", metavar="POSITION", min=-4, max=4)] = 1.0,
+    frames: Annotated[int, typer.Option(metavar="N", min=2, rich_help_panel=SAMPLING_PANEL)] = 7,
+    animation: Annotated[str | None, choice_option("--animation", ANIMATIONS)] = None,
     selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 3,
     sampling: SamplingOptions = SamplingOptions(),
@@ -67,6 +50,15 @@ def interpolate(
     Writes a grid for each pair of images (a row per method, level and noise, from A to B), results.json with the length
     of each path and the similarity of each sample to its target, and report.html. The same command resumes an
     interrupted run.
+
+    Args:
+        first: First image, a folder of images, or a file written by `rcdm embed`.
+        second: Second image, or a folder or file with as many images, which are paired in order.
+        path: Straight line between the representations, or arc around zero.
+        start: First position; 0 is A, 1 is B.
+        end: Last position.
+        frames: Number of positions.
+        animation: Also write the frames as an animation in this format.
     """
     from rcdm_cli.analyses.interpolate.compute import interpolate as compute
 

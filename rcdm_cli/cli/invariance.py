@@ -31,17 +31,7 @@ def invariance(
     output: Output,
     images: Images,
     selection: SelectionOptions = SelectionOptions(),
-    examples: Annotated[
-        int,
-        typer.Option(
-            "--examples",
-            metavar="N",
-            min=0,
-            help="Number of images, from the first, to sample before and after each augmentation; 0 generates no"
-            " samples.",
-            rich_help_panel=SAMPLING_PANEL,
-        ),
-    ] = 1,
+    examples: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=SAMPLING_PANEL)] = 1,
     num_samples: Samples = 3,
     sampling: SamplingOptions = SamplingOptions(),
     engine: EngineOptions = EngineOptions(),
@@ -54,6 +44,10 @@ def invariance(
 
     Writes heat maps of methods and levels, samples before and after from the same noise, results.json with all numbers
     and confidence intervals over images, and report.html. The same command resumes an interrupted run.
+
+    Args:
+        examples: Number of images, from the first, to sample before and after each augmentation; 0 generates no
+            samples.
     """
     from rcdm_cli.analyses.invariance.compute import invariance as compute
     from rcdm_cli.analyses.invariance.section import sentences

@@ -27,40 +27,12 @@ from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_r
 )
 def manipulate(
     output: Output,
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Image whose shared dimensions are replaced.")],
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="Image whose values are inserted.")],
-    neighbours: Annotated[
-        Path,
-        typer.Option(
-            "--neighbours",
-            metavar="DIR|FILE",
-            help="Candidates for the nearest neighbours of SOURCE: a folder or tar of images, or a file written by"
-            " `rcdm embed`.",
-        ),
-    ],
-    nearest: Annotated[int, typer.Option("--nearest", metavar="N", min=1, help="Number of nearest neighbours.")] = 20,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold",
-            metavar="X",
-            min=0,
-            help="A dimension is active if its absolute value exceeds X times its root mean square over all"
-            " candidates. Default: 0 for a representation after a ReLU, such as a ResNet's backbone, which is the"
-            " paper's rule that every non-zero value is active; 1 for a representation without zeros, such as a"
-            " projector's, of which the paper's rule would select every dimension.",
-        ),
-    ] = None,
-    share: Annotated[
-        float,
-        typer.Option(
-            "--share",
-            metavar="X",
-            min=0,
-            max=1,
-            help="A dimension is shared if it is active in more than this fraction of the neighbours.",
-        ),
-    ] = 0.7,
+    source: Annotated[Path, typer.Argument(metavar="SOURCE")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET")],
+    neighbours: Annotated[Path, typer.Option(metavar="DIR|FILE")],
+    nearest: Annotated[int, typer.Option(metavar="N", min=1)] = 20,
+    threshold: Annotated[float | None, typer.Option(metavar="X", min=0)] = None,
+    share: Annotated[float, typer.Option(metavar="X", min=0, max=1)] = 0.7,
     selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 6,
     sampling: SamplingOptions = SamplingOptions(),
@@ -74,6 +46,18 @@ def manipulate(
 
     Writes a grid for each method and level (rows: source, without the dimensions, with the target's values),
     results.json with the dimensions, and report.html. The same command resumes an interrupted run.
+
+    Args:
+        source: Image whose shared dimensions are replaced.
+        target: Image whose values are inserted.
+        neighbours: Candidates for the nearest neighbours of SOURCE: a folder or tar of images, or a file written by
+            `rcdm embed`.
+        nearest: Number of nearest neighbours.
+        threshold: A dimension is active if its absolute value exceeds X times its root mean square over all candidates.
+            Default: 0 for a representation after a ReLU, such as a ResNet's backbone, which is the paper's rule that
+            every non-zero value is active; 1 for a representation without zeros, such as a projector's, of which the
+            paper's rule would select every dimension.
+        share: A dimension is shared if it is active in more than this fraction of the neighbours.
     """
     from rcdm_cli.analyses.manipulate.compute import manipulate as compute
 

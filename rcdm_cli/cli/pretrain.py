@@ -27,26 +27,9 @@ def pretrain(
     method: Method,
     recipe: RecipeName,
     split: Split = None,
-    validation_split: Annotated[
-        str | None,
-        typer.Option(
-            "--validation-split",
-            metavar="NAME",
-            help="Sub-folder of DATA for the k-NN accuracy. By default, the accuracy is computed leave-one-out on the "
-            "training images.",
-        ),
-    ] = None,
+    validation_split: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     overrides: Set = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            "--workers",
-            min=0,
-            help="Number of processes that compute views of images; 0 computes them in the main process. The result "
-            "does not depend on this number.",
-            rich_help_panel=MACHINE_PANEL,
-        ),
-    ] = 2,
+    workers: Annotated[int, typer.Option(min=0, rich_help_panel=MACHINE_PANEL)] = 2,
     out: Out = Path("runs/pretrain"),
     device: Device = "auto",
 ) -> None:
@@ -55,6 +38,12 @@ def pretrain(
     The encoder is written to encoder.safetensors in the run's folder, for `rcdm train --encoder`. The same command
     resumes an interrupted run. Ctrl-C and SIGTERM write a checkpoint first. Sub-folders of DATA are classes, which only
     the method supervised uses in training.
+
+    Args:
+        validation_split: Sub-folder of DATA for the k-NN accuracy. By default, the accuracy is computed leave-one-out
+            on the training images.
+        workers: Number of processes that compute views of images; 0 computes them in the main process. The result does
+            not depend on this number.
     """
     # A wrong recipe is reported before the import of PyTorch.
     from rcdm_cli.training.recipe import PretrainRecipe, read_recipe

@@ -22,32 +22,11 @@ from rcdm_cli.cli._runs import open_source, print_run, read_run
 def probe(
     output: Output,
     context: typer.Context,
-    data: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA",
-            help="Dataset with class folders (a folder, a tar file, or a folder of tar files), or a file written by"
-            " `rcdm embed`.",
-        ),
-    ],
-    split: Annotated[
-        str, typer.Option("--split", metavar="NAME", help="Sub-folder of DATA with the training images.")
-    ] = "train",
-    validation_split: Annotated[
-        str, typer.Option("--validation-split", metavar="NAME", help="Sub-folder of DATA with the validation images.")
-    ] = "val",
+    data: Annotated[Path, typer.Argument(metavar="DATA")],
+    split: Annotated[str, typer.Option(metavar="NAME")] = "train",
+    validation_split: Annotated[str, typer.Option(metavar="NAME")] = "val",
     ignore_classes: IgnoredClasses = None,
-    seeds: Annotated[
-        int,
-        typer.Option(
-            "--seeds",
-            metavar="N",
-            min=2,
-            max=1000,
-            help="Number of bootstrap resamples of the training images. The classifiers are refitted on each resample."
-            " Intervals over seeds are intervals over these resamples.",
-        ),
-    ] = 5,
+    seeds: Annotated[int, typer.Option(metavar="N", min=2, max=1000)] = 5,
     selection: SelectionOptions = SelectionOptions(),
     encoder: EncoderReference = None,
     seed: Seed = 0,
@@ -63,6 +42,14 @@ def probe(
 
     Writes results.json with the numbers of each seed, charts as PNG and report.html. The same command resumes an
     interrupted run.
+
+    Args:
+        data: Dataset with class folders (a folder, a tar file, or a folder of tar files), or a file written by `rcdm
+            embed`.
+        split: Sub-folder of DATA with the training images.
+        validation_split: Sub-folder of DATA with the validation images.
+        seeds: Number of bootstrap resamples of the training images. The classifiers are refitted on each resample.
+            Intervals over seeds are intervals over these resamples.
     """
     from rcdm_cli.analyses.probe.compute import probe as compute
     from rcdm_cli.analyses.probe.section import answers

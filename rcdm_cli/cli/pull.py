@@ -47,10 +47,7 @@ class RequiredFile:
 )
 def pull(
     out: Output,
-    method: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="Method with published weights (see `rcdm list methods`)."),
-    ],
+    method: Annotated[str, typer.Argument(metavar="NAME")],
     level: OneLevel = "backbone",
     folder: Annotated[
         Path | None,
@@ -58,13 +55,12 @@ def pull(
             "--out",
             "-o",
             metavar="PATH",
-            help="Folder of the bundle.",
             show_default="engines/imagenet128-NAME, or engines/imagenet128-NAME-projector",
             rich_help_panel=OUTPUT_PANEL,
         ),
         OUTPUT_FOLDER,
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Accept the licences without a prompt.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y")] = False,
     cache: Cache = None,
     force: Force = False,
     dry_run: DryRun = False,
@@ -73,6 +69,11 @@ def pull(
 
     Size, address and licence are shown before the download. The licence of the RCDM weights is CC-BY-NC, which excludes
     commercial use. Interrupted downloads are resumed. With RCDM_OFFLINE=1, nothing is downloaded.
+
+    Args:
+        method: Method with published weights (see `rcdm list methods`).
+        folder: Folder of the bundle.
+        yes: Accept the licences without a prompt.
     """
     from rcdm_cli.bundle.files import refuse_existing_bundle
     from rcdm_cli.diffusion.published import UNetOptions

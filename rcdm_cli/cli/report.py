@@ -21,17 +21,9 @@ from rcdm_cli.core.errors import InputError
 )
 def report(
     out: Output,
-    runs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="RUN...", help="Run folders, which other commands wrote as --out. Each contains results.json."
-        ),
-        EXISTING,
-    ],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN..."), EXISTING],
     page: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="FILE", help="File of the page.", rich_help_panel=OUTPUT_PANEL),
-        OUTPUT_FILE,
+        Path, typer.Option("--out", "-o", metavar="FILE", rich_help_panel=OUTPUT_PANEL), OUTPUT_FILE
     ] = Path("report.html"),
     force: Force = False,
 ) -> None:
@@ -39,6 +31,10 @@ def report(
 
     The page is one self-contained file, which works offline. Its sections are ordered from the accuracy of an encoder
     and its samples to its invariance and robustness.
+
+    Args:
+        runs: Run folders, which other commands wrote as --out. Each contains results.json.
+        page: File of the page.
     """
     from rcdm_cli.analyses.join import write_joined
 

@@ -34,10 +34,7 @@ def train(
     data: Source,
     recipe: RecipeName,
     split: Split = None,
-    validation_split: Annotated[
-        str | None,
-        typer.Option("--validation-split", metavar="NAME", help="Sub-folder of DATA for the validation loss."),
-    ] = None,
+    validation_split: Annotated[str | None, typer.Option(metavar="NAME")] = None,
     encoders: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,15 +43,7 @@ def train(
             help=f"Encoder that replaces the encoders of the recipe: {ENCODER_HELP}. Repeatable.",
         ),
     ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            "--init",
-            metavar="BUNDLE|RUN",
-            help="Bundle or run with the initial weights of the denoiser and of the conditioning projections of the "
-            "same encoders. Default: random weights.",
-        ),
-    ] = None,
+    init: Annotated[str | None, typer.Option(metavar="BUNDLE|RUN")] = None,
     overrides: Set = None,
     out: Out = Path("runs/train"),
     device: Device = "auto",
@@ -71,6 +60,11 @@ def train(
     `torchrun --standalone --nproc-per-node 8 --module rcdm_cli train …` trains with several processes, one per GPU.
     Each process computes a part of every batch. The result equals the result of one process up to rounding, except with
     dropout. The number of processes may change when a run is resumed.
+
+    Args:
+        validation_split: Sub-folder of DATA for the validation loss.
+        init: Bundle or run with the initial weights of the denoiser and of the conditioning projections of the same
+            encoders. Default: random weights.
     """
     # Wrong values are reported before the import of PyTorch.
     from rcdm_cli.encoders.reference import require_encoder_file

@@ -37,39 +37,17 @@ from rcdm_cli.core.resources import MANIFEST
 )
 def tune(
     output: Output,
-    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="Bundle to tune: its name or its folder."), BUNDLE],
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE"), BUNDLE],
     images: Source,
     split: Split = None,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=2, help="Maximum number of images, spread evenly over DATA.")
-    ] = 400,
+    limit: Annotated[int, typer.Option(metavar="N", min=2)] = 400,
     sampler: Annotated[
         str,
         names_option("--sampler", SAMPLERS, f"Samplers to compare, among {', '.join(SAMPLERS)}.", panel=SAMPLING_PANEL),
     ] = "ddim,dpmpp",
-    steps: Annotated[
-        str, numbers_option("--steps", int, 1, "Numbers of steps to compare.", panel=SAMPLING_PANEL)
-    ] = "5,10,20,50",
-    guidance: Annotated[
-        str,
-        numbers_option(
-            "--guidance",
-            float,
-            0,
-            "Guidance scales to compare; 1 is no guidance and halves the network calls.",
-            panel=SAMPLING_PANEL,
-        ),
-    ] = "1",
-    margin: Annotated[
-        float,
-        typer.Option(
-            "--margin",
-            metavar="X",
-            min=0,
-            help="Accepted shortfall of the choice from the best settings, as a fraction, for fewer network calls.",
-            rich_help_panel=SAMPLING_PANEL,
-        ),
-    ] = 0.05,
+    steps: Annotated[str, numbers_option("--steps", int, 1, panel=SAMPLING_PANEL)] = "5,10,20,50",
+    guidance: Annotated[str, numbers_option("--guidance", float, 0, panel=SAMPLING_PANEL)] = "1",
+    margin: Annotated[float, typer.Option(metavar="X", min=0, rich_help_panel=SAMPLING_PANEL)] = 0.05,
     methods: Methods = None,
     level: Level = "both",
     seed: Seed = 0,
@@ -84,6 +62,13 @@ def tune(
     bundle records the numbers.
 
     Also writes results.json and report.html. The same command resumes an interrupted run.
+
+    Args:
+        bundle: Bundle to tune: its name or its folder.
+        limit: Maximum number of images, spread evenly over DATA.
+        steps: Numbers of steps to compare.
+        guidance: Guidance scales to compare; 1 is no guidance and halves the network calls.
+        margin: Accepted shortfall of the choice from the best settings, as a fraction, for fewer network calls.
     """
     from rcdm_cli.analyses.tune.compute import tune as compute
     from rcdm_cli.analyses.tune.section import answer

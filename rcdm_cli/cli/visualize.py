@@ -29,11 +29,7 @@ from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_r
 )
 def visualize(
     output: Output,
-    images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGES...", help="Images, folders of images, or one file written by `rcdm embed`."),
-        EXISTING,
-    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES..."), EXISTING],
     selection: SelectionOptions = SelectionOptions(),
     num_samples: Samples = 6,
     sampling: SamplingOptions = SamplingOptions(),
@@ -47,6 +43,9 @@ def visualize(
     Writes grid.png (a row per image and method: the image, the samples of each level and their standard-deviation map),
     the samples as single files, results.json with all numbers, and report.html. The same command resumes an interrupted
     run.
+
+    Args:
+        images: Images, folders of images, or one file written by `rcdm embed`.
     """
     from rcdm_cli.analyses.visualize.compute import visualize as compute
 

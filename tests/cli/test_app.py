@@ -1,6 +1,7 @@
 """Tests of the program as a whole: help, version, examples, start-up time and completion."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -95,6 +96,14 @@ HELP_DIFFERS = {
     "--steps",
     "--validation-split",
 }
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_option_has_a_help_and_every_documented_name_is_an_option(command):
+    parameters = [item for item in CLICK_COMMANDS[command.name].params if item.name != "help"]
+    assert [item.name for item in parameters if not item.help] == []
+    documented = re.findall(r"^ {8}(\w+): ", command.function.__doc__.partition("    Args:\n")[2], re.MULTILINE)
+    assert set(documented) <= {item.name for item in parameters}
 
 
 def test_option_has_the_same_help_in_every_command():
