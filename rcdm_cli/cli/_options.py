@@ -340,10 +340,10 @@ DryRun = Annotated[
 
 
 # Groups of options. A command whose parameter has the type of a group has all options of the group, in this order. The
-# default value of the parameter sets the defaults of the options: ``run: RunOptions = RunOptions(Path("probe"))``.
+# default value of the parameter sets the defaults of the options: ``run: RunOptions = RunOptions(out=Path("probe"))``.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelectionOptions:
     """Options of the bundle, the methods and the level."""
 
@@ -352,10 +352,11 @@ class SelectionOptions:
     bundle: BundleName = DEMO_BUNDLE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """Options of the sampler."""
+    """Options of the samples and the sampler."""
 
+    num_samples: Samples
     sampler: Sampler = None
     steps: Steps = None
     guidance: Guidance = None
@@ -363,7 +364,7 @@ class SamplingOptions:
     batch: Batch = 32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Options of the device, the backend and the precision of the denoiser."""
 
@@ -372,9 +373,14 @@ class EngineOptions:
     precision: Precision = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Options of the run folder."""
 
     out: Out
     force: Force = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisOptions(RunOptions, EngineOptions, SamplingOptions, SelectionOptions):
+    """Options of every analysis of samples. The help lists the options of the last base class first."""

@@ -1,13 +1,14 @@
 """Inputs and printed results that the analysis commands share."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcdm_cli.cli._device import choose_device, open_bundle
-from rcdm_cli.cli._options import EngineOptions, RunOptions, SamplingOptions, SelectionOptions
+from rcdm_cli.cli._options import AnalysisOptions, EngineOptions, SelectionOptions
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 
@@ -15,35 +16,35 @@ if TYPE_CHECKING:
     from rcdm_cli.bundle.bundle import Bundle
     from rcdm_cli.encoders.encoder import Encoder
 
-RESULTS, PAGE = "results.json", "report.html"
-
 
 @contextmanager
-def open_analysis(
-    output: Output, selection: SelectionOptions, sampling: SamplingOptions, engine: EngineOptions, run: RunOptions
-) -> Iterator[tuple["Bundle", dict[str, Any]]]:
+def open_analysis(output: Output, analysis: AnalysisOptions) -> Iterator[tuple["Bundle", dict[str, Any]]]:
     """Open the bundle, and show the progress of the analysis.
 
     Yields the bundle and the keyword arguments that all analysis functions share.
     """
-    bundle = open_bundle(output, selection.bundle, engine)
+    bundle = open_bundle(output, analysis.bundle, analysis)
+    of_bundle = {"bundle", *(option.name for option in fields(EngineOptions))}
+    options = {name: value for name, value in vars(analysis).items() if name not in of_bundle}
     with output.stages() as show:
-        options = {**vars(selection), **vars(sampling), **vars(run), "on_progress": show, "on_note": output.warn}
-        del options["bundle"]
-        yield bundle, options
+        yield bundle, {**options, "on_progress": show, "on_note": output.warn}
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """Read the results that a command has just written."""
+def print_run(
+    output: Output, folder: Path, describe: Callable[[dict[str, Any]], Iterable[object]] = lambda values: ()
+) -> dict[str, Any]:
+    """Print the results that a command has written, and return the content of ``results.json``.
+
+    Args:
+        output: output of the command.
+        folder: run folder.
+        describe: returns the lines to print before the paths of the files, from the content of ``results.json``.
+    """
+    from rcdm_cli.report.run import RESULTS, output_files
+
     values: dict[str, Any] = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    output.result(values, [*describe(values), *output_files(folder, values)])
     return values
-
-
-def print_run(output: Output, folder: Path, values: dict[str, Any], lines: Iterable[str] = ()) -> None:
-    """Print ``lines`` and the paths of the run's files; with ``--json`` print ``values``."""
-    from rcdm_cli.report.run import output_files
-
-    output.result(values, [*lines, *output_files(folder, values)])
 
 
 def fail_if_skipped(skipped: int, total: int, noun: str = "images") -> None:

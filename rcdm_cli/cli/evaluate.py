@@ -7,18 +7,14 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
-    EngineOptions,
+    AnalysisOptions,
     IgnoredClasses,
-    RunOptions,
-    Samples,
-    SamplingOptions,
-    SelectionOptions,
     Source,
     Split,
     limit_option,
 )
 from rcdm_cli.cli._output import Output, text_table
-from rcdm_cli.cli._runs import open_analysis, print_run, read_run
+from rcdm_cli.cli._runs import open_analysis, print_run
 
 
 @command(
@@ -38,11 +34,7 @@ def evaluate(
     ignore_classes: IgnoredClasses = None,
     space: Annotated[str | None, typer.Option(metavar="METHOD[/LEVEL]")] = None,
     inception: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
-    selection: SelectionOptions = SelectionOptions(),
-    num_samples: Samples = 2,
-    sampling: SamplingOptions = SamplingOptions(batch=64),
-    engine: EngineOptions = EngineOptions(),
-    run: RunOptions = RunOptions(Path("evaluation")),
+    analysis: AnalysisOptions = AnalysisOptions(num_samples=2, batch=64, out=Path("evaluation")),
 ) -> None:
     """Measure the faithfulness, diversity, realism and memorisation of samples.
 
@@ -63,7 +55,7 @@ def evaluate(
     from rcdm_cli.analyses.evaluate.compute import evaluate as compute
     from rcdm_cli.analyses.evaluate.section import answers
 
-    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
+    with open_analysis(output, analysis) as (bundle, options):
         compute(
             bundle,
             images,
@@ -73,11 +65,11 @@ def evaluate(
             ignore_classes=ignore_classes or (),
             space=space,
             inception=inception,
-            num_samples=num_samples,
             **options,
         )
-    values = read_run(run.out)
-    print_run(output, run.out, values, [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
+    print_run(
+        output, analysis.out, lambda values: [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)]
+    )
 
 
 HEAD = ("method", "level", "MRR", "rank", "cosine", "k-NN", "Fréchet", "P", "R")

@@ -8,18 +8,14 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
-    EngineOptions,
+    AnalysisOptions,
     IgnoredClasses,
-    RunOptions,
-    Samples,
-    SamplingOptions,
-    SelectionOptions,
     Source,
     Split,
     limit_option,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import open_analysis, print_run, read_run
+from rcdm_cli.cli._runs import open_analysis, print_run
 from rcdm_cli.core.errors import CheckFailed, unknown_name_message
 
 ATTACKS = ("fgsm", "pgd", "drift")
@@ -75,12 +71,8 @@ def fgsm(
     epsilons: Annotated[list[str], typer.Option("--epsilon", metavar="E[,E]", callback=_epsilons)] = EPSILONS,
     attack_steps: Annotated[int, typer.Option(metavar="N", min=1)] = 10,
     max_drift: Annotated[float | None, typer.Option(metavar="X", min=0)] = None,
-    selection: SelectionOptions = SelectionOptions(),
     examples: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=SAMPLING_PANEL)] = 3,
-    num_samples: Samples = 2,
-    sampling: SamplingOptions = SamplingOptions(),
-    engine: EngineOptions = EngineOptions(),
-    run: RunOptions = RunOptions(Path("fgsm")),
+    analysis: AnalysisOptions = AnalysisOptions(num_samples=2, out=Path("fgsm")),
 ) -> None:
     """Measure the robustness of representations to small adversarial changes of the image.
 
@@ -106,7 +98,7 @@ def fgsm(
     from rcdm_cli.analyses.fgsm.compute import fgsm as compute
     from rcdm_cli.analyses.fgsm.section import answers
 
-    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
+    with open_analysis(output, analysis) as (bundle, options):
         result = compute(
             bundle,
             images,
@@ -119,11 +111,9 @@ def fgsm(
             epsilons=[_epsilon(text) for text in epsilons],
             attack_steps=attack_steps,
             examples=examples,
-            num_samples=num_samples,
             **options,
         )
-    values = read_run(run.out)
-    print_run(output, run.out, values, answers(values))
+    print_run(output, analysis.out, answers)
     largest, curve = result.largest_drift
     if max_drift is not None and largest > max_drift:
         raise CheckFailed(

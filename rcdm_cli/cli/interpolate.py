@@ -8,15 +8,11 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
-    EngineOptions,
-    RunOptions,
-    Samples,
-    SamplingOptions,
-    SelectionOptions,
+    AnalysisOptions,
     choice_option,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_run
+from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 
 PATHS = ("linear", "spherical")
 ANIMATIONS = ("webp", "gif")
@@ -39,11 +35,7 @@ def interpolate(
     end: Annotated[float, typer.Option("--to", metavar="POSITION", min=-4, max=4)] = 1.0,
     frames: Annotated[int, typer.Option(metavar="N", min=2, rich_help_panel=SAMPLING_PANEL)] = 7,
     animation: Annotated[str | None, choice_option("--animation", ANIMATIONS)] = None,
-    selection: SelectionOptions = SelectionOptions(),
-    num_samples: Samples = 3,
-    sampling: SamplingOptions = SamplingOptions(),
-    engine: EngineOptions = EngineOptions(),
-    run: RunOptions = RunOptions(Path("interpolation")),
+    analysis: AnalysisOptions = AnalysisOptions(num_samples=3, out=Path("interpolation")),
 ) -> None:
     """Generate samples along the path between the representations of two images.
 
@@ -62,7 +54,7 @@ def interpolate(
     """
     from rcdm_cli.analyses.interpolate.compute import interpolate as compute
 
-    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
+    with open_analysis(output, analysis) as (bundle, options):
         compute(
             bundle,
             first,
@@ -72,9 +64,7 @@ def interpolate(
             end=end,
             frames=frames,
             animation=animation,
-            num_samples=num_samples,
             **options,
         )
-    values = read_run(run.out)
-    print_run(output, run.out, values)
+    values = print_run(output, analysis.out)
     fail_if_skipped(len(values["unreadable"]), values["images_given"])

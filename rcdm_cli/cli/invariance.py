@@ -8,15 +8,11 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
-    EngineOptions,
+    AnalysisOptions,
     Images,
-    RunOptions,
-    Samples,
-    SamplingOptions,
-    SelectionOptions,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_run
+from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 
 
 @command(
@@ -30,12 +26,8 @@ from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_r
 def invariance(
     output: Output,
     images: Images,
-    selection: SelectionOptions = SelectionOptions(),
     examples: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=SAMPLING_PANEL)] = 1,
-    num_samples: Samples = 3,
-    sampling: SamplingOptions = SamplingOptions(),
-    engine: EngineOptions = EngineOptions(),
-    run: RunOptions = RunOptions(Path("invariance")),
+    analysis: AnalysisOptions = AnalysisOptions(num_samples=3, out=Path("invariance")),
 ) -> None:
     """Measure the similarity of a representation before and after augmentations of the image.
 
@@ -52,14 +44,12 @@ def invariance(
     from rcdm_cli.analyses.invariance.compute import invariance as compute
     from rcdm_cli.analyses.invariance.section import sentences
 
-    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
+    with open_analysis(output, analysis) as (bundle, options):
         compute(
             bundle,
             images,
             examples=examples,
-            num_samples=num_samples,
             **options,
         )
-    values = read_run(run.out)
-    print_run(output, run.out, values, sentences(values))
+    values = print_run(output, analysis.out, sentences)
     fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + values["images"])

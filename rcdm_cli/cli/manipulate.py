@@ -7,14 +7,10 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
-    EngineOptions,
-    RunOptions,
-    Samples,
-    SamplingOptions,
-    SelectionOptions,
+    AnalysisOptions,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_run
+from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 
 
 @command(
@@ -33,11 +29,7 @@ def manipulate(
     nearest: Annotated[int, typer.Option(metavar="N", min=1)] = 20,
     threshold: Annotated[float | None, typer.Option(metavar="X", min=0)] = None,
     share: Annotated[float, typer.Option(metavar="X", min=0, max=1)] = 0.7,
-    selection: SelectionOptions = SelectionOptions(),
-    num_samples: Samples = 6,
-    sampling: SamplingOptions = SamplingOptions(),
-    engine: EngineOptions = EngineOptions(),
-    run: RunOptions = RunOptions(Path("manipulation")),
+    analysis: AnalysisOptions = AnalysisOptions(num_samples=6, out=Path("manipulation")),
 ) -> None:
     """Zero or replace the dimensions that an image shares with its nearest neighbours, and generate samples.
 
@@ -61,7 +53,7 @@ def manipulate(
     """
     from rcdm_cli.analyses.manipulate.compute import manipulate as compute
 
-    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
+    with open_analysis(output, analysis) as (bundle, options):
         compute(
             bundle,
             source,
@@ -70,10 +62,8 @@ def manipulate(
             nearest=nearest,
             threshold=threshold,
             share=share,
-            num_samples=num_samples,
             **options,
         )
-    values = read_run(run.out)
-    print_run(output, run.out, values)
+    values = print_run(output, analysis.out)
     skipped = len(values["unreadable"])
     fail_if_skipped(skipped, skipped + values["bank"], "neighbours")

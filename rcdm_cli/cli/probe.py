@@ -8,7 +8,7 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import Batch, Device, EncoderReference, IgnoredClasses, RunOptions, Seed, SelectionOptions
 from rcdm_cli.cli._output import Output, text_table
-from rcdm_cli.cli._runs import open_source, print_run, read_run
+from rcdm_cli.cli._runs import open_source, print_run
 
 
 @command(
@@ -32,7 +32,7 @@ def probe(
     seed: Seed = 0,
     batch: Batch = 64,
     device: Device = "auto",
-    run: RunOptions = RunOptions(Path("probe")),
+    run: RunOptions = RunOptions(out=Path("probe")),
 ) -> None:
     """Measure the accuracy of linear and k-NN classifiers on representations.
 
@@ -76,8 +76,7 @@ def probe(
             on_progress=show,
             on_note=output.warn,
         )
-    values = read_run(run.out)
-    print_run(output, run.out, values, [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
+    print_run(output, run.out, lambda values: [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
 
 
 HEAD = ("method", "level", "linear", "over seeds", "k-NN", "over seeds")

@@ -23,7 +23,7 @@ from rcdm_cli.cli._options import (
     numbers_option,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import PAGE, RESULTS, read_run
+from rcdm_cli.cli._runs import print_run
 from rcdm_cli.core.resources import MANIFEST
 
 
@@ -53,7 +53,7 @@ def tune(
     seed: Seed = 0,
     batch: Batch = 64,
     engine: EngineOptions = EngineOptions(),
-    run: RunOptions = RunOptions(Path("tuning")),
+    run: RunOptions = RunOptions(out=Path("tuning")),
 ) -> None:
     """Choose the sampler, the steps and the guidance of a bundle by faithfulness and Fréchet distance.
 
@@ -93,5 +93,4 @@ def tune(
             on_progress=show,
             on_note=output.warn,
         )
-    values = read_run(run.out)
-    output.result(values, [answer(values), Path(values["tuned_bundle"]) / MANIFEST, run.out / RESULTS, run.out / PAGE])
+    print_run(output, run.out, lambda values: [answer(values), Path(values["tuned_bundle"]) / MANIFEST])

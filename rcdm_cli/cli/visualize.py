@@ -8,14 +8,10 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
     EXISTING,
-    EngineOptions,
-    RunOptions,
-    Samples,
-    SamplingOptions,
-    SelectionOptions,
+    AnalysisOptions,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_run
+from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 
 
 @command(
@@ -30,11 +26,7 @@ from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run, read_r
 def visualize(
     output: Output,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES..."), EXISTING],
-    selection: SelectionOptions = SelectionOptions(),
-    num_samples: Samples = 6,
-    sampling: SamplingOptions = SamplingOptions(),
-    engine: EngineOptions = EngineOptions(),
-    run: RunOptions = RunOptions(Path("visualization")),
+    analysis: AnalysisOptions = AnalysisOptions(num_samples=6, out=Path("visualization")),
 ) -> None:
     """Generate samples from the representations of images.
 
@@ -49,13 +41,11 @@ def visualize(
     """
     from rcdm_cli.analyses.visualize.compute import visualize as compute
 
-    with open_analysis(output, selection, sampling, engine, run) as (bundle, options):
+    with open_analysis(output, analysis) as (bundle, options):
         compute(
             bundle,
             images,
-            num_samples=num_samples,
             **options,
         )
-    values = read_run(run.out)
-    print_run(output, run.out, values, [str(run.out / "samples")])
+    values = print_run(output, analysis.out, lambda _: [analysis.out / "samples"])
     fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + len(values["paths"]))

@@ -95,20 +95,41 @@ def test_wrong_values_exit_2_and_list_the_allowed_values(invoke_function, monkey
         assert word in result.stderr
 
 
-def print_group(out, sampling: SamplingOptions = SamplingOptions(steps=7), run: RunOptions = RunOptions(Path("here"))):
+def print_group(
+    out,
+    sampling: SamplingOptions = SamplingOptions(num_samples=4, steps=7),
+    run: RunOptions = RunOptions(out=Path("here")),
+):
     out.result({"sampling": vars(sampling), "run": vars(run)}, [])
+
+
+DEFAULT_SAMPLING = {"num_samples": 4, "sampler": None, "steps": 7, "guidance": None, "seed": 0, "batch": 32}
 
 
 def test_group_has_the_defaults_of_the_command(invoke_function):
     values = json.loads(invoke_function(print_group, "--json").stdout)
-    assert values["sampling"] == {"sampler": None, "steps": 7, "guidance": None, "seed": 0, "batch": 32}
+    assert values["sampling"] == {
+        "num_samples": 4,
+        "sampler": None,
+        "steps": 7,
+        "guidance": None,
+        "seed": 0,
+        "batch": 32,
+    }
     assert values["run"] == {"out": "here", "force": False}
 
 
 def test_group_receives_the_options_of_the_command_line(invoke_function):
     given = ["--steps", "3", "--seed", "5", "--sampler", "ddim", "--out", "there", "--force", "--json"]
     values = json.loads(invoke_function(print_group, *given).stdout)
-    assert values["sampling"] == {"sampler": "ddim", "steps": 3, "guidance": None, "seed": 5, "batch": 32}
+    assert values["sampling"] == {
+        "num_samples": 4,
+        "sampler": "ddim",
+        "steps": 3,
+        "guidance": None,
+        "seed": 5,
+        "batch": 32,
+    }
     assert values["run"] == {"out": "there", "force": True}
 
 
