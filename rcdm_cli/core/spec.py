@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rcdm_cli.core.errors import InputError
 
+_LONGEST_VALUE = 200
+"""Maximum length of a value in an error message."""
+
 
 class Spec(BaseModel):
     """Frozen pydantic model that forbids unknown keys."""
@@ -44,5 +47,10 @@ def explain(error: ValidationError) -> str:
         elif item["type"] == "missing":
             clauses.append(f"{key} is missing")
         else:
-            clauses.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, given {item['input']!r}")
+            clauses.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, given {_short(item['input'])}")
     return "; ".join(clauses)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"

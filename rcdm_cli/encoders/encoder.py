@@ -11,6 +11,7 @@ from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
 from rcdm_cli.core.levels import Level
 from rcdm_cli.encoders.heads import build_head
 from rcdm_cli.encoders.spec import EncoderSpec
+from rcdm_cli.encoders.trunk_options import block_count
 from rcdm_cli.encoders.trunks import OnnxTrunk, build_trunk, trunk_width
 
 KIND = "encoder"
@@ -128,9 +129,16 @@ def load_encoder(path: Path) -> Encoder:
     Raises:
         InputError: see ``read_encoder_spec``; or the tensors do not fit the spec.
     """
-    encoder = Encoder(read_encoder_spec(path))
+    spec, tensors = read_encoder_spec(path), read_tensors(path)
     try:
-        encoder.load_state_dict(read_tensors(path))
+        if not spec.onnx_widths:
+            # Names and shapes are compared without memory before the encoder is allocated.
+            if (blocks := block_count(spec.trunk_options)) > len(tensors):
+                raise RuntimeError(f"{blocks} blocks, but {len(tensors)} tensors")
+            with torch.device("meta"):
+                Encoder(spec).load_state_dict(tensors, assign=True)
+        encoder = Encoder(spec)
+        encoder.load_state_dict(tensors)
     except RuntimeError as error:
-        raise InputError(f"The weights in {path} do not fit the spec in the file: {error}") from error
+        raise InputError(f"The weights in {path} do not fit the spec in the file: {str(error)[:1000]}") from error
     return encoder.float().eval().requires_grad_(False)

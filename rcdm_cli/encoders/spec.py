@@ -1,14 +1,18 @@
 """Spec of an encoder: trunk, head and preprocessing, stored with the weights."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from rcdm_cli.core.levels import LEVELS, Level
 from rcdm_cli.core.spec import Spec
+from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions, TrunkPool
 
 METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Pattern of method names, which are parts of file names."""
+
+MAX_WIDTH = 2**20
+"""Maximum width of a representation or of a layer of a head."""
 
 
 class Preprocessing(Spec):
@@ -40,7 +44,7 @@ class HeadLayer(Spec):
         activation: activation at the end of the layer.
     """
 
-    width: int = Field(ge=1)
+    width: int = Field(ge=1, le=MAX_WIDTH)
     bias: bool = True
     norm: Literal["batch", "none"] = "none"
     affine: bool = True
@@ -53,7 +57,7 @@ class EncoderSpec(Spec):
     Attributes:
         method: name of the encoder in commands and files.
         trunk: timm's name of the trunk; ``onnx`` for a graph that contains trunk and head.
-        trunk_options: keyword arguments of ``timm.create_model``.
+        trunk_options: architecture options of the timm model.
         pool: timm's ``global_pool``; None uses the model's default.
         stem_padding: padding of a ResNet's stem for small images: a 3×3 convolution of stride 1 without max pooling
             (Chen et al. 2020, arXiv:2002.05709, B.9). None keeps the stem of the trunk.
@@ -66,13 +70,13 @@ class EncoderSpec(Spec):
     """
 
     method: str = Field(pattern=METHOD_PATTERN)
-    trunk: str
-    trunk_options: dict[str, Any] = {}
-    pool: str | None = None
-    stem_padding: int | None = Field(default=None, ge=0)
-    width: int = Field(ge=1)
-    head: tuple[HeadLayer, ...] = ()
-    onnx_widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), max_length=2)
+    trunk: str = Field(pattern=TRUNK_NAME_PATTERN, max_length=100)
+    trunk_options: TrunkOptions = {}
+    pool: TrunkPool | None = None
+    stem_padding: int | None = Field(default=None, ge=0, le=16)
+    width: int = Field(ge=1, le=MAX_WIDTH)
+    head: tuple[HeadLayer, ...] = Field(default=(), max_length=64)
+    onnx_widths: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(default=(), max_length=2)
     preprocessing: Preprocessing
     origin: str = ""
     licence: str = ""

@@ -14,6 +14,7 @@ from rcdm_cli.core.spec import Spec
 from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec
 from rcdm_cli.encoders.methods import METHODS
 from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
+from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions, TrunkPool
 
 TrainPrecision = Literal["auto", "fp32", "bf16"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -65,9 +66,9 @@ class Optimization(Spec):
 class TrunkConfig(Spec):
     """Trunk of all methods of a pretraining recipe: a timm architecture and its options."""
 
-    name: str
-    options: dict[str, Any] = {}
-    pool: str | None = None
+    name: str = Field(pattern=TRUNK_NAME_PATTERN)
+    options: TrunkOptions = {}
+    pool: TrunkPool | None = None
 
 
 class MethodOptions(Spec):
