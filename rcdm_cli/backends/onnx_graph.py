@@ -1,7 +1,8 @@
-"""ONNX graphs of a bundle, for the backends ONNX Runtime and OpenVINO."""
+"""ONNX graphs of a bundle, and the engine that the backends ONNX Runtime and OpenVINO share on CPUs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from rcdm_cli.core.errors import InputError
 CACHE_BYTES = 2**19
 """Largest feature map of one request in bytes: half of the L2 cache of a core on current CPUs."""
 
+PARALLEL_REQUESTS = 2
+
 GraphFunction = Callable[..., Sequence[Tensor]]
 """Maps float32 tensors to float32 tensors, in the order of the graph's inputs and outputs."""
 
@@ -24,13 +27,13 @@ def available_precisions(context: RunContext, order: Sequence[Precision]) -> tup
     Raises:
         InputError: the bundle has no such graph.
     """
-    found = tuple(precision for precision in order if context.graph("onnx", "denoiser", precision))
-    if not found:
+    available = tuple(precision for precision in order if context.graph("onnx", "denoiser", precision))
+    if not available:
         raise InputError(
             f"{context.folder} contains no ONNX graph for this backend. `rcdm export {context.folder}` writes ONNX "
             "graphs."
         )
-    return found
+    return available
 
 
 def denoiser_path(context: RunContext, precision: Precision) -> Path:
@@ -71,35 +74,44 @@ def how_to_export(folder: Path, precision: str) -> str:
     return f"`rcdm export {folder}` with `precision` {precision}{calibration}"
 
 
-@dataclass(frozen=True)
-class Streams:
-    """Split of a batch into requests of a few samples that a CPU runs in parallel.
+class CpuEngine:
+    """The denoiser on a CPU. A batch is split into requests of a few samples, which run in parallel; see ``Engine``.
+
+    Args:
+        context: the bundle whose graph is loaded.
+        load: ``load(batch, parallel)`` returns the graph for a fixed batch size. Up to ``parallel`` threads call the
+            function at a time.
+    """
+
+    max_batch: int | None = None
+
+    def __init__(self, context: RunContext, load: Callable[[int, int], GraphFunction]) -> None:
+        spec = context.denoiser
+        feature_map_bytes = 4 * spec.size**2 * spec.channels * spec.channel_mult[0]
+        self._request_batch = max(1, min(8, CACHE_BYTES // feature_map_bytes))
+        self._load = cache(load)
+        self._pool = ThreadPoolExecutor(PARALLEL_REQUESTS)
+
+    def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
+        """See ``Engine``."""
+        sizes = request_sizes(len(x), self._request_batch)
+        parallel = min(PARALLEL_REQUESTS, torch.get_num_threads(), len(sizes))
+        # Graphs are loaded before the threads use them, so that each graph is loaded once.
+        functions = {size: self._load(size, parallel) for size in set(sizes)}
+        requests = zip(x.split(sizes), modulations.split(sizes), strict=True)
+        outputs = self._pool.map(lambda request: functions[len(request[0])](*request)[0], requests)
+        return torch.cat(list(outputs))
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        self._pool.shutdown()
+        self._load.cache_clear()
+
+
+def request_sizes(batch: int, request_batch: int) -> list[int]:
+    """Return the number of samples of each request. The remainder of a batch runs as single samples.
 
     Small requests waste time on the overhead of many operations. In large requests, feature maps exceed the cache of a
     core.
-
-    Attributes:
-        threads: number of threads if a single request runs.
-        count: number of requests that run in parallel.
-        request_batch: samples per request.
     """
-
-    threads: int
-    count: int
-    request_batch: int
-
-    def requests(self, batch: int) -> list[tuple[int, int]]:
-        """Return (first sample, number of samples) of each request. The remainder runs as single samples."""
-        whole = batch - batch % self.request_batch
-        return [
-            *((start, self.request_batch) for start in range(0, whole, self.request_batch)),
-            *((start, 1) for start in range(whole, batch)),
-        ]
-
-
-def streams(context: RunContext) -> Streams:
-    """Return the split for the bundle's denoiser and PyTorch's number of threads."""
-    spec = context.denoiser
-    feature_map_bytes = 4 * spec.size**2 * spec.channels * spec.channel_mult[0]
-    threads = torch.get_num_threads()
-    return Streams(threads, min(2, threads), max(1, min(8, CACHE_BYTES // feature_map_bytes)))
+    return [request_batch] * (batch // request_batch) + [1] * (batch % request_batch)

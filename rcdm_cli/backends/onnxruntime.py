@@ -1,9 +1,8 @@
 """ONNX Runtime: runs ONNX graphs on CPUs, and on CUDA devices without copies through the CPU."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from rcdm_cli.backends.base import RunContext, require_package
 from rcdm_cli.backends.graph import Precision
-from rcdm_cli.backends.onnx_graph import GraphFunction, Streams, available_precisions, denoiser_path, streams
+from rcdm_cli.backends.onnx_graph import CpuEngine, GraphFunction, available_precisions, denoiser_path
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.unet import UNet
@@ -44,10 +43,10 @@ class OnnxRuntimeBackend:
                     "The installed ONNX Runtime supports CPUs only. Replace the package onnxruntime by "
                     "onnxruntime-gpu, or set `device` to cpu."
                 )
-        found = available_precisions(context, CUDA_PRECISIONS if on_cuda else CPU_PRECISIONS)
+        available = available_precisions(context, CUDA_PRECISIONS if on_cuda else CPU_PRECISIONS)
         if on_cuda:
             _check_cuda(context.device.index or 0)
-        return found
+        return available
 
     def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``."""
@@ -55,50 +54,7 @@ class OnnxRuntimeBackend:
         size, channels = context.denoiser.size, context.denoiser.out_channels
         if context.device.type == "cuda":
             return OnnxRuntimeCudaEngine(path, context.device, (channels, size, size), exact=precision == "fp32")
-        return OnnxRuntimeCpuEngine(path, streams(context))
-
-
-class OnnxRuntimeCpuEngine:
-    """The denoiser on a CPU. Batches are split by ``Streams``.
-
-    Args:
-        path: the ONNX graph.
-        streams: split of a batch.
-    """
-
-    max_batch: int | None = None
-
-    def __init__(self, path: Path, streams: Streams) -> None:
-        self._path, self._streams = path, streams
-        self._pool = ThreadPoolExecutor(streams.count)
-        self._sessions: dict[tuple[int, int], Any] = {}
-
-    def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """See ``Engine``."""
-        inputs = {"x": x.contiguous().numpy(), "modulations": modulations.contiguous().numpy()}
-        requests = self._streams.requests(len(x))
-        threads = self._streams.threads if len(requests) == 1 else self._streams.threads // self._streams.count
-        sessions = {samples: self._session(samples, threads) for _, samples in requests}
-
-        def run(request: tuple[int, int]) -> Tensor:
-            start, samples = request
-            part = {name: values[start : start + samples] for name, values in inputs.items()}
-            with _translated_errors():
-                return torch.from_numpy(sessions[samples].run(None, part)[0])
-
-        if len(requests) == 1:
-            return run(requests[0])
-        return torch.cat(list(self._pool.map(run, requests)))
-
-    def close(self) -> None:
-        """See ``Engine``."""
-        self._pool.shutdown()
-        self._sessions.clear()
-
-    def _session(self, samples: int, threads: int) -> Any:
-        if (samples, threads) not in self._sessions:
-            self._sessions[samples, threads] = _session(self._path, threads, samples)
-        return self._sessions[samples, threads]
+        return CpuEngine(context, partial(graph_function, path))
 
 
 class OnnxRuntimeCudaEngine:
@@ -142,14 +98,19 @@ class OnnxRuntimeCudaEngine:
         del self._session
 
 
-def graph_function(path: Path) -> GraphFunction:
-    """Load any ONNX graph as a function of float32 tensors of any batch size, on the CPU.
+def graph_function(path: Path, batch: int | None = None, parallel: int = 1) -> GraphFunction:
+    """Load any ONNX graph as a function of float32 tensors on the CPU.
+
+    Args:
+        path: the ONNX graph.
+        batch: batch size of all calls; None for any batch size.
+        parallel: number of threads that call the function at a time.
 
     Raises:
         RcdmError: ONNX Runtime is not installed or cannot load the graph.
     """
     require_package("onnxruntime", "ONNX Runtime", "cpu")
-    session = _session(path, torch.get_num_threads(), None)
+    session = _session(path, torch.get_num_threads() // parallel, batch)
     names = [item.name for item in session.get_inputs()]
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:

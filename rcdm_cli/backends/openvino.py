@@ -10,14 +10,7 @@ from torch import Tensor
 
 from rcdm_cli.backends.base import RunContext, require_package
 from rcdm_cli.backends.graph import Precision
-from rcdm_cli.backends.onnx_graph import (
-    GraphFunction,
-    Streams,
-    available_precisions,
-    denoiser_path,
-    how_to_export,
-    streams,
-)
+from rcdm_cli.backends.onnx_graph import CpuEngine, GraphFunction, available_precisions, denoiser_path, how_to_export
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.precision import has_bf16
 from rcdm_cli.diffusion.inference import Engine
@@ -62,12 +55,12 @@ class OpenVinoBackend:
             InputError: the int8 graph has larger weights.
         """
         path = denoiser_path(context, precision)
-        if precision == "int8" and (found := _largest_weight(path)) > LARGEST_WEIGHT:
+        if precision == "int8" and (largest := _largest_weight(path)) > LARGEST_WEIGHT:
             raise InputError(
-                f"{path} contains int8 weights up to {found}. Weights above {LARGEST_WEIGHT} saturate on CPUs without "
-                f"VNNI. {how_to_export(context.folder, precision)} and `force` replaces the graph."
+                f"{path} contains int8 weights up to {largest}. Weights above {LARGEST_WEIGHT} saturate on CPUs "
+                f"without VNNI. {how_to_export(context.folder, precision)} and `force` replaces the graph."
             )
-        return OpenVinoEngine(path, streams(context))
+        return CpuEngine(context, functools.partial(graph_function, path))
 
 
 def _largest_weight(path: Path) -> int:
@@ -86,81 +79,35 @@ def _largest_weight(path: Path) -> int:
     return max((max(int(values.max()), -int(values.min())) for values in constants), default=0)
 
 
-class OpenVinoEngine:
-    """The denoiser on a CPU. Batches are split by ``Streams``.
+def graph_function(path: Path, batch: int | None = None, parallel: int = 1) -> GraphFunction:
+    """Load any ONNX graph as a function of float32 tensors on the CPU.
 
     Args:
         path: the ONNX graph.
-        streams: split of a batch.
-    """
-
-    max_batch: int | None = None
-
-    def __init__(self, path: Path, streams: Streams) -> None:
-        self._path, self._streams = path, streams
-        self._queues: dict[tuple[int, int], Any] = {}
-
-    def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """See ``Engine``."""
-        inputs = (x.contiguous().numpy(), modulations.contiguous().numpy())
-        requests = self._streams.requests(len(x))
-        parallel = 1 if len(requests) == 1 else self._streams.count
-        outputs: list[Tensor] = [x] * len(requests)
-
-        def store(request: Any, index: int) -> None:
-            outputs[index] = torch.from_numpy(request.get_output_tensor(0).data.copy())
-
-        queues = {samples: self._queue(samples, parallel) for _, samples in requests}
-        for queue in queues.values():
-            queue.set_callback(store)
-        for index, (start, samples) in enumerate(requests):
-            queues[samples].start_async(tuple(values[start : start + samples] for values in inputs), index)
-        for queue in queues.values():
-            queue.wait_all()
-        return torch.cat(outputs)
-
-    def close(self) -> None:
-        """See ``Engine``."""
-        self._queues.clear()
-
-    def _queue(self, samples: int, parallel: int) -> Any:
-        if (samples, parallel) not in self._queues:
-            self._queues[samples, parallel] = self._compile(samples, parallel)
-        return self._queues[samples, parallel]
-
-    def _compile(self, samples: int, parallel: int) -> Any:
-        import openvino
-
-        properties = {
-            # The graph sets the precision. By default, OpenVINO computes in bfloat16 on CPUs that support it.
-            "INFERENCE_PRECISION_HINT": "f32",
-            "INFERENCE_NUM_THREADS": self._streams.threads,
-            "NUM_STREAMS": parallel,
-            "ENABLE_CPU_PINNING": False,
-        }
-        try:
-            model = core().read_model(self._path)
-            model.reshape({port: [samples, *port.partial_shape[1:]] for port in model.inputs})
-            return openvino.AsyncInferQueue(core().compile_model(model, "CPU", properties), parallel)
-        except Exception as error:
-            raise RcdmError(f"OpenVINO cannot load {self._path}: {error}") from error
-
-
-def graph_function(path: Path) -> GraphFunction:
-    """Load any ONNX graph as a function of float32 tensors of any batch size, on the CPU.
+        batch: batch size of all calls; None for any batch size.
+        parallel: number of threads that call the function at a time.
 
     Raises:
         RcdmError: OpenVINO is not installed or cannot load the graph.
     """
     require_package("openvino", "OpenVINO", "cpu")
-    properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    properties = {
+        # The graph sets the precision. By default, OpenVINO computes in bfloat16 on CPUs that support it.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": parallel,
+        "ENABLE_CPU_PINNING": False,
+    }
     try:
-        model = core().compile_model(path, "CPU", properties)
+        model = core().read_model(path)
+        if batch:
+            model.reshape({port: [batch, *port.partial_shape[1:]] for port in model.inputs})
+        compiled = core().compile_model(model, "CPU", properties)
     except Exception as error:
         raise RcdmError(f"OpenVINO cannot load {path}: {error}") from error
 
     def run(*inputs: Tensor) -> Sequence[Tensor]:
-        outputs = model([value.contiguous().numpy() for value in inputs])
-        return [torch.from_numpy(outputs[index].copy()) for index in range(len(outputs))]
+        outputs = compiled.infer_new_request([value.contiguous().numpy() for value in inputs])
+        return [torch.from_numpy(outputs[index]) for index in range(len(outputs))]
 
     return run
