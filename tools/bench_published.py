@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rcdm_cli.analyses.bench.compute import bench, open_contenders
+from rcdm_cli.analyses.bench.compute import Contender, bench, open_contenders
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.resources import bundle_path
 from tools.published_rcdm import PublishedRcdm
@@ -61,7 +61,13 @@ def main() -> None:
         plain.settings(options.sampler, options.steps, options.guidance),
         rounds=options.rounds,
         sample_rounds=options.sample_rounds,
-        baseline=published,
+        baseline=Contender(
+            published.name,
+            "fp32",
+            published.steps,
+            lambda inputs: published.call(inputs.x, inputs.t, inputs.h),
+            lambda inputs: published.sample(inputs.h, inputs.x),
+        ),
         skip_large_batches="auto" in backends,
     ).as_json()
     for key in ("calls", "samples"):

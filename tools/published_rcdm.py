@@ -20,7 +20,7 @@ README_STEPS = 100
 
 
 class PublishedRcdm:
-    """The published U-Net and its sampler in float32; a ``Baseline`` of the bench analysis.
+    """The published U-Net and its sampler in float32; timed by `bench_published`.
 
     Args:
         checkout: folder of a checkout of github.com/facebookresearch/RCDM.

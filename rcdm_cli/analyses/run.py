@@ -21,7 +21,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import MANIFEST
-from rcdm_cli.diffusion.sampling import Settings
+from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.report.run import RESULTS
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
-from rcdm_cli.diffusion.sampling import Settings
+from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
 
 Pixels = NDArray[np.uint8]

@@ -33,8 +33,9 @@ from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.diffusion.samplers import SAMPLERS
-from rcdm_cli.diffusion.sampling import Loop, Settings, sample_images
+from rcdm_cli.diffusion.sampling import Loop, sample_images
 from rcdm_cli.diffusion.schedule import Schedule
+from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder
 from rcdm_cli.encoders.pairs import Pair, choose_among
 
@@ -298,9 +299,9 @@ class Bundle:
         """
         defaults = self.manifest.defaults
         return Settings(
-            defaults.sampler if sampler is None else require_name("sampler", sampler, SAMPLERS),
-            defaults.steps if steps is None else require_integer("steps", steps, 1, len(self.schedule)),
-            defaults.guidance if guidance is None else require_guidance(guidance),
+            sampler=defaults.sampler if sampler is None else require_name("sampler", sampler, SAMPLERS),
+            steps=defaults.steps if steps is None else require_integer("steps", steps, 1, len(self.schedule)),
+            guidance=defaults.guidance if guidance is None else require_guidance(guidance),
         )
 
     def _method(self, method: str | None) -> str:

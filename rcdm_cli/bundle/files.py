@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.backends.graph import BundleFile, verified_path
-from rcdm_cli.bundle.manifest import Defaults, EncoderEntry, Manifest, listed_files, replace_manifest, unused_name
+from rcdm_cli.bundle.manifest import EncoderEntry, Manifest, listed_files, replace_manifest, unused_name
 from rcdm_cli.bundle.statistics import write_statistics
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_tensors, sha256, write_tensors
@@ -81,7 +81,6 @@ def write_bundle(
         model=BundleFile(file=path.name, sha256=sha256(path)),
         encoders=entries,
         statistics=write_statistics(folder, training_h) if training_h else None,
-        defaults=Defaults(),
         **about,
     )
     replace_manifest(folder, manifest)

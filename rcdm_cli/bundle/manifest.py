@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 
 from rcdm_cli.backends.base import RunContext
 from rcdm_cli.backends.graph import BundleFile, Graph, find_graph
@@ -13,7 +12,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_json
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.core.spec import Spec
-from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec, Settings
 from rcdm_cli.encoders.spec import EncoderSpec
 
 PARITY = "parity.json"
@@ -24,14 +23,6 @@ class EncoderEntry(BundleFile):
     """File and spec of an encoder."""
 
     spec: EncoderSpec
-
-
-class Defaults(Spec):
-    """Sampling parameters that a bundle uses by default; ``guidance`` 1 is no guidance."""
-
-    sampler: Literal["ddpm", "ddim", "dpmpp"] = "dpmpp"
-    steps: int = Field(default=20, ge=1)
-    guidance: float = Field(default=1.0, ge=0)
 
 
 class Manifest(Spec):
@@ -68,7 +59,7 @@ class Manifest(Spec):
     encoders: dict[str, EncoderEntry]
     statistics: BundleFile | None = None
     graphs: tuple[Graph, ...] = ()
-    defaults: Defaults = Defaults()
+    defaults: Settings = Settings()
     measured: dict[str, Any] = {}
 
     @property

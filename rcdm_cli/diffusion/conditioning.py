@@ -72,6 +72,12 @@ class ConditioningProjections(nn.Module):
         """
         return torch.cat([self(h, projection) for projection, h in groups])
 
+    def random_h(self, projection: int, batch: int, generator: torch.Generator) -> Tensor:
+        """Return random representations (batch, D) with the mean and the scale of a projection, on its device."""
+        target = cast(ConditioningProjection, self.projections[projection])
+        noise = torch.randn(batch, target.in_features, generator=generator).to(target.mean.device)
+        return noise * target.scale + target.mean
+
     def unconditional(self, batch: int) -> Tensor:
         """Return the unconditional cond: zeros (batch, ``spec.width``)."""
         return cast(Tensor, self.projections[0].weight).new_zeros(batch, self.spec.width)

@@ -53,23 +53,9 @@ def initial_noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     return torch.stack([_normal(seed, 0, shape) for seed in seeds])
 
 
-class StepNoise:
-    """Noise that stochastic samplers add after each step: ``StepNoise(seeds, shape)(step)``.
-
-    Args:
-        seeds: one seed per sample, from ``sample_seed``.
-        shape: shape of one sample, (3, H, W).
-        device: device of the result. The noise is computed on the CPU.
-    """
-
-    def __init__(self, seeds: Sequence[int], shape: Sequence[int], device: torch.device | str = "cpu") -> None:
-        self.seeds = tuple(seeds)
-        self.shape = tuple(shape)
-        self.device = device
-
-    def __call__(self, step: int) -> Tensor:
-        """Return standard normal noise, float32 (B, 3, H, W), for step ``step`` (from 0)."""
-        return torch.stack([_normal(seed, 1 + step, self.shape) for seed in self.seeds]).to(self.device)
+def step_noise(seeds: Sequence[int], shape: Sequence[int], step: int) -> Tensor:
+    """Return the noise that a stochastic sampler adds after ``step`` (from 0); see ``initial_noise``."""
+    return torch.stack([_normal(seed, 1 + step, shape) for seed in seeds])
 
 
 def _normal(seed: int, stream: int, shape: Sequence[int]) -> Tensor:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -178,39 +177,6 @@ def _by(shape: Sequence[int]) -> str:
 def _in_words(architecture: UNetArchitecture) -> str:
     channel_mult = ",".join(map(str, architecture.channel_mult))
     return f"{architecture.channels} channels, channel_mult {channel_mult}, {architecture.num_res_blocks} blocks"
-
-
-_CHANNEL_MULT = {64: "1,2,3,4", 128: "1,1,2,3,4", 256: "1,1,2,2,4,4"}
-
-
-def denoiser_spec(options: Mapping[str, Any]) -> DenoiserSpec:
-    """Return the spec for the command-line options of the published code. Missing options have the published defaults.
-
-    Raises:
-        InputError: the options are invalid.
-    """
-    size = int(options.get("image_size", 64))
-    channel_mult = options.get("channel_mult", "") or _CHANNEL_MULT.get(size)
-    if not channel_mult:
-        raise InputError(f"The published options contain no channel_mult, and image_size {size} has no default.")
-    head_channels = int(options.get("num_head_channels", -1))
-    return DenoiserSpec.parse(
-        {
-            "size": size,
-            "channels": options.get("num_channels", 128),
-            "channel_mult": [int(multiplier) for multiplier in channel_mult.split(",")],
-            "num_res_blocks": options.get("num_res_blocks", 2),
-            "attention": [int(pixels) for pixels in options.get("attention_resolutions", "16,8").split(",")],
-            "heads": options.get("num_heads", 4),
-            "head_channels": None if head_channels == -1 else head_channels,
-            "scale_shift_norm": options.get("use_scale_shift_norm", True),
-            "resblock_updown": options.get("resblock_updown", False),
-            "learned_variance": options.get("learn_sigma", False),
-            "split_qkv_first": options.get("use_new_attention_order", False),
-            "dropout": options.get("dropout", 0.0),
-        },
-        "published options",
-    )
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

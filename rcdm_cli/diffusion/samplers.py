@@ -9,25 +9,22 @@ All samplers take
 * ``noise``: standard normal noise (B, 3, H, W),
 * ``schedule``: schedule that the denoiser was trained with,
 * ``timesteps``: descending timesteps, as returned by ``spacing``,
-* ``clip``: whether predictions of x0 are clipped to [-1, 1], as published,
-* ``callback(step, timestep, x, x0)``: called in each step with x before the step and the prediction of x0.
+* ``clip``: whether predictions of x0 are clipped to [-1, 1], as published.
 
 All samplers return x0 (B, 3, H, W) without gradients, and raise InputError for timesteps that do not descend in 0..T-1.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.schedule import Schedule, Spacing
 
 Denoise = Callable[[Tensor, int], Tensor]
 DrawNoise = Callable[[int], Tensor]
-Callback = Callable[[int, int, Tensor, Tensor], None]
 
 
 @torch.no_grad()
@@ -39,7 +36,6 @@ def ddpm(
     *,
     step_noise: DrawNoise,
     clip: bool = True,
-    callback: Callback | None = None,
 ) -> Tensor:
     """Sample with ancestral sampling (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
@@ -47,94 +43,56 @@ def ddpm(
     ``step_noise(step)`` returns the standard normal noise (B, 3, H, W) added after a step. No noise is added after the
     last step.
     """
-    respaced = schedule.respaced(timesteps[::-1])
+    respaced = Schedule(schedule.spec, timesteps[::-1])
     fixed_std = np.sqrt(respaced.betas).tolist()
     x = noise
-    for step, timestep, index in _steps(timesteps):
-        eps, variance = _split(denoise(x, timestep), x)
-        x0 = _x0(respaced, x, index, eps, clip)
-        if callback:
-            callback(step, timestep, x, x0)
+    for step, timestep in enumerate(timesteps):
+        index = len(timesteps) - 1 - step
+        x0, variance = _predict_x0(denoise(x, timestep), respaced, x, index, clip)
         x = respaced.posterior_mean(x0, x, index)
         if index:
-            std = (
-                fixed_std[index]
-                if variance is None
-                else torch.exp(0.5 * respaced.learned_log_variance(variance, index))
-            )
+            std = fixed_std[index]
+            if variance is not None:
+                std = torch.exp(0.5 * respaced.learned_log_variance(variance, index))
             x = x + std * step_noise(step)
     return x
 
 
 @torch.no_grad()
-def ddim(
-    denoise: Denoise,
-    noise: Tensor,
-    schedule: Schedule,
-    timesteps: Sequence[int],
-    *,
-    eta: float = 0.0,
-    step_noise: DrawNoise | None = None,
-    clip: bool = True,
-    callback: Callback | None = None,
-) -> Tensor:
+def ddim(denoise: Denoise, noise: Tensor, schedule: Schedule, timesteps: Sequence[int], *, clip: bool = True) -> Tensor:
     """Sample with denoising diffusion implicit models (Song et al. 2021, arXiv:2010.02502, equation 12).
 
-    ``eta`` is the amount of noise, from 0 (deterministic) to 1 (variance of ``ddpm``). ``eta > 0`` needs
-    ``step_noise``.
-
-    Raises:
-        InputError: ``eta`` is not in 0..1, or is above 0 without ``step_noise``.
+    The sampler is deterministic: no noise is added after a step.
     """
-    if not 0 <= eta <= 1:
-        raise InputError(f"`eta` must be in 0..1; given {eta}.")
-    if eta and step_noise is None:
-        raise InputError(f"`eta` = {eta} needs `step_noise`, which is missing.")
-    respaced = schedule.respaced(timesteps[::-1])
-    signal, signal_after = respaced.alphas_cumprod, respaced.alphas_cumprod_prev
-    variance = eta**2 * (1 - signal_after) / (1 - signal) * (1 - signal / signal_after)
-    std = np.sqrt(variance).tolist()
-    x0_weight = np.sqrt(signal_after).tolist()
-    eps_weight = np.sqrt(np.maximum(1 - signal_after - variance, 0.0)).tolist()
+    respaced = Schedule(schedule.spec, timesteps[::-1])
+    x0_weight = np.sqrt(respaced.alphas_cumprod_prev).tolist()
+    eps_weight = np.sqrt(1 - respaced.alphas_cumprod_prev).tolist()
     x = noise
-    for step, timestep, index in _steps(timesteps):
-        eps, _ = _split(denoise(x, timestep), x)
-        x0 = _x0(respaced, x, index, eps, clip)
-        if callback:
-            callback(step, timestep, x, x0)
+    for step, timestep in enumerate(timesteps):
+        index = len(timesteps) - 1 - step
+        x0, _ = _predict_x0(denoise(x, timestep), respaced, x, index, clip)
         x = x0_weight[index] * x0 + eps_weight[index] * respaced.predict_eps(x, index, x0)
-        if step_noise and std[index]:
-            x = x + std[index] * step_noise(step)
     return x
 
 
 @torch.no_grad()
 def dpmpp(
-    denoise: Denoise,
-    noise: Tensor,
-    schedule: Schedule,
-    timesteps: Sequence[int],
-    *,
-    clip: bool = True,
-    callback: Callback | None = None,
+    denoise: Denoise, noise: Tensor, schedule: Schedule, timesteps: Sequence[int], *, clip: bool = True
 ) -> Tensor:
     """Sample with DPM-Solver++(2M), a second-order multistep solver (Lu et al. 2022, arXiv:2211.01095, algorithm 2).
 
     The solver is deterministic. The first and the last step are of first order.
     """
-    respaced = schedule.respaced(timesteps[::-1])
-    alpha, sigma = np.sqrt(respaced.alphas_cumprod[::-1]), np.sqrt(1 - respaced.alphas_cumprod[::-1])
+    respaced = Schedule(schedule.spec, timesteps[::-1])
+    alpha, sigma = respaced.signal[::-1], respaced.noise[::-1]
     h = np.diff(np.log(alpha / sigma))
     x_weight = [*(sigma[1:] / sigma[:-1]).tolist(), 0.0]
     x0_weight = [*(-alpha[1:] * np.expm1(-h)).tolist(), 1.0]
     # Coefficient of the extrapolation of x0: 1 / (2 r) in the paper.
     extrapolation = [0.0, *(h[1:] / (2 * h[:-1])).tolist(), 0.0]
     x = previous_x0 = noise
-    for step, timestep, index in _steps(timesteps):
-        eps, _ = _split(denoise(x, timestep), x)
-        x0 = _x0(respaced, x, index, eps, clip)
-        if callback:
-            callback(step, timestep, x, x0)
+    for step, timestep in enumerate(timesteps):
+        x0, _ = _predict_x0(denoise(x, timestep), respaced, x, len(timesteps) - 1 - step, clip)
         x = x_weight[step] * x + x0_weight[step] * (x0 + extrapolation[step] * (x0 - previous_x0))
         previous_x0 = x0
     return x
@@ -161,21 +119,11 @@ SAMPLERS = {
 }
 
 
-def _steps(timesteps: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Yield (step, timestep, index in the respaced schedule) in sampling order."""
-    for step, timestep in enumerate(timesteps):
-        yield step, timestep, len(timesteps) - 1 - step
-
-
-def _split(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Split the output into eps and the variance channels or None, with the dtype of ``x``."""
+def _predict_x0(output: Tensor, schedule: Schedule, x: Tensor, index: int, clip: bool) -> tuple[Tensor, Tensor | None]:
+    """Return x0 and the variance channels or None, with the dtype of ``x``, for the output of the denoiser."""
     eps, *variance = output.to(x.dtype).split(x.shape[1], dim=1)
-    return eps, variance[0] if variance else None
-
-
-def _x0(schedule: Schedule, x: Tensor, index: int, eps: Tensor, clip: bool) -> Tensor:
     x0 = schedule.predict_x0(x, index, eps)
-    return x0.clamp(-1, 1) if clip else x0
+    return x0.clamp(-1, 1) if clip else x0, variance[0] if variance else None
 
 
 def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denoise:

@@ -1,6 +1,5 @@
 """Sampling loop: generate samples for any number of (cond, seed) pairs in batches."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.core.errors import InputError, RcdmError, unknown_name_message
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.data.tensor import to_uint8
 from rcdm_cli.diffusion.inference import Engine
-from rcdm_cli.diffusion.noise import StepNoise, initial_noise
+from rcdm_cli.diffusion.noise import initial_noise, step_noise
 from rcdm_cli.diffusion.samplers import SAMPLERS, Denoise, guided
 from rcdm_cli.diffusion.schedule import Schedule, spacing
-from rcdm_cli.diffusion.spec import Prediction
+from rcdm_cli.diffusion.spec import Prediction, Settings
 from rcdm_cli.diffusion.unet import UNet
 
 BYTES = 2**28
@@ -74,32 +73,6 @@ class Modulations:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Sampling settings.
-
-    Attributes:
-        sampler: name of the sampler.
-        steps: number of sampling steps.
-        guidance: scale of classifier-free guidance; 1 disables guidance.
-
-    Raises:
-        InputError: a value is invalid.
-    """
-
-    sampler: str
-    steps: int
-    guidance: float
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise InputError(unknown_name_message("sampler", self.sampler, SAMPLERS))
-        if self.steps < 1:
-            raise InputError(f"`steps` must be at least 1; given {self.steps}.")
-        if not 0 <= self.guidance < math.inf:
-            raise InputError(f"`guidance` must be a finite number of at least 0; given {self.guidance}.")
-
-
-@dataclass(frozen=True)
 class Loop:
     """Sampler with a denoiser and its settings.
 
@@ -128,8 +101,10 @@ class Loop:
         denoise = guided(
             self._denoise(timesteps, cond), self._denoise(timesteps, torch.zeros_like(cond)), self.settings.guidance
         )
-        extra = {"step_noise": StepNoise(seeds, shape, self.device)} if sampler.needs_step_noise else {}
-        return to_uint8(sampler.run(denoise, noise, self.schedule, timesteps, **extra))
+        draw_noise = {"step_noise": lambda step: step_noise(seeds, shape, step).to(self.device)}
+        return to_uint8(
+            sampler.run(denoise, noise, self.schedule, timesteps, **(draw_noise if sampler.needs_step_noise else {}))
+        )
 
     def _denoise(self, timesteps: Sequence[int], cond: Tensor) -> Denoise:
         modulations = Modulations(self.unet, timesteps, cond)
@@ -154,7 +129,7 @@ def sample_images(
         loop: sampler.
         cond: conditioning vectors (N, W).
         seeds: N seeds.
-        batch: maximum batch size.
+        batch: maximum batch size, at least 1.
         on_progress: called with (samples done, samples).
         on_note: called with messages for the user.
 
@@ -162,7 +137,7 @@ def sample_images(
         Samples, uint8 (N, size, size, 3).
 
     Raises:
-        InputError: ``cond``, ``seeds`` or ``batch`` are invalid.
+        InputError: ``cond`` or ``seeds`` are invalid.
         RcdmError: a single sample does not fit into memory.
     """
     width = loop.unet.spec.cond_width
@@ -170,8 +145,6 @@ def sample_images(
         raise InputError(f"`cond` must have the shape (N, {width}) with N of at least 1; given {tuple(cond.shape)}.")
     if len(seeds) != len(cond):
         raise InputError(f"`seeds` must contain one seed per conditioning vector, {len(cond)}; given {len(seeds)}.")
-    if batch < 1:
-        raise InputError(f"`batch` must be at least 1; given {batch}.")
     batch = min(batch, loop.engine.max_batch or batch)
     parts: list[NDArray[np.uint8]] = []
     done = 0

@@ -6,14 +6,14 @@ product of 1 - beta ("alphas_cumprod").
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise, repeat
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from rcdm_cli.core.errors import InputError, unknown_name_message
+from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.spec import ScheduleSpec
 
 Values = npt.NDArray[np.float64]
@@ -32,7 +32,6 @@ class Schedule:
 
     Attributes:
         spec: schedule that the denoiser was trained with.
-        timestep_map: timestep of each step, ascending; input of the denoiser.
         betas: variance added in each step.
         alphas_cumprod: cumulative product of 1 - beta.
         alphas_cumprod_prev: ``alphas_cumprod`` of the previous step; 1 before the first step.
@@ -51,12 +50,14 @@ class Schedule:
     def __init__(self, spec: ScheduleSpec, use_timesteps: Sequence[int] | None = None) -> None:
         self.spec = spec
         self.betas = _betas(spec)
-        self.timestep_map = tuple(range(spec.timesteps))
         if use_timesteps is not None:
-            self.timestep_map = tuple(use_timesteps)
-            check_ascending(self.timestep_map, spec.timesteps)
-            all_cumprod = np.cumprod(1.0 - self.betas)
-            cumprod = all_cumprod[list(use_timesteps)]
+            bounded = [-1, *use_timesteps, spec.timesteps]
+            if not use_timesteps or any(later <= earlier for earlier, later in pairwise(bounded)):
+                raise InputError(
+                    f"Timesteps must be distinct, in order and within 0..{spec.timesteps - 1}; given "
+                    f"{list(use_timesteps)}."
+                )
+            cumprod = np.cumprod(1.0 - self.betas)[list(use_timesteps)]
             self.betas = 1.0 - cumprod / np.append(1.0, cumprod[:-1])
 
         alphas = 1.0 - self.betas
@@ -74,10 +75,6 @@ class Schedule:
     def __len__(self) -> int:
         """Return the number of steps."""
         return len(self.betas)
-
-    def respaced(self, use_timesteps: Sequence[int]) -> "Schedule":
-        """Return the schedule of a subset of the spec's timesteps, ascending."""
-        return Schedule(self.spec, use_timesteps)
 
     def add_noise(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
         """Return x_t (B, 3, H, W): images ``x0`` with standard normal ``noise`` (B, 3, H, W) at step ``t``."""
@@ -117,55 +114,6 @@ class Schedule:
         return _at(self.posterior_log_variance, t, like)
 
 
-def respace(timesteps: int, rule: str) -> tuple[int, ...]:
-    """Return the timesteps of a published respacing rule, ascending.
-
-    Args:
-        timesteps: number of timesteps T.
-        rule: ``"25"`` selects 25 evenly spaced timesteps from 0 to T-1. ``"10,15,20"`` divides 0..T-1 into three equal
-            sections and selects 10, 15 and 20 timesteps in them. ``"ddim50"`` selects every k-th timestep from 0, with
-            the smallest k that selects exactly 50.
-
-    Raises:
-        InputError: the rule is invalid, or needs more timesteps than T.
-    """
-    if rule.startswith("ddim") and rule[4:].isdecimal():
-        for every in range(1, timesteps):
-            if len(use_timesteps := range(0, timesteps, every)) == int(rule[4:]):
-                return tuple(use_timesteps)
-        raise InputError(f"Respacing {rule!r}: no integer stride selects exactly that many of {timesteps} timesteps.")
-
-    counts = rule.split(",")
-    if not all(count.strip().isdecimal() for count in counts):
-        raise InputError(f"Respacing {rule!r} is invalid: use a count ('25'), counts ('10,15,20') or 'ddim50'.")
-    selected: list[int] = []
-    start = 0
-    size, longer = divmod(timesteps, len(counts))
-    for section, count in enumerate(counts):
-        number = int(count)
-        length = size + (section < longer)
-        if not 1 <= number <= length:
-            raise InputError(f"Respacing {rule!r}: cannot select {number} of a section of {length} timesteps.")
-        stride = (length - 1) / (number - 1) if number > 1 else 1.0
-        # Published respacings add the stride repeatedly. A product would round differently at a few ties.
-        selected += [start + round(offset) for offset in accumulate(repeat(stride, number - 1), initial=0.0)]
-        start += length
-    return tuple(selected)
-
-
-def check_ascending(use_timesteps: Sequence[int], timesteps: int) -> None:
-    """Check that timesteps are not empty and strictly ascending in 0..T-1.
-
-    Raises:
-        InputError: the timesteps are invalid.
-    """
-    bounded = [-1, *use_timesteps, timesteps]
-    if not use_timesteps or any(later <= earlier for earlier, later in pairwise(bounded)):
-        raise InputError(
-            f"Timesteps must be distinct, in order and within 0..{timesteps - 1}; given {list(use_timesteps)}."
-        )
-
-
 def _betas(spec: ScheduleSpec) -> Values:
     if spec.kind == "linear":
         # Defined for 1000 timesteps, and scaled to the same final noise level for any T.
@@ -184,7 +132,7 @@ def _at(values: Values, t: Tensor | int, like: Tensor) -> Tensor:
     return table[t].view(-1, 1, 1, 1)
 
 
-Spacing = Literal["leading", "trailing", "linspace", "logsnr"]
+Spacing = Literal["leading", "linspace", "logsnr"]
 
 
 def spacing(kind: Spacing, schedule: Schedule, steps: int) -> tuple[int, ...]:
@@ -192,28 +140,27 @@ def spacing(kind: Spacing, schedule: Schedule, steps: int) -> tuple[int, ...]:
 
     Args:
         kind: ``linspace``: evenly spaced from T-1 to 0 (published respacing ``"25"``). ``leading``: every
-            (T // steps)-th from 0 (published respacing ``"ddim25"``). ``trailing``: every (T / steps)-th down from T-1
-            (Lin et al. 2024, arXiv:2305.08891, table 2). ``logsnr``: nearest to evenly spaced log signal-to-noise
-            ratios from T-1 to 0 (Lu et al. 2022, arXiv:2206.00927, section 3.4).
+            (T // steps)-th from 0 (published respacing ``"ddim25"``). ``logsnr``: nearest to evenly spaced log
+            signal-to-noise ratios from T-1 to 0 (Lu et al. 2022, arXiv:2206.00927, section 3.4).
         schedule: schedule with all timesteps.
         steps: number of timesteps to select.
 
     Raises:
-        InputError: ``steps`` is not in 1..T, or ``kind`` is unknown.
+        InputError: ``steps`` is not in 1..T.
     """
     timesteps = len(schedule)
     if not 1 <= steps <= timesteps:
         raise InputError(f"`steps` must be in 1..{timesteps}, the timesteps of the model; given {steps}.")
-    if kind not in get_args(Spacing):
-        raise InputError(unknown_name_message("spacing", kind, get_args(Spacing)))
     if kind == "leading":
         ascending = list(range(0, timesteps, timesteps // steps))[:steps]
-    elif kind == "trailing":
-        ascending = [round(step * timesteps / steps) - 1 for step in range(1, steps + 1)]
-    elif kind == "linspace":
-        ascending = list(respace(timesteps, str(steps))) if steps > 1 else [timesteps - 1]
-    else:
+    elif kind == "logsnr":
         ascending = _even_log_snr(schedule, steps)
+    elif steps == 1:
+        ascending = [timesteps - 1]
+    else:
+        # Published respacings add the stride repeatedly. A product would round differently at a few ties.
+        strides = repeat((timesteps - 1) / (steps - 1), steps - 1)
+        ascending = [round(timestep) for timestep in accumulate(strides, initial=0.0)]
     return tuple(reversed(ascending))
 
 

@@ -116,6 +116,20 @@ class DenoiserSpec(Spec):
         return self
 
 
+class Settings(Spec):
+    """Sampling settings.
+
+    Attributes:
+        sampler: name of the sampler.
+        steps: number of sampling steps.
+        guidance: scale of classifier-free guidance; 1 disables guidance.
+    """
+
+    sampler: Literal["ddpm", "ddim", "dpmpp"] = "dpmpp"
+    steps: PositiveInt = 20
+    guidance: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+
+
 class Representation(Spec):
     """Representation that a denoiser is conditioned on.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,6 @@ from rcdm_cli.backends.select import BACKENDS
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.manifest import run_context
 from rcdm_cli.core.errors import CheckFailed, RcdmError
-from rcdm_cli.diffusion.conditioning import ConditioningProjection
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.encoders.encoder import Encoder
 
@@ -155,9 +154,7 @@ def _noisy_inputs(bundle: Bundle, timestep: int, batch: int) -> tuple[Tensor, Te
     noise = torch.randn(images.shape, generator=generator)
     x = bundle.schedule.add_noise(images, timestep, noise)
     conditioning = bundle.model.conditioning
-    projection = cast(ConditioningProjection, conditioning.projections[0])
-    h = torch.randn(batch, projection.in_features, generator=generator) * projection.scale + projection.mean
-    return x, conditioning(h, 0)
+    return x, conditioning(conditioning.random_h(0, batch, generator), 0)
 
 
 def _smooth_images(batch: int, size: int) -> Tensor:

@@ -7,7 +7,7 @@ from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.analyses.tune.compute import SamplingQuality, Trial, Tuning, shortfalls, tune
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import sample_seed
-from rcdm_cli.diffusion.sampling import Settings
+from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import Interval
 from rcdm_cli.metrics.ranks import Faithfulness
@@ -23,7 +23,7 @@ def trial(steps, guidance, *numbers):
         SamplingQuality(pair, Faithfulness(*[Interval(rank, 0, 1)] * 3), frechet)
         for pair, (rank, frechet) in zip((DINO, PROJECTOR), numbers, strict=False)
     ]
-    return Trial(Settings("ddim", steps, guidance), tuple(quality))
+    return Trial(Settings(sampler="ddim", steps=steps, guidance=guidance), tuple(quality))
 
 
 def test_shortfall_is_the_larger_of_two_means():
@@ -77,7 +77,7 @@ def test_trials_are_measured_on_their_own_samples(bundle, images):
         seed=3,
         on_progress=lambda stage, done, total: reported.append((stage, done, total)),
     )
-    assert [trial.settings for trial in found.trials] == [Settings("dpmpp", 2, 2.0), Settings("dpmpp", 3, 2.0)]
+    assert [trial.settings for trial in found.trials] == [Settings(steps=steps, guidance=2.0) for steps in (2, 3)]
     seeds = [sample_seed(3, str(image), 0) for image in range(6)]
     for entry in found.trials:
         for measured in entry.quality:

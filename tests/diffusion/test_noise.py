@@ -4,7 +4,7 @@ import torch
 from scipy.stats import kstest
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.noise import StepNoise, initial_noise, sample_seed
+from rcdm_cli.diffusion.noise import initial_noise, sample_seed, step_noise
 
 SHAPE = (3, 8, 8)
 
@@ -16,7 +16,7 @@ def test_seeds_and_noise_equal_golden_numbers():
         initial_noise([first], SHAPE)[0, 0, 0, :4], [-1.5775753, 0.2572205, -0.3091969, -0.8729134], rtol=1e-6
     )
     np.testing.assert_allclose(
-        StepNoise([first], SHAPE)(0)[0, 0, 0, :4], [-0.3216142, 0.2012672, 0.36311, 0.8824872], rtol=1e-6
+        step_noise([first], SHAPE, 0)[0, 0, 0, :4], [-0.3216142, 0.2012672, 0.36311, 0.8824872], rtol=1e-6
     )
 
 
@@ -32,18 +32,18 @@ def test_noise_depends_on_all_64_bits_of_the_seed():
 
 def test_noise_does_not_depend_on_the_batch():
     seeds = [sample_seed(0, "a", sample) for sample in range(4)]
-    together, steps = initial_noise(seeds, SHAPE), StepNoise(seeds, SHAPE)(3)
+    together, steps = initial_noise(seeds, SHAPE), step_noise(seeds, SHAPE, 3)
     assert together.dtype == steps.dtype == torch.float32
     for sample, seed in enumerate(seeds):
         assert torch.equal(initial_noise([seed], SHAPE)[0], together[sample])
-        assert torch.equal(StepNoise([seed], SHAPE)(3)[0], steps[sample])
+        assert torch.equal(step_noise([seed], SHAPE, 3)[0], steps[sample])
 
 
 def test_step_noise_is_independent_of_the_order_of_calls():
-    noise = StepNoise([sample_seed(0, "a", 0)], SHAPE)
-    last, first = noise(1), noise(0)
-    assert torch.equal(noise(1), last)
-    start = initial_noise(noise.seeds, SHAPE)
+    seeds = [sample_seed(0, "a", 0)]
+    last, first = step_noise(seeds, SHAPE, 1), step_noise(seeds, SHAPE, 0)
+    assert torch.equal(step_noise(seeds, SHAPE, 1), last)
+    start = initial_noise(seeds, SHAPE)
     for one, other in [(first, last), (first, start), (last, start)]:
         correlation = float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
         assert abs(correlation) < 4 / np.sqrt(one.numel())

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.published import UNetOptions, denoiser_spec, published_model, read_architecture, spec_of
+from rcdm_cli.diffusion.published import UNetOptions, published_model, read_architecture, spec_of
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.diffusion.unet import UNet
-from tests.diffusion.golden import REFERENCE, arrays, relative, tensors
+from tests.diffusion.golden import REFERENCE, arrays, denoiser_spec, relative, tensors
 
 LAYOUT = json.loads((REFERENCE / "official_rcdm_128_layout.json").read_text())
 SHAPES = {name: tuple(shape) for name, shape in LAYOUT["shapes"].items()}

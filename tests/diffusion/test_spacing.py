@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.schedule import Schedule, respace, spacing
+from rcdm_cli.diffusion.schedule import Schedule, spacing
 from rcdm_cli.diffusion.spec import ScheduleSpec
+from tests.diffusion.golden import arrays
 
-KINDS = ["leading", "trailing", "linspace", "logsnr"]
+KINDS = ["leading", "linspace", "logsnr"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -20,7 +21,7 @@ def test_spacing_returns_distinct_descending_timesteps(kind, schedule_kind, time
         assert all(type(timestep) is int and 0 <= timestep < timesteps for timestep in chosen)
 
 
-@pytest.mark.parametrize("kind", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("kind", ["leading", "linspace"])
 @pytest.mark.parametrize("steps", [2, 10, 30, 50, 333])
 def test_spacings_equal_diffusers(kind, steps):
     theirs = pytest.importorskip("diffusers").DDIMScheduler(timestep_spacing=kind)
@@ -28,10 +29,14 @@ def test_spacings_equal_diffusers(kind, steps):
     assert spacing(kind, Schedule(ScheduleSpec()), steps) == tuple(theirs.timesteps.tolist())
 
 
-def test_spacings_equal_published_respacings():
-    schedule = Schedule(ScheduleSpec())
-    assert spacing("linspace", schedule, 250)[::-1] == respace(1000, "250")
-    assert spacing("leading", schedule, 25)[::-1] == respace(1000, "ddim25")
+@pytest.mark.parametrize(
+    ("kind", "respacing"),
+    [("linspace", "25"), ("linspace", "100"), ("linspace", "250"), ("leading", "ddim25"), ("leading", "ddim50")],
+)
+def test_spacings_equal_published_respacings(kind, respacing):
+    steps = int(respacing.removeprefix("ddim"))
+    published = arrays("schedules")[f"respacing/{respacing}"]
+    assert spacing(kind, Schedule(ScheduleSpec()), steps)[::-1] == tuple(published)
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
@@ -43,7 +48,7 @@ def test_logsnr_timesteps_are_nearest_to_even_steps(kind):
     np.testing.assert_allclose(spacing("logsnr", schedule, 8), nearest, atol=1)
 
 
-@pytest.mark.parametrize("kind", ["trailing", "linspace", "logsnr"])
+@pytest.mark.parametrize("kind", ["linspace", "logsnr"])
 def test_single_step_starts_at_the_last_timestep(kind):
     assert spacing(kind, Schedule(ScheduleSpec()), 1) == (999,)
 
@@ -51,4 +56,4 @@ def test_single_step_starts_at_the_last_timestep(kind):
 def test_invalid_number_of_steps_raises():
     for steps in (0, 101):
         with pytest.raises(InputError, match=rf"1\.\.100.*given {steps}"):
-            spacing("trailing", Schedule(ScheduleSpec(timesteps=100)), steps)
+            spacing("linspace", Schedule(ScheduleSpec(timesteps=100)), steps)

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from rcdm_cli.diffusion.conditioning import ConditioningProjections
-from rcdm_cli.diffusion.published import denoiser_spec
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation
 from rcdm_cli.diffusion.unet import UNet
-from tests.diffusion.golden import REFERENCE, published_model, relative, tensors
+from tests.diffusion.golden import REFERENCE, denoiser_spec, published_model, relative, tensors
 
 TINY = DenoiserSpec(
     size=16, channels=32, channel_mult=(1, 2), num_res_blocks=1, attention=(8,), heads=2, learned_variance=True

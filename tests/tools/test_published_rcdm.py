@@ -9,16 +9,17 @@ import torch
 
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.published import UNetOptions, denoiser_spec, published_model
+from rcdm_cli.diffusion.published import UNetOptions, published_model
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
 from tests.bundle.tiny import tiny_bundle
+from tests.diffusion.golden import denoiser_spec
 from tools import bench_published
 from tools.published_rcdm import PACKAGE, PublishedRcdm, published_options, published_state
 
 STAND_IN = """
     import torch
-    from rcdm_cli.diffusion.published import denoiser_spec
     from rcdm_cli.diffusion.unet import UNet
+    from tests.diffusion.golden import denoiser_spec
 
     class Published(UNet):
         def __init__(self, options):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,33 +19,11 @@ from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.precision import has_bf16
 from rcdm_cli.core.resources import MANIFEST
-from rcdm_cli.diffusion.conditioning import ConditioningProjection
+from rcdm_cli.diffusion.inference import DTYPES
 from rcdm_cli.diffusion.noise import initial_noise, sample_seed
-from rcdm_cli.diffusion.sampling import Settings
-
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from rcdm_cli.diffusion.spec import Settings
 
 OnProgress = Callable[[int, int, str], None]
-
-
-class Baseline(Protocol):
-    """Another implementation of the same network, at float32, timed in the same rounds.
-
-    Attributes:
-        name: name in the results.
-        steps: network calls per sample.
-    """
-
-    name: str
-    steps: int
-
-    def call(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """Call the network: x (B, 3, size, size), t (B,), h (B, D)."""
-        ...
-
-    def sample(self, h: Tensor, noise: Tensor) -> Tensor:
-        """Sample from noise (B, 3, size, size) for h (B, D)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +31,7 @@ class Timing:
     """Times of one contender at one batch size.
 
     Attributes:
-        backend: name of the backend or the baseline.
+        backend: name of the contender.
         precision: number format of the matrix products.
         batch: batch size.
         times: times of one call, or of sampling one batch.
@@ -68,16 +46,14 @@ class Timing:
     batch: int
     times: Times
     calls: int
-    relative_error: float | None
-    peak_fraction: float | None
+    relative_error: float | None = None
+    peak_fraction: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return all values and derived values as JSON-compatible values."""
         values = asdict(self)
         times = values.pop("times")
-        values |= {f"{name}_seconds": times[name] for name in ("median", "p10", "p90")} | {"runs": times["runs"]}
-        values["samples_per_second"] = self.batch / self.times.median
-        return values
+        return {**values, **times, "samples_per_second": self.batch / self.times.median_seconds}
 
 
 @dataclass(frozen=True)
@@ -109,12 +85,75 @@ class BenchResult:
             "manifest_sha256": sha256(self.bundle.folder / MANIFEST),
             "machine": {"device": device_name(self.bundle.device), "threads": torch.get_num_threads()},
             "torch": torch.__version__,
-            "settings": asdict(self.settings),
+            "settings": self.settings.model_dump(),
             "macs_per_call_and_sample": self.macs,
             "peak_macs_per_second": self.peaks,
             "calls": [timing.as_json() for timing in self.calls],
             "samples": [timing.as_json() for timing in self.samples],
         }
+
+
+class Inputs(NamedTuple):
+    """Inputs of one batch.
+
+    Attributes:
+        x: noise (B, 3, size, size) from ``seeds``.
+        t: timesteps (B,).
+        h: representations (B, D).
+        cond: conditioning vectors (B, W) of ``h``.
+        modulations: modulations (B, M) of ``t`` and ``cond``.
+        seeds: B seeds.
+    """
+
+    x: Tensor
+    t: Tensor
+    h: Tensor
+    cond: Tensor
+    modulations: Tensor
+    seeds: list[int]
+
+
+def _inputs(bundle: Bundle, batch: int) -> Inputs:
+    """Return the middle timestep, and random inputs with the statistics of the training set at projection 0."""
+    seeds = [sample_seed(0, str(image), 0) for image in range(batch)]
+    x = initial_noise(seeds, (3, bundle.size, bundle.size)).to(bundle.device)
+    t = torch.full((batch,), bundle.manifest.schedule.timesteps // 2, device=bundle.device)
+    h = bundle.model.conditioning.random_h(0, batch, torch.Generator().manual_seed(0))
+    cond = bundle.model.conditioning(h, 0)
+    return Inputs(x, t, h, cond, bundle.model.denoiser.modulations(t, cond), seeds)
+
+
+class Contender(NamedTuple):
+    """An implementation of the denoiser.
+
+    Attributes:
+        backend: name in the results.
+        precision: number format of the matrix products.
+        sampling_calls: network calls in one run of ``sample``.
+        call: calls the network once.
+        sample: generates one sample per row of the inputs.
+    """
+
+    backend: str
+    precision: str
+    sampling_calls: int
+    call: Callable[[Inputs], Tensor]
+    sample: Callable[[Inputs], object]
+
+    @property
+    def name(self) -> str:
+        """Backend and precision."""
+        return f"{self.backend} at {self.precision}"
+
+
+def _contender(bundle: Bundle, settings: Settings) -> Contender:
+    return Contender(
+        bundle.selection.backend,
+        bundle.selection.precision,
+        settings.steps * (1 if settings.guidance == 1 else 2),
+        lambda inputs: bundle.engine(inputs.x, inputs.modulations),
+        lambda inputs: bundle.sample_cond(inputs.cond.cpu(), inputs.seeds, settings, len(inputs.x)),
+    )
 
 
 def device_name(device: torch.device) -> str:
@@ -174,7 +213,7 @@ def bench(
     *,
     rounds: int,
     sample_rounds: int,
-    baseline: Baseline | None = None,
+    baseline: Contender | None = None,
     skip_large_batches: bool = False,
     on_progress: OnProgress = lambda done, total, note: None,
 ) -> BenchResult:
@@ -198,20 +237,24 @@ def bench(
         InputError: A batch size is too large for a backend, or for all backends. Raised before any timing.
     """
     fitting = [_fitting(bundles, batch, skip_large_batches) for batch in batches]
-    first = load_bundle(bundles[0].folder, bundles[0].device)
-    macs = {"rcdm": count_macs_of_call(first.manifest.denoiser)}
+    reference = load_bundle(bundles[0].folder, bundles[0].device)
+    result = BenchResult(reference, settings, {"rcdm": count_macs_of_call(reference.manifest.denoiser)}, {}, [], [])
     if baseline is not None:
-        x, h = torch.zeros(1, 3, first.size, first.size, device=first.device), _representations(first, 1)
-        macs[baseline.name] = count_macs(lambda: baseline.call(x, torch.zeros(1, device=first.device), h))
-    result = BenchResult(first, settings, macs, {}, [], [])
+        result.macs[baseline.backend] = count_macs(partial(baseline.call, _inputs(reference, 1)))
     total = len(batches) * (rounds + sample_rounds)
     with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
-        for index, (batch, contenders) in enumerate(zip(batches, fitting, strict=True)):
+        for index, (batch, own) in enumerate(zip(batches, fitting, strict=True)):
             before = index * (rounds + sample_rounds)
+            contenders = [_contender(bundle, settings) for bundle in own] + ([baseline] if baseline else [])
+            inputs = _inputs(reference, batch)
             report = _offset(on_progress, before, total, f"calls, batch {batch}")
-            _time_calls(result, contenders, batch, rounds, baseline, report)
+            _time_calls(result, contenders, inputs, rounds, report)
             report = _offset(on_progress, before + rounds, total, f"samples, batch {batch}")
-            _time_samples(result, contenders, batch, sample_rounds, baseline, report)
+            runs = {contender.name: partial(contender.sample, inputs) for contender in contenders}
+            times = time_in_turns(runs, sample_rounds, reference.device, warm_up=False, on_round=report)
+            for contender in contenders:
+                sampled = times[contender.name], contender.sampling_calls
+                result.samples.append(Timing(contender.backend, contender.precision, batch, *sampled))
     return result
 
 
@@ -224,8 +267,8 @@ def _fitting(bundles: Sequence[Bundle], batch: int, skip: bool) -> list[Bundle]:
             fitting.append(bundle)
             continue
         reason = (
-            f"{_name(bundle)} supports batches up to {largest}. `rcdm export` with `trt` and a larger `max_batch` "
-            "builds another plan."
+            f"{bundle.selection.backend} at {bundle.selection.precision} supports batches up to {largest}. `rcdm "
+            "export` with `trt` and a larger `max_batch` builds another plan."
         )
         if not skip:
             raise InputError(reason)
@@ -237,89 +280,32 @@ def _fitting(bundles: Sequence[Bundle], batch: int, skip: bool) -> list[Bundle]:
 
 def _time_calls(
     result: BenchResult,
-    bundles: Sequence[Bundle],
-    batch: int,
+    contenders: Sequence[Contender],
+    inputs: Inputs,
     rounds: int,
-    baseline: Baseline | None,
     on_round: Callable[[int, int], None],
 ) -> None:
-    reference, device = result.bundle, result.bundle.device
-    x, h = _noise(reference, batch), _representations(reference, batch)
-    cond = reference.model.conditioning(h, 0)
-    t = torch.full((batch,), reference.manifest.schedule.timesteps // 2, device=device)
-    expected = reference.model.denoiser(x, t, cond)
-    modulations = reference.model.denoiser.modulations(t, cond)
-
-    calls: dict[str, Callable[[], Tensor]] = {
-        _name(bundle): partial(bundle.engine, x, modulations) for bundle in bundles
-    }
-    if baseline is not None:
-        calls[baseline.name] = lambda: baseline.call(x, t, h)
+    device, batch = result.bundle.device, len(inputs.x)
+    calls = {contender.name: partial(contender.call, inputs) for contender in contenders}
+    expected = result.bundle.model.denoiser.denoise_with(inputs.x, inputs.modulations)
     errors = {name: float((call() - expected).norm() / expected.norm()) for name, call in calls.items()}
 
-    precisions = {bundle.selection.precision for bundle in bundles} | ({"fp32"} if baseline is not None else set())
+    precisions = {contender.precision for contender in contenders}
     # PyTorch emulates other precisions a hundred times slower, and has no 8-bit matrix product.
     native = {"fp32"} | ({"bf16"} if has_bf16(device) else set()) | ({"fp16"} if device.type != "cpu" else set())
-    products = {name: matrix_product(device, _DTYPES[name]) for name in sorted(precisions & native)}
+    products = {name: matrix_product(device, DTYPES[name]) for name in sorted(precisions & native)}
     runs: dict[str, Callable[[], object]] = {**calls, **{name: run for name, (run, _) in products.items()}}
     times = time_in_turns(runs, rounds, device, on_round=on_round)
-    rates = {name: macs / times[name].median for name, (_, macs) in products.items()}
+    rates = {name: macs / times[name].median_seconds for name, (_, macs) in products.items()}
     for name, rate in rates.items():
         result.peaks[name] = max(rate, result.peaks.get(name, 0.0))
 
-    for name, backend, precision in _contenders(bundles, baseline):
-        macs = result.macs.get(name, result.macs["rcdm"]) * batch
-        fraction = macs / times[name].median / rates[precision] if precision in rates else None
+    for backend, precision, name in ((each.backend, each.precision, each.name) for each in contenders):
+        macs = result.macs.get(backend, result.macs["rcdm"]) * batch
+        fraction = macs / times[name].median_seconds / rates[precision] if precision in rates else None
         result.calls.append(Timing(backend, precision, batch, times[name], 1, errors[name], fraction))
-
-
-def _time_samples(
-    result: BenchResult,
-    bundles: Sequence[Bundle],
-    batch: int,
-    rounds: int,
-    baseline: Baseline | None,
-    on_round: Callable[[int, int], None],
-) -> None:
-    reference, settings = result.bundle, result.settings
-    h = _representations(reference, batch)
-    cond = reference.model.conditioning(h, 0).cpu()
-    seeds = [sample_seed(0, str(image), 0) for image in range(batch)]
-    runs: dict[str, Callable[[], object]] = {
-        _name(bundle): partial(bundle.sample_cond, cond, seeds, settings, batch) for bundle in bundles
-    }
-    if baseline is not None:
-        noise = _noise(reference, batch)
-        runs[baseline.name] = lambda: baseline.sample(h, noise)
-    times = time_in_turns(runs, rounds, reference.device, warm_up=False, on_round=on_round)
-    own_calls = settings.steps * (1 if settings.guidance == 1 else 2)
-    for name, backend, precision in _contenders(bundles, baseline):
-        calls = baseline.steps if baseline is not None and name == baseline.name else own_calls
-        result.samples.append(Timing(backend, precision, batch, times[name], calls, None, None))
 
 
 def _offset(on_progress: OnProgress, before: int, total: int, note: str) -> Callable[[int, int], None]:
     """Report progress of one part as progress of the whole."""
     return lambda done, _: on_progress(before + done, total, note)
-
-
-def _contenders(bundles: Sequence[Bundle], baseline: Baseline | None) -> list[tuple[str, str, str]]:
-    """Return (name, backend, precision) of each contender."""
-    own = [(_name(bundle), bundle.selection.backend, str(bundle.selection.precision)) for bundle in bundles]
-    return own if baseline is None else [*own, (baseline.name, baseline.name, "fp32")]
-
-
-def _name(bundle: Bundle) -> str:
-    return f"{bundle.selection.backend} at {bundle.selection.precision}"
-
-
-def _noise(bundle: Bundle, batch: int) -> Tensor:
-    seeds = [sample_seed(0, str(image), 0) for image in range(batch)]
-    return initial_noise(seeds, (3, bundle.size, bundle.size)).to(bundle.device)
-
-
-def _representations(bundle: Bundle, batch: int) -> Tensor:
-    """Return random representations (batch, D) for projection 0, with the statistics of the training set."""
-    projection = cast(ConditioningProjection, bundle.model.conditioning.projections[0])
-    noise = torch.randn(batch, projection.in_features, generator=torch.Generator().manual_seed(0))
-    return noise.to(bundle.device) * projection.scale + projection.mean

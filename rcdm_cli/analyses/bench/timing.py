@@ -15,11 +15,11 @@ from rcdm_cli.diffusion.unet import UNet
 
 @dataclass(frozen=True)
 class Times:
-    """Percentiles of the times of one contender, in seconds."""
+    """Percentiles of the times of one contender."""
 
-    median: float
-    p10: float
-    p90: float
+    median_seconds: float
+    p10_seconds: float
+    p90_seconds: float
     runs: int
 
     @classmethod

@@ -17,14 +17,14 @@ from rcdm_cli.analyses.run import Run, RunArguments, as_bundle, chosen_pairs, no
 from rcdm_cli.analyses.step_cache import encode_pairs, images_hash
 from rcdm_cli.analyses.tune.section import section
 from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.bundle.manifest import Defaults, read_manifest, replace_manifest
+from rcdm_cli.bundle.manifest import read_manifest, replace_manifest
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import MANIFEST, writable_bundle
 from rcdm_cli.data.cropped import CroppedImages
 from rcdm_cli.diffusion.noise import sample_seed
-from rcdm_cli.diffusion.sampling import Settings
+from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.distances import frechet_distance
 from rcdm_cli.metrics.intervals import Bootstrap
@@ -102,11 +102,11 @@ class Tuning:
         return {
             "images": self.images,
             "margin": self.margin,
-            "chosen": _settings(self.chosen),
-            "best": _settings(self.best),
+            "chosen": self.chosen.settings.model_dump(),
+            "best": self.best.settings.model_dump(),
             "tried": [
                 {
-                    **_settings(trial),
+                    **trial.settings.model_dump(),
                     "calls": trial.calls,
                     "shortfall": shortfall,
                     "representations": [each.as_json() for each in trial.quality],
@@ -257,7 +257,7 @@ def _write(bundle: Path, result: Tuning, about: dict[str, Any], seeds: dict[str,
     manifest_sha256 = sha256(bundle / MANIFEST)
     about_bundle = {"manifest_sha256": manifest_sha256, "tuned_bundle": str(bundle)}
     values = {"kind": "tune", **about_bundle, **numbers, "seeds": seeds}
-    defaults = Defaults.model_validate(numbers["chosen"])
+    defaults = Settings.model_validate(numbers["chosen"])
     manifest = read_manifest(bundle).model_copy(update={"defaults": defaults, "measured": numbers})
     replace_manifest(bundle, manifest)
     write_run(folder, values, section)
@@ -265,8 +265,3 @@ def _write(bundle: Path, result: Tuning, about: dict[str, Any], seeds: dict[str,
 
 def _several(values: Any) -> list[Any]:
     return [values] if isinstance(values, str | int | float) else list(values)
-
-
-def _settings(trial: Trial) -> dict[str, Any]:
-    settings = trial.settings
-    return {"sampler": settings.sampler, "steps": settings.steps, "guidance": settings.guidance}

@@ -17,7 +17,6 @@ from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seed
-from rcdm_cli.diffusion.sampling import Settings
 
 Pixels = NDArray[np.uint8]
 
@@ -128,9 +127,8 @@ def calibrate(
         h = bundle.encode([image], method=projection.method, level=projection.level)
         conds.append(bundle.condition(h, method=projection.method, level=projection.level))
     cond = torch.cat(conds)
-    recorder, defaults = _RecordingEngine(bundle.engine), bundle.settings()
-    settings = Settings(defaults.sampler, min(steps, len(bundle.schedule)), defaults.guidance)
-    loop = bundle.loop(settings, recorder)
+    recorder = _RecordingEngine(bundle.engine)
+    loop = bundle.loop(bundle.settings(steps=min(steps, len(bundle.schedule))), recorder)
     for start in range(0, len(cond), batch):
         part = cond[start : start + batch]
         loop.samples(part, [sample_seed(0, names[start + index], 0) for index in range(len(part))])
