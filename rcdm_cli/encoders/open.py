@@ -1,9 +1,6 @@
 """Open encoders by reference: files of rcdm, checkpoints of other projects, ONNX graphs and timm models."""
 
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata
@@ -11,17 +8,17 @@ from rcdm_cli.core.state_dict import load_state_dict_file
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
 from rcdm_cli.encoders.find_head import DetectedHead, find_head, read_head
 from rcdm_cli.encoders.find_trunk import DetectedTrunk, find_trunk
+from rcdm_cli.encoders.from_onnx import open_onnx
 from rcdm_cli.encoders.from_timm import PREFIX, open_timm
 from rcdm_cli.encoders.published import LAYOUTS
 from rcdm_cli.encoders.reference import Reference, parse_reference
-from rcdm_cli.encoders.spec import EncoderSpec, Preprocessing
-from rcdm_cli.encoders.trunks import OnnxTrunk, build_trunk, trunk_width
+from rcdm_cli.encoders.spec import EncoderSpec
+from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 
 ENCODER_FILE = "encoder.safetensors"
 """File name of the encoder in the folder of an ``rcdm pretrain`` run."""
 
 CHECKPOINT_OPTIONS = ("pool", "size", "scaling", "mean", "std", "trunk", "head", "activation")
-ONNX_OPTIONS = ("size", "scaling", "mean", "std")
 
 
 def open_encoder(reference: str, method: str | None = None, head: Path | None = None) -> Encoder:
@@ -122,55 +119,3 @@ def _checkpoint_head(reference: Reference, trunk: DetectedTrunk, width: int, whe
     if head is not None and Path(head).is_file():
         return read_head(load_state_dict_file(Path(head)), width, head, reference.activation)
     return find_head(trunk, width, where, head, reference.activation)
-
-
-def open_onnx(path: Path, reference: Reference) -> Encoder:
-    """Open an ONNX graph with one output (B, D) for the backbone and an optional second output for the projector.
-
-    The graph is stored unchanged and has no gradient. The scaling of the images is not part of an ONNX file and must be
-    given.
-
-    Raises:
-        InputError: the graph has other inputs or outputs, or an option is missing or does not fit.
-    """
-    reference.check("an ONNX file", ONNX_OPTIONS)
-    trunk = OnnxTrunk(path.read_bytes(), str(path))
-    size = _onnx_input_size(trunk.session, reference, path)
-    if reference.scaling is None and reference.mean is None:
-        raise InputError(
-            f"{path} does not define the scaling of its images. Give {path},scaling=imagenet, -1..1 or 0..1, "
-            "or mean=R/G/B,std=R/G/B."
-        )
-    outputs = trunk(torch.zeros(1, 3, size, size))
-    if not 1 <= len(outputs) <= 2 or any(h.ndim != 2 or len(h) != 1 for h in outputs):
-        shapes = ", ".join(str(list(h.shape)) for h in outputs)
-        raise InputError(
-            f"{path} returns {shapes} for one image. An encoder returns [1, D] for the backbone, and optionally a "
-            "second [1, D] for the projector."
-        )
-    widths = tuple(h.shape[1] for h in outputs)
-    spec = EncoderSpec(
-        method=reference.name(),
-        trunk="onnx",
-        width=widths[0],
-        onnx_widths=widths,
-        preprocessing=reference.preprocessing(Preprocessing(size=size)),
-        origin=path.name,
-    )
-    return Encoder(spec, trunk)
-
-
-def _onnx_input_size(session: Any, reference: Reference, path: Path) -> int:
-    entries = session.get_inputs()
-    shape = entries[0].shape if len(entries) == 1 else []
-    if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3) or entries[0].type != "tensor(float)":
-        inputs = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in entries)
-        raise InputError(f"{path} has the inputs {inputs}. An encoder has a single input: float32 images (B, 3, H, W).")
-    fixed = {side for side in shape[2:] if isinstance(side, int)}
-    if len(fixed) > 1 or (fixed and reference.size and reference.size not in fixed):
-        given = f", not {reference.size}" if reference.size else ""
-        raise InputError(f"{path} takes images of {shape[2]} x {shape[3]} pixels{given}. Images must be square.")
-    size = reference.size or next(iter(fixed), None)
-    if size is None:
-        raise InputError(f"{path} takes images of any size. Give the size: {path},size=224.")
-    return size

@@ -33,7 +33,7 @@ class Reference(Spec):
         target: ``timm:NAME``, or the path of a file or folder.
         pretrained: use timm's pretrained weights instead of random weights.
         method: name of the encoder.
-        pool: pooling of a timm trunk: ``avg`` or ``max`` over all positions, or the class ``token``.
+        pool: pooling: ``avg`` or ``max`` over all positions, or the class ``token`` (alias ``cls``).
         size: height and width of the input in pixels.
         scaling: scaling of the input.
         mean: mean of pixel values in [0, 1] (``R/G/B``), instead of ``scaling``.
@@ -41,6 +41,8 @@ class Reference(Spec):
         trunk: timm's name of a checkpoint's trunk, if the trunk is not recognised.
         head: name of the projector head inside the checkpoint, or a separate file.
         activation: activation between the layers of the head.
+        axis: axis of the positions in an ONNX output (B, N, D) or (B, D, N).
+        output: name of an ONNX output, or two names with a slash between them: backbone and projector.
     """
 
     target: str
@@ -53,12 +55,19 @@ class Reference(Spec):
     std: Triple | None = None
     trunk: str | None = None
     head: str | None = None
+    axis: int | None = Field(default=None, ge=1, le=2)
+    output: str | None = None
     activation: Literal["relu", "gelu", "tanh"] | None = None
 
     @field_validator("target", "head")
     @classmethod
     def _expand_home(cls, value: str | None) -> str | None:
         return str(Path(value).expanduser()) if value and value.startswith("~/") else value
+
+    @field_validator("pool", mode="before")
+    @classmethod
+    def _class_token(cls, value: Any) -> Any:
+        return "token" if value == "cls" else value
 
     @field_validator("mean", "std", mode="before")
     @classmethod

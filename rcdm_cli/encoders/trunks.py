@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.encoders.onnx_graph import external_tensors, parse_graph
 
 # timm and onnx are imported inside functions: the import takes seconds, and exported encoders do not need them.
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def trunk_width(trunk: nn.Module) -> int:
 
 
 class OnnxTrunk(nn.Module):
-    """ONNX graph (B, 3, H, W) → one or two (B, D), run by ONNX Runtime on the CPU, without gradient.
+    """ONNX graph (B, 3, H, W) → one or two float32 (B, D), run by ONNX Runtime on the CPU, without gradient.
 
     The bytes of the graph are the module's only state, a uint8 tensor in the state dict and in encoder files.
 
@@ -130,13 +131,7 @@ class OnnxTrunk(nn.Module):
 
     def _check_complete(self) -> None:
         """Refuse external weights: they are not saved with the encoder, and may be any file of this machine."""
-        import onnx
-
-        try:
-            model = onnx.load_model_from_string(self.graph)
-        except Exception as error:  # protobuf's DecodeError, of which two implementations exist
-            raise InputError(f"{self.what} is not a complete ONNX file.") from error
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        if external_tensors(parse_graph(self.graph, self.what)):
             raise InputError(
                 f"{self.what} stores its weights in another file. Save a single file with onnx.save_model."
             )
@@ -151,19 +146,18 @@ class OnnxTrunk(nn.Module):
         if x.requires_grad:
             raise InputError("An ONNX encoder has no gradient, which is needed here. Give the PyTorch weights instead.")
         entry = self.session.get_inputs()[0]
-        values = x.detach().float().cpu().numpy()
+        element = torch.float16 if entry.type == "tensor(float16)" else torch.float32
+        values = x.detach().to(element).cpu().numpy()
         fixed = entry.shape[0] if isinstance(entry.shape[0], int) else len(values)
         try:
             parts = [
                 self.session.run(None, {entry.name: _pad_batch(values[start : start + fixed], fixed)})
                 for start in range(0, len(values), fixed)
             ]
+            outputs = [np.concatenate(output)[: len(values)] for output in zip(*parts, strict=True)]
         except Exception as error:
             raise RcdmError(f"{self.what} failed: {str(error).splitlines()[0]}") from error
-        return tuple(
-            torch.from_numpy(np.concatenate(outputs)[: len(values)]).to(x.device)
-            for outputs in zip(*parts, strict=True)
-        )
+        return tuple(torch.from_numpy(output).float().to(x.device) for output in outputs)
 
 
 def _pad_batch(values: np.ndarray, batch: int) -> np.ndarray:

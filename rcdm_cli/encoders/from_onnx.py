@@ -1,0 +1,124 @@
+"""Encoders with ONNX graphs as trunks."""
+
+from collections.abc import Sequence
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.encoders.onnx_graph import append_pooling, read_graph, select_outputs
+from rcdm_cli.encoders.reference import Reference
+from rcdm_cli.encoders.spec import EncoderSpec, Preprocessing
+from rcdm_cli.encoders.trunks import OnnxTrunk
+
+OPTIONS = ("size", "scaling", "mean", "std", "pool", "axis", "output")
+
+_INPUTS = ("tensor(float)", "tensor(float16)")
+_NOT_A_PROJECTOR = ("last_hidden_state", "pooler_output", "hidden_states", "logits", "image_embeds", "attentions")
+"""Names of outputs of Hugging Face exports, which are not a projector."""
+
+
+def open_onnx(path: Path, reference: Reference) -> Encoder:
+    """Open an ONNX graph with one output for the backbone and an optional second output for the projector.
+
+    The graph is stored with the encoder, including weights of files beside ``path``, and has no gradient. Outputs with
+    positions, (B, N, D), (B, D, N) or (B, D, H, W), are pooled as the option ``pool`` says. The scaling of the images
+    is not part of an ONNX file and must be given.
+
+    Raises:
+        InputError: the graph has other inputs or outputs, or an option is missing or does not fit.
+    """
+    reference.check("an ONNX file", OPTIONS)
+    model = read_graph(path)
+    if given := reference.output:
+        names = {value.name for value in model.graph.output}
+        select_outputs(model, [given] if given in names else given.split("/"), str(path))
+    trunk = OnnxTrunk(model.SerializeToString(), str(path))
+    size = _input_size(trunk.session, reference, path)
+    if reference.scaling is None and reference.mean is None:
+        raise InputError(
+            f"{path} does not define the scaling of its images. Give {path},scaling=imagenet, -1..1 or 0..1, "
+            "or mean=R/G/B,std=R/G/B."
+        )
+    image = torch.zeros(1, 3, size, size)
+    shapes = [list(h.shape) for h in trunk(image)]
+    _check_outputs([output.name for output in model.graph.output], shapes, reference, path)
+    pooled = [index for index, shape in enumerate(shapes) if len(shape) > 2]
+    if reference.pool and not pooled:
+        raise InputError(f"{path} returns pooled vectors [1, {shapes[0][1]}]. Remove pool={reference.pool}.")
+    for index in pooled:
+        axes = _position_axes(shapes[index], reference, path)
+        if reference.pool is None or (reference.pool == "token" and len(axes) > 1):
+            choices = "avg or max" if len(axes) > 1 else "avg, max or token"
+            raise InputError(f"{path} returns {shapes[index]} for one image. Give the pooling: pool={choices}.")
+        append_pooling(model, index, shapes[index], axes, reference.pool)
+    if pooled:
+        trunk = OnnxTrunk(model.SerializeToString(), str(path))
+    widths = tuple(h.shape[1] for h in trunk(image))
+    spec = EncoderSpec(
+        method=reference.name(),
+        trunk="onnx",
+        pool=reference.pool,
+        width=widths[0],
+        onnx_widths=widths,
+        preprocessing=reference.preprocessing(Preprocessing(size=size)),
+        origin=path.name,
+    )
+    return Encoder(spec, trunk)
+
+
+def _input_size(session: Any, reference: Reference, path: Path) -> int:
+    entries = session.get_inputs()
+    shape = entries[0].shape if len(entries) == 1 else []
+    if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3) or entries[0].type not in _INPUTS:
+        inputs = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in entries)
+        raise InputError(
+            f"{path} has the inputs {inputs}. An encoder has a single input: float32 or float16 images (B, 3, H, W)."
+        )
+    fixed = {side for side in shape[2:] if isinstance(side, int)}
+    if len(fixed) > 1 or (fixed and reference.size and reference.size not in fixed):
+        given = f", not {reference.size}" if reference.size else ""
+        raise InputError(f"{path} takes images of {shape[2]} x {shape[3]} pixels{given}. Images must be square.")
+    size = reference.size or next(iter(fixed), None)
+    if size is None:
+        raise InputError(f"{path} takes images of any size. Give the size: {path},size=224.")
+    return size
+
+
+def _check_outputs(names: Sequence[str], shapes: list[list[int]], reference: Reference, path: Path) -> None:
+    if any(not 2 <= len(shape) <= 4 or shape[0] != 1 for shape in shapes) or len(shapes) > 2:
+        listed = ", ".join(f"{name} {shape}" for name, shape in zip(names, shapes, strict=True))
+        raise InputError(
+            f"{path} returns {listed} for one image. An encoder returns [1, D] for the backbone, and optionally a "
+            "second [1, D] for the projector. Select outputs: output=NAME, or output=BACKBONE/PROJECTOR."
+        )
+    if len(names) == 2 and not reference.output and any(name.startswith(_NOT_A_PROJECTOR) for name in names):
+        raise InputError(
+            f"{path} has the outputs {', '.join(names)}, of which none is a projector. Give output={names[0]} or "
+            f"output={names[1]}."
+        )
+
+
+def _position_axes(shape: list[int], reference: Reference, path: Path) -> list[int]:
+    """Return the axes of the positions: two equal axes of a feature map, or the axis of a sequence of patches."""
+    if len(shape) == 4:
+        grids = [axes for axes in ([2, 3], [1, 2]) if shape[axes[0]] == shape[axes[1]]]
+    elif reference.axis:
+        return [reference.axis]
+    else:
+        grids = [[axis] for axis in (1, 2) if shape[axis] - isqrt(shape[axis]) ** 2 <= _MAX_PREFIX]
+    if len(grids) != 1:
+        raise InputError(
+            f"{path} returns {shape} for one image, and the positions may be on several axes. "
+            "Give the axis of the positions: axis=1 or axis=2."
+            if len(shape) == 3
+            else f"{path} returns {shape} for one image, which is not a square feature map with one channel axis."
+        )
+    return grids[0]
+
+
+_MAX_PREFIX = 5
+"""Maximum number of class token and registers before the patches of a square image."""
