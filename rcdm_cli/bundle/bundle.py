@@ -289,7 +289,9 @@ class Bundle:
 
     def loop(self, settings: Settings, engine: Engine | None = None) -> Loop:
         """Return the sampling loop with ``settings``; ``engine`` replaces the bundle's denoiser."""
-        return Loop(engine or self.engine, self.conditioning_model.denoiser, self.schedule, settings, self.device)
+        model = self.conditioning_model
+        null = model.conditioning.unconditional(1).detach()
+        return Loop(engine or self.engine, model.denoiser, self.schedule, settings, self.device, null)
 
     def settings(self, sampler: str | None = None, steps: int | None = None, guidance: float | None = None) -> Settings:
         """Return sampling settings. None uses the bundle's default. Valid ranges: see ``sample``.

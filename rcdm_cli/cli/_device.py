@@ -1,4 +1,4 @@
-"""Device of a command: choose the device, open a bundle, and join the processes that ``torchrun`` started."""
+"""Device of a command: choose the device, open a bundle, and join the processes of a distributed command."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +80,7 @@ def open_bundle(out: Output, bundle_name: str, engine: EngineOptions) -> "Bundle
 
 @contextmanager
 def distributed(out: Output, device: str) -> Iterator[tuple["torch.device", Output]]:
-    """Join the processes that ``torchrun`` started; yield the device and the output of this process.
+    """Join the processes that ``torchrun`` or ``srun`` started; yield the device and the output of this process.
 
     Only the main process prints messages and errors.
 
@@ -88,15 +88,20 @@ def distributed(out: Output, device: str) -> Iterator[tuple["torch.device", Outp
         InputError: ``device`` is one GPU, or MPS, and there are several processes.
         RcdmError: the device is not available.
     """
+    import torch
+
     from rcdm_cli.training.distributed import is_main_process, process_group
 
-    rank, world_size, local_rank = processes()
-    if world_size > 1 and ":" in device:
-        raise InputError(f"--device {device} is one device, but torchrun started {world_size} processes. Use cuda.")
-    own_device = choose_device(device, local_rank)
-    if world_size > 1 and own_device.type == "mps":
-        raise InputError(f"MPS is one device, but torchrun started {world_size} processes. Use --device cpu.")
-    with process_group(rank, world_size, own_device):
+    own = processes()
+    started = f"but {own.launcher} started {own.world_size} processes"
+    if own.world_size > 1 and ":" in device:
+        raise InputError(f"--device {device} is one device, {started}. Use cuda.")
+    # With ``srun --gpus-per-task``, a process sees its own CUDA device only.
+    sees_own_only = own.launcher == "srun" and torch.cuda.device_count() == 1
+    own_device = choose_device(device, 0 if sees_own_only else own.local_rank)
+    if own.world_size > 1 and own_device.type == "mps":
+        raise InputError(f"MPS is one device, {started}. Use --device cpu.")
+    with process_group(own.rank, own.world_size, own_device, own.init_method):
         try:
             yield own_device, out if is_main_process() else Output(quiet=True)
         except RcdmError as error:

@@ -1,7 +1,10 @@
-"""Environment variables that ``rcdm`` reads: ``RCDM_CACHE``, ``RCDM_OFFLINE`` and ``RCDM_DEBUG``."""
+"""Environment variables that ``rcdm`` reads: its own, and those of ``torchrun`` and ``srun``."""
 
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import typer
 
@@ -10,7 +13,6 @@ from rcdm_cli.core.errors import InputError
 CACHE = "RCDM_CACHE"
 OFFLINE = "RCDM_OFFLINE"
 DEBUG = "RCDM_DEBUG"
-_PROCESSES = ("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")
 
 
 def cache_folder(given: Path | None) -> Path:
@@ -27,25 +29,69 @@ def cache_folder(given: Path | None) -> Path:
     return (shared if shared.is_absolute() else Path.home() / ".cache") / "rcdm"
 
 
-def processes() -> tuple[int, int, int]:
-    """Return rank, number of processes and rank on this machine, as ``torchrun`` sets them."""
-    rank, world_size, local_rank = (int(os.environ.get(name, default)) for name, default in _PROCESSES)
-    return rank, world_size, local_rank
+class Processes(NamedTuple):
+    """Processes that run the same command together.
+
+    Attributes:
+        rank: index of this process.
+        world_size: number of processes.
+        local_rank: index of this process on its machine.
+        launcher: program that started the processes.
+        init_method: address of the main process, as in ``torch.distributed.init_process_group``.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    launcher: str = "torchrun"
+    init_method: str = "env://"
+
+
+def processes(environment: Mapping[str, str] = os.environ) -> Processes:
+    """Return the processes that ``torchrun`` or ``srun`` started. Without either, this process is the only one.
+
+    Slurm sets the variables of a job in its batch script too. Only ``srun`` sets the variables of a step.
+    """
+    if "WORLD_SIZE" in environment:
+        rank, count, local_rank = (int(environment.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        return Processes(rank, count, local_rank)
+    if "SLURM_PROCID" in environment and "SLURM_STEP_NODELIST" in environment:
+        count = int(environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1")))
+        rank, local_rank = (int(environment.get(name, "0")) for name in ("SLURM_PROCID", "SLURM_LOCALID"))
+        return Processes(rank, count, local_rank, "srun", _slurm_address(environment))
+    return Processes()
+
+
+def _slurm_address(environment: Mapping[str, str]) -> str:
+    """Return the address of the first process of a Slurm step, which runs on the first machine of the step.
+
+    The port depends on job and step, so that two jobs on one machine use different ports.
+    """
+    host = environment.get("MASTER_ADDR") or first_host(environment["SLURM_STEP_NODELIST"])
+    job, step = (int(environment.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    port = environment.get("MASTER_PORT") or 20000 + (job * 16 + step) % 40000
+    return f"tcp://{host}:{port}"
+
+
+def first_host(nodes: str) -> str:
+    """Return the first machine of a Slurm list such as ``gpu[003-007,12],cpu1``: ``gpu003``."""
+    found = re.match(r"([^,\[]*)(?:\[(\w+)[^\]]*\])?([^,\[]*)", nodes)
+    return "".join(group or "" for group in found.groups()) if found else nodes
 
 
 def require_single_process(command: str) -> None:
-    """Check that ``torchrun`` did not start several processes of a command that does not share its work.
+    """Check that a command that does not share its work is not started in several processes.
 
     Raises:
         InputError: there are several processes. Only the main process has a message.
     """
-    rank, world_size, _ = processes()
-    if world_size > 1 and "LOCAL_RANK" in os.environ:
-        if rank:
+    own = processes()
+    if own.world_size > 1 and (own.launcher == "srun" or "LOCAL_RANK" in os.environ):
+        if own.rank:
             raise typer.Exit(InputError.exit_code)
         raise InputError(
-            f"`rcdm {command}` runs in one process, but torchrun started {world_size}. Only `rcdm train` supports "
-            "several processes."
+            f"`rcdm {command}` runs in one process, but {own.launcher} started {own.world_size}. Only `rcdm train` and "
+            "`rcdm pretrain` support several processes."
         )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import choose_device
+from rcdm_cli.cli._device import distributed
 from rcdm_cli.cli._options import MACHINE_PANEL, Device, Method, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
@@ -20,6 +20,7 @@ from rcdm_cli.cli._signals import stop_on_signal
         "rcdm pretrain images --method dino --recipe clothing32-encoders --out runs/dino",
         "rcdm pretrain images.tar --split train --validation-split val --method vicreg --recipe clothing32-encoders",
     ),
+    distributed=True,
 )
 def pretrain(
     output: Output,
@@ -39,6 +40,10 @@ def pretrain(
     resumes an interrupted run. Ctrl-C and SIGTERM write a checkpoint first. Sub-folders of DATA are classes, which only
     the method supervised uses in training.
 
+    `torchrun --standalone --nproc-per-node 8 --module rcdm_cli pretrain …` or `srun` pretrains with several processes,
+    one per GPU. Each process computes a part of every batch. Losses and batch norms use the whole batch, so that the
+    result equals the result of one process up to rounding.
+
     Args:
         validation_split: Sub-folder of DATA for the k-NN accuracy. By default, the accuracy is computed leave-one-out
             on the training images.
@@ -50,20 +55,24 @@ def pretrain(
 
     settings = read_recipe(recipe, PretrainRecipe, overrides or ())
     settings.method(method)
+    from rcdm_cli.training.distributed import is_main_process
     from rcdm_cli.training.run import pretrain as pretrain_encoder
 
-    with stop_on_signal() as stop, output.stages() as on_progress:
-        result = pretrain_encoder(
-            settings,
-            method,
-            data,
-            out,
-            split=split,
-            validation_split=validation_split,
-            device=choose_device(device),
-            workers=workers,
-            stop=stop,
-            on_progress=on_progress,
-            on_note=output.note,
-        )
-    output.result({"encoder": result.encoder, **asdict(result)}, [result.encoder])
+    with distributed(output, device) as (own_device, messages), messages.stages() as on_progress:
+        with stop_on_signal() as stop:
+            result = pretrain_encoder(
+                settings,
+                method,
+                data,
+                out,
+                split=split,
+                validation_split=validation_split,
+                device=own_device,
+                workers=workers,
+                stop=stop,
+                on_progress=on_progress,
+                on_note=messages.note,
+            )
+        is_main = is_main_process()
+    if is_main:
+        output.result({"encoder": result.encoder, **asdict(result)}, [result.encoder])

@@ -8,7 +8,7 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import distributed
-from rcdm_cli.cli._options import ENCODER_HELP, Device, Out, RecipeName, Set, Source, Split
+from rcdm_cli.cli._options import ENCODER_HELP, MACHINE_PANEL, Device, Out, RecipeName, Set, Source, Split
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
 from rcdm_cli.core.resources import CHECKPOINT, bundle_path
@@ -45,6 +45,7 @@ def train(
     ] = None,
     init: Annotated[str | None, typer.Option(metavar="BUNDLE|RUN")] = None,
     overrides: Set = None,
+    workers: Annotated[int | None, typer.Option(min=0, rich_help_panel=MACHINE_PANEL)] = None,
     out: Out = Path("runs/train"),
     device: Device = "auto",
 ) -> None:
@@ -59,12 +60,15 @@ def train(
 
     `torchrun --standalone --nproc-per-node 8 --module rcdm_cli train …` trains with several processes, one per GPU.
     Each process computes a part of every batch. The result equals the result of one process up to rounding, except with
-    dropout. The number of processes may change when a run is resumed.
+    dropout. The number of processes may change when a run is resumed. In a Slurm job, `srun rcdm train …` does the same
+    on one or several machines.
 
     Args:
         validation_split: Sub-folder of DATA for the validation loss.
         init: Bundle or run with the initial weights of the denoiser and of the conditioning projections of the same
             encoders. Default: random weights.
+        workers: Number of processes that read and augment images; 0 uses the main process. Default: 0 on a CPU, else 4.
+            The result does not depend on this number.
     """
     # Wrong values are reported before the import of PyTorch.
     from rcdm_cli.encoders.reference import require_encoder_file
@@ -89,6 +93,7 @@ def train(
                 encoders=encoders or (),
                 init=None if init is None else _warm_start(init),
                 device=own_device,
+                workers=workers if workers is not None else 0 if own_device.type == "cpu" else 4,
                 stop=stop,
                 on_progress=on_progress,
                 on_note=messages.note,

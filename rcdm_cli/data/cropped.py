@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import atomic_write, write_json
+from rcdm_cli.core.files import write_json
+from rcdm_cli.data.array_file import ArrayWriter, open_array, partial_path
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.image_file import UnreadableImage
@@ -49,7 +50,7 @@ def load_cropped(
         size: height and width of the crops in pixels.
         on_progress: called with (images done, number of images) after each image.
         cache: folder of the cache file, which is reused while names and contents of the images and ``size`` are
-            unchanged. None stores the crops in memory.
+            unchanged. An interrupted call is continued by the next call. None stores the crops in memory.
 
     Raises:
         InputError: no image is readable.
@@ -58,18 +59,53 @@ def load_cropped(
     if cache is None:
         images: NDArray[np.uint8] = np.empty((len(source), size, size, 3), np.uint8)
         rows = iter(images)
-        skipped = _crop_all(source, size, lambda crop: np.copyto(next(rows), crop), on_progress)
+        skipped: dict[int, str] = {}
+        _crop_all(source, size, lambda crop: np.copyto(next(rows), crop), skipped.__setitem__, on_progress)
+        _require_readable(source, skipped)
         return _cropped(source, images, skipped)
 
-    file = cache / f"{source.fingerprint(cache)[:32]}-{size}.u8"
+    file = cache / f"{source.fingerprint(cache)[:32]}-{size}.npy"
     notes = file.with_suffix(".json")
     if not (file.is_file() and notes.is_file()):
-        with atomic_write(file) as temporary, temporary.open("wb") as out:
-            skipped = _crop_all(source, size, lambda crop: out.write(crop.tobytes()), on_progress)
-        write_json(notes, {"skipped": {str(index): reason for index, reason in skipped.items()}})
+        _write_crops(source, size, file, notes, on_progress)
     skipped = {int(index): reason for index, reason in json.loads(notes.read_text("utf-8"))["skipped"].items()}
-    shape = (len(source) - len(skipped), size, size, 3)
-    return _cropped(source, np.memmap(file, np.uint8, "r", shape=shape), skipped)
+    return _cropped(source, open_array(file), skipped)
+
+
+def _write_crops(
+    source: ImageDataset, size: int, file: Path, notes: Path, on_progress: Callable[[int, int], None] | None
+) -> None:
+    """Write the crops to ``file`` and the unreadable images to ``notes``; continue after an interruption.
+
+    The reason of an unreadable image is written before the crops that follow. The two hidden files of an interrupted
+    call therefore determine the next image.
+    """
+    unreadable = partial_path(notes)
+    lines = unreadable.read_text("utf-8").splitlines() if unreadable.exists() else []
+    # A killed process can leave a partial last line.
+    skipped: dict[int, str] = dict(json.loads(line) for line in lines if line.endswith("]"))
+    with ArrayWriter(file, (size, size, 3), np.uint8) as crops:
+        start = 0
+        for _ in range(crops.rows):
+            while start in skipped:
+                start += 1
+            start += 1
+        skipped = {index: reason for index, reason in skipped.items() if index < start}
+        with unreadable.open("w", encoding="utf-8", buffering=1) as log:
+
+            def skip(index: int, reason: str) -> None:
+                skipped[index] = reason
+                log.write(json.dumps([index, reason]) + "\n")
+
+            for index, reason in list(skipped.items()):
+                skip(index, reason)
+            _crop_all(source, size, lambda crop: crops.append(crop[None]), skip, on_progress, start)
+        if crops.rows:
+            write_json(notes, {"skipped": {str(index): reason for index, reason in skipped.items()}})
+            crops.finish()
+    unreadable.unlink()
+    crops.partial.unlink(missing_ok=True)
+    _require_readable(source, skipped)
 
 
 def _cropped(source: ImageDataset, images: NDArray[np.uint8], skipped: dict[int, str]) -> CroppedImages:
@@ -86,21 +122,24 @@ def _crop_all(
     source: ImageDataset,
     size: int,
     on_crop: Callable[[NDArray[np.uint8]], Any],
+    on_skip: Callable[[int, str], None],
     on_progress: Callable[[int, int], None] | None,
-) -> dict[int, str]:
-    """Call ``on_crop`` with every crop in order; return index and reason of the unreadable images."""
-    skipped: dict[int, str] = {}
-    for block in read_crops(source, {size}, range(len(source)), _BLOCK):
+    start: int = 0,
+) -> None:
+    """Call ``on_crop`` with every crop from image ``start``, and ``on_skip`` with index and reason of the others."""
+    for block in read_crops(source, {size}, range(start, len(source)), _BLOCK):
         for index, crops in block:
             if isinstance(crops, UnreadableImage):
-                skipped[index] = crops.reason
+                on_skip(index, crops.reason)
             else:
                 on_crop(crops[size])
             if on_progress:
                 on_progress(index + 1, len(source))
+
+
+def _require_readable(source: ImageDataset, skipped: dict[int, str]) -> None:
     if len(skipped) == len(source):
         raise InputError(f"None of the {len(source)} images in {source.root} is readable. First error: {skipped[0]}.")
-    return skipped
 
 
 def read_crops(

@@ -1,8 +1,8 @@
 """Images to representations: the only encoding loop of the package.
 
 Encoders are passed as plain functions, so that a PyTorch module and an exported graph are used in the same way.
-Every function here bounds the pixels of a forward pass, computes convolutions in float32 (no TF32), and returns
-float32 tensors on the CPU.
+Every function here bounds the pixels of a forward pass, and computes convolutions in float32 (no TF32). Images are
+copied to the device of the encoder as uint8.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from rcdm_cli.data.crop import center_crop, too_narrow
 from rcdm_cli.data.cropped import read_crops
 from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.image_file import Pixels
-from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.data.tensor import to_float
 
 Forward = Callable[[Tensor], Sequence[Tensor]]
 """Forward pass of an encoder: float32 (B, 3, S, S) in [-1, 1] to one tensor (B, D) per level."""
@@ -154,10 +154,26 @@ def check_images(images: Sequence[Pixels]) -> None:
 
 
 @torch.no_grad()
-def _encode(forward: Forward, batches: Iterable[Pixels], device: torch.device) -> list[Tensor]:
+def encode_tensor(forward: Forward, crops: Tensor) -> list[Tensor]:
+    """Encode images on the device of an encoder, without a copy to the CPU.
+
+    Args:
+        forward: forward pass of the encoder.
+        crops: uint8 (N, S, S, 3), N > 0, on the device of the encoder.
+
+    Returns:
+        One float32 tensor (N, D) per level, on the device of the encoder.
+    """
     # cuDNN convolves float32 in TF32 by default.
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return _concatenate([[h.float().cpu() for h in forward(to_tensor(crops).to(device))] for crops in batches])
+        parts = crops.split(max_encode_batch(crops.shape[1]))
+        return _concatenate([[h.float() for h in forward(to_float(part).contiguous())] for part in parts])
+
+
+def _encode(forward: Forward, batches: Iterable[Pixels], device: torch.device) -> list[Tensor]:
+    # A read-only array is copied, because PyTorch has no read-only tensors.
+    tensors = (torch.from_numpy(np.array(crops)) for crops in batches)
+    return _concatenate([[h.cpu() for h in encode_tensor(forward, crops.to(device))] for crops in tensors])
 
 
 def _concatenate(parts: list[list[Tensor]]) -> list[Tensor]:

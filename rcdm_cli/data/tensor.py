@@ -20,6 +20,15 @@ def to_tensor(images: NDArray[np.uint8]) -> Tensor:
     return values.div_(127.5).sub_(1)
 
 
+def to_float(images: Tensor) -> Tensor:
+    """Convert uint8 images (B, H, W, 3), on any device, to float32 (B, 3, H, W) in [-1, 1] with channels_last strides.
+
+    The values equal the values of ``to_tensor``. A copy of uint8 images to a device takes a quarter of the time of a
+    copy of float32 images.
+    """
+    return images.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1)
+
+
 def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     """Convert images (B, 3, H, W) in [-1, 1], on any device, to uint8 (B, H, W, 3).
 

@@ -39,6 +39,8 @@ class ConditioningProjections(nn.Module):
         self.projections = nn.ModuleList(
             ConditioningProjection(projection.width, spec.width) for projection in spec.projections
         )
+        if spec.null == "learned":
+            self.null = nn.Parameter(torch.zeros(spec.width))
 
     def forward(self, h: Tensor, projection: int) -> Tensor:
         """Map representations of one (method, level) to conditioning vectors.
@@ -79,8 +81,18 @@ class ConditioningProjections(nn.Module):
         return noise * target.scale + target.mean
 
     def unconditional(self, batch: int) -> Tensor:
-        """Return the unconditional cond: zeros (batch, ``spec.width``)."""
+        """Return the unconditional cond (batch, ``spec.width``): zeros, or the learned vector."""
+        if self.spec.null == "learned":
+            return self.null.expand(batch, -1)
         return cast(Tensor, self.projections[0].weight).new_zeros(batch, self.spec.width)
+
+    def drop(self, cond: Tensor, dropped: Tensor) -> Tensor:
+        """Replace ``cond`` (B, ``spec.width``) by the unconditional cond where ``dropped`` (B,) is True.
+
+        Training with dropped cond enables classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, algorithm
+        1).
+        """
+        return torch.where(dropped[:, None], self.unconditional(len(cond)).to(cond.dtype), cond)
 
     def standardise(self, projection: int, mean: Tensor, std: Tensor) -> None:
         """Set mean and scale of a projection to ``mean`` (D,) and ``std`` (D,). The scale of a constant feature is 1.
@@ -97,14 +109,6 @@ class ConditioningProjections(nn.Module):
                 )
         target.mean.copy_(mean)
         target.scale.copy_(torch.where(std > 0, std, 1.0))
-
-
-def drop_cond(cond: Tensor, dropped: Tensor) -> Tensor:
-    """Set ``cond`` (B, W) to zero where ``dropped`` (B,) is True.
-
-    Training with dropped cond enables classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1).
-    """
-    return cond * ~dropped[:, None].to(cond.device)
 
 
 class Model(nn.Module):

@@ -10,7 +10,14 @@ from rcdm_cli.diffusion.spec import DenoiserSpec, Prediction
 
 
 def denoising_loss(
-    spec: DenoiserSpec, schedule: Schedule, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor
+    spec: DenoiserSpec,
+    schedule: Schedule,
+    output: Tensor,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    weight: Tensor | float = 1.0,
 ) -> Tensor:
     """Compute the loss of a denoiser: ``hybrid_loss`` with learned variance, else ``simple_loss``.
 
@@ -22,13 +29,24 @@ def denoising_loss(
         x_t: noisy images (B, 3, H, W).
         t: timesteps (B,).
         noise: noise in ``x_t``, (B, 3, H, W).
+        weight: weights (B,) of the squared error. The variational bound is not weighted.
 
     Returns:
         Loss, float32 (B,).
     """
     if spec.learned_variance:
-        return hybrid_loss(output, noise, x0, x_t, t, schedule)
-    return simple_loss(output, training_target(spec.prediction, schedule, x0, t, noise))
+        return hybrid_loss(output, noise, x0, x_t, t, schedule, weight)
+    return weight * simple_loss(output, training_target(spec.prediction, schedule, x0, t, noise))
+
+
+def min_snr_weight(schedule: Schedule, t: Tensor, prediction: Prediction, gamma: float) -> Tensor:
+    """Return the min-SNR-gamma weights (B,) of the squared error (Hang et al. 2023, arXiv:2303.09556, section 3.4).
+
+    The weight of the error of x0 is min(SNR, gamma). The error of eps is SNR times the error of x0, and the error of v
+    is SNR + 1 times the error of x0, so that the weights are min(SNR, gamma) / SNR and min(SNR, gamma) / (SNR + 1).
+    """
+    snr = schedule.signal_to_noise(t)
+    return snr.clamp(max=gamma) / (snr if prediction == "eps" else snr + 1)
 
 
 def training_target(prediction: Prediction, schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -49,7 +67,15 @@ def simple_loss(output: Tensor, target: Tensor) -> Tensor:
     return (output.float() - target).square().mean(dim=(1, 2, 3))
 
 
-def hybrid_loss(output: Tensor, noise: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+def hybrid_loss(
+    output: Tensor,
+    noise: Tensor,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    weight: Tensor | float = 1.0,
+) -> Tensor:
     """Compute ``simple_loss`` + T/1000 * ``variational_bound`` (Nichol and Dhariwal 2021, arXiv:2102.09672).
 
     The bound trains the variance channels only: its gradient does not reach eps.
@@ -61,13 +87,14 @@ def hybrid_loss(output: Tensor, noise: Tensor, x0: Tensor, x_t: Tensor, t: Tenso
         x_t: noisy images (B, 3, H, W).
         t: timesteps (B,).
         schedule: noise schedule.
+        weight: weights (B,) of ``simple_loss``.
 
     Returns:
         Loss, float32 (B,).
     """
     eps, values = output.float().chunk(2, dim=1)
     bound = variational_bound(eps.detach(), values, x0, x_t, t, schedule)
-    return simple_loss(eps, noise) + bound * (len(schedule) / 1000)
+    return weight * simple_loss(eps, noise) + bound * (len(schedule) / 1000)
 
 
 def variational_bound(eps: Tensor, values: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:

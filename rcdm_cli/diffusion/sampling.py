@@ -82,6 +82,7 @@ class Loop:
         schedule: schedule that the denoiser was trained with.
         settings: sampling settings.
         device: device of the engine.
+        null: unconditional conditioning vector (1, W); None is zeros.
     """
 
     engine: Engine
@@ -89,6 +90,7 @@ class Loop:
     schedule: Schedule
     settings: Settings
     device: torch.device
+    null: Tensor | None = None
 
     @torch.no_grad()
     def samples(self, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
@@ -98,9 +100,8 @@ class Loop:
         shape = (3, self.unet.spec.size, self.unet.spec.size)
         noise = initial_noise(seeds, shape).to(self.device, memory_format=torch.channels_last)
         cond = cond.to(self.device)
-        denoise = guided(
-            self._denoise(timesteps, cond), self._denoise(timesteps, torch.zeros_like(cond)), self.settings.guidance
-        )
+        null = torch.zeros_like(cond) if self.null is None else self.null.to(self.device).expand_as(cond)
+        denoise = guided(self._denoise(timesteps, cond), self._denoise(timesteps, null), self.settings.guidance)
         draw_noise = {"step_noise": lambda step: step_noise(seeds, shape, step).to(self.device)}
         return to_uint8(
             sampler.run(denoise, noise, self.schedule, timesteps, **(draw_noise if sampler.needs_step_noise else {}))

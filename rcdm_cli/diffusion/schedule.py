@@ -71,6 +71,10 @@ class Schedule:
         self.posterior_log_variance = np.log(np.append(first, self.posterior_variance[1:]))
         self.posterior_mean_coef1 = self.betas * np.sqrt(self.alphas_cumprod_prev) / after
         self.posterior_mean_coef2 = before * np.sqrt(alphas) / after
+        self._x0_coef_x_t, self._x0_coef_eps = 1.0 / self.signal, self.noise / self.signal
+        self._log_betas = np.log(self.betas)
+        self._snr = self.alphas_cumprod / after
+        self._tables: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -78,27 +82,27 @@ class Schedule:
 
     def add_noise(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
         """Return x_t (B, 3, H, W): images ``x0`` with standard normal ``noise`` (B, 3, H, W) at step ``t``."""
-        return _at(self.signal, t, x0) * x0 + _at(self.noise, t, x0) * noise
+        return self._at("signal", t, x0) * x0 + self._at("noise", t, x0) * noise
 
     def predict_x0(self, x_t: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
         """Return x0 (B, 3, H, W) for ``x_t`` (B, 3, H, W) with the noise ``eps`` (B, 3, H, W)."""
-        return _at(1.0 / self.signal, t, x_t) * x_t - _at(self.noise / self.signal, t, x_t) * eps
+        return self._at("_x0_coef_x_t", t, x_t) * x_t - self._at("_x0_coef_eps", t, x_t) * eps
 
     def predict_eps(self, x_t: Tensor, t: Tensor | int, x0: Tensor) -> Tensor:
         """Return the noise (B, 3, H, W) of ``x_t`` (B, 3, H, W) for ``x0`` (B, 3, H, W)."""
-        return (x_t - _at(self.signal, t, x_t) * x0) / _at(self.noise, t, x_t)
+        return (x_t - self._at("signal", t, x_t) * x0) / self._at("noise", t, x_t)
 
     def velocity(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
         """Return the velocity v (B, 3, H, W) (Salimans and Ho 2022, arXiv:2202.00512, appendix D)."""
-        return _at(self.signal, t, x0) * noise - _at(self.noise, t, x0) * x0
+        return self._at("signal", t, x0) * noise - self._at("noise", t, x0) * x0
 
     def eps_from_velocity(self, x_t: Tensor, t: Tensor | int, velocity: Tensor) -> Tensor:
         """Return the noise (B, 3, H, W) of ``x_t`` (B, 3, H, W) with velocity ``velocity`` (B, 3, H, W)."""
-        return _at(self.signal, t, x_t) * velocity + _at(self.noise, t, x_t) * x_t
+        return self._at("signal", t, x_t) * velocity + self._at("noise", t, x_t) * x_t
 
     def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor | int) -> Tensor:
         """Return the mean (B, 3, H, W) of x_(t-1) given ``x_t`` and ``x0`` (arXiv:2006.11239, equation 7)."""
-        return _at(self.posterior_mean_coef1, t, x_t) * x0 + _at(self.posterior_mean_coef2, t, x_t) * x_t
+        return self._at("posterior_mean_coef1", t, x_t) * x0 + self._at("posterior_mean_coef2", t, x_t) * x_t
 
     def learned_log_variance(self, values: Tensor, t: Tensor | int) -> Tensor:
         """Return the log variance (B, 3, H, W) of x_(t-1) for the denoiser's variance channels ``values`` (B, 3, H, W).
@@ -106,12 +110,31 @@ class Schedule:
         -1 is the posterior variance and 1 is beta (arXiv:2102.09672, equation 15).
         """
         fraction = (values + 1.0) / 2.0
-        upper, lower = _at(np.log(self.betas), t, values), _at(self.posterior_log_variance, t, values)
+        upper, lower = self._at("_log_betas", t, values), self._at("posterior_log_variance", t, values)
         return fraction * upper + (1.0 - fraction) * lower
 
     def true_log_variance(self, t: Tensor, like: Tensor) -> Tensor:
         """Return ``posterior_log_variance`` at steps ``t`` (B,) as (B, 1, 1, 1), with dtype and device of ``like``."""
-        return _at(self.posterior_log_variance, t, like)
+        return self._at("posterior_log_variance", t, like)
+
+    def signal_to_noise(self, t: Tensor) -> Tensor:
+        """Return the signal-to-noise ratio a_t / (1 - a_t) at steps ``t`` (B,), float32 (B,)."""
+        return self._table("_snr", torch.float32, t.device)[t]
+
+    def _at(self, name: str, t: Tensor | int, like: Tensor) -> Tensor:
+        """Return the attribute ``name`` at ``t`` as a tensor that broadcasts to ``like`` (B, C, H, W)."""
+        if isinstance(t, int):
+            return torch.as_tensor(getattr(self, name)[t], dtype=like.dtype)
+        return self._table(name, like.dtype, like.device)[t].view(-1, 1, 1, 1)
+
+    def _table(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return the attribute ``name`` as a tensor. Each table is copied to a device once."""
+        key = (name, dtype, device)
+        if key not in self._tables:
+            with torch.inference_mode(False):
+                # MPS has no float64.
+                self._tables[key] = torch.as_tensor(getattr(self, name), dtype=dtype).to(device)
+        return self._tables[key]
 
 
 def _betas(spec: ScheduleSpec) -> Values:
@@ -122,14 +145,6 @@ def _betas(spec: ScheduleSpec) -> Values:
     cumprod = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
     betas: Values = np.minimum(1.0 - cumprod[1:] / cumprod[:-1], 0.999)
     return betas
-
-
-def _at(values: Values, t: Tensor | int, like: Tensor) -> Tensor:
-    """Return ``values[t]`` as a tensor that broadcasts to ``like`` (B, C, H, W)."""
-    if isinstance(t, int):
-        return torch.as_tensor(values[t], dtype=like.dtype)
-    table = torch.as_tensor(values, dtype=like.dtype).to(like.device)  # MPS has no float64
-    return table[t].view(-1, 1, 1, 1)
 
 
 Spacing = Literal["leading", "linspace", "logsnr"]

@@ -116,6 +116,9 @@ class DenoiserSpec(Spec):
         return self
 
 
+NullCond = Literal["zeros", "learned"]
+
+
 class Settings(Spec):
     """Sampling settings.
 
@@ -150,10 +153,12 @@ class ConditioningSpec(Spec):
     Attributes:
         projections: input representation of each projection, one per (method, level).
         width: output width of the projections, ``cond_width`` of the denoiser.
+        null: unconditional conditioning vector: ``zeros``, or a ``learned`` vector.
     """
 
     projections: tuple[Representation, ...] = Field(min_length=1)
     width: PositiveInt
+    null: NullCond = "zeros"
 
     @model_validator(mode="after")
     def _projections_differ(self) -> Self:

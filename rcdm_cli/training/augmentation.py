@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from math import tau
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rcdm_cli.data.array_file import Rows
 from rcdm_cli.data.augment import with_brightness, with_contrast, with_hue, with_saturation
-from rcdm_cli.data.encode import EncoderFunction, encode_images
-from rcdm_cli.diffusion.spec import Representation
-from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.training.recipe import AugmentationConfig
 
 Pixels = NDArray[np.uint8]
@@ -26,28 +26,24 @@ _DECISION = (0, 0, 0, 1, 2, 3, 4)
 
 
 class Augmenter:
-    """Random augmentation of training images, and the representations of the augmented images.
+    """Random augmentation of training images.
 
     Args:
         config: augmentations and their maximum strengths.
         images: uint8 (N, P, P, 3), ``config.image_size`` pixels.
-        encoders: one encoder per method in ``projections``.
-        projections: representations to compute.
-        device: device of the encoders.
     """
 
-    def __init__(
-        self,
-        config: AugmentationConfig,
-        images: Pixels,
-        encoders: Sequence[Encoder],
-        projections: Sequence[Representation],
-        device: torch.device,
-    ) -> None:
-        self.config, self.images, self.projections, self.device = config, images, projections, device
-        self.encoders = {encoder.spec.method: encoder.to(device) for encoder in encoders}
-        # Pillow releases the interpreter lock.
-        self._pool = ThreadPoolExecutor()
+    def __init__(self, config: AugmentationConfig, images: Pixels) -> None:
+        self.config, self.images = config, Rows(images)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """Threads of this process. Pillow releases the interpreter lock."""
+        return ThreadPoolExecutor()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Threads belong to one process.
+        return {name: value for name, value in self.__dict__.items() if name != "_pool"}
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw augmentation parameters (count, NUM_PARAMS), as fractions of the maximum; 0 is no augmentation.
@@ -68,16 +64,11 @@ class Augmenter:
 
     def apply(self, index: Tensor, flip: Tensor, params: Tensor) -> list[Pixels]:
         """Flip the images ``index`` (B,) where ``flip`` (B,) is True, and augment them; the sizes of crops differ."""
-        return list(self._pool.map(self._apply_one, index.tolist(), flip.tolist(), params.tolist()))
+        images = self.images.take(index.numpy())
+        return list(self._pool.map(self._apply_one, images, flip.tolist(), params.tolist()))
 
-    def encode(self, augmented: Sequence[Pixels], projection: int) -> Tensor:
-        """Return ``h`` (B, D) of augmented images for ``projections[projection]``, on the CPU."""
-        encoder, level = self.encoders[self.projections[projection].method], self.projections[projection].level
-        levels = encode_images(EncoderFunction(encoder, encoder.spec.preprocessing.size), augmented, self.device)
-        return levels[encoder.spec.levels.index(level)]
-
-    def _apply_one(self, index: int, flip: bool, params: Sequence[float]) -> Pixels:
-        config, image = self.config, self.images[index]
+    def _apply_one(self, image: Pixels, flip: bool, params: Sequence[float]) -> Pixels:
+        config = self.config
         zoom, right, down, brightness, contrast, saturation, hue = params
         side = config.side(zoom)
         left, top = (round((len(image) - side) * (1 + position) / 2) for position in (right, down))

@@ -2,8 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -51,6 +54,63 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "description": checkpoint.description,
     }
     write_tensors(path, checkpoint.tensors, metadata)
+
+
+class CheckpointWriter:
+    """Writer of checkpoints in a background thread.
+
+    ``save`` returns when the tensors have been copied to memory, so that training continues while the file is written.
+    The previous file is replaced when the new file is complete. The context manager waits for the last file.
+
+    Args:
+        path: file of the checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pool = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Copy the tensors to memory and start to write the file, after the previous file is complete.
+
+        Raises:
+            RcdmError: the previous file could not be written.
+        """
+        self.wait()
+        self._written = self._pool.submit(save_checkpoint, self.path, replace(checkpoint, tensors=_copied(checkpoint)))
+
+    def wait(self) -> None:
+        """Wait until the file is complete.
+
+        Raises:
+            RcdmError: the file could not be written.
+        """
+        if self._written is not None:
+            self._written.result()
+            self._written = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for the last file. After an error, the error of the file is not raised."""
+        self._pool.shutdown()
+        if kind is None:
+            self.wait()
+
+
+def _copied(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return copies in memory. Copies from a CUDA device run together, through pinned memory."""
+    copies = {}
+    for name, tensor in checkpoint.tensors.items():
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        copies[name] = copy.copy_(tensor.detach(), non_blocking=True)
+    for device in {tensor.device for tensor in checkpoint.tensors.values() if tensor.is_cuda}:
+        torch.cuda.synchronize(device)
+    return copies
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -2,50 +2,33 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from rcdm_cli.core.precision import autocast
-from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.tensor import to_tensor
-from rcdm_cli.diffusion.conditioning import (
-    ConditioningProjection,
-    ConditioningProjections,
-    Model,
-    drop_cond,
-)
-from rcdm_cli.diffusion.losses import denoising_loss
+from rcdm_cli.data.encode import encode_tensor
+from rcdm_cli.data.loader import load_batches
+from rcdm_cli.data.tensor import to_float
+from rcdm_cli.diffusion.conditioning import ConditioningProjection, ConditioningProjections, Model
+from rcdm_cli.diffusion.losses import denoising_loss, min_snr_weight
 from rcdm_cli.diffusion.schedule import Schedule
 from rcdm_cli.diffusion.spec import ConditioningSpec
+from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.training import distributed
-from rcdm_cli.training.augmentation import AUG_COND_WIDTH, NUM_PARAMS, Augmenter
-from rcdm_cli.training.batches import batch_indices, generator, stratified_timesteps
+from rcdm_cli.training.augmentation import AUG_COND_WIDTH, Augmenter
+from rcdm_cli.training.batches import Draws, draw_step, generator
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
 from rcdm_cli.training.evaluation import EvalSet
-from rcdm_cli.training.loop import set_learning_rate
+from rcdm_cli.training.optimizer import adamw, can_compile, set_learning_rate
 from rcdm_cli.training.recipe import TrainRecipe
 from rcdm_cli.training.representations import Representations
+from rcdm_cli.training.step_data import Group, Part, StepData
 from rcdm_cli.training.warm_start import init_from
-from rcdm_cli.training.whitening import folded_parameters, restandardise, whiten
-
-
-class _Draws(NamedTuple):
-    """Random draws of one step; the first dimension of each tensor is the batch."""
-
-    image: Tensor
-    flip: Tensor
-    projection: Tensor
-    t: Tensor
-    aug_params: Tensor
-    noise: Tensor
-    dropped: Tensor
-
-    def select(self, index: Tensor) -> "_Draws":
-        """Return the draws of the batch items ``index``."""
-        return _Draws(*(values[index] for values in self))
+from rcdm_cli.training.whitening import fold, restandardise, whiten
 
 
 class _TrainingNetwork(nn.Module):
@@ -57,7 +40,7 @@ class _TrainingNetwork(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, groups: list[tuple[int, Tensor]], dropped: Tensor, aug: Tensor) -> Tensor:
         """Predict from ``x_t`` (B, 3, H, W), ``t`` (B,) and the representations of the batch, by projection."""
-        cond = drop_cond(self.conditioning.mixed(groups), dropped)
+        cond = self.conditioning.drop(self.conditioning.mixed(groups), dropped)
         if self.aug_cond is not None:
             cond = cond + self.aug_cond(aug)
         # A projection without images in this part of the batch gets the gradient 0, because
@@ -76,6 +59,8 @@ class DenoiserTrainer:
     draws of an uninterrupted run. Several processes, each with a shard of the batch, repeat the draws of one process.
     The draws of dropout are an exception: they depend on the process.
 
+    A step on a CUDA device does not wait for the device: batches are copied ahead, and the loss is a tensor.
+
     Args:
         recipe: settings.
         images: training images at the denoiser's size, uint8 (N, size, size, 3).
@@ -85,6 +70,8 @@ class DenoiserTrainer:
         init: model with the initial weights; random by default.
         init_methods: methods whose conditioning projections are taken from ``init``.
         augmenter: random augmentation of the images.
+        encoders: encoders of the augmented images, one per method in ``representations.projections``.
+        workers: number of processes that read images and representations; 0 reads in this process.
         validation: images for the validation loss.
         names: names of the images, which the noise of the sample grid depends on; by default the indices.
     """
@@ -100,6 +87,8 @@ class DenoiserTrainer:
         init: Model | None = None,
         init_methods: Collection[str] = (),
         augmenter: Augmenter | None = None,
+        encoders: Sequence[Encoder] = (),
+        workers: int = 0,
         validation: EvalSet | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
@@ -110,23 +99,35 @@ class DenoiserTrainer:
         self.description = recipe.description
         self.schedule = Schedule(recipe.schedule)
         torch.manual_seed(self.plan.seed)
-        spec = ConditioningSpec(projections=representations.projections, width=recipe.denoiser.cond_width)
+        self.encoders = {encoder.spec.method: encoder.to(device) for encoder in encoders}
+        sizes = [self.encoders[p.method].spec.preprocessing.size for p in representations.projections if augmenter]
+        self.data = StepData(
+            self.plan, images, representations, augmenter, sizes, distributed.rank(), distributed.world_size()
+        )
+        self.workers = workers
+        spec = ConditioningSpec(
+            projections=representations.projections, width=recipe.denoiser.cond_width, null=recipe.objective.null
+        )
         self.model, self.ema_model = Model(recipe.denoiser, spec), Model(recipe.denoiser, spec)
         self.init_hash = self._init_weights(init, init_methods)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.ema_model.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+        # The EMA of the whitened projections. ``ema_model`` has the equivalent plain projections.
+        self.ema_conditioning = {name: p.detach().clone() for name, p in self.model.conditioning.named_parameters()}
         # Sampling uses no augmentation conditioning, so this layer is not part of the model.
         self.aug_cond = nn.Linear(AUG_COND_WIDTH, spec.width, bias=False, device=device) if augmenter else None
         self.parameters = list(self.model.parameters())
         if self.aug_cond:
             nn.init.zeros_(self.aug_cond.weight)
             self.parameters += self.aug_cond.parameters()
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=self.plan.lr, betas=self.plan.betas, weight_decay=self.plan.weight_decay
+        self.optimizer = adamw(self.parameters, self.plan)
+        compiled = recipe.compile if recipe.compile is not None else can_compile(device)
+        # All batches of a run have the same shape, except the last part of a batch that cannot be divided evenly.
+        denoiser = torch.compile(self.model.denoiser, dynamic=False) if compiled else self.model.denoiser
+        network = _TrainingNetwork(cast(nn.Module, denoiser), self.model.conditioning, self.aug_cond)
+        self.network = distributed.data_parallel(
+            network, self.plan.gradient_compression, static_graph=self.plan.accumulate == 1 and not compiled
         )
-        denoiser = cast(nn.Module, torch.compile(self.model.denoiser)) if recipe.compile else self.model.denoiser
-        network = _TrainingNetwork(denoiser, self.model.conditioning, self.aug_cond)
-        self.network = distributed.data_parallel(network)
 
     def _init_weights(self, init: Model | None, init_methods: Collection[str]) -> str:
         """Copy the weights of ``init``, standardise and whiten the projections, and initialise the EMA weights."""
@@ -147,7 +148,8 @@ class DenoiserTrainer:
 
     def resume_key(self) -> dict[str, object]:
         """Return projections, images and the recipe, without the settings that may change between parts of a run."""
-        excluded = {"steps", "save_every", "sample_every", "description", "encoders", "compile"}
+        excluded: Any = dict.fromkeys(("steps", "save_every", "sample_every", "description", "encoders"), True)
+        excluded |= {"compile": True, "optimization": {"gradient_compression"}}
         return {
             "recipe": self.recipe.model_dump(mode="json", exclude=excluded),
             "conditioning": "whitened",
@@ -157,93 +159,100 @@ class DenoiserTrainer:
         }
 
     def setup(self, step: int) -> None:
-        """Do nothing: batches are drawn by step number."""
+        """Read batches from step ``step``."""
+        self.batches = load_batches(self.data, range(step, self.steps), self.device, self.workers)
 
-    def train_step(self, step: int) -> dict[str, float]:
+    def train_step(self, step: int) -> dict[str, float | Tensor]:
         """Do one optimizer step. Each projection gets an equal part of the batch."""
+        with record_function("train: data"):
+            parts = next(self.batches)
         lr = self.plan.learning_rate(step, self.steps)
         set_learning_rate(self.optimizer, lr)
         if self.recipe.denoiser.dropout:
             # Dropout uses the global generator. Processes have different images and need different draws.
             torch.manual_seed(generator("dropout", self.plan.seed, step, distributed.rank()).initial_seed())
-        draws = self._draw(step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(draws)
-        if self.plan.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
-        self.optimizer.step()
-        self._update_ema(step)
+        loss = self._backward(step, parts)
+        with record_function("train: optimizer"):
+            if self.plan.clip:
+                torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.clip)
+            self.optimizer.step()
+        with record_function("train: ema"):
+            self._update_ema(step)
         return {"loss": loss, "lr": lr}
 
-    def _backward(self, draws: _Draws) -> float:
+    def _backward(self, step: int, parts: Sequence[Part]) -> Tensor:
         """Compute the gradients of the mean loss over the batch of all processes, and return that loss."""
+        size = self.recipe.denoiser.size
+        draws = draw_step(
+            self.plan.seed,
+            step,
+            (self.plan.batch, 3, size, size),
+            len(self.schedule),
+            self.recipe.uncond_prob,
+            self.recipe.objective,
+            self.device,
+        )
         total = torch.zeros((), device=self.device)
-        *parts, last = distributed.shard(torch.arange(self.plan.batch)).chunk(self.plan.accumulate)
+        *first, last = parts
         with distributed.explain_lost_process():
-            for part in parts:
+            for part in first:
                 with distributed.no_sync(self.network):
-                    total += self._backward_part(draws.select(part))
-            total += self._backward_part(draws.select(last))
-        return distributed.all_reduce_sum(total).item()
+                    total += self._backward_part(part, draws.select(part.position))
+            total += self._backward_part(last, draws.select(last.position))
+        return distributed.all_reduce_sum(total)
 
-    def _backward_part(self, draws: _Draws) -> Tensor:
-        loss = self._losses(draws).sum() / self.plan.batch
-        # DistributedDataParallel divides the sum of the gradients by the number of processes.
-        (loss * distributed.world_size()).backward()
+    def _backward_part(self, part: Part, draws: Draws) -> Tensor:
+        with record_function("train: forward"):
+            loss = self._losses(part, draws).sum() / self.plan.batch
+        with record_function("train: backward"):
+            # DistributedDataParallel divides the sum of the gradients by the number of processes.
+            (loss * distributed.world_size()).backward()
         return loss.detach()
 
-    def _draw(self, step: int) -> _Draws:
-        batch, projections, size = self.plan.batch, len(self.representations.projections), self.recipe.denoiser.size
-        index = batch_indices(step, len(self.images), batch, self.plan.seed)
-        draw, noise, dropping, augmenting = (
-            generator(purpose, self.plan.seed, step) for purpose in ("timesteps", "noise", "uncond", "augmentation")
-        )
-        return _Draws(
-            image=index,
-            flip=torch.rand(batch, generator=draw) < 0.5,
-            # Rotation by one per step gives all projections equal parts if the batch is not a multiple of their number.
-            projection=(torch.arange(batch) * projections // batch + step) % projections,
-            t=stratified_timesteps(batch, len(self.schedule), draw),
-            aug_params=self.augmenter.draw(batch, augmenting) if self.augmenter else torch.zeros(batch, NUM_PARAMS),
-            noise=torch.randn(batch, 3, size, size, generator=noise),
-            dropped=torch.rand(batch, generator=dropping) < self.recipe.uncond_prob,
-        )
-
-    def _losses(self, draws: _Draws) -> Tensor:
+    def _losses(self, part: Part, draws: Draws) -> Tensor:
         """Return the loss (B,) of each item."""
-        images, groups = self._inputs(draws)
-        x0 = to_tensor(images).to(self.device, memory_format=torch.channels_last)
-        noise = draws.noise.to(self.device, memory_format=torch.channels_last)
-        t = draws.t.to(self.device)
-        x_t = self.schedule.add_noise(x0, t, noise)
-        aug = (self.augmenter.aug_cond(draws.aug_params) if self.augmenter else draws.aug_params).to(self.device)
+        x0 = self._x0(part)
+        groups = [(group.projection, self._h(group)) for group in part.groups]
+        x_t = self.schedule.add_noise(x0, draws.t, draws.noise)
+        aug = self.augmenter.aug_cond(part.aug_params) if self.augmenter else part.aug_params
         with autocast(self.plan.precision, self.device):
-            output = self.network(x_t, t, groups, draws.dropped, aug)
-        return denoising_loss(self.recipe.denoiser, self.schedule, output, x0, x_t, t, noise)
+            output = self.network(x_t, draws.t, groups, draws.dropped, aug)
+        spec, objective = self.recipe.denoiser, self.recipe.objective
+        weight: Tensor | float = 1.0
+        if objective.weight == "min_snr":
+            weight = min_snr_weight(self.schedule, draws.t, spec.prediction, objective.min_snr_gamma)
+        return denoising_loss(spec, self.schedule, output, x0, x_t, draws.t, draws.noise, weight)
 
-    def _inputs(self, draws: _Draws) -> tuple[np.ndarray, list[tuple[int, Tensor]]]:
-        """Return flipped and augmented images, and (projection, ``h`` of its images) in the order of the batch."""
-        index, flip, params = draws.image, draws.flip, draws.aug_params
-        originals = self.images[index.numpy()]
-        images = np.where(flip.numpy()[:, None, None, None], originals[:, :, ::-1], originals)
-        groups = []
-        for number in draws.projection.unique_consecutive().tolist():
-            members = (draws.projection == number).nonzero()[:, 0]
-            h = self.representations.take(number, index[members], flip[members]).to(self.device)
-            changed = params[members].any(dim=1)
-            if self.augmenter and changed.any():
-                which = members[changed]
-                augmented = self.augmenter.apply(index[which], flip[which], params[which])
-                images[which.numpy()] = [center_crop(image, self.recipe.denoiser.size) for image in augmented]
-                h[changed.to(h.device)] = self.augmenter.encode(augmented, number).to(h.device)
-            groups.append((number, h))
-        return images, groups
+    @staticmethod
+    def _x0(part: Part) -> Tensor:
+        """Return the flipped images (B, 3, size, size), channels_last, of ``part`` on the device."""
+        x0 = to_float(part.images)
+        return torch.where(part.flip[:, None, None, None], x0.flip(3), x0)
+
+    def _h(self, group: Group) -> Tensor:
+        """Return the representations (B, D) of ``group``, with those of augmented images."""
+        h = group.h.float()
+        if not len(group.augmented):
+            return h
+        representation = self.representations.projections[group.projection]
+        encoder = self.encoders[representation.method]
+        levels = encode_tensor(encoder, group.crops)
+        return h.index_copy(0, group.augmented, levels[encoder.spec.levels.index(representation.level)])
 
     @torch.no_grad()
     def _update_ema(self, step: int) -> None:
         decay = min(self.recipe.ema, (1 + step) / (10 + step))
-        current = [*self.model.denoiser.parameters(), *folded_parameters(self.model.conditioning)]
-        torch._foreach_lerp_(list(self.ema_model.parameters()), current, 1 - decay)
+        average = [*self.ema_model.denoiser.parameters(), *self.ema_conditioning.values()]
+        torch._foreach_lerp_(average, list(self.model.parameters()), 1 - decay)
+
+    def fold_ema(self) -> None:
+        """Update the projections of ``ema_model``.
+
+        The fold is linear in the weights, because the whitener is constant. The fold of the average therefore equals
+        the average of the folds.
+        """
+        fold(self.model.conditioning, self.ema_conditioning, self.ema_model.conditioning)
 
     def on_step_end(self, step: int, folder: Path) -> dict[str, float]:
         """Evaluate the EMA weights every ``sample_every`` steps and at the end.
@@ -252,6 +261,7 @@ class DenoiserTrainer:
         """
         if step % self.recipe.sample_every and step != self.steps:
             return {}
+        self.fold_ema()
         training = EvalSet(self.images, self.representations, self.device, self.names)
         training.write_sample_grid(self.ema_model, self.schedule, folder / "samples" / f"step-{step:07d}.png")
         if self.validation is None:
@@ -263,9 +273,11 @@ class DenoiserTrainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return weights, EMA weights and the optimizer's state."""
+        self.fold_ema()
         return grouped(
             model=self.model.state_dict(),
             ema=self.ema_model.state_dict(),
+            ema_whitened=self.ema_conditioning,
             aug_cond=self.aug_cond.state_dict() if self.aug_cond else {},
             optimizer=optimizer_tensors(self.optimizer),
         )
@@ -274,6 +286,8 @@ class DenoiserTrainer:
         """Restore weights, EMA weights and the optimizer's state."""
         self.model.load_state_dict(checkpoint.group("model"))
         self.ema_model.load_state_dict(checkpoint.group("ema"))
+        for name, tensor in checkpoint.group("ema_whitened").items():
+            self.ema_conditioning[name].copy_(tensor)
         if self.aug_cond:
             self.aug_cond.load_state_dict(checkpoint.group("aug_cond"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from rcdm_cli.core.errors import RcdmError
@@ -18,14 +20,24 @@ _TIMEOUT = timedelta(days=7)
 
 
 @contextmanager
-def process_group(rank: int, world_size: int, device: torch.device) -> Iterator[None]:
-    """Join the process group at ``MASTER_ADDR`` and ``MASTER_PORT``. A single process needs no group."""
+def process_group(rank: int, world_size: int, device: torch.device, init_method: str = "env://") -> Iterator[None]:
+    """Join the processes of a training. A single process needs no group.
+
+    Args:
+        rank: index of this process.
+        world_size: number of processes.
+        device: device of this process.
+        init_method: address of the main process, ``tcp://HOST:PORT``; by default ``MASTER_ADDR`` and ``MASTER_PORT``.
+    """
+    if device.type == "cuda":
+        # Streams, generators and NCCL use the current device.
+        torch.cuda.set_device(device)
     if world_size == 1:
         yield
         return
     # Flags are reduced on the CPU, so that a step does not wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=_TIMEOUT)
+    dist.init_process_group(backend, init_method, rank=rank, world_size=world_size, timeout=_TIMEOUT)
     try:
         yield
     finally:
@@ -52,15 +64,26 @@ def shard(batch: Tensor) -> Tensor:
     return batch[rank() :: world_size()]
 
 
-def data_parallel(module: nn.Module) -> nn.Module:
-    """Wrap ``module`` so that ``backward`` averages gradients over the processes; every parameter needs a gradient."""
+def data_parallel(module: nn.Module, compression: str = "none", static_graph: bool = False) -> nn.Module:
+    """Wrap ``module`` so that ``backward`` averages gradients over the processes.
+
+    Gradients are exchanged in buckets while ``backward`` continues. Every parameter needs a gradient.
+
+    Args:
+        module: module on the device of this process.
+        compression: number format of the exchange, ``none`` for the format of the gradients or ``bf16``.
+        static_graph: whether each backward pass uses the same parameters and exchanges gradients.
+    """
     if world_size() == 1:
         return module
-    # Buffers are constant. Newer versions of PyTorch rename the option.
+    # Buffers are constant, or equal in all processes. Newer versions of PyTorch rename the option.
     parameters = inspect.signature(DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"
     options: dict[str, Any] = {option: False}
-    return DistributedDataParallel(module, **options)
+    wrapped = DistributedDataParallel(module, static_graph=static_graph, gradient_as_bucket_view=True, **options)
+    if compression == "bf16":
+        wrapped.register_comm_hook(None, bf16_compress_hook)
+    return wrapped
 
 
 def no_sync(module: nn.Module) -> AbstractContextManager[None]:
@@ -69,7 +92,7 @@ def no_sync(module: nn.Module) -> AbstractContextManager[None]:
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """Return the sum of ``value`` over all processes.
+    """Return the sum of ``value`` over all processes. The gradient does not flow to other processes.
 
     Raises:
         RcdmError: another process has ended.
@@ -78,6 +101,39 @@ def all_reduce_sum(value: Tensor) -> Tensor:
         with explain_lost_process():
             dist.all_reduce(value)
     return value
+
+
+def gather(value: Tensor) -> Tensor:
+    """Return ``value`` (B, ...) of all processes in the order of the whole batch, (world_size * B, ...).
+
+    The inverse of ``shard``. The gradient flows to all processes: with the same loss of the whole batch in each
+    process, the average of the gradients over the processes is the gradient of that loss.
+
+    Raises:
+        RcdmError: another process has ended.
+    """
+    if world_size() == 1:
+        return value
+    with explain_lost_process():
+        gathered: Tensor = _Gather.apply(value)
+    return gathered.transpose(0, 1).flatten(0, 1)
+
+
+class _Gather(torch.autograd.Function):
+    """(B, ...) to (processes, B, ...). The gradient of an input is the sum over the outputs of all processes."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, value.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad[rank()]
 
 
 def any_process(flag: bool) -> bool:

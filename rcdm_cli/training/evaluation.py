@@ -18,7 +18,7 @@ from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.samplers import dpmpp
 from rcdm_cli.diffusion.sampling import denoiser_of
 from rcdm_cli.diffusion.schedule import Schedule, spacing
-from rcdm_cli.training.batches import generator, stratified_timesteps
+from rcdm_cli.training.batches import draw_timesteps, generator
 from rcdm_cli.training.recipe import TrainPrecision
 from rcdm_cli.training.representations import Representations
 
@@ -54,7 +54,7 @@ class EvalSet:
         projection = torch.arange(BATCH) * projections // BATCH
         total = 0.0
         for index in images.split(BATCH):
-            t = stratified_timesteps(BATCH, len(schedule), draw)
+            t = draw_timesteps(BATCH, len(schedule), draw)
             x0 = to_tensor(self.images[index.numpy()])
             noise = torch.randn(x0.shape, generator=draw)
             x0, noise, t = (value.to(self.device) for value in (x0, noise, t))
@@ -83,4 +83,8 @@ class EvalSet:
         write_png(path, draw_grid(PixelGrid(rows, [GridGroup(title, 1) for title in titles])))
 
     def _h(self, projection: int, index: Tensor) -> Tensor:
-        return self.representations.take(projection, index, torch.zeros_like(index, dtype=torch.bool)).to(self.device)
+        return (
+            self.representations.take(projection, index, torch.zeros_like(index, dtype=torch.bool))
+            .to(self.device)
+            .float()
+        )

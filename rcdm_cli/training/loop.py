@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from rcdm_cli.core.errors import InputError, Interrupted, RcdmError
 from rcdm_cli.core.files import write_text
 from rcdm_cli.core.resources import CHECKPOINT
-from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from rcdm_cli.training.checkpoint import Checkpoint, CheckpointWriter, load_checkpoint
 from rcdm_cli.training.distributed import any_process, is_main_process
 
 LOG = "log.jsonl"
@@ -30,8 +29,11 @@ class Trainer(Protocol):
     def setup(self, step: int) -> None:
         """Prepare training from step ``step``. Called once, before the first ``train_step``."""
 
-    def train_step(self, step: int) -> dict[str, float]:
-        """Do one optimizer step, and return values to log, including ``loss``."""
+    def train_step(self, step: int) -> dict[str, float | Tensor]:
+        """Do one optimizer step, and return values to log, including ``loss``.
+
+        Values on a device are read at steps that are logged or shown only. The loss is the same in all processes.
+        """
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the complete training state."""
@@ -56,12 +58,6 @@ class Progress:
     images_per_second: float
 
 
-def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
-    """Set the learning rate of all parameter groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-
-
 def fit(
     trainer: Trainer,
     folder: Path,
@@ -75,6 +71,7 @@ def fit(
     """Train to the last step, from the checkpoint in ``folder`` if one exists.
 
     With several processes, the main process writes the files. All processes stop if ``stop`` is true in one of them.
+    Checkpoints are written in the background: the training waits for the copy of the state to memory only.
 
     Args:
         trainer: training to run.
@@ -91,49 +88,70 @@ def fit(
     Raises:
         InputError: the checkpoint is from another recipe or other images.
         Interrupted: ``stop`` returned True.
-        RcdmError: the loss is not finite. The last checkpoint is not replaced.
+        RcdmError: the loss is not finite. The loss is checked before each line of the log and each checkpoint, so that
+            no checkpoint contains diverged weights.
     """
     path = folder / CHECKPOINT
     first = _resume(trainer, path)
     log = _Log(folder / LOG, first) if is_main_process() else None
     trainer.setup(first)
-    sums: dict[str, float] = {}
-    started, counted = time.perf_counter(), 0
-    last_shown = started
-    for step in range(first, trainer.steps):
-        values = trainer.train_step(step)
-        if not math.isfinite(values["loss"]):
-            raise RcdmError(
-                f"The loss is {values['loss']} at step {step + 1}: the training in {folder} has diverged. Start again "
-                "in another folder with a lower optimization.lr, or with optimization.precision=fp32."
-            )
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0.0) + value
-        counted += 1
-        done = step + 1
-        rate = counted * trainer.images_per_step / (time.perf_counter() - started)
-        means = {name: total / counted for name, total in sums.items()}
-        if done % log_every == 0 or done == trainer.steps:
-            if log:
-                log.write({"step": done, **means, "images_per_second": round(rate, 2)})
-            sums, started, counted = {}, time.perf_counter(), 0
-        paused = time.perf_counter()
-        if paused - last_shown >= show_every or done == trainer.steps:
-            on_progress(Progress(done, trainer.steps, means, rate))
-            last_shown = paused
-        if log and (evaluated := trainer.on_step_end(done, folder)):
-            log.write({"step": done, **evaluated})
-        stopping = any_process(stop())
-        if is_main_process() and (stopping or done % save_every == 0 or done == trainer.steps):
-            save_checkpoint(path, Checkpoint(done, trainer.resume_key(), trainer.tensors(), trainer.description))
-        # The speed excludes evaluation and checkpoints.
-        started += time.perf_counter() - paused
-        if stopping and done < trainer.steps:
-            raise Interrupted(
-                f"Stopped at step {done} of {trainer.steps}; {path} contains the state. Run the same command again to "
-                "resume."
-            )
+    means = _Means()
+    started, last_shown = time.perf_counter(), time.perf_counter()
+    with CheckpointWriter(path) as writer:
+        for step in range(first, trainer.steps):
+            means.add(trainer.train_step(step))
+            done = step + 1
+            stopping = any_process(stop())
+            saving = stopping or done % save_every == 0 or done == trainer.steps
+            logging = done % log_every == 0 or done == trainer.steps
+            if saving or logging:
+                _check_finite(means.read()["loss"], done, folder)
+            rate = means.count * trainer.images_per_step / (time.perf_counter() - started)
+            paused = time.perf_counter()
+            if paused - last_shown >= show_every or done == trainer.steps:
+                on_progress(Progress(done, trainer.steps, means.read(), rate))
+                last_shown = paused
+            if logging:
+                if log:
+                    log.write({"step": done, **means.read(), "images_per_second": round(rate, 2)})
+                means, started = _Means(), time.perf_counter()
+            if log and (evaluated := trainer.on_step_end(done, folder)):
+                log.write({"step": done, **evaluated})
+            if saving and is_main_process():
+                writer.save(Checkpoint(done, trainer.resume_key(), trainer.tensors(), trainer.description))
+            # The speed excludes evaluation and checkpoints.
+            started += time.perf_counter() - paused
+            if stopping and done < trainer.steps:
+                writer.wait()
+                raise Interrupted(
+                    f"Stopped at step {done} of {trainer.steps}; {path} contains the state. Run the same command again "
+                    "to resume."
+                )
     return first
+
+
+class _Means:
+    """Means of logged values. Sums of values on a device stay on the device until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float | Tensor] = {}
+        self.count = 0
+
+    def add(self, values: dict[str, float | Tensor]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.count += 1
+
+    def read(self) -> dict[str, float]:
+        return {name: float(total) / self.count for name, total in self.sums.items()}
+
+
+def _check_finite(loss: float, done: int, folder: Path) -> None:
+    if not math.isfinite(loss):
+        raise RcdmError(
+            f"The loss is {loss} at step {done}: the training in {folder} has diverged. Start again in another folder "
+            "with a lower optimization.lr, or with optimization.precision=fp32."
+        )
 
 
 def _resume(trainer: Trainer, path: Path) -> int:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.training import distributed
 from rcdm_cli.training.recipe import MethodOptions
 
 
@@ -30,6 +31,9 @@ def require_lightly() -> None:
 
 class PretrainingObjective(nn.Module, ABC):
     """Loss over the views of a batch, with the modules that only pretraining needs.
+
+    With several processes, ``forward`` gets the images of one process. The mean of the losses over the processes equals
+    the loss of one process with all images.
 
     Attributes:
         encoder: network to save after pretraining.
@@ -65,7 +69,8 @@ class TwoViews(PretrainingObjective):
         """Return the criterion on the projections of the first and the second view."""
         first, second = self.project(torch.cat(views)).float().chunk(2)
         with _float32(first):
-            loss: Tensor = self.criterion(first, second)
+            # The criterion compares the images of all processes.
+            loss: Tensor = self.criterion(distributed.gather(first), distributed.gather(second))
         return loss
 
 
@@ -110,8 +115,7 @@ class Dino(PretrainingObjective):
     def after_step(self, progress: float) -> None:
         """Update the teacher as an EMA of the student. The momentum rises to 1 along a cosine."""
         momentum = 1 - (1 - self.momentum) * (cos(pi * progress) + 1) / 2
-        for teacher, student in zip(self.encoder.parameters(), self.student.parameters(), strict=True):
-            teacher.lerp_(student, 1 - momentum)
+        torch._foreach_lerp_(list(self.encoder.parameters()), list(self.student.parameters()), 1 - momentum)
         # As published, the teacher computes its own batch statistics.
         self.teacher_prototypes.lerp_(self.prototypes, 1 - momentum)
 
@@ -128,7 +132,9 @@ class Supervised(PretrainingObjective):
     def forward(self, views: list[Tensor], labels: Tensor) -> Tensor:
         """Return the mean cross-entropy of the single view; 0 if no image of the batch has a label."""
         total: Tensor = self.criterion(self.classifier(self.project(views[0])).float(), labels)
-        return total / (labels >= 0).sum().clamp(min=1)
+        labelled = distributed.all_reduce_sum((labels >= 0).sum()).clamp(min=1)
+        # The mean over the processes is the mean over the labelled images of all processes.
+        return total * (distributed.world_size() / labelled)
 
 
 def _float32(tensor: Tensor) -> torch.autocast:

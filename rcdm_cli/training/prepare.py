@@ -1,8 +1,8 @@
 """Build trainers: open images and encoders, compute crops and representations, and cache both in the run's folder."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -69,17 +69,23 @@ def prepare_encoder(
             f"optimization.accumulate={recipe.optimization.accumulate} is supported for denoisers only, because the "
             "losses of encoders compare the images of a batch. Reduce optimization.batch to save memory."
         )
+    if recipe.optimization.batch % world_size():
+        raise InputError(
+            f"optimization.batch={recipe.optimization.batch} cannot be divided by {world_size()} processes, which the "
+            "losses of encoders need. Set optimization.batch to a multiple of the number of processes."
+        )
     _check_splits(split, validation_split)
-    training = _labelled(open_dataset(data, split, on_note), recipe, out, None, on_progress, on_note)
-    validation = None
-    if validation_split is not None:
-        source = open_dataset(data, validation_split, on_note)
-        validation = _labelled(source, recipe, out, training.classes, on_progress, on_note)
-        if len(training.classes) > 1 and not (validation.labels >= 0).any():
-            raise InputError(
-                f"No image of `validation_split` {validation_split} belongs to a class of the training images "
-                f"({', '.join(training.classes)}). Choose another split, or omit `validation_split`."
-            )
+    with main_process_first():
+        training = _labelled(open_dataset(data, split, on_note), recipe, out, None, on_progress, on_note)
+        validation = None
+        if validation_split is not None:
+            source = open_dataset(data, validation_split, on_note)
+            validation = _labelled(source, recipe, out, training.classes, on_progress, on_note)
+    if validation is not None and len(training.classes) > 1 and not (validation.labels >= 0).any():
+        raise InputError(
+            f"No image of `validation_split` {validation_split} belongs to a class of the training images "
+            f"({', '.join(training.classes)}). Choose another split, or omit `validation_split`."
+        )
     return PretrainTrainer(recipe, method, training, device, workers, validation)
 
 
@@ -93,6 +99,7 @@ def prepare_denoiser(
     encoders: Sequence[str | Encoder] = (),
     init: WarmStart | None = None,
     device: torch.device,
+    workers: int = 0,
     on_progress: OnProgress = silent,
     on_note: Note = lambda _: None,
 ) -> DenoiserTrainer:
@@ -134,7 +141,7 @@ def prepare_denoiser(
         augmenter = None
         if config:
             images = _crop(source, config.image_size, out, on_progress, on_note).images
-            augmenter = Augmenter(config, images, opened, projections, device)
+            augmenter = Augmenter(config, images)
     methods = [encoder.spec.method for encoder in opened]
     init_methods = [e.spec.method for e in opened if init and init.was_trained_with(e)]
     if init and (new := [method for method in methods if method not in init_methods]):
@@ -148,6 +155,8 @@ def prepare_denoiser(
         init=init.model if init else None,
         init_methods=init_methods,
         augmenter=augmenter,
+        encoders=opened if augmenter else (),
+        workers=workers,
         validation=validation,
         names=training.names,
     )
@@ -217,8 +226,9 @@ def _eval_set(
         for level in LEVELS
         if level in spec.levels and level in recipe.levels
     )
-    show = partial(on_progress, "Representations")
-    representations = CachedRepresentations(inputs, projections, out / "representations", device, show)
+    show = _with_rate(on_progress, "Representations")
+    folder = out / "representations"
+    representations = CachedRepresentations(inputs, projections, folder, device, show, recipe.cache)
     return EvalSet(cropped.images, representations, device, cropped.keys)
 
 
@@ -233,11 +243,25 @@ def _check_splits(split: str | None, validation_split: str | None) -> None:
 
 
 def _crop(source: ImageDataset, size: int, out: Path, on_progress: OnProgress, on_note: Note) -> CroppedImages:
-    cropped = load_cropped(source, size, partial(on_progress, "Images"), out / IMAGES)
+    cropped = load_cropped(source, size, _with_rate(on_progress, "Images"), out / IMAGES)
     if cropped.skipped:
         key, reason = cropped.skipped[0]
         on_note(f"{len(cropped.skipped)} images could not be read and are ignored. The first is {key}: {reason}")
     return cropped
+
+
+def _with_rate(on_progress: OnProgress, stage: str) -> Callable[[int, int], None]:
+    """Return a progress callback of one stage that also shows images per second, without those of earlier calls."""
+    first: tuple[float, int] | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal first
+        now = time.perf_counter()
+        first = first or (now, done)
+        seconds = now - first[0]
+        on_progress(stage, done, total, f"{(done - first[1]) / seconds:.0f} images/s" if seconds > 0.1 else "")
+
+    return show
 
 
 def _labelled(

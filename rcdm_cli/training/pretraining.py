@@ -4,24 +4,30 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.profiler import record_function
+from torch.utils.data import Dataset
 
 from rcdm_cli.core.precision import autocast
+from rcdm_cli.data.array_file import Rows
 from rcdm_cli.data.encode import EncoderFunction, encode_images
+from rcdm_cli.data.loader import load_batches
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from rcdm_cli.encoders.open import ENCODER_FILE
 from rcdm_cli.encoders.spec import EncoderSpec
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 from rcdm_cli.metrics.nearest import knn_predict
+from rcdm_cli.training import distributed
+from rcdm_cli.training.batch_norm import SyncedBatchNorm
 from rcdm_cli.training.batches import Batches, generator
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
-from rcdm_cli.training.loop import set_learning_rate
 from rcdm_cli.training.objectives import build_objective, build_transform
+from rcdm_cli.training.optimizer import adamw, set_learning_rate
 from rcdm_cli.training.recipe import PretrainRecipe
 
 LEAVE_ONE_OUT = 5000
@@ -65,19 +71,25 @@ def class_indices(
 
 
 class _Views(Dataset[tuple[list[Tensor], Tensor]]):
-    """Views of images by (image index, draw index). The views do not depend on the worker process."""
+    """Batches of views by lists of (image index, draw index). The views do not depend on the worker process."""
 
     def __init__(self, data: LabelledImages, transform: Callable[[Image.Image], list[Tensor]], seed: int) -> None:
-        self.data, self.transform, self.seed = data, transform, seed
+        self.images, self.labels = Rows(data.images), data.labels
+        self.transform, self.seed = transform, seed
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
-        image, draw = item
+    def __getitem__(self, items: list[tuple[int, int]]) -> tuple[list[Tensor], Tensor]:
+        index = np.array([image for image, _ in items])
+        images = self.images.take(index)
+        views = [self._views(image, draw) for image, (_, draw) in zip(images, items, strict=True)]
+        return [torch.stack(view) for view in zip(*views, strict=True)], self.labels[torch.from_numpy(index)]
+
+    def _views(self, image: np.ndarray, draw: int) -> list[Tensor]:
         # lightly and torchvision use the global generators. A seed per draw makes the views repeatable.
         key = generator("views", self.seed, draw).initial_seed()
         torch.manual_seed(key)
         random.seed(key)
         np.random.seed(key % 2**32)
-        return self.transform(Image.fromarray(self.data.images[image])), self.data.labels[image]
+        return self.transform(Image.fromarray(image))
 
 
 class PretrainTrainer:
@@ -126,18 +138,21 @@ class PretrainTrainer:
         )
         self.objective = build_objective(encoder, self.options, len(data.classes)).to(device)
         self.objective.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.AdamW(
-            [p for p in self.objective.parameters() if p.requires_grad],
-            lr=self.plan.lr,
-            betas=self.plan.betas,
-            weight_decay=self.plan.weight_decay,
+        self.optimizer = adamw([p for p in self.objective.parameters() if p.requires_grad], self.plan)
+        self.network = distributed.data_parallel(self.objective, self.plan.gradient_compression, static_graph=True)
+        # Views are in [0, 1].
+        self.mean, self.std = (
+            torch.tensor(values, device=device).view(1, 3, 1, 1)
+            for values in (self.preprocessing.mean, self.preprocessing.std)
         )
         transform = build_transform(method, self.options.transform, self.preprocessing.size)
         self.views = _Views(data, transform, self.plan.seed)
 
     def resume_key(self) -> dict[str, object]:
         """Return the method, its settings, the shared settings and the images."""
-        recipe = self.recipe.model_dump(mode="json", exclude={"methods", "description", "knn_every"})
+        excluded: Any = {"methods": True, "description": True, "knn_every": True}
+        excluded |= {"optimization": {"gradient_compression"}}
+        recipe = self.recipe.model_dump(mode="json", exclude=excluded)
         return {
             "recipe": recipe,
             "method": self.method,
@@ -147,40 +162,42 @@ class PretrainTrainer:
 
     def setup(self, step: int) -> None:
         """Open the data loader at ``step``."""
-        batches = Batches(len(self.data.images), self.plan.batch, self.plan.seed, step, self.steps)
-        loader: DataLoader[tuple[list[Tensor], Tensor]] = DataLoader(
-            self.views,
-            batch_sampler=batches,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            pin_memory=self.device.type == "cuda",
+        batches = Batches(
+            len(self.data.images),
+            self.plan.batch,
+            self.plan.seed,
+            step,
+            self.steps,
+            distributed.rank(),
+            distributed.world_size(),
         )
-        self.stream = iter(loader)
+        self.stream = load_batches(self.views, batches, self.device, self.workers)
         self.objective.train()
 
-    def train_step(self, step: int) -> dict[str, float]:
+    def train_step(self, step: int) -> dict[str, float | Tensor]:
         """Do one optimizer step on one batch of views."""
-        views, labels = next(self.stream)
-        # Dropout and stochastic depth of the trunk use the global generator.
-        torch.manual_seed(generator("dropout", self.plan.seed, step).initial_seed())
-        mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
-        ready = [
-            ((view.to(self.device, non_blocking=True) - mean) / std).contiguous(memory_format=torch.channels_last)
-            for view in views
-        ]
+        with record_function("train: data"):
+            views, labels = next(self.stream)
+        # Dropout and stochastic depth of the trunk use the global generator. Processes have different images.
+        torch.manual_seed(generator("dropout", self.plan.seed, step, distributed.rank()).initial_seed())
         lr = self.plan.learning_rate(step, self.steps, self.options.lr)
         set_learning_rate(self.optimizer, lr)
         self.objective.epoch = step // self.per_epoch
-        with autocast(self.plan.precision, self.device):
-            loss = self.objective(ready, labels.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.plan.clip:
-            torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip)
-        self.optimizer.step()
-        self.objective.after_step((step + 1) / self.steps)
-        return {"loss": loss.item(), "lr": lr}
+        with distributed.explain_lost_process():
+            with record_function("train: forward"), autocast(self.plan.precision, self.device), SyncedBatchNorm():
+                ready = [
+                    ((view - self.mean) / self.std).contiguous(memory_format=torch.channels_last) for view in views
+                ]
+                loss = self.network(ready, labels)
+            with record_function("train: backward"):
+                loss.backward()
+        with record_function("train: optimizer"):
+            if self.plan.clip:
+                torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip)
+            self.optimizer.step()
+            self.objective.after_step((step + 1) / self.steps)
+        return {"loss": distributed.all_reduce_sum(loss.detach() / distributed.world_size()), "lr": lr}
 
     def on_step_end(self, step: int, folder: Path) -> dict[str, float]:
         """Save the encoder and return its k-NN accuracy, every ``knn_every`` epochs and at the end."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.resources import recipe_path
 from rcdm_cli.core.spec import Spec
-from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec
+from rcdm_cli.diffusion.spec import DenoiserSpec, NullCond, ScheduleSpec
 from rcdm_cli.encoders.methods import METHODS
 from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
 from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions, TrunkPool
@@ -40,7 +40,9 @@ class Optimization(Spec):
         warmup: fraction of the steps over which the learning rate rises from 0.
         decay: fraction of the steps, at the end, over which the learning rate falls to 0.
         clip: maximum gradient norm; 0 disables clipping.
-        precision: number format of matrix products; ``auto`` is bf16 on hardware with bf16 support.
+        precision: number format of matrix products; ``auto`` is bf16 on hardware with bf16 support. Weights, gradients
+            and the optimizer's state are float32.
+        gradient_compression: number format in which processes exchange gradients. ``bf16`` halves the transfers.
         seed: seed of weights, image order, augmentation and noise.
     """
 
@@ -53,6 +55,7 @@ class Optimization(Spec):
     decay: float = Field(default=0.0, ge=0, le=1)
     clip: float = Field(default=0.0, ge=0)
     precision: TrainPrecision = "auto"
+    gradient_compression: Literal["none", "bf16"] = "none"
     seed: int = Field(default=0, ge=0, lt=2**64)
 
     def learning_rate(self, step: int, steps: int, lr: float | None = None) -> float:
@@ -61,6 +64,31 @@ class Optimization(Spec):
         rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
         fall = 0.5 * (1 - cos(pi * remaining / decay)) if remaining < decay else 1.0
         return (lr or self.lr) * rise * fall
+
+
+class Objective(Spec):
+    """Distribution of timesteps, weight of the loss, and input without a representation, of a denoiser's training.
+
+    Attributes:
+        timesteps: ``uniform``: independent and uniform, as in DDPM (Ho et al. 2020, arXiv:2006.11239, algorithm 1).
+            ``stratified``: uniform, with one timestep in each of B equal intervals, which reduces the variance of the
+            loss (Kingma et al. 2021, arXiv:2107.00630, appendix I.1). ``logit_normal``: T * sigmoid(n) with n ~
+            N(``logit_mean``, ``logit_std``²), which prefers intermediate timesteps (Esser et al. 2024,
+            arXiv:2403.03206, equation 19), stratified too.
+        logit_mean: mean of n. A positive value prefers noisy timesteps.
+        logit_std: standard deviation of n.
+        weight: ``none``, or ``min_snr``: min-SNR-gamma (Hang et al. 2023, arXiv:2303.09556).
+        min_snr_gamma: largest signal-to-noise ratio of the weight.
+        null: conditioning vector of an image without a representation: ``zeros``, or a ``learned`` vector (Ho and
+            Salimans 2022, arXiv:2207.12598).
+    """
+
+    timesteps: Literal["stratified", "uniform", "logit_normal"] = "stratified"
+    logit_mean: float = 0.0
+    logit_std: float = Field(default=1.0, gt=0)
+    weight: Literal["none", "min_snr"] = "none"
+    min_snr_gamma: float = Field(default=5.0, gt=0)
+    null: NullCond = "zeros"
 
 
 class TrunkConfig(Spec):
@@ -183,7 +211,9 @@ class TrainRecipe(Spec):
         uncond_prob: probability of training an image without its representation, for classifier-free guidance
             (Ho and Salimans 2022, arXiv:2207.12598).
         augmentation: random augmentation; by default, images are flipped horizontally only.
-        compile: whether ``torch.compile`` compiles the denoiser.
+        objective: timesteps, weight of the loss, and input without a representation.
+        compile: whether ``torch.compile`` compiles the denoiser; by default, on CUDA devices with Triton.
+        cache: type of cached representations. ``float16`` needs half of the disk space.
         save_every: steps between checkpoints.
         sample_every: steps between sample grids.
     """
@@ -200,7 +230,9 @@ class TrainRecipe(Spec):
     ema: float = Field(default=0.9999, ge=0, lt=1)
     uncond_prob: float = Field(default=0.0, ge=0, le=1)
     augmentation: AugmentationConfig | None = None
-    compile: bool = False
+    objective: Objective = Objective()
+    compile: bool | None = None
+    cache: Literal["float32", "float16"] = "float32"
     save_every: int = Field(default=1000, ge=1)
     sample_every: int = Field(default=2000, ge=1)
 

@@ -1,19 +1,21 @@
 """Representations of training images: cached on disk, or computed in each step."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.core.files import atomic_write
+from rcdm_cli.data.array_file import ArrayWriter, Rows, open_array
 from rcdm_cli.data.encode import encode_crops, max_encode_batch
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder
+
+CacheType = Literal["float32", "float16"]
 
 
 class Representations(Protocol):
@@ -22,7 +24,10 @@ class Representations(Protocol):
     projections: tuple[Representation, ...]
 
     def take(self, projection: int, index: Tensor, flip: Tensor) -> Tensor:
-        """Return ``h`` (B, D) for ``projections[projection]`` of images ``index`` (B,), flipped where ``flip`` (B,)."""
+        """Return ``h`` (B, D) for ``projections[projection]`` of images ``index`` (B,), flipped where ``flip`` (B,).
+
+        The tensor is on the CPU, with the type of the cache. Call ``float`` on the device of the training.
+        """
 
     def statistics(self, projection: int) -> tuple[Tensor, Tensor]:
         """Return mean (D,) and covariance (D, D), float64, over images and their mirror images."""
@@ -57,6 +62,7 @@ class CachedRepresentations:
         folder: folder of the cache files. Missing files are computed.
         device: device of the encoders.
         on_progress: called with (images encoded, images to encode).
+        dtype: type of the cache. float16 needs half of the disk and of the transfers to a GPU.
     """
 
     def __init__(
@@ -66,54 +72,70 @@ class CachedRepresentations:
         folder: Path,
         device: torch.device,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
+        dtype: CacheType = "float32",
     ) -> None:
         self.projections = projections
         by_method = {source.encoder.spec.method: source for source in sources}
-        missing = [s for s in sources if not all(_path(folder, s, level).exists() for level in s.encoder.spec.levels)]
+
+        def path(source: EncoderInputs, level: str) -> Path:
+            return cache_path(folder, source.name, level, dtype)
+
+        missing = [s for s in sources if not all(path(s, level).exists() for level in s.encoder.spec.levels)]
         total, new = (sum(2 * len(source.images) for source in part) for part in (sources, missing))
         done = total - new
         on_progress(done, total)
         for source in missing:
-            for count in _compute(source, folder, device):
+            for count in _compute(source, [path(source, level) for level in source.encoder.spec.levels], dtype, device):
                 done += count
                 on_progress(done, total)
-        self.arrays = [
-            np.load(_path(folder, by_method[projection.method], projection.level), mmap_mode="r")
+        # An image and its mirror image are two rows.
+        self.rows = [
+            Rows(open_array(path(by_method[projection.method], projection.level)).reshape(-1, projection.width))
             for projection in projections
         ]
 
     def take(self, projection: int, index: Tensor, flip: Tensor) -> Tensor:
         """Read ``h`` from the cache."""
-        return torch.from_numpy(self.arrays[projection][index.numpy(), flip.numpy().astype(np.int64)])
+        return torch.from_numpy(self.rows[projection].take((2 * index + flip).numpy()))
 
     def statistics(self, projection: int) -> tuple[Tensor, Tensor]:
         """Compute mean and covariance over at most 16,384 images."""
-        array = self.arrays[projection]
-        return _statistics(torch.from_numpy(array[_evenly_spaced(len(array), 16384).numpy()]).flatten(0, 1))
+        index = _evenly_spaced(len(self.rows[projection]) // 2, 16384)
+        return _statistics(torch.cat([self.take(projection, index, torch.full_like(index, side)) for side in (0, 1)]))
 
 
-def _path(folder: Path, source: EncoderInputs, level: str) -> Path:
-    return folder / f"{source.name}-{level}.npy"
+def cache_path(folder: Path, name: str, level: str, dtype: CacheType) -> Path:
+    """Return the cache file of one level. ``name`` is the key of the encoder and of the images."""
+    return folder / f"{name}-{level}{'' if dtype == 'float32' else f'-{dtype}'}.npy"
 
 
-def _compute(source: EncoderInputs, folder: Path, device: torch.device) -> Iterator[int]:
+def _compute(source: EncoderInputs, paths: Sequence[Path], dtype: CacheType, device: torch.device) -> Iterator[int]:
+    """Write the cache files of all levels, and yield the number of encoded images after each batch.
+
+    The files of an interrupted call are continued.
+    """
     encoder, images = source.encoder.to(device), source.images
     chunk = max_encode_batch(images.shape[1])
-    with contextlib.ExitStack() as stack:
-        arrays = []
-        for level in encoder.spec.levels:
-            temporary = stack.enter_context(atomic_write(_path(folder, source, level)))
-            shape = (len(images), 2, encoder.spec.width_at(level))
-            arrays.append(np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape))
-        for start in range(0, len(images), chunk):
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(ArrayWriter(path, (2, encoder.spec.width_at(level)), dtype))
+            for path, level in zip(paths, encoder.spec.levels, strict=True)
+        ]
+        # The same batches as in an uninterrupted call give the same rounding.
+        first = min(writer.rows for writer in writers) // chunk * chunk
+        if first:
+            yield 2 * first
+        for start in range(first, len(images), chunk):
             part = images[start : start + chunk]
+            both = []
             for flip in (False, True):
-                levels = encode_flipped(encoder, part, np.full(len(part), flip), device)
-                for array, h in zip(arrays, levels, strict=True):
-                    array[start : start + chunk, int(flip)] = h.numpy()
+                both.append(encode_flipped(encoder, part, np.full(len(part), flip), device))
                 yield len(part)
-        for array in arrays:
-            array.flush()
+            for writer, sides in zip(writers, zip(*both, strict=True), strict=True):
+                # The files of an interrupted call may have different numbers of rows.
+                writer.append(torch.stack(sides, dim=1).numpy()[writer.rows - start :])
+        for writer in writers:
+            writer.finish()
 
 
 class ComputedRepresentations:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from rcdm_cli.core.errors import InputError, Interrupted
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import CHECKPOINT
+from rcdm_cli.data.array_file import open_array
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditioningSpec
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
@@ -24,6 +25,7 @@ from rcdm_cli.training.distributed import is_main_process
 from rcdm_cli.training.loop import Progress, Trainer, fit
 from rcdm_cli.training.prepare import ENCODERS, Note, OnProgress, prepare_denoiser, prepare_encoder, silent
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe, read_recipe
+from rcdm_cli.training.representations import CacheType, cache_path
 from rcdm_cli.training.warm_start import WarmStart
 
 
@@ -72,6 +74,7 @@ def train(
     init: WarmStart | Path | str | None = None,
     overrides: Sequence[str] = (),
     device: torch.device | str = "cpu",
+    workers: int = 0,
     stop: Callable[[], bool] = lambda: False,
     on_progress: OnProgress = silent,
     on_note: Note = lambda _: None,
@@ -88,6 +91,8 @@ def train(
         init: initial weights, or the folder of a run with the initial weights; by default, random weights.
         overrides: changes of the recipe, ``key=value`` with dotted keys and TOML values.
         device: device to train on.
+        workers: number of processes that read and augment images; 0 uses this process. The result does not depend on
+            this number.
         stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.
         on_progress: progress callback.
         on_note: called with messages for the user.
@@ -116,6 +121,7 @@ def train(
             encoders=encoders,
             init=init,
             device=torch.device(device),
+            workers=workers,
             on_progress=_interruptible(on_progress, stop),
             on_note=on_note,
         )
@@ -164,7 +170,7 @@ def pretrain(
         RcdmError: lightly is not installed, or the loss is not finite.
     """
     settings, out = read_recipe(recipe, PretrainRecipe, overrides), Path(out)
-    with output_folder(out):
+    with output_folder(out) if is_main_process() else nullcontext():
         trainer = prepare_encoder(
             settings,
             method,
@@ -200,9 +206,8 @@ def read_run(folder: Path) -> TrainedRun:
     if "projections" not in checkpoint.resume_key or not isinstance(values, dict):
         raise InputError(f"{path} is not a checkpoint of an `rcdm train` run.")
     recipe = TrainRecipe.parse({**values, "steps": checkpoint.step, "description": checkpoint.description}, str(path))
-    projections = ConditioningSpec.parse(
-        {"projections": checkpoint.resume_key["projections"], "width": recipe.denoiser.cond_width}, str(path)
-    )
+    values = {"width": recipe.denoiser.cond_width, "null": recipe.objective.null}
+    projections = ConditioningSpec.parse({"projections": checkpoint.resume_key["projections"], **values}, str(path))
     model = Model(recipe.denoiser, projections)
     try:
         model.load_state_dict(checkpoint.group("ema"))
@@ -224,11 +229,13 @@ def cached_representations(folder: Path) -> dict[Pair, Tensor]:
     for values in cast(list[dict[str, Any]], checkpoint.resume_key["projections"]):
         pair = Pair(values["method"], values["level"])
         weights = sha256(folder / ENCODERS / f"{pair.method}.safetensors")[:12]
-        path = folder / "representations" / f"{pair.method}-{weights}-{images}-{pair.level}.npy"
-        if path.is_file():
-            array = np.load(path, mmap_mode="r")
-            index = np.linspace(0, len(array) - 1, min(len(array), 16384)).astype(np.int64)
-            found[pair] = torch.from_numpy(array[index, 0])
+        for dtype in get_args(CacheType):
+            name = f"{pair.method}-{weights}-{images}"
+            path = cache_path(folder / "representations", name, pair.level, dtype)
+            if path.is_file():
+                array = open_array(path)
+                index = np.linspace(0, len(array) - 1, min(len(array), 16384)).astype(np.int64)
+                found[pair] = torch.from_numpy(array[index, 0]).float()
     return found
 
 

@@ -70,6 +70,8 @@ def init_from(model: Model, source: Model, methods: Collection[str]) -> str:
         if representation in theirs and representation.method in methods:
             projection.load_state_dict(theirs[representation].state_dict())
             copied.append(projection)
+    if model.conditioning.spec.null == source.conditioning.spec.null == "learned":
+        model.conditioning.null.copy_(source.conditioning.null)
     digest = hashlib.sha256()
     for module in copied:
         for tensor in module.state_dict().values():

@@ -1,5 +1,6 @@
 """Train conditioning projections on whitened representations."""
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -17,9 +18,9 @@ class WhitenedProjection(nn.Module):
 
     The features of ``h`` are correlated: a few directions carry most of the variance, and a projection trained on the
     features learns little about the other directions. Inputs should be uncorrelated and equally scaled (LeCun et al.
-    1998, "Efficient BackProp", section 4.3). The result is a plain projection: ``weight`` times a fixed matrix, which
-    ``folded`` returns. The whitened scale equals the scale of the strongest direction. Adam moves all weights by equal
-    steps, so at a smaller scale the strongest direction would be learned later than by a plain projection.
+    1998, "Efficient BackProp", section 4.3). The result is a plain projection: ``weight`` times a fixed matrix
+    (``fold``). The whitened scale equals the scale of the strongest direction. Adam moves all weights by equal steps,
+    so at a smaller scale the strongest direction would be learned later than by a plain projection.
 
     Args:
         projection: initial map, with the mean and scale that standardise ``h``.
@@ -50,10 +51,6 @@ class WhitenedProjection(nn.Module):
             white = (h - self.mean) / self.scale @ self.whitener
         return F.linear(white, self.weight, self.bias)
 
-    def folded(self) -> Tensor:
-        """Return the weight (out width, D) of the equivalent plain projection."""
-        return self.weight @ self.whitener
-
 
 @torch.no_grad()
 def restandardise(projection: ConditioningProjection, mean: Tensor, std: Tensor) -> None:
@@ -75,7 +72,18 @@ def whiten(conditioning: ConditioningProjections, projection: int, covariance: T
     )
 
 
-def folded_parameters(conditioning: ConditioningProjections) -> list[Tensor]:
-    """Return the parameters of the equivalent plain projections: weight and bias of each."""
-    projections = [cast(WhitenedProjection, projection) for projection in conditioning.projections]
-    return [parameter for projection in projections for parameter in (projection.folded(), projection.bias)]
+@torch.no_grad()
+def fold(whitened: ConditioningProjections, weights: Mapping[str, Tensor], plain: ConditioningProjections) -> None:
+    """Copy ``weights``, which replace the parameters of ``whitened``, into the equivalent plain projections.
+
+    Args:
+        whitened: conditioning whose projections are ``WhitenedProjection``.
+        weights: weights by the names of the parameters of ``whitened``.
+        plain: conditioning to change.
+    """
+    whiteners = {
+        f"projections.{number}.weight": cast(WhitenedProjection, projection).whitener
+        for number, projection in enumerate(whitened.projections)
+    }
+    for name, parameter in plain.named_parameters():
+        parameter.copy_(weights[name] @ whiteners[name] if name in whiteners else weights[name])

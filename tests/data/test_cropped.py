@@ -70,15 +70,29 @@ def test_replaced_images_of_equal_size_are_read_again(tmp_path: Path) -> None:
     assert again.skipped == ()
 
 
-def test_interrupted_cache_is_removed(source: ImageDataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", [1, 3, 301, 601])
+@pytest.mark.parametrize("killed", [False, True])
+def test_interrupted_cache_is_continued(source: ImageDataset, tmp_path: Path, when: int, killed: bool) -> None:
+    """``hat/bad.jpg`` is image 300, and ``shirt/worse.png`` is the last."""
+    cache = tmp_path / "cache"
+
     def interrupt(done: int, total: int) -> None:
-        if done == 300:
+        if done == when:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load_cropped(source, 8, interrupt, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
-    check(source, load_cropped(source, 8, cache=tmp_path / "cache"))
+        load_cropped(source, 8, interrupt, cache)
+    assert all(file.name.startswith(".") or file.name == "contents.json" for file in cache.iterdir())
+    if killed:
+        # The last row and the last line can be incomplete.
+        (rows,), (lines,) = cache.glob(".*.npy.partial"), cache.glob(".*.json.partial")
+        rows.write_bytes(rows.read_bytes()[:-5])
+        lines.write_text(lines.read_text() + '[601, "the fi')
+    progress: list[int] = []
+    check(source, load_cropped(source, 8, lambda done, total: progress.append(done), cache))
+    assert progress == list(range(progress[0], 603))
+    assert progress[0] >= max(when - 2, 1)
+    assert not list(cache.glob(".*"))
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -101,6 +115,6 @@ def test_too_narrow_image_is_skipped_with_its_reason(tmp_path: Path) -> None:
 
 def test_unwritable_cache_is_an_error(tmp_path: Path) -> None:
     source = open_dataset(write_folder(tmp_path / "set", {"a.png": png(1)}))
-    (tmp_path / "cache" / f"{source.fingerprint()[:32]}-8.u8").mkdir(parents=True)
+    (tmp_path / "cache" / f"{source.fingerprint()[:32]}-8.npy").mkdir(parents=True)
     with pytest.raises(RcdmError, match="Could not write"):
         load_cropped(source, 8, cache=tmp_path / "cache")

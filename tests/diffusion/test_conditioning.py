@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.conditioning import ConditioningProjections, drop_cond
+from rcdm_cli.diffusion.conditioning import ConditioningProjections
 from rcdm_cli.diffusion.published import split_state
 from rcdm_cli.diffusion.spec import ConditioningSpec, Representation
 
@@ -72,11 +72,19 @@ def test_unconditional_is_zeros(conditioning):
     assert torch.equal(conditioning.unconditional(3), torch.zeros(3, 8))
 
 
-def test_drop_cond_sets_dropped_rows_to_zero():
+@pytest.mark.parametrize("null", ["zeros", "learned"])
+def test_dropped_rows_are_the_unconditional_cond(conditioning, null):
+    made = ConditioningProjections(conditioning.spec.model_copy(update={"null": null}))
+    expected = torch.zeros(8)
+    if null == "learned":
+        expected = torch.arange(8.0)
+        with torch.no_grad():
+            made.null.copy_(expected)
     cond = torch.randn(3, 8)
-    assert torch.equal(
-        drop_cond(cond, torch.tensor([False, True, False])), torch.stack([cond[0], torch.zeros(8), cond[2]])
-    )
+    dropped = made.drop(cond, torch.tensor([False, True, False]))
+    assert torch.equal(dropped, torch.stack([cond[0], expected, cond[2]]))
+    assert torch.equal(made.unconditional(2), expected.expand(2, -1))
+    assert ("null" in made.state_dict()) == (null == "learned")
 
 
 def test_state_without_ssl_emb_raises():

@@ -8,12 +8,12 @@ import torch
 from torchvision.transforms.v2 import functional as reference
 
 from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.data.tensor import to_tensor, to_uint8
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.training.augmentation import Augmenter
 from rcdm_cli.training.batches import generator
 from rcdm_cli.training.checkpoint import Checkpoint
-from rcdm_cli.training.denoiser import DenoiserTrainer, _Draws
+from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.recipe import AugmentationConfig, TrainRecipe, read_recipe
 from rcdm_cli.training.representations import ComputedRepresentations, EncoderInputs
 from tests.training.tiny import AUGMENTATION, TRAIN, random_images, tiny_encoder
@@ -28,7 +28,7 @@ ZOOM, RIGHT, DOWN, BRIGHTNESS, CONTRAST, SATURATION, HUE = range(7)
 
 def make_augmenter(config=ALL, images=None):
     images = random_images(5, 48) if images is None else images
-    return Augmenter(config, images, [tiny_encoder()], PROJECTIONS, CPU)
+    return Augmenter(config, images)
 
 
 def draw(config, count=4000, seed=0):
@@ -69,8 +69,8 @@ def test_augmentations_without_strength_are_not_drawn():
 def test_zero_parameters_return_the_image_or_its_mirror_image():
     augmenter = make_augmenter()
     plain, turned = augmenter.apply(torch.tensor([3, 3]), torch.tensor([False, True]), torch.zeros(2, 7))
-    assert np.array_equal(plain, augmenter.images[3])
-    assert np.array_equal(turned, augmenter.images[3][:, ::-1])
+    assert np.array_equal(plain, augmenter.images.array[3])
+    assert np.array_equal(turned, augmenter.images.array[3][:, ::-1])
 
 
 def test_crop_position_follows_the_parameters():
@@ -116,16 +116,6 @@ def test_hue_rotates_along_the_circle():
         assert after == pytest.approx(colorsys.hsv_to_rgb((h - 0.25) % 1, s, v), abs=8 / 255)
 
 
-def test_representations_equal_the_encoder_on_augmented_images():
-    augmenter = make_augmenter()
-    augmented = augmenter.apply(torch.arange(5), torch.arange(5) % 2 == 0, draw(ALL, 5))
-    assert len({image.shape for image in augmented}) > 1
-    encoder = tiny_encoder()
-    crops = to_tensor(np.stack([center_crop(image, 32) for image in augmented]))
-    for projection, level in enumerate(("backbone", "projector")):
-        torch.testing.assert_close(augmenter.encode(augmented, projection), encoder.encode(crops, level))
-
-
 @pytest.fixture
 def trainer(tmp_path):
     large = random_images(9, 48)
@@ -135,8 +125,9 @@ def trainer(tmp_path):
 
     def make(*overrides):
         recipe = read_recipe(tmp_path / "r.toml", TrainRecipe, overrides)
-        augmenter = Augmenter(recipe.augmentation, large, [tiny_encoder()], PROJECTIONS, CPU)
-        return DenoiserTrainer(recipe, images, representations, CPU, "images", augmenter=augmenter)
+        augmenter = Augmenter(recipe.augmentation, large)
+        encoders = [tiny_encoder()]
+        return DenoiserTrainer(recipe, images, representations, CPU, "images", augmenter=augmenter, encoders=encoders)
 
     return make
 
@@ -150,9 +141,10 @@ def test_augmented_images_and_other_images_have_their_own_representations(traine
     )
     params = torch.zeros(4, 7)
     params[1, BRIGHTNESS] = params[2, ZOOM] = 1.0
-    images, groups = made._inputs(_Draws(index, flip, projection, *[params] * 4))
-    assert [r for r, _ in groups] == [1, 0]
-    encoder, large = tiny_encoder(), made.augmenter.images
+    part = made.data._part(torch.arange(4), index, flip, projection, params)
+    images, groups = to_uint8(made._x0(part) + 1 / 255), {group.projection: made._h(group) for group in part.groups}
+    assert list(groups) == [1, 0]
+    encoder, large = tiny_encoder(), made.augmenter.images.array
     zoomed = large[7][:, ::-1][8:40, 8:40]  # 0.67 of 48 pixels, in the centre of the mirror image
     expected = {
         0: (1, 0, center_crop(large[4], 32)[:, ::-1]),
@@ -163,7 +155,7 @@ def test_augmented_images_and_other_images_have_their_own_representations(traine
     for item, (r, position, image) in expected.items():
         assert np.array_equal(images[item], image)
         h = encoder.encode(to_tensor(image[None].copy()), PROJECTIONS[r].level)
-        torch.testing.assert_close(dict(groups)[r][position], h[0])
+        torch.testing.assert_close(groups[r][position], h[0])
 
 
 def test_denoiser_is_conditioned_on_the_augmentation_of_each_image(trainer):
@@ -173,6 +165,7 @@ def test_denoiser_is_conditioned_on_the_augmentation_of_each_image(trainer):
         made.aug_cond.weight.normal_()
     conds = []
     made.model.denoiser.register_forward_pre_hook(lambda _, inputs: conds.append(inputs[2]))
+    made.setup(2)
     made.train_step(2)
     params = made.augmenter.draw(6, generator("augmentation", 0, 2))
     assert len(conds) == 3
@@ -187,6 +180,7 @@ def test_denoiser_is_conditioned_on_the_augmentation_of_each_image(trainer):
 def test_aug_cond_weights_are_trained_clipped_and_saved(trainer, extra):
     made = trainer("optimization.clip=1e-3", *extra)
     start = made.aug_cond.weight.detach().clone()
+    made.setup(0)
     for step in range(3):
         made.train_step(step)
     assert not torch.equal(made.aug_cond.weight, start)
@@ -194,13 +188,8 @@ def test_aug_cond_weights_are_trained_clipped_and_saved(trainer, extra):
     assert float(torch.stack(norms).norm()) == pytest.approx(1e-3, rel=1e-3)
     again = trainer("optimization.clip=1e-3", *extra)
     again.restore(Checkpoint(3, {}, {name: tensor.clone() for name, tensor in made.tensors().items()}))
+    again.setup(3)
     assert made.train_step(3) == again.train_step(3)
     assert torch.equal(made.aug_cond.weight, again.aug_cond.weight)
     # Augmentation conditioning is not part of the model.
     assert not any("aug" in name for name in made.model.state_dict())
-
-
-def test_augmenter_moves_encoders_to_the_device():
-    augmenter = Augmenter(ALL, random_images(5, 48), [tiny_encoder()], PROJECTIONS, torch.device("meta"))
-    encoder = augmenter.encoders["simclr"]
-    assert {tensor.device.type for tensor in (*encoder.parameters(), *encoder.buffers())} == {"meta"}

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.training.batches import Batches, batch_indices, generator, stratified_timesteps
-from rcdm_cli.training.loop import set_learning_rate
+from rcdm_cli.training.batches import Batches, batch_indices, draw_timesteps, generator
+from rcdm_cli.training.optimizer import set_learning_rate
 from rcdm_cli.training.recipe import Optimization
 
 
@@ -48,7 +48,7 @@ def test_batches_from_a_later_step_equal_the_last_batches():
 
 def test_timesteps_do_not_exceed_the_last_timestep():
     # With this seed, (255 + random number) / 256 rounds to 1 in float32.
-    assert stratified_timesteps(256, 1000, torch.Generator().manual_seed(30661)).max() == 999
+    assert draw_timesteps(256, 1000, torch.Generator().manual_seed(30661)).max() == 999
 
 
 def test_generators_with_different_keys_differ():

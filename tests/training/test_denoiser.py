@@ -12,9 +12,11 @@ from torch import multiprocessing
 
 from rcdm_cli.core.precision import autocast
 from rcdm_cli.diffusion.spec import Representation
+from rcdm_cli.training.batches import draw_step
 from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 from rcdm_cli.training.representations import ComputedRepresentations, EncoderInputs
+from rcdm_cli.training.step_data import StepData
 from tests.training.tiny import TRAIN, random_images, tiny_encoder
 
 CPU = torch.device("cpu")
@@ -43,8 +45,9 @@ def trainer(tmp_path):
 
 
 def gradients(made, step):
+    made.setup(step)
     values = made.train_step(step)
-    return values["loss"], {name: p.grad.clone() for name, p in made.model.named_parameters()}
+    return float(values["loss"]), {name: p.grad.clone() for name, p in made.model.named_parameters()}
 
 
 def assert_gradients_equal(ours, expected):
@@ -106,28 +109,20 @@ def test_gradients_of_two_processes_equal_those_of_one(trainer, distributed_grad
         assert_gradients_equal(ours, whole)
 
 
-def test_cond_is_dropped_with_uncond_prob(trainer):
-    made = trainer("uncond_prob=0.25")
-    dropped = torch.stack([made._draw(step).dropped for step in range(700)]).double()
-    # Four standard deviations of a binomial distribution with n = 4200 and p = 0.25.
-    assert float(dropped.mean()) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 4200) ** 0.5)
-    assert not trainer("uncond_prob=0.0")._draw(1).dropped.any()
-
-
-def test_ema_follows_its_formula(trainer):
-    made = trainer("ema=0.15", "optimization.lr=0.05")
-    expected = [p.detach().clone() for p in made.ema_model.parameters()]
+def test_folded_ema_equals_the_ema_of_folded_weights(trainer):
+    made = trainer("ema=0.15", "optimization.lr=0.05", "objective.null=learned")
+    made.setup(0)
+    expected = {name: p.detach().clone() for name, p in made.ema_model.named_parameters()}
     for step, decay in enumerate([0.1, 0.15, 0.15]):  # min(0.15, 1/10, 2/11, 3/12)
         made.train_step(step)
-        projections = [
-            p
-            for projection in made.model.conditioning.projections
-            for p in (projection.weight @ projection.whitener, projection.bias)
-        ]
-        weights = [p.detach() for p in [*made.model.denoiser.parameters(), *projections]]
-        expected = [decay * e + (1 - decay) * p for e, p in zip(expected, weights, strict=True)]
-        for ours, theirs in zip(made.ema_model.parameters(), expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        for name, p in made.model.named_parameters():
+            weight = p.detach()
+            if name.startswith("conditioning.projections") and name.endswith("weight"):
+                weight = weight @ made.model.conditioning.projections[int(name.split(".")[2])].whitener
+            expected[name] = decay * expected[name] + (1 - decay) * weight
+        made.fold_ema()
+        for name, p in made.ema_model.named_parameters():
+            torch.testing.assert_close(p, expected[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("extra", [[], ["denoiser.dropout=0.5"]])
@@ -148,21 +143,76 @@ def test_sample_grid_is_written_for_a_schedule_with_few_timesteps(trainer, tmp_p
     assert pixels[-40:, -40:].std() > 5
 
 
-def test_draws_cover_timesteps_and_projections_evenly(trainer):
-    made = trainer("schedule.timesteps=120")
-    counts, flips, times = torch.zeros(2, dtype=torch.int64), 0, []
+def test_images_of_a_step_are_flipped_and_conditioned_evenly(trainer):
+    made = trainer()
+    counts, flips = torch.zeros(2, dtype=torch.int64), 0
     for step in range(100):
-        index, flip, projection, t, *_ = made._draw(step)
-        assert index.shape == flip.shape == projection.shape == t.shape == (6,)
-        # Each sixth of the schedule has one timestep.
-        assert sorted((t // 20).tolist()) == [0, 1, 2, 3, 4, 5]
-        counts += torch.bincount(projection, minlength=2)
-        flips += int(flip.sum())
-        times += t.tolist()
+        (part,) = made.data[step]
+        assert part.position.tolist() == list(range(6))
+        for group in part.groups:
+            counts[group.projection] += len(group.h)
+        flips += int(part.flip.sum())
     assert counts.tolist() == [300, 300]
     assert 240 < flips < 360
-    assert set(times) <= set(range(120))
-    assert len(set(times)) > 110
+
+
+def test_flipped_image_has_the_representation_of_the_mirror_image(trainer):
+    made, encoder = trainer(), tiny_encoder()
+    for step in range(5):
+        (part,) = made.data[step]
+        x0 = made._x0(part)
+        assert x0.is_contiguous(memory_format=torch.channels_last)
+        start = 0
+        for group in part.groups:
+            own = x0[start : start + len(group.h)]
+            start += len(own)
+            torch.testing.assert_close(made._h(group), encoder.encode(own, PROJECTIONS[group.projection].level))
+
+
+def rounded(row):
+    return tuple(round(value, 4) for value in row.tolist())
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_processes_read_disjoint_parts_of_the_same_batch(trainer, world_size, accumulate):
+    made = trainer("optimization.batch=7")
+    (whole,) = made.data[4]
+    h = {(group.projection, rounded(row)) for group in whole.groups for row in group.h}
+    seen, found = [], set()
+    for rank in range(world_size):
+        plan = made.plan.model_copy(update={"accumulate": accumulate})
+        data = StepData(plan, made.images, made.representations, None, (), rank, world_size)
+        for part in data[4]:
+            seen += part.position.tolist()
+            assert torch.equal(part.images, whole.images[part.position])
+            assert torch.equal(part.flip, whole.flip[part.position])
+            found |= {(group.projection, rounded(row)) for group in part.groups for row in group.h}
+    assert sorted(seen) == list(range(7))
+    assert found == h
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_weights_do_not_depend_on_the_number_of_workers(tmp_path, workers):
+    made = make_trainer(tmp_path)
+    made.workers = workers
+    made.setup(2)
+    losses = [float(made.train_step(step)["loss"]) for step in (2, 3)]
+    other = make_trainer(tmp_path)
+    other.setup(2)
+    assert losses == [float(other.train_step(step)["loss"]) for step in (2, 3)]
+
+
+def test_min_snr_weight_multiplies_the_loss_of_each_image(trainer):
+    losses = []
+    for overrides in ([], ["objective.weight=min_snr", "objective.min_snr_gamma=2.0"]):
+        made = trainer(*overrides)
+        (part,) = made.data[3]
+        draws = draw_step(0, 3, (6, 3, 32, 32), 100, 0.3, made.recipe.objective, CPU)
+        losses.append(made._losses(part, draws).detach())
+    a = torch.from_numpy(made.schedule.alphas_cumprod)[draws.t]
+    snr = a / (1 - a)
+    torch.testing.assert_close(losses[1] / losses[0], (snr.clamp(max=2) / snr).float(), rtol=1e-4, atol=0)
 
 
 def test_projections_standardise_with_the_statistics(trainer):

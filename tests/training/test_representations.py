@@ -93,11 +93,40 @@ def test_encoder_batches_respect_the_pixel_limit(sources, pixels, counts, tmp_pa
         torch.testing.assert_close(where.take(0, index, flip), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_interrupted_computation_leaves_no_files(sources, tmp_path):
+@pytest.mark.parametrize("killed", [False, True])
+def test_interrupted_computation_is_continued(sources, tmp_path, monkeypatch, killed):
+    monkeypatch.setattr("rcdm_cli.data.encode.MAX_PIXELS", 2 * 32 * 32)
+
     def interrupt(done, total):
-        if done == 9:
+        if done == 12:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, interrupt)
-    assert list(tmp_path.iterdir()) == []
+        CachedRepresentations(sources[:1], PROJECTIONS[2:], tmp_path, CPU, interrupt)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == [".a-backbone.npy.partial", ".a-projector.npy.partial"]
+    if killed:
+        files[1].write_bytes(files[1].read_bytes()[:-100])
+    calls = []
+    continued = CachedRepresentations(
+        sources[:1], PROJECTIONS[2:], tmp_path, CPU, lambda done, total: calls.append(done)
+    )
+    # Two batches of two images were complete. Without its last 100 bytes, the projector's file has one batch.
+    assert calls[:2] == [0, 4 if killed else 8]
+    assert calls[-1] == 18
+    whole = CachedRepresentations(sources[:1], PROJECTIONS[2:], tmp_path / "whole", CPU)
+    for level in ("backbone", "projector"):
+        np.testing.assert_array_equal(
+            *(np.load(folder / f"a-{level}.npy") for folder in (tmp_path, tmp_path / "whole"))
+        )
+    assert torch.equal(*(where.take(0, torch.arange(9), torch.ones(9).bool()) for where in (continued, whole)))
+
+
+def test_float16_cache_is_rounded_float32_with_files_of_its_own(sources, cached, tmp_path):
+    half = CachedRepresentations(sources, PROJECTIONS, tmp_path, CPU, dtype="float16")
+    index, flip = torch.arange(COUNT), torch.arange(COUNT) % 2 == 0
+    for projection in range(len(PROJECTIONS)):
+        assert torch.equal(half.take(projection, index, flip), cached.take(projection, index, flip).half())
+        for ours, expected in zip(half.statistics(projection), cached.statistics(projection), strict=True):
+            assert ours.dtype == torch.float64
+            torch.testing.assert_close(ours, expected, rtol=1e-2, atol=1e-3)
