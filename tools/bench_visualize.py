@@ -102,6 +102,7 @@ def training_rates(bundle: Path, data: Path, split: str | None, steps: int, roun
         rates: dict[str, list[float]] = {name: [] for name in trainers}
         for turn in range(rounds + 1):
             for name, trainer in trainers.items():
+                trainer.setup(turn * steps)
                 start_time = time.perf_counter()
                 for step in range(steps):
                     trainer.train_step(turn * steps + step)
