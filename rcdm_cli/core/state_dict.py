@@ -4,6 +4,7 @@ A ``.pt`` file is a pickle, and a pickle can call any function. This loader buil
 few harmless classes that training scripts save with the weights become empty placeholders.
 """
 
+import os.path
 import re
 import tarfile
 import zipfile
@@ -55,6 +56,9 @@ _ATTRIBUTE_DICTS = (
 """Subclasses of dict that are loaded as dict."""
 
 
+_TRAINING_STATE = re.compile(r"optim|^opt$|scheduler|scaler|^amp$|^callbacks$|^loops$")
+"""Keys of training state, which contains no weights of networks."""
+
 _LONGEST_NAME = 300
 """Maximum length of a tensor's name, which error messages quote."""
 
@@ -72,12 +76,16 @@ class _Placeholder:
         pass
 
 
-def load_state_dict_file(path: Path) -> "dict[str, Tensor]":
+def load_state_dict_file(path: Path, every: bool = False) -> "dict[str, Tensor]":
     """Load the state dict of a ``.safetensors`` file or a ``torch.save`` file, on the CPU.
 
     Nothing in the file is executed or unpacked. Tensors of a zip-format file are memory-mapped. Nested state dicts
     under ``STATE_DICT_KEYS`` are opened. Several state dicts side by side (such as ``trunk`` and ``heads``) are merged,
     with names joined by a dot. Values that are not tensors are left out. ``WRAPPER_PREFIXES`` are removed.
+
+    Args:
+        path: file.
+        every: merge all state dicts of the file except the optimizer's, instead of the first of ``STATE_DICT_KEYS``.
 
     Raises:
         InputError: the file does not exist, is incomplete, contains no state dict, asks to call or build other objects,
@@ -85,7 +93,7 @@ def load_state_dict_file(path: Path) -> "dict[str, Tensor]":
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file.")
-    tensors = read_tensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
+    tensors = read_tensors(path) if path.suffix == ".safetensors" else _read_pickled(path, every)
     if not all(len(name) <= _LONGEST_NAME and name.isprintable() for name in tensors):
         raise InputError(
             f"{path} has tensor names of more than {_LONGEST_NAME} characters or with unprintable characters."
@@ -93,7 +101,7 @@ def load_state_dict_file(path: Path) -> "dict[str, Tensor]":
     return _without_prefixes(tensors)
 
 
-def _read_pickled(path: Path) -> "dict[str, Tensor]":
+def _read_pickled(path: Path, every: bool) -> "dict[str, Tensor]":
     try:
         zipped = zipfile.is_zipfile(path)
         tar = not zipped and tarfile.is_tarfile(path)
@@ -104,7 +112,9 @@ def _read_pickled(path: Path) -> "dict[str, Tensor]":
         raise InputError(f"{path} is a tar, not a state dict. Unpack the tar and give the file inside.")
     if zipped:
         _check_members(path, size)
-    return _plain_tensors(_find_state_dict(_load(path, zipped), path), path, size)
+    content = _load(path, zipped)
+    found = (_every_state_dict(content) if every else {}) or _find_state_dict(content, path)
+    return _plain_tensors(found, path, size)
 
 
 def _check_members(path: Path, size: int) -> None:
@@ -174,6 +184,29 @@ def _find_state_dict(content: Any, path: Path) -> "dict[str, Tensor]":
     )
 
 
+def _every_state_dict(content: Any) -> "dict[str, Tensor]":
+    """Return the tensors of all nested state dicts, with the keys that are not common to all tensors before the names.
+
+    The state of optimizers, learning rate schedules and gradient scalers is left out.
+    """
+    found: dict[tuple[str, ...], dict[str, Tensor]] = {}
+    pending: list[tuple[tuple[str, ...], Any]] = [((), content)]
+    while pending:
+        keys, values = pending.pop(0)
+        if isinstance(values, Mapping) and len(keys) <= len(STATE_DICT_KEYS):  # a checkpoint can contain itself
+            if tensors := _tensors(values):
+                found[keys] = tensors
+            pending += [
+                ((*keys, key), value)
+                for key, value in values.items()
+                if isinstance(key, str) and not _TRAINING_STATE.search(key)
+            ]
+    common = len(os.path.commonprefix(list(found)))
+    return {
+        ".".join((*keys[common:], name)): tensor for keys, tensors in found.items() for name, tensor in tensors.items()
+    }
+
+
 def _tensors(values: Mapping[Any, Any]) -> "dict[str, Tensor]":
     from torch import Tensor
 
@@ -181,7 +214,7 @@ def _tensors(values: Mapping[Any, Any]) -> "dict[str, Tensor]":
 
 
 def _plain_tensors(state: "Mapping[str, Tensor]", path: Path, size: int) -> "dict[str, Tensor]":
-    """Return plain tensors and check that their total size fits the file, which stores shared weights once."""
+    """Return plain tensors and check that their total size fits the file. Shared weights count once."""
     import torch
 
     # A pickle can set attributes on a tensor that shadow methods. Detached tensors have no such attributes.
@@ -191,7 +224,8 @@ def _plain_tensors(state: "Mapping[str, Tensor]", path: Path, size: int) -> "dic
             raise InputError(
                 f"The tensor {name!r} in {path} is not a dense CPU tensor. Save the tensor as a dense CPU tensor."
             )
-    claimed = sum(tensor.numel() * tensor.element_size() for tensor in plain.values())
+    parts = {(tensor.data_ptr(), tensor.shape): tensor for tensor in plain.values()}
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in parts.values())
     if claimed > 2 * size:
         raise InputError(f"The tensors in {path} claim {claimed} bytes, but the file has {size}. The file is refused.")
     return plain

@@ -1,21 +1,26 @@
 """Detection of the projector head among the tensors of a checkpoint."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.encoders.find_trunk import DetectedTrunk, branch_priority
-from rcdm_cli.encoders.heads import Activation, State, read_chain
+from rcdm_cli.encoders.find_trunk import DetectedTrunk
+from rcdm_cli.encoders.heads import Activation, read_chain
 from rcdm_cli.encoders.published import LAYOUTS, TRUNK
 from rcdm_cli.encoders.spec import HeadLayer
+from rcdm_cli.encoders.state import State, below, words_of
 
-NAMES = ("projection_head", "projector", "projection", "proj_head", "head", "heads", "fc", "mlp")
-"""Names of projector heads in other projects, in order of priority. Prediction heads have other names."""
+_PROJECTORS = ("projection_head", "projector", "projection", "proj_head", "dino_head", "neck")
+_OTHERS = ("head", "heads", "fc", "mlp")
+_PARTS = ("mlp", "projection_neck", "layers")
+"""Names of the projector inside a head with several parts, such as DenseCL's and iBOT's."""
 
-_BRANCH = re.compile(r"^(teacher|student|momentum|online|target)_|_(teacher|student|momentum|online|target)$")
+_BRANCHES = frozenset({"teacher", "student", "momentum", "online", "target", "anchor", "query", "key", "q", "k", "ema"})
+_NO_PROJECTOR = re.compile(r"predict|decod|classif|logits|(^|\.)(cls|aux|loss|queue)")
+_PROTOTYPES = re.compile(r"^(last_layer|prototypes)")
 
 
 @dataclass(frozen=True)
@@ -25,47 +30,70 @@ class DetectedHead:
     Attributes:
         layers: layers of the head.
         tensors: state dict of ``build_head``.
+        root: module path of the head, or the file.
+        activation: reason of the activation.
         method: published method with exactly this head, or None.
     """
 
     layers: tuple[HeadLayer, ...]
     tensors: dict[str, Tensor]
+    root: str
+    activation: str = ""
     method: str | None = None
 
 
 def find_head(
     trunk: DetectedTrunk, width: int, where: str, name: str | None, activation: Activation | None
-) -> DetectedHead | None:
-    """Return the projector head of a checkpoint, or None if the checkpoint has no head.
+) -> DetectedHead | str:
+    """Return the projector head of a checkpoint, or the reason why there is none.
 
-    A single linear layer counts as a classifier unless it is selected by ``name``. If prototypes follow the head (DINO:
-    ``last_layer``), the output is the bottleneck before the prototypes, and the activation is GELU. The activation of
-    other heads is ReLU.
+    A head is a module inside the trunk's module or beside it, with the same branch: ``teacher_head`` belongs to
+    ``teacher_backbone``. Modules of blocks, decoders, predictors and other networks are no heads. A single linear layer
+    is a classifier unless ``name`` selects it.
 
     Args:
         trunk: trunk of the checkpoint.
         width: width of the trunk's output.
         where: file, for errors.
-        name: name of the head inside the checkpoint; None searches for ``NAMES``.
+        name: name of the head inside the checkpoint; None searches for usual names; ``none`` selects no head.
         activation: activation between the layers; None infers the activation.
 
     Raises:
-        InputError: the checkpoint has no head of this name, or the head cannot be read.
+        InputError: ``name`` selects no module or several modules, or the selected head cannot be read.
     """
+    if name == "none":
+        return "left out by head=none"
     if activation is None and name is None and (head := _published(trunk)):
         return head
     if name is not None:
-        names = [root for root in _roots(trunk.rest) if root == name or root.endswith(f".{name}")]
-        if not names:
-            raise InputError(f"{where} has no head {name!r}: no tensor name starts with {name!r}.")
-        root = min(names, key=branch_priority)
-    else:
-        heads = [(root, order) for root in _roots(trunk.rest) if (order := _order(root)) is not None]
-        heads = [each for each in heads if not _is_classifier(_group(trunk.rest, each[0]))]
-        if not heads:
-            return None
-        root = min(heads, key=lambda each: (branch_priority(each[0]), each[1], len(each[0])))[0]
-    return _read(_group(trunk.rest, root), width, f"The head {root!r} in {where}", activation)
+        return _read(trunk.rest, _named(trunk, name, where), width, where, activation)
+    reasons: list[str] = []
+    for names in (_PROJECTORS, _OTHERS):
+        heads = []
+        for root in _beside(trunk, names):
+            try:
+                if not _is_classifier(_members(trunk.rest, root)):
+                    heads.append(_read(trunk.rest, root, width, where, activation))
+            except InputError as error:
+                reasons.append(str(error))
+        if len(heads) > 1:
+            options = " or ".join(f"head={head.root}" for head in heads)
+            return f"{len(heads)} modules can be the head. {options} selects one of them"
+        if heads:
+            return heads[0]
+    return " ".join(reasons) or "the file has no projector head beside its trunk"
+
+
+def _named(trunk: DetectedTrunk, name: str, where: str) -> str:
+    roots = [root for root in _roots(trunk.rest) if root == name or root.endswith(f".{name}")]
+    if not roots:
+        raise InputError(f"{where} has no head {name!r}: no tensor name starts with {name!r}.")
+    exact = [root for root in roots if root == name]
+    beside = [root for root in roots if root in set(_beside(trunk, (name,)))]
+    found = exact or beside or roots
+    if len(found) > 1:
+        raise InputError(f"{where} has several heads {name!r}. Give one of: {', '.join(found[:5])}.")
+    return found[0]
 
 
 def read_head(state: State, width: int, where: str, activation: Activation | None) -> DetectedHead:
@@ -74,18 +102,49 @@ def read_head(state: State, width: int, where: str, activation: Activation | Non
     Raises:
         InputError: the file contains other tensors, or the head has another input width.
     """
-    roots = [root for root in _roots(state) if _order(root) is not None]
-    group = _group(state, min(roots, key=lambda root: (branch_priority(root), len(root)))) if roots else dict(state)
-    return _read(group, width, f"The head in {where}", activation)
+    names = (*_PROJECTORS, *_OTHERS)
+    roots = [root for root in _roots(state) if root.rpartition(".")[2] in names]
+    # A head that is a part of another head, such as head.mlp, is read with the whole head.
+    roots = [root for root in roots if not any(root.startswith(f"{other}.") for other in roots)]
+    if len(roots) > 1:
+        raise InputError(f"{where} contains several heads: {', '.join(roots[:5])}. Save the state dict of one of them.")
+    head = _read(state, roots[0] if roots else "", width, where, activation)
+    return DetectedHead(head.layers, head.tensors, where, head.activation)
 
 
-def _read(group: State, width: int, what: str, activation: Activation | None) -> DetectedHead:
-    after = {name for name in group if name.startswith(("last_layer", "prototypes"))}
-    chain = read_chain({name: value for name, value in group.items() if name not in after}, what)
+def _read(state: State, root: str, width: int, where: str, activation: Activation | None) -> DetectedHead:
+    """Read the head at ``root``, or its part with a name in ``_PARTS`` if the whole is not a chain of layers."""
+    what = f"The head {root!r} in {where}" if root else f"The head in {where}"
+    members = _members(state, root)
+    prototypes = [name for name in members if _PROTOTYPES.match(name)]
+    group = {name: value for name, value in members.items() if name not in prototypes}
+    parts = [part for part in _PARTS if any(name.startswith(f"{part}.") for name in group)]
+    if parts and not all(name.startswith(f"{parts[0]}.") for name in group):
+        group = below(group, f"{parts[0]}.")
+        root = f"{root}.{parts[0]}".lstrip(".")
+    chain = read_chain(group, what)
     if chain.width != width:
         raise InputError(f"{what} takes {chain.width} values, but the trunk returns {width}.")
-    layers = chain.activated(activation or ("gelu" if after else "relu"))
-    return DetectedHead(layers, chain.tensors(layers))
+    kind, reason = (activation, "given") if activation else _activation(root, group, prototypes, what)
+    layers = chain.activated(kind)
+    return DetectedHead(layers, chain.tensors(layers), root, reason if any(chain.follows) else "")
+
+
+def _activation(root: str, group: State, prototypes: Collection[str], what: str) -> tuple[Activation, str]:
+    """Return the activation of a known layout.
+
+    Raises:
+        InputError: the layers have the names of timm's ``Mlp``, whose activation varies.
+    """
+    if any(name.startswith("last_layer") for name in prototypes):
+        return "gelu", "of DINO"
+    if {name.partition(".")[0] for name in group} >= {"fc1", "fc2", "fc3"} and root.rpartition(".")[2] == "fc":
+        return "gelu", "of MSN"
+    if prototypes or any(name.startswith("fc1.") for name in group) and not any(name.startswith("fc0.") for name in group):
+        raise InputError(
+            f"{what} has an activation that its tensors do not define. Give FILE,activation=relu or activation=gelu."
+        )
+    return "relu", "assumed, since activations have no weights"
 
 
 def _published(trunk: DetectedTrunk) -> DetectedHead | None:
@@ -94,15 +153,59 @@ def _published(trunk: DetectedTrunk) -> DetectedHead | None:
     if architecture.name != TRUNK or architecture.options or architecture.stem_padding is not None:
         return None
     for method, layout in LAYOUTS.items():
-        group = _group(trunk.rest, layout.head.removesuffix("."))
-        if layout.trunk == trunk.prefix and group:
+        if f".{trunk.prefix}".endswith(f".{layout.trunk}"):
+            root = trunk.prefix.removesuffix(layout.trunk) + layout.head.removesuffix(".")
             try:
-                chain = read_chain(group, layout.head)
+                chain = read_chain(below(trunk.rest, f"{root}."), layout.head)
             except InputError:
                 continue
             if chain.fits(layout.layers):
-                return DetectedHead(layout.layers, chain.tensors(layout.layers), method)
+                return DetectedHead(layout.layers, chain.tensors(layout.layers), root, f"of {method}", method)
     return None
+
+
+def _beside(trunk: DetectedTrunk, names: Collection[str]) -> Iterator[str]:
+    """Yield the module paths with one of ``names`` inside the trunk's module or beside it, in the order of ``names``.
+
+    A module is beside the trunk if it has the same parent. Parents that contain only the trunk are skipped.
+    """
+    roots = dict.fromkeys(_roots(trunk.rest))
+    for name in names:
+        for prefix in trunk.aliases:
+            yield from (root for root in roots if root == f"{prefix}{name}")
+            parent, own = _parent(prefix, roots)
+            if own and not any(_is_rival(other, parent, own) for other in trunk.others):
+                for root in roots:
+                    path, _, last = root.rpartition(".")
+                    if path == parent.rstrip(".") and _is_sibling(last, own, name):
+                        yield root
+
+
+def _parent(prefix: str, roots: Collection[str]) -> tuple[str, str]:
+    """Return the prefix of the nearest module with other children than the trunk, and the child with the trunk."""
+    parts = prefix.split(".")[:-1]
+    while parts:
+        *above, own = parts
+        parent = "".join(f"{part}." for part in above)
+        if any(root.startswith(parent) and root.removeprefix(parent).partition(".")[0] != own for root in roots):
+            return parent, own
+        parts = above
+    return "", ""
+
+
+def _is_rival(other: str, parent: str, own: str) -> bool:
+    """Return whether another trunk of the same branch is beside the trunk."""
+    if not other.startswith(parent):
+        return False
+    child = other.removeprefix(parent).partition(".")[0]
+    return child != own and words_of(child) & _BRANCHES == words_of(own) & _BRANCHES
+
+
+def _is_sibling(last: str, own: str, name: str) -> bool:
+    if name == "neck" and own == "0" and last == "1":  # nn.Sequential(backbone, neck) of OpenSelfSup
+        return True
+    plain = "_".join(word for word in last.split("_") if word not in _BRANCHES)
+    return plain == name and words_of(last) & _BRANCHES == words_of(own) & _BRANCHES
 
 
 def _roots(state: State) -> Iterator[str]:
@@ -115,16 +218,14 @@ def _roots(state: State) -> Iterator[str]:
     return iter(roots)
 
 
-def _order(root: str) -> int | None:
-    """Return the index of the last part of a module path in ``NAMES``, without teacher, student and similar parts."""
-    *_, last = root.split(".")
-    plain = _BRANCH.sub("", last)
-    return NAMES.index(plain) if plain in NAMES else None
-
-
-def _group(state: State, root: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{root}."): value for name, value in state.items() if name.startswith(f"{root}.")}
+def _members(state: State, root: str) -> dict[str, Tensor]:
+    """Return the tensors of a head without predictors, decoders and classifiers."""
+    group = below(state, f"{root}." if root else "")
+    return {name: value for name, value in group.items() if not _NO_PROJECTOR.search(name)}
 
 
 def _is_classifier(group: State) -> bool:
-    return group.keys() <= {"weight", "bias"}
+    """Return whether a module has no layers or a single linear layer at any depth."""
+    return len({name.rpartition(".")[0] for name in group if name.rpartition(".")[2] == "weight"}) < 2 and all(
+        name.rpartition(".")[2] in ("weight", "bias") for name in group
+    )

@@ -4,14 +4,31 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.encoders.architectures import FAMILIES, Architecture, State, TrunkReader, named_architecture
+from rcdm_cli.encoders.architectures import Architecture, TrunkReader, TrunkTensors, named_architecture
+from rcdm_cli.encoders.branches import select_trunk
+from rcdm_cli.encoders.read_efficientnet import read_efficientnet_lite
+from rcdm_cli.encoders.read_resnet import read_resnet, read_sequential_resnet
+from rcdm_cli.encoders.read_vit import read_vit
+from rcdm_cli.encoders.reference import Reference
+from rcdm_cli.encoders.state import State, below, listed
 
-_TEACHER = re.compile(r"(^|[._])teacher([._]|$)")
-_SECONDARY = re.compile(r"(^|[._])(momentum|student|target|ema|key|k)([._]|$)")
-_CLASSIFIER = re.compile(r"(fc|head|head\.fc|classifier)\.(weight|bias)")
+FAMILIES: dict[str, TrunkReader] = {
+    r"layer1\.0\.conv1\.weight": read_resnet,
+    r"\d+\.0\.conv1\.weight": read_sequential_resnet,
+    r"patch_embed\.proj\.weight": read_vit,
+    r"_conv_stem\.weight": read_efficientnet_lite,
+}
+"""Detection function of each family, by the pattern of a characteristic tensor name."""
+
+_CLASSIFIER = re.compile(r"(fc|head|head\.fc|classifier|linear|last_linear|logits|\d+)\.(weight|bias)")
+_OTHER_NETWORK = re.compile(
+    r"(head|heads|fc|mlp|neck|proj_head|projector|projection|projection_head|projection_neck|dino_head|ibot_head"
+    r"|(online_|linear_|aux_)?classifier|mask_tokens?|.*decoder.*|.*predict.*|prototypes|queue.*|.*loss|criterion"
+    r"|momentum_.*|.*_momentum|teacher.*|student.*|target_.*|_ema)"
+)
+"""Modules beside the modules of a trunk that do not change the output of the trunk."""
 
 
 @dataclass(frozen=True)
@@ -22,72 +39,68 @@ class DetectedTrunk:
         prefix: prefix of the trunk's names in the checkpoint.
         architecture: architecture with exactly the tensors of the trunk.
         rest: all other tensors, under their names in the checkpoint.
+        aliases: all prefixes of the same tensors.
+        others: prefixes of other trunks.
     """
 
     prefix: str
     architecture: Architecture
     rest: State
+    aliases: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
-def branch_priority(name: str) -> int:
-    """Return the priority of a network by its name: 0 for a teacher, 1 by default, 2 for a momentum or target network.
-
-    DINO evaluates the teacher. In other methods, the momentum encoder is secondary.
-    """
-    return 0 if _TEACHER.search(name) else 2 if _SECONDARY.search(name) else 1
-
-
-def find_trunk(state: State, where: str, name: str | None = None, pool: str | None = None) -> DetectedTrunk:
-    """Find the trunk of a checkpoint. Of several trunks, the first by ``branch_priority`` is selected.
+def find_trunk(state: State, where: str, reference: Reference) -> DetectedTrunk:
+    """Find the trunk of a checkpoint. Of several trunks, see ``select_trunk``.
 
     Args:
         state: tensors of the checkpoint.
         where: file, for errors.
-        name: timm's name of the trunk; None detects the architecture.
-        pool: timm's ``global_pool``; None uses the class token of a ViT if present, else the average.
+        reference: options of the user: ``trunk``, ``prefix``, ``pool``, ``heads``, ``head``, ``ignore``.
 
     Raises:
-        InputError: no trunk is recognised, or the tensors do not fit the architecture.
+        InputError: no trunk is recognised, the tensors do not fit the architecture, or they fit several.
     """
-    if name is not None:
-        prefix = _best_prefix(state, named_architecture(name, {}, pool).expected())
-        return _checked_trunk(
-            state, prefix, _read(partial(named_architecture, name), state, prefix, pool, where), where
+    if reference.trunk is not None:
+        name = reference.trunk
+        expected = named_architecture(name, TrunkTensors({}, "", {}, where, reference.pool)).expected()
+        readers: dict[str, TrunkReader] = dict.fromkeys(
+            _prefixes(state, expected), lambda tensors: named_architecture(name, tensors)
         )
-    found = [
-        (branch_priority(match[1] or ""), match[1] or "", kind)
-        for kind in FAMILIES
-        for match in map(re.compile(rf"(.*\.)?{kind}").fullmatch, state)
-        if match
-    ]
-    if not found:
+    else:
+        readers = {
+            match[1] or "": read
+            for kind, read in FAMILIES.items()
+            for match in map(re.compile(rf"(.*\.)?{kind}").fullmatch, state)
+            if match
+        }
+    if not readers:
         raise InputError(
             f"{where} contains no recognised trunk. ResNets, ViTs and EfficientNet-Lites are recognised by their "
             "tensor names. For another trunk, give timm's name: FILE,trunk=NAME."
         )
-    _, prefix, kind = min(found, key=lambda each: each[0])
-    architecture = _read(FAMILIES[kind], state, prefix, pool, where)
-    # solo-learn's stem for small images has padding 2. Its checkpoints contain a classifier next to the trunk.
-    if architecture.stem_padding is not None and prefix in ("backbone.", "encoder.") and "classifier.weight" in state:
-        architecture = replace(architecture, stem_padding=2)
-    return _checked_trunk(state, prefix, architecture, where)
-
-
-def _read(read: TrunkReader, state: State, prefix: str, pool: str | None, where: str) -> Architecture:
+    aliases = select_trunk(list(readers), state, where, reference.prefix)
+    prefix = aliases[0]
+    tensors = TrunkTensors(below(state, prefix), prefix, state, where, reference.pool, reference.heads)
     try:
-        return read(_without_prefix(state, prefix), pool)
+        architecture = readers[prefix](tensors)
+    except InputError:
+        raise
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise InputError(
             f"The trunk in {where} lacks tensors that define the architecture, or has other shapes ({error})."
         ) from error
+    own, unused = _check(architecture, tensors, reference)
+    outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
+    inside = {prefix + name: value for name, value in unused.items()}
+    others = tuple(other for other in readers if other not in aliases)
+    return DetectedTrunk(
+        prefix, replace(architecture, tensors=own), {**outside, **inside}, tuple(aliases), others
+    )
 
 
-def _without_prefix(state: State, prefix: str) -> State:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _best_prefix(state: State, expected: Iterable[str]) -> str:
-    """Return the prefix under which most of the expected names occur."""
+def _prefixes(state: State, expected: Iterable[str]) -> list[str]:
+    """Return the prefixes under which most of the expected names occur."""
     endings = set(expected)
     counts = Counter(
         name[: -len(ending)]
@@ -95,22 +108,25 @@ def _best_prefix(state: State, expected: Iterable[str]) -> str:
         for ending in (name.split(".", cut)[-1] for cut in range(name.count(".") + 1))
         if ending in endings
     )
-    return min(counts, key=lambda prefix: (-counts[prefix], branch_priority(prefix), len(prefix)), default="")
+    most = max(counts.values(), default=0)
+    return [prefix for prefix, count in counts.items() if count > 0.9 * most]
 
 
-def _checked_trunk(state: State, prefix: str, architecture: Architecture, where: str) -> DetectedTrunk:
-    tensors, expected = architecture.tensors, architecture.expected()
+def _check(architecture: Architecture, tensors: TrunkTensors, reference: Reference) -> tuple[State, State]:
+    """Return the tensors of the trunk and the other tensors below its prefix.
+
+    Raises:
+        InputError: tensors are missing, have other shapes, or may belong to the trunk although it has no such module.
+    """
+    found, expected = architecture.tensors, architecture.expected()
     # num_batches_tracked is missing in checkpoints before PyTorch 0.4.1 and is not used in evaluation mode.
-    lacking = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
-    wrong = [name for name, shape in expected.items() if name in tensors and list(tensors[name].shape) != shape]
+    lacking = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
+    wrong = [name for name, shape in expected.items() if name in found and list(found[name].shape) != shape]
     modules = {name.partition(".")[0] for name in expected}
-    unexpected = [
-        name
-        for name in tensors
-        if name not in expected and name.partition(".")[0] in modules and not _CLASSIFIER.fullmatch(name)
-    ]
+    unused = {name: value for name, value in found.items() if name not in expected}
+    unexpected = [name for name in unused if name.partition(".")[0] in modules and not _CLASSIFIER.fullmatch(name)]
     clauses = [
-        f"{what} {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        f"{what} {listed(names)}"
         for what, names in (
             ("lacks", lacking),
             ("has another shape at", wrong),
@@ -118,12 +134,29 @@ def _checked_trunk(state: State, prefix: str, architecture: Architecture, where:
         )
         if names
     ]
+    where = f"The trunk in {tensors.where} is closest to timm's {architecture.name!r}, but"
     if clauses:
+        raise InputError(f"{where} {' and '.join(clauses)}. For another timm model, give FILE,trunk=NAME.")
+    unknown = [
+        module
+        for module in dict.fromkeys(name.partition(".")[0] for name in unused)
+        if module not in modules and not _is_separate(module, unused, tensors, reference)
+    ]
+    if unknown:
         raise InputError(
-            f"The trunk in {where} is closest to timm's {architecture.name!r}, but {' and '.join(clauses)}. "
-            "For another timm model, give FILE,trunk=NAME."
+            f"{where} has the additional modules {listed(unknown)}. For another timm model, give FILE,trunk=NAME; to "
+            f"leave a module out, give FILE,ignore={unknown[0]}."
         )
-    own = {name: tensors[name] for name in expected if name in tensors}
-    outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
-    inside = {prefix + name: value for name, value in tensors.items() if name not in expected}
-    return DetectedTrunk(prefix, replace(architecture, tensors=own), {**outside, **inside})
+    return {name: found[name] for name in expected if name in found}, unused
+
+
+def _is_separate(module: str, unused: State, tensors: TrunkTensors, reference: Reference) -> bool:
+    """Return whether the output of the trunk does not depend on a module below the prefix of the trunk."""
+    names = [name for name in unused if name == module or name.startswith(f"{module}.")]
+    path = f"{tensors.prefix}{module}"
+    selected = [reference.head, *(reference.ignore or "").split("/")]
+    return (
+        bool(_OTHER_NETWORK.fullmatch(module))
+        or all(map(_CLASSIFIER.fullmatch, names))
+        or any(each and (f".{path}".endswith(f".{each}") or f".{each}".startswith(f".{path}.")) for each in selected)
+    )

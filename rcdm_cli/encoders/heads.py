@@ -1,7 +1,7 @@
 """Projector heads: construction from a spec, and layers from the tensors of a state dict."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.spec import HeadLayer
+from rcdm_cli.encoders.state import State, listed
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
@@ -30,7 +31,6 @@ def build_head(width: int, layers: Sequence[HeadLayer]) -> nn.Sequential:
     return nn.Sequential(*modules)
 
 
-State = Mapping[str, Tensor]
 Activation = Literal["relu", "gelu", "tanh"]
 
 
@@ -79,21 +79,30 @@ def read_chain(group: State, what: str) -> HeadChain:
 
     Modules are ordered by the numbers in their names, with a linear layer before a batch norm of the same number. In an
     ``nn.Sequential``, a missing number between two layers is an activation. Otherwise an activation follows each layer
-    but the last.
+    but the last. Modules without weights before the first layer and an order of modules without numbers are not
+    assumed.
 
     Args:
         group: tensors of the head, without their common prefix.
         what: head and file, for errors.
 
     Raises:
-        InputError: the tensors are not a chain of linear and batch norm layers with matching widths.
+        InputError: the tensors are not a chain of linear and batch norm layers with matching widths, or do not define
+            the order of the layers.
     """
     modules: dict[str, dict[str, Tensor]] = {}
     for name, value in group.items():
         path, _, kind = name.rpartition(".")
         modules.setdefault(path, {})[kind] = value
-    # Sorting is stable: modules without numbers keep the order of the file.
-    ordered = sorted(modules, key=lambda path: ([int(n) for n in re.findall(r"\d+", path)], not _linear(modules[path])))
+    ordered = sorted(modules, key=lambda path: (_numbers(path), not _linear(modules[path])))
+    if len(modules) > 1 and (unordered := [path for path in modules if not _numbers(path)]):
+        raise InputError(f"{what} has modules without numbers, whose order is not known: {listed(unordered)}.")
+    *_, number = ordered[0].split(".") if ordered else ("",)
+    if number.isdigit() and int(number) > 0:
+        raise InputError(
+            f"{what} starts with module {number}, so a module without weights precedes its first layer. Save the head "
+            "without this module if it changes nothing."
+        )
     layers: list[HeadLayer] = []
     linears: list[State] = []
     norms: list[State] = []
@@ -124,6 +133,10 @@ def read_chain(group: State, what: str) -> HeadChain:
         raise InputError(f"{what} is empty.")
     follows = tuple(_activation_between(end, start) for end, start in zip(last, first[1:], strict=False))
     return HeadChain(tuple(layers), linears[0]["weight"].shape[1], follows, tuple(linears), tuple(norms))
+
+
+def _numbers(path: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", path)]
 
 
 def _linear(tensors: State) -> bool:

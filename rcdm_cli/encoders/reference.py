@@ -39,7 +39,10 @@ class Reference(Spec):
         mean: mean of pixel values in [0, 1] (``R/G/B``), instead of ``scaling``.
         std: standard deviation of pixel values in [0, 1] (``R/G/B``), instead of ``scaling``.
         trunk: timm's name of a checkpoint's trunk, if the trunk is not recognised.
-        head: name of the projector head inside the checkpoint, or a separate file.
+        prefix: prefix of the names of a checkpoint's trunk, if the checkpoint has several trunks.
+        heads: number of attention heads of a ViT, if the number is not known.
+        ignore: modules of a checkpoint that its trunk does not use, with slashes between them.
+        head: name of the projector head inside the checkpoint, or a separate file, or ``none``.
         activation: activation between the layers of the head.
         axis: axis of the positions in an ONNX output (B, N, D) or (B, D, N).
         output: name of an ONNX output, or two names with a slash between them: backbone and projector.
@@ -54,6 +57,9 @@ class Reference(Spec):
     mean: Triple | None = None
     std: Triple | None = None
     trunk: str | None = None
+    prefix: str | None = None
+    heads: int | None = Field(default=None, ge=1, le=256)
+    ignore: str | None = None
     head: str | None = None
     axis: int | None = Field(default=None, ge=1, le=2)
     output: str | None = None

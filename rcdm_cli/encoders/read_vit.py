@@ -1,0 +1,156 @@
+"""Architecture of ViTs from names and shapes of their tensors."""
+
+import re
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.encoders.architectures import Architecture, TrunkTensors, imagenet_preprocessing
+from rcdm_cli.encoders.attention_heads import attention_heads
+from rcdm_cli.encoders.state import State
+
+_POSITION_TABLE = "relative_position_bias_table"
+
+
+def read_vit(tensors: TrunkTensors) -> Architecture:
+    """Detect ViTs (arXiv:2010.11929) with the names of timm, DINO, DINOv2, MAE, BEiT, data2vec and CAE.
+
+    Raises:
+        InputError: the ViT takes videos, or the number of attention heads is not known.
+    """
+    patches = tensors.own["patch_embed.proj.weight"]
+    if patches.ndim == 5:
+        raise InputError(
+            f"The ViT in {tensors.where} takes videos: its patches have {patches.shape[2]} frames. Networks for videos "
+            "are not supported."
+        )
+    own = _timm_names(tensors.own)
+    if any(name.endswith(_POSITION_TABLE) for name in own):
+        return _beit(tensors, own)
+    width, _, patch, _ = patches.shape
+    positions = own["pos_embed"].shape[1] if "pos_embed" in own else 0
+    token, registers = "cls_token" in own, own.get("reg_token")
+    # DINOv2 has a position embedding for the class token. In models with registers, timm adds it to the token.
+    token_position = isqrt(positions) ** 2 != positions
+    if not positions or isqrt(positions - token_position) ** 2 != positions - token_position:
+        raise InputError(
+            f"The ViT in {tensors.where} has {positions} position embeddings, which are not a square of patches with an "
+            "optional class token. Give timm's name of the model: FILE,trunk=NAME."
+        )
+    size = isqrt(positions - token_position) * patch
+    heads, reason = attention_heads(own, tensors.prefix, tensors.state, tensors.where, tensors.heads)
+    swiglu = tensors.own.get("blocks.0.mlp.w12.weight") is not None
+    options: dict[str, Any] = {
+        "img_size": size,
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": _depth(own),
+        "num_heads": heads,
+    }
+    hidden = len(own.get("blocks.0.mlp.fc1.weight", ()))
+    if swiglu or hidden != 4 * width:
+        options["mlp_ratio"] = _ratio(hidden, width)
+    if "blocks.0.ls1.gamma" in own:
+        options["init_values"] = 1e-5
+    elif swiglu:
+        options["init_values"] = None
+    if "blocks.0.attn.qkv.bias" not in own:
+        options["qkv_bias"] = False
+    if "blocks.0.attn.q_norm.weight" in own:
+        options["qk_norm"] = True
+    if registers is not None:
+        options |= {"reg_tokens": registers.shape[1], "no_embed_class": True}
+    elif token and not token_position:
+        options["no_embed_class"] = True
+    if not token:
+        options["class_token"] = False
+    options["fc_norm"] = "norm.weight" not in own
+    pool = tensors.pool or ("token" if token and not options["fc_norm"] else "avg")
+    return Architecture(
+        "vit_giant_patch14_dinov2" if swiglu else "vit_base_patch16_224",
+        own,
+        imagenet_preprocessing(size),
+        options,
+        pool,
+        facts={"attention heads": f"{heads} ({reason})", "norm": _norm(options["fc_norm"])},
+    )
+
+
+def _beit(tensors: TrunkTensors, own: dict[str, Tensor]) -> Architecture:
+    """Detect BEiT (arXiv:2106.08254) and data2vec: relative positions, whose tables define heads and input size."""
+    table = next(value for name, value in own.items() if name.endswith(_POSITION_TABLE))
+    width, _, patch, _ = own["patch_embed.proj.weight"].shape
+    size = (isqrt(len(table) - 3) + 1) // 2 * patch
+    fc_norm = "norm.weight" not in own
+    shared = f"rel_pos_bias.{_POSITION_TABLE}" in own
+    options: dict[str, Any] = {
+        "img_size": size,
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": _depth(own),
+        "num_heads": table.shape[1],
+        "mlp_ratio": _ratio(len(own["blocks.0.mlp.fc1.weight"]), width),
+        "init_values": 1e-5 if "blocks.0.gamma_1" in own else None,
+        "qkv_bias": "blocks.0.attn.q_bias" in own,
+        "use_abs_pos_emb": "pos_embed" in own,
+        "use_rel_pos_bias": not shared,
+        "use_shared_rel_pos_bias": shared,
+        "use_fc_norm": fc_norm,
+    }
+    return Architecture(
+        "beit_base_patch16_224",
+        own,
+        imagenet_preprocessing(size),
+        options,
+        tensors.pool or ("avg" if fc_norm else "token"),
+        facts={
+            "attention heads": f"{table.shape[1]} (from the tables of relative positions)",
+            "norm": _norm(fc_norm),
+        },
+    )
+
+
+def _norm(fc_norm: bool) -> str:
+    return "after the pooling" if fc_norm else "after the last block, before the pooling"
+
+
+def _depth(own: State) -> int:
+    return len({match[1] for match in map(re.compile(r"blocks\.(\d+)\.").match, own) if match})
+
+
+def _ratio(hidden: int, width: int) -> float:
+    """Return the ratio with which ``int(width * ratio)`` equals ``hidden``."""
+    return hidden / width if int(width * (hidden / width)) == hidden else (hidden + 0.5) / width
+
+
+def _timm_names(own: State) -> dict[str, Tensor]:
+    """Return the tensors under timm's names. No tensor is resampled."""
+    beit = any(name.endswith(_POSITION_TABLE) for name in own)
+    tensors = {
+        name: value
+        for name, value in own.items()
+        if name != "mask_token" and not name.endswith("relative_position_index")
+    }
+    if "register_tokens" in tensors:
+        position = tensors["pos_embed"]
+        tensors["reg_token"] = tensors.pop("register_tokens")
+        tensors["cls_token"] = tensors["cls_token"] + position[:, :1]
+        tensors["pos_embed"] = position[:, 1:]
+    renamed: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        if not beit:
+            name = re.sub(r"^(blocks\.\d+\.)gamma_([12])$", r"\1ls\2.gamma", name)
+            if bias := re.match(r"(blocks\.\d+\.attn\.)q_bias$", name):
+                # The keys have no bias (BEiT, CAE).
+                queries, values = value, tensors[f"{bias[1]}v_bias"]
+                name, value = f"{bias[1]}qkv.bias", torch.cat([queries, torch.zeros_like(queries), values])
+            elif re.match(r"blocks\.\d+\.attn\.v_bias$", name):
+                continue
+        name = re.sub(r"^(blocks\.\d+\.mlp\.)w12\.", r"\1fc1.", name)
+        renamed[re.sub(r"^(blocks\.\d+\.mlp\.)w3\.", r"\1fc2.", name)] = value
+    return renamed
+
+
