@@ -4,7 +4,6 @@ A ``.pt`` file is a pickle, and a pickle can call any function. This loader buil
 few harmless classes that training scripts save with the weights become empty placeholders.
 """
 
-import os.path
 import re
 import tarfile
 import zipfile
@@ -201,7 +200,8 @@ def _every_state_dict(content: Any) -> "dict[str, Tensor]":
                 for key, value in values.items()
                 if isinstance(key, str) and not _TRAINING_STATE.search(key)
             ]
-    common = len(os.path.commonprefix(list(found)))
+    levels = list(zip(*found, strict=False))
+    common = next((depth for depth, keys in enumerate(levels) if len(set(keys)) > 1), len(levels))
     return {
         ".".join((*keys[common:], name)): tensor for keys, tensors in found.items() for name, tensor in tensors.items()
     }

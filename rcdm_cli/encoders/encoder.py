@@ -1,6 +1,7 @@
 """Encoder: image → representation at every level, and encoder files."""
 
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
 from rcdm_cli.core.levels import Level
 from rcdm_cli.encoders.heads import build_head
+from rcdm_cli.encoders.inferred import Inferred
 from rcdm_cli.encoders.spec import EncoderSpec
 from rcdm_cli.encoders.trunk_options import block_count
 from rcdm_cli.encoders.trunks import OnnxTrunk, build_trunk, trunk_width
@@ -31,6 +33,8 @@ class Encoder(nn.Module):
     std: Tensor
     reference: str = ""
     """Reference that ``open_encoder`` opened."""
+    inferred: Inferred = MappingProxyType({})
+    """Properties that were inferred from a file of another project."""
 
     def __init__(self, spec: EncoderSpec, trunk: nn.Module | None = None) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.encoders.architectures import Architecture
 from rcdm_cli.encoders.find_trunk import DetectedTrunk
 from rcdm_cli.encoders.heads import Activation, read_chain
 from rcdm_cli.encoders.published import LAYOUTS, TRUNK
@@ -31,7 +32,7 @@ class DetectedHead:
         layers: layers of the head.
         tensors: state dict of ``build_head``.
         root: module path of the head, or the file.
-        activation: reason of the activation.
+        activation: activation and the reason why it was chosen; empty if the head has no activation.
         method: published method with exactly this head, or None.
     """
 
@@ -66,14 +67,14 @@ def find_head(
     if activation is None and name is None and (head := _published(trunk)):
         return head
     if name is not None:
-        return _read(trunk.rest, _named(trunk, name, where), width, where, activation)
+        return _read(trunk.rest, _named(trunk, name, where), width, where, activation, trunk.architecture)
     reasons: list[str] = []
     for names in (_PROJECTORS, _OTHERS):
         heads = []
         for root in _beside(trunk, names):
             try:
                 if not _is_classifier(_members(trunk.rest, root)):
-                    heads.append(_read(trunk.rest, root, width, where, activation))
+                    heads.append(_read(trunk.rest, root, width, where, activation, trunk.architecture))
             except InputError as error:
                 reasons.append(str(error))
         if len(heads) > 1:
@@ -112,7 +113,14 @@ def read_head(state: State, width: int, where: str, activation: Activation | Non
     return DetectedHead(head.layers, head.tensors, where, head.activation)
 
 
-def _read(state: State, root: str, width: int, where: str, activation: Activation | None) -> DetectedHead:
+def _read(
+    state: State,
+    root: str,
+    width: int,
+    where: str,
+    activation: Activation | None,
+    architecture: Architecture | None = None,
+) -> DetectedHead:
     """Read the head at ``root``, or its part with a name in ``_PARTS`` if the whole is not a chain of layers."""
     what = f"The head {root!r} in {where}" if root else f"The head in {where}"
     members = _members(state, root)
@@ -125,12 +133,13 @@ def _read(state: State, root: str, width: int, where: str, activation: Activatio
     chain = read_chain(group, what)
     if chain.width != width:
         raise InputError(f"{what} takes {chain.width} values, but the trunk returns {width}.")
-    kind, reason = (activation, "given") if activation else _activation(root, group, prototypes, what)
+    vit = architecture is not None and architecture.name.startswith("vit")
+    kind, reason = (activation, "given") if activation else _activation(root, group, prototypes, vit, what)
     layers = chain.activated(kind)
-    return DetectedHead(layers, chain.tensors(layers), root, reason if any(chain.follows) else "")
+    return DetectedHead(layers, chain.tensors(layers), root, f"{kind} ({reason})" if any(chain.follows) else "")
 
 
-def _activation(root: str, group: State, prototypes: Collection[str], what: str) -> tuple[Activation, str]:
+def _activation(root: str, group: State, prototypes: Collection[str], vit: bool, what: str) -> tuple[Activation, str]:
     """Return the activation of a known layout.
 
     Raises:
@@ -138,9 +147,10 @@ def _activation(root: str, group: State, prototypes: Collection[str], what: str)
     """
     if any(name.startswith("last_layer") for name in prototypes):
         return "gelu", "of DINO"
-    if {name.partition(".")[0] for name in group} >= {"fc1", "fc2", "fc3"} and root.rpartition(".")[2] == "fc":
+    modules = {name.rpartition(".")[0] for name in group}
+    if vit and root.rpartition(".")[2] == "fc" and modules == {"fc1", "fc2", "fc3"}:
         return "gelu", "of MSN"
-    if prototypes or any(name.startswith("fc1.") for name in group) and not any(name.startswith("fc0.") for name in group):
+    if prototypes or ("fc1" in modules and "fc0" not in modules):
         raise InputError(
             f"{what} has an activation that its tensors do not define. Give FILE,activation=relu or activation=gelu."
         )

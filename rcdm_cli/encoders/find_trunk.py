@@ -50,17 +50,19 @@ class DetectedTrunk:
     others: tuple[str, ...] = ()
 
 
-def find_trunk(state: State, where: str, reference: Reference) -> DetectedTrunk:
+def find_trunk(state: State, where: str, reference: Reference | None = None) -> DetectedTrunk:
     """Find the trunk of a checkpoint. Of several trunks, see ``select_trunk``.
 
     Args:
         state: tensors of the checkpoint.
         where: file, for errors.
-        reference: options of the user: ``trunk``, ``prefix``, ``pool``, ``heads``, ``head``, ``ignore``.
+        reference: options of the user, or None. ``trunk``, ``prefix``, ``pool``, ``heads``, ``head`` and ``ignore``
+            are used.
 
     Raises:
         InputError: no trunk is recognised, the tensors do not fit the architecture, or they fit several.
     """
+    reference = reference or Reference(target=where)
     if reference.trunk is not None:
         name = reference.trunk
         expected = named_architecture(name, TrunkTensors({}, "", {}, where, reference.pool)).expected()
@@ -94,9 +96,7 @@ def find_trunk(state: State, where: str, reference: Reference) -> DetectedTrunk:
     outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
     inside = {prefix + name: value for name, value in unused.items()}
     others = tuple(other for other in readers if other not in aliases)
-    return DetectedTrunk(
-        prefix, replace(architecture, tensors=own), {**outside, **inside}, tuple(aliases), others
-    )
+    return DetectedTrunk(prefix, replace(architecture, tensors=own), {**outside, **inside}, tuple(aliases), others)
 
 
 def _prefixes(state: State, expected: Iterable[str]) -> list[str]:

@@ -11,10 +11,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 
 from rcdm_cli.core.errors import InputError, RcdmError
-from rcdm_cli.encoders.architectures import timm_preprocessing
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.reference import Reference
-from rcdm_cli.encoders.spec import EncoderSpec
+from rcdm_cli.encoders.spec import EncoderSpec, Preprocessing
 from rcdm_cli.encoders.trunks import build_trunk, timm_config, trunk_width
 
 PREFIX = "timm:"
@@ -24,8 +23,8 @@ OPTIONS = ("pretrained", "pool", "size", "scaling", "mean", "std")
 def open_timm(reference: Reference) -> Encoder:
     """Open a timm model as the trunk of an encoder without projector head.
 
-    Size, mean and standard deviation are the defaults of timm's configuration. Without ``pretrained``, the weights are
-    random with a fixed seed.
+    Size, mean and standard deviation are the defaults of timm's configuration; the crop ratio is not used. Without
+    ``pretrained``, the weights are random with a fixed seed.
 
     Raises:
         InputError: the model, weights or option does not exist; or the weights are not in the cache and downloads are
@@ -46,7 +45,9 @@ def open_timm(reference: Reference) -> Encoder:
         trunk_options=options,
         pool=reference.pool,
         width=trunk_width(trunk),
-        preprocessing=reference.preprocessing(timm_preprocessing(name)),
+        preprocessing=reference.preprocessing(
+            Preprocessing(size=config.input_size[-1], mean=config.mean, std=config.std)
+        ),
         origin=f"timm {name}" if reference.pretrained else f"timm {name}, random weights",
         licence=(config.license or "") if reference.pretrained else "",
     )

@@ -4,21 +4,14 @@ from pathlib import Path
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata
-from rcdm_cli.core.state_dict import load_state_dict_file
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
-from rcdm_cli.encoders.find_head import DetectedHead, find_head, read_head
-from rcdm_cli.encoders.find_trunk import DetectedTrunk, find_trunk
+from rcdm_cli.encoders.from_checkpoint import open_checkpoint
 from rcdm_cli.encoders.from_onnx import open_onnx
 from rcdm_cli.encoders.from_timm import PREFIX, open_timm
-from rcdm_cli.encoders.published import LAYOUTS
 from rcdm_cli.encoders.reference import Reference, parse_reference
-from rcdm_cli.encoders.spec import EncoderSpec
-from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 
 ENCODER_FILE = "encoder.safetensors"
 """File name of the encoder in the folder of an ``rcdm pretrain`` run."""
-
-CHECKPOINT_OPTIONS = ("pool", "size", "scaling", "mean", "std", "trunk", "head", "activation")
 
 
 def open_encoder(reference: str, method: str | None = None, head: Path | None = None) -> Encoder:
@@ -73,49 +66,3 @@ def _open_own(path: Path, reference: Reference) -> Encoder:
     if reference.method:
         encoder.spec = encoder.spec.model_copy(update={"method": reference.method})
     return encoder
-
-
-def open_checkpoint(path: Path, reference: Reference) -> Encoder:
-    """Open the trunk and, if present, the projector head of another project's checkpoint.
-
-    A checkpoint with a layout of ``LAYOUTS`` has the method and preprocessing of the layout. Other checkpoints have the
-    preprocessing of their architecture, by default ImageNet's mean and standard deviation.
-
-    Raises:
-        InputError: the file is not a state dict, trunk or head cannot be read, or an option does not fit.
-    """
-    reference.check("a checkpoint", CHECKPOINT_OPTIONS)
-    state, where = load_state_dict_file(path), str(path)
-    detected = find_trunk(state, where, reference.trunk, reference.pool)
-    architecture = detected.architecture
-    if reference.size and "img_size" in architecture.options and reference.size != architecture.options["img_size"]:
-        size = architecture.options["img_size"]
-        raise InputError(f"The ViT in {path} has position embeddings for {size} pixels. Remove size={reference.size}.")
-    trunk = build_trunk(architecture.name, architecture.options, architecture.pool, architecture.stem_padding)
-    trunk.load_state_dict(architecture.tensors)
-    width = trunk_width(trunk)
-    head = _checkpoint_head(reference, detected, width, where)
-    layout = LAYOUTS[head.method] if head and head.method else None
-    spec = EncoderSpec(
-        method=reference.method or (head.method if head and head.method else reference.name()),
-        trunk=architecture.name,
-        trunk_options=architecture.options,
-        pool=architecture.pool,
-        stem_padding=architecture.stem_padding,
-        width=width,
-        head=head.layers if head else (),
-        preprocessing=reference.preprocessing(layout.preprocessing if layout else architecture.preprocessing),
-        origin=layout.origin if layout else path.name,
-        licence=layout.licence if layout else "",
-    )
-    encoder = Encoder(spec, trunk)
-    if head and encoder.head is not None:
-        encoder.head.load_state_dict(head.tensors)
-    return encoder
-
-
-def _checkpoint_head(reference: Reference, trunk: DetectedTrunk, width: int, where: str) -> DetectedHead | None:
-    head = reference.head
-    if head is not None and Path(head).is_file():
-        return read_head(load_state_dict_file(Path(head)), width, head, reference.activation)
-    return find_head(trunk, width, where, head, reference.activation)

@@ -37,8 +37,8 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
     token_position = isqrt(positions) ** 2 != positions
     if not positions or isqrt(positions - token_position) ** 2 != positions - token_position:
         raise InputError(
-            f"The ViT in {tensors.where} has {positions} position embeddings, which are not a square of patches with an "
-            "optional class token. Give timm's name of the model: FILE,trunk=NAME."
+            f"The ViT in {tensors.where} has {positions} position embeddings, which are not a square of patches with "
+            "an optional class token. Give timm's name of the model: FILE,trunk=NAME."
         )
     size = isqrt(positions - token_position) * patch
     heads, reason = attention_heads(own, tensors.prefix, tensors.state, tensors.where, tensors.heads)
@@ -152,5 +152,3 @@ def _timm_names(own: State) -> dict[str, Tensor]:
         name = re.sub(r"^(blocks\.\d+\.mlp\.)w12\.", r"\1fc1.", name)
         renamed[re.sub(r"^(blocks\.\d+\.mlp\.)w3\.", r"\1fc2.", name)] = value
     return renamed
-
-

@@ -75,6 +75,8 @@ class TrunkOptions(TypedDict, total=False):
     pos_drop_rate: Rate
     swiglu_mlp: bool
     use_abs_pos_emb: bool
+    use_rel_pos_bias: bool
+    use_shared_rel_pos_bias: bool
     use_rot_pos_emb: bool
     rope_temperature: Positive
 

@@ -1,5 +1,7 @@
 """Checkpoints of other projects against the original networks in torchvision, timm and lightly."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -237,7 +239,7 @@ def test_vit_returns_the_class_token(options, images, tmp_path):
         | with_prefix("head.mlp.", head)
         | {"head.last_layer.weight_v": torch.zeros(9, 12)}
     )
-    encoder = open_saved(tmp_path, {"teacher": state}, "scaling=-1..1")
+    encoder = open_saved(tmp_path, {"teacher": state}, "scaling=-1..1,heads=2")
     assert (encoder.spec.method, encoder.spec.preprocessing.size) == ("own", 32)
     assert_same(encoder.encode(images, "backbone"), trunk(images))
     assert_same(encoder.encode(images, "projector"), head(trunk(images)))
@@ -245,14 +247,15 @@ def test_vit_returns_the_class_token(options, images, tmp_path):
 
 def test_pool_avg_averages_the_positions_of_a_vit(images, tmp_path):
     trunk = vit()
-    encoder = open_saved(tmp_path, trunk.state_dict(), "scaling=-1..1,pool=avg")
+    encoder = open_saved(tmp_path, trunk.state_dict(), "scaling=-1..1,pool=avg,heads=2")
     assert_same(encoder.encode(images, "backbone"), trunk.forward_features(images)[:, 1:].mean(1))
 
 
 def test_vit_without_class_token_is_averaged(images, tmp_path):
     trunk = vit(class_token=False, global_pool="avg")
     assert "fc_norm.weight" in trunk.state_dict()
-    assert_same(open_saved(tmp_path, trunk.state_dict(), "scaling=-1..1").encode(images, "backbone"), trunk(images))
+    encoder = open_saved(tmp_path, trunk.state_dict(), "scaling=-1..1,heads=2")
+    assert_same(encoder.encode(images, "backbone"), trunk(images))
 
 
 def test_dinov2_names_with_registers_are_converted(images, tmp_path):
@@ -263,7 +266,7 @@ def test_dinov2_names_with_registers_are_converted(images, tmp_path):
     state["pos_embed"] = torch.cat([position, state["pos_embed"]], dim=1)
     state["cls_token"] = state["cls_token"] - position
     state["mask_token"] = torch.zeros(1, 128)
-    assert_same(open_saved(tmp_path, state, "scaling=-1..1").encode(images, "backbone"), trunk(images))
+    assert_same(open_saved(tmp_path, state, "scaling=-1..1,heads=2").encode(images, "backbone"), trunk(images))
 
 
 # Others
@@ -329,19 +332,45 @@ def renamed(state, old, new):
             lambda s: renamed(s, "layer1.0.conv2.weight", "layer1.0.conv.weight"),
             "lacks tensors that define|lacks layer1",
         ),
+        (lambda s: {**s, "layer1.0.conv2.weight": torch.tensor(0.0)}, "lacks tensors that define"),
+    ],
+)
+def test_error_names_the_tensors_of_the_trunk_that_differ(change, words, tmp_path):
+    with pytest.raises(InputError, match=words) as caught:
+        open_saved(tmp_path, change(dict(tiny_resnet().state_dict())))
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
         (lambda s: renamed(s, "projector.2.weight", "projector.2.wait"), r"'projector' in .*2\.wait.*not recognised"),
         (lambda s: {**s, "projector.2.weight": torch.zeros(12, 9)}, r"2\.weight takes 9 values, but .* returns 24"),
         (lambda s: {**s, "projector.2.bias": torch.zeros(5)}, r"2\.weight, 2\.bias is not recognised"),
-        (lambda s: {**s, "layer1.0.conv2.weight": torch.tensor(0.0)}, "lacks tensors that define"),
         (lambda s: {**s, "projector.0.weight": torch.zeros(24, 99)}, r"takes 99 values, but the trunk returns 16"),
+        (
+            lambda s: renamed(renamed(s, "projector.2", "projector.4"), "projector.0", "projector.1"),
+            "starts with module 1",
+        ),
+        (
+            lambda s: renamed(renamed(s, "projector.2", "projector.out"), "projector.0", "projector.into"),
+            "order is not",
+        ),
     ],
 )
-def test_error_names_the_tensors_that_differ(change, words, tmp_path):
+def test_head_that_cannot_be_read_is_left_out_unless_selected(change, words, images, tmp_path):
+    trunk = tiny_resnet()
     head = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 12))
-    state = tiny_resnet().state_dict() | with_prefix("projector.", head)
+    state = change(trunk.state_dict() | with_prefix("projector.", head))
+    encoder = open_saved(tmp_path, state)
+    assert encoder.spec.levels == ("backbone",)
+    assert re.search(words, encoder.inferred["head"])
+    assert encoder.inferred["left out"]["projector"] == "4 tensors"
+    assert_same(encoder(images)[0], trunk(images))
     with pytest.raises(InputError, match=words) as caught:
-        open_saved(tmp_path, change(dict(state)))
+        open_saved(tmp_path, state, f"{PLAIN},head=projector")
     assert len(str(caught.value)) < 400
+    assert open_saved(tmp_path, state, f"{PLAIN},head=none").inferred["head"] == "none: left out by head=none"
 
 
 def test_missing_head_is_reported_with_the_levels(images, tmp_path):
@@ -354,4 +383,4 @@ def test_missing_head_is_reported_with_the_levels(images, tmp_path):
 
 def test_size_of_a_vit_cannot_be_changed(tmp_path):
     with pytest.raises(InputError, match=r"position embeddings for 32 pixels"):
-        open_saved(tmp_path, vit().state_dict(), "size=64")
+        open_saved(tmp_path, vit().state_dict(), "size=64,heads=2")

@@ -1,0 +1,102 @@
+"""Encoders from checkpoints of other projects."""
+
+from pathlib import Path
+
+from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.state_dict import load_state_dict_file
+from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.encoders.find_head import DetectedHead, find_head, read_head
+from rcdm_cli.encoders.find_trunk import DetectedTrunk, find_trunk
+from rcdm_cli.encoders.inferred import Inferred, describe_head, describe_pool, describe_scaling, describe_trunk
+from rcdm_cli.encoders.published import LAYOUTS
+from rcdm_cli.encoders.reference import Reference
+from rcdm_cli.encoders.spec import EncoderSpec
+from rcdm_cli.encoders.state import left_out_groups
+from rcdm_cli.encoders.trunks import build_trunk, trunk_width
+
+OPTIONS = (
+    *("pool", "size", "scaling", "mean", "std"),
+    *("trunk", "prefix", "heads", "ignore", "head", "activation"),
+)
+
+
+def open_checkpoint(path: Path, reference: Reference) -> Encoder:
+    """Open the trunk and, if present, the projector head of another project's checkpoint.
+
+    A checkpoint with a layout of ``LAYOUTS`` has the method and preprocessing of the layout. Other checkpoints have the
+    preprocessing of their architecture, by default ImageNet's mean and standard deviation. ``Encoder.inferred``
+    describes everything that was inferred.
+
+    Raises:
+        InputError: the file is not a state dict, the trunk or a selected head cannot be read, the tensors fit several
+            networks, or an option does not fit.
+    """
+    reference.check("a checkpoint", OPTIONS)
+    state, where = load_state_dict_file(path, every=True), str(path)
+    detected = find_trunk(state, where, reference)
+    architecture = detected.architecture
+    if reference.size and "img_size" in architecture.options and reference.size != architecture.options["img_size"]:
+        size = architecture.options["img_size"]
+        raise InputError(f"The ViT in {path} has position embeddings for {size} pixels. Remove size={reference.size}.")
+    trunk = build_trunk(architecture.name, architecture.options, architecture.pool, architecture.stem_padding)
+    trunk.load_state_dict(architecture.tensors)
+    width = trunk_width(trunk)
+    found = _head(reference, detected, width, where)
+    head = found if isinstance(found, DetectedHead) else None
+    layout = LAYOUTS[head.method] if head and head.method else None
+    spec = EncoderSpec(
+        method=reference.method or (head.method if head and head.method else reference.name()),
+        trunk=architecture.name,
+        trunk_options=architecture.options,
+        pool=architecture.pool,
+        stem_padding=architecture.stem_padding,
+        width=width,
+        head=head.layers if head else (),
+        preprocessing=reference.preprocessing(layout.preprocessing if layout else architecture.preprocessing),
+        origin=layout.origin if layout else path.name,
+        licence=layout.licence if layout else "",
+    )
+    encoder = Encoder(spec, trunk)
+    if head and encoder.head is not None:
+        encoder.head.load_state_dict(head.tensors)
+    encoder.inferred = _inferred(spec, detected, found, reference)
+    return encoder
+
+
+def _head(reference: Reference, trunk: DetectedTrunk, width: int, where: str) -> DetectedHead | str:
+    head = reference.head
+    if head is not None and head != "none" and Path(head).is_file():
+        return read_head(load_state_dict_file(Path(head)), width, head, reference.activation)
+    return find_head(trunk, width, where, head, reference.activation)
+
+
+def _inferred(spec: EncoderSpec, trunk: DetectedTrunk, head: DetectedHead | str, reference: Reference) -> Inferred:
+    architecture, prefix = trunk.architecture, trunk.prefix
+    if reference.scaling or reference.mean:
+        reason = "given"
+    elif isinstance(head, DetectedHead) and head.method:
+        reason = f"of the published {head.method} encoder"
+    else:
+        reason = architecture.scaling
+    lines: dict[str, str | dict[str, str]] = {
+        "trunk": describe_trunk(spec.trunk, spec.trunk_options),
+        "prefix": prefix.rstrip(".") or "none",
+    }
+    if trunk.others:
+        lines["other trunks"] = ", ".join(other.rstrip(".") or "no prefix" for other in trunk.others)
+    lines |= dict(architecture.facts)
+    lines["pooling"] = describe_pool(spec.pool, spec.trunk_options.get("class_token", True))
+    lines["input"] = f"{spec.preprocessing.size} pixels"
+    lines["scaling"] = f"{describe_scaling(spec.preprocessing)} ({reason})"
+    if isinstance(head, DetectedHead):
+        lines["head"] = f"{head.root}: {describe_head(spec.width, spec.head)}"
+        if head.activation:
+            lines["activation"] = head.activation
+        used = f"{head.root}."
+    else:
+        lines["head"], used = f"none: {head}", ""
+    left = [name for name in trunk.rest if not (used and name.startswith(used))]
+    left = [name for name in left if not any(name.startswith(alias) for alias in trunk.aliases if alias != prefix)]
+    groups = left_out_groups(left, prefix)
+    lines["left out"] = {group: f"{count} tensors" for group, count in groups.items()} or "nothing"
+    return lines

@@ -1,0 +1,56 @@
+"""Description of everything that was inferred from a foreign encoder file."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rcdm_cli.encoders.reference import SCALINGS
+from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
+
+Inferred = Mapping[str, str | Mapping[str, str]]
+"""Inferred properties of an encoder by name, as text; ``left out`` is a mapping of modules."""
+
+
+def describe_scaling(preprocessing: Preprocessing) -> str:
+    """Return the name of the scaling, or mean and standard deviation."""
+    values = (preprocessing.mean, preprocessing.std)
+    names = {
+        "imagenet": "ImageNet's mean and standard deviation",
+        "-1..1": "pixel values in [-1, 1]",
+        "0..1": "pixel values in [0, 1]",
+    }
+    known = next((names[name] for name, own in SCALINGS.items() if own == values), None)
+    return known or "mean {} and standard deviation {}".format(*("/".join(map(str, three)) for three in values))
+
+
+def describe_trunk(name: str, options: Mapping[str, Any]) -> str:
+    """Return timm's name and the options that differ from it."""
+    values = ", ".join(f"{option}={value}" for option, value in options.items())
+    return f"timm's {name}" + (f" with {values}" if values else "")
+
+
+def describe_pool(pool: str | None, class_token: bool) -> str:
+    """Return the pooling of the last feature map or the positions of a ViT."""
+    texts = {
+        "token": "class token",
+        "avg": "average of all patches" if class_token else "average of all positions",
+        "max": "maximum of all positions",
+    }
+    return texts.get(pool or "", pool or "default of the timm model")
+
+
+def describe_head(width: int, layers: tuple[HeadLayer, ...]) -> str:
+    """Return the layers of a head: ``2048 → 4096, batch norm, gelu → 256``."""
+    parts = [str(width)]
+    for layer in layers:
+        words = [str(layer.width)]
+        words += ["batch norm"] if layer.norm == "batch" else []
+        words += [layer.activation] if layer.activation != "none" else []
+        parts.append(", ".join(words))
+    return " → ".join(parts)
+
+
+def inferred_lines(inferred: Inferred, what: str) -> Iterator[str]:
+    """Yield one line of text for each property of the encoder ``what``."""
+    for name, value in inferred.items():
+        text = value if isinstance(value, str) else "; ".join(f"{key} ({entry})" for key, entry in value.items())
+        yield f"{what}: {name}: {text}"
