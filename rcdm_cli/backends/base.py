@@ -10,7 +10,9 @@ import torch
 
 from rcdm_cli.backends.graph import Graph, Precision, find_graph
 from rcdm_cli.core.errors import RcdmError
+from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.inference import Engine
+from rcdm_cli.diffusion.space import Codec
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.diffusion.unet import UNet
 
@@ -27,6 +29,7 @@ class RunContext:
         weights_sha256: SHA-256 of the denoiser's weights file. Each graph contains the hash of the weights that it was
             exported from.
         encoder_sha256: SHA-256 of each encoder's file, by method.
+        decoder_sha256: SHA-256 of the file of the autoencoder's decoder; None without a latent space.
         graphs: compiled networks of the bundle.
     """
 
@@ -36,6 +39,7 @@ class RunContext:
     denoiser: DenoiserSpec
     weights_sha256: str
     encoder_sha256: Mapping[str, str]
+    decoder_sha256: str | None
     graphs: tuple[Graph, ...]
 
     def graph(self, kind: str, network: str, precision: str, method: str | None = None) -> Graph | None:
@@ -66,6 +70,23 @@ class Backend(Protocol):
 
         Raises:
             RcdmError: the graph's file is missing, differs from the manifest, or does not load.
+        """
+        ...
+
+    def open_decoder(self, context: RunContext, precision: Precision, codec: Callable[[], LatentCodec]) -> Codec:
+        """Load the decoder of a latent space.
+
+        A decoder runs in float32, or in bfloat16 where a backend offers bfloat16. The decoder of Stable Diffusion
+        overflows in float16.
+
+        Args:
+            context: context for which ``precisions`` returned ``precision``.
+            precision: number format of the denoiser.
+            codec: returns the bundle's decoder in float32 on the device. Called only by backends that run the weights
+                themselves.
+
+        Raises:
+            RcdmError: see ``open``.
         """
         ...
 

@@ -30,8 +30,9 @@ class Graph(BundleFile):
 
     Attributes:
         kind: ``onnx`` for an ONNX graph (ONNX Runtime, OpenVINO), ``tensorrt`` for a TensorRT plan.
-        network: ``denoiser``, ``(x, modulations) → output``, or ``encoder``, images → representations at every level.
-        method: method of the encoder; None for the denoiser.
+        network: ``denoiser``, ``(x, modulations) → output``; ``encoder``, images → representations at every level; or
+            ``decoder``, normalised latents → images.
+        method: method of the encoder; None for other networks.
         precision: number format of the matrix products.
         data: second file with the weights, if the weights are too large for one file.
         source: SHA-256 of the weights file that the graph was exported from.
@@ -41,7 +42,7 @@ class Graph(BundleFile):
     """
 
     kind: Literal["onnx", "tensorrt"]
-    network: Literal["denoiser", "encoder"]
+    network: Literal["denoiser", "encoder", "decoder"]
     method: str | None = None
     precision: Precision
     data: BundleFile | None = None

@@ -43,13 +43,22 @@ def denoiser_path(context: RunContext, precision: Precision) -> Path:
         InputError: the bundle has no such graph, the graph was exported from other weights, or a file is missing or
             differs from the manifest.
     """
-    graph = context.graph("onnx", "denoiser", precision)
+    return _path(context, "denoiser", precision, context.weights_sha256)
+
+
+def decoder_path(context: RunContext, precision: Precision) -> Path:
+    """Return the verified path of the ONNX graph of an autoencoder's decoder; see ``denoiser_path``."""
+    return _path(context, "decoder", precision, context.decoder_sha256)
+
+
+def _path(context: RunContext, network: str, precision: Precision, source: str | None) -> Path:
+    graph = context.graph("onnx", network, precision)
     if graph is None:
         raise InputError(
-            f"{context.folder} contains no {precision} ONNX graph. {how_to_export(context.folder, precision)} writes "
-            "the graph."
+            f"{context.folder} contains no {precision} ONNX graph of the {network}. "
+            f"{how_to_export(context.folder, precision)} writes the graph."
         )
-    if graph.source != context.weights_sha256:
+    if graph.source != source:
         raise InputError(
             f"{graph.file} was exported from other weights. {how_to_export(context.folder, precision)} replaces it."
         )
@@ -87,7 +96,7 @@ class CpuEngine:
 
     def __init__(self, context: RunContext, load: Callable[[int, int], GraphFunction]) -> None:
         spec = context.denoiser
-        feature_map_bytes = 4 * spec.size**2 * spec.channels * spec.channel_mult[0]
+        feature_map_bytes = 4 * spec.feature_sizes[0] ** 2 * spec.channels * spec.channel_mult[0]
         self._request_batch = max(1, min(8, CACHE_BYTES // feature_map_bytes))
         self._load = cache(load)
         self._pool = ThreadPoolExecutor(PARALLEL_REQUESTS)

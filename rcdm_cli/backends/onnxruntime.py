@@ -11,9 +11,17 @@ from torch import Tensor
 
 from rcdm_cli.backends.base import RunContext, require_package
 from rcdm_cli.backends.graph import Precision
-from rcdm_cli.backends.onnx_graph import CpuEngine, GraphFunction, available_precisions, denoiser_path
+from rcdm_cli.backends.onnx_graph import (
+    CpuEngine,
+    GraphFunction,
+    available_precisions,
+    decoder_path,
+    denoiser_path,
+)
 from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.inference import Engine
+from rcdm_cli.diffusion.space import Codec
 from rcdm_cli.diffusion.unet import UNet
 
 CUDA = "CUDAExecutionProvider"
@@ -51,19 +59,28 @@ class OnnxRuntimeBackend:
     def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``."""
         path = denoiser_path(context, precision)
-        size, channels = context.denoiser.size, context.denoiser.out_channels
         if context.device.type == "cuda":
-            return OnnxRuntimeCudaEngine(path, context.device, (channels, size, size), exact=precision == "fp32")
+            shape = (context.denoiser.out_channels, *context.denoiser.input_shape[1:])
+            return OnnxRuntimeCudaEngine(path, context.device, shape, exact=precision == "fp32")
         return CpuEngine(context, partial(graph_function, path))
+
+    def open_decoder(self, context: RunContext, precision: Precision, codec: Callable[[], LatentCodec]) -> Codec:
+        """See ``Backend.open_decoder``. The decoder runs at fp32."""
+        path = decoder_path(context, "fp32")
+        if context.device.type == "cuda":
+            shape = (3, context.denoiser.size, context.denoiser.size)
+            return OnnxRuntimeCudaEngine(path, context.device, shape, exact=precision == "fp32")
+        run = graph_function(path)
+        return lambda x: run(x)[0]
 
 
 class OnnxRuntimeCudaEngine:
-    """The denoiser on a CUDA device. Inputs and outputs stay in PyTorch's GPU memory.
+    """A network with one output on a CUDA device. Inputs and outputs stay in PyTorch's GPU memory.
 
     Args:
         path: the ONNX graph.
         device: CUDA device.
-        shape: shape of one output, (C, size, size).
+        shape: shape of one output, (C, H, W).
         exact: whether to multiply float32 at full precision. ONNX Runtime uses TF32 by default.
     """
 
@@ -74,16 +91,17 @@ class OnnxRuntimeCudaEngine:
         index = device.index or 0
         options = {"device_id": index, "cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0" if exact else "1"}
         self._session = _session(path, 1, None, (CUDA, options))
+        self._names = [item.name for item in self._session.get_inputs()]
         self._binding_device = ("cuda", index)
 
-    def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         """See ``Engine``."""
         import numpy as np
 
-        output = torch.empty((len(x), *self._shape), device=self._device)
-        inputs = {"x": x.contiguous(), "modulations": modulations.contiguous()}
+        output = torch.empty((len(inputs[0]), *self._shape), device=self._device)
+        contiguous = [value.contiguous() for value in inputs]
         binding = self._session.io_binding()
-        for name, value in inputs.items():
+        for name, value in zip(self._names, contiguous, strict=True):
             binding.bind_input(name, *self._binding_device, np.float32, tuple(value.shape), value.data_ptr())
         binding.bind_output("output", *self._binding_device, np.float32, tuple(output.shape), output.data_ptr())
         # ONNX Runtime uses its own CUDA stream, so PyTorch must have finished writing the inputs.

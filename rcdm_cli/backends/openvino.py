@@ -10,10 +10,19 @@ from torch import Tensor
 
 from rcdm_cli.backends.base import RunContext, require_package
 from rcdm_cli.backends.graph import Precision
-from rcdm_cli.backends.onnx_graph import CpuEngine, GraphFunction, available_precisions, denoiser_path, how_to_export
+from rcdm_cli.backends.onnx_graph import (
+    CpuEngine,
+    GraphFunction,
+    available_precisions,
+    decoder_path,
+    denoiser_path,
+    how_to_export,
+)
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.precision import has_bf16
+from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.inference import Engine
+from rcdm_cli.diffusion.space import Codec
 from rcdm_cli.diffusion.unet import UNet
 
 
@@ -61,6 +70,11 @@ class OpenVinoBackend:
                 f"without VNNI. {how_to_export(context.folder, precision)} and `force` replaces the graph."
             )
         return CpuEngine(context, functools.partial(graph_function, path))
+
+    def open_decoder(self, context: RunContext, precision: Precision, codec: Callable[[], LatentCodec]) -> Codec:
+        """See ``Backend.open_decoder``. The decoder runs at bf16 with a denoiser at bf16, else at fp32."""
+        run = graph_function(decoder_path(context, "bf16" if precision == "bf16" else "fp32"))
+        return lambda x: run(x)[0]
 
 
 def _largest_weight(path: Path) -> int:

@@ -11,7 +11,9 @@ from rcdm_cli.backends.onnx_graph import GraphFunction, encoder_path, how_to_exp
 from rcdm_cli.backends.tensorrt.backend import TensorRTBackend
 from rcdm_cli.backends.torch import InductorBackend, TorchBackend
 from rcdm_cli.core.errors import InputError, RcdmError, unknown_name_message
+from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.inference import Engine
+from rcdm_cli.diffusion.space import Codec
 from rcdm_cli.diffusion.unet import UNet
 
 BACKENDS: dict[str, Backend] = {
@@ -57,6 +59,10 @@ class BackendSelection:
     def open(self, unet: Callable[[], UNet]) -> Engine:
         """Load the denoiser; see ``Backend.open``."""
         return BACKENDS[self.backend].open(self.context, self.precision, unet)
+
+    def open_decoder(self, codec: Callable[[], LatentCodec]) -> Codec:
+        """Load the decoder of a latent space; see ``Backend.open_decoder``."""
+        return BACKENDS[self.backend].open_decoder(self.context, self.precision, codec)
 
     def open_encoder(self, method: str) -> GraphFunction | None:
         """Load the ONNX graph of an encoder; None if this backend or the bundle has none.

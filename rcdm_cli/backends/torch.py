@@ -11,7 +11,9 @@ from rcdm_cli.backends.base import RunContext
 from rcdm_cli.backends.graph import Precision
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.precision import has_bf16
+from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.inference import LoopForm, at_precision
+from rcdm_cli.diffusion.space import Codec
 from rcdm_cli.diffusion.unet import UNet
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +31,19 @@ class TorchBackend:
     def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> "TorchEngine":
         """See ``Backend.open``."""
         return TorchEngine(unet(), precision)
+
+    def open_decoder(self, context: RunContext, precision: Precision, codec: Callable[[], LatentCodec]) -> Codec:
+        """See ``Backend.open_decoder``. The decoder runs without ``torch.compile``, because it runs once per sample."""
+        reduced = precision != "fp32" and has_bf16(context.device)
+        decoder = codec().at_precision("bf16" if reduced else "fp32").to(memory_format=torch.channels_last)
+
+        @torch.no_grad()
+        def decode(x: Tensor) -> Tensor:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=precision != "fp32"):
+                images: Tensor = decoder(x)
+            return images
+
+        return decode
 
 
 class InductorBackend(TorchBackend):

@@ -22,7 +22,7 @@ from rcdm_cli.bundle.arguments import (
     require_integer,
     require_name,
 )
-from rcdm_cli.bundle.files import read_model
+from rcdm_cli.bundle.files import read_decoder, read_model
 from rcdm_cli.bundle.manifest import Manifest, read_manifest, run_context
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.levels import Level
@@ -35,6 +35,7 @@ from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import Loop, sample_images
 from rcdm_cli.diffusion.schedule import Schedule
+from rcdm_cli.diffusion.space import Codec
 from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder
 from rcdm_cli.encoders.pairs import Pair, choose_among
@@ -123,6 +124,12 @@ class Bundle:
     def engine(self) -> Engine:
         """The denoiser on the selected backend."""
         return self.selection.open(lambda: self.model.denoiser)
+
+    @cached_property
+    def decoder(self) -> Codec | None:
+        """Decoder of the latent space on the selected backend; None for pixels and patches."""
+        entry = self.manifest.decoder
+        return self.selection.open_decoder(lambda: read_decoder(self.folder, entry, self.device)) if entry else None
 
     def encoder(self, method: str | None = None) -> Encoder:
         """Return the encoder of ``method`` in float32; ``method`` may be None if the bundle has one method.
@@ -291,7 +298,7 @@ class Bundle:
         """Return the sampling loop with ``settings``; ``engine`` replaces the bundle's denoiser."""
         model = self.conditioning_model
         null = model.conditioning.unconditional(1).detach()
-        return Loop(engine or self.engine, model.denoiser, self.schedule, settings, self.device, null)
+        return Loop(engine or self.engine, model.denoiser, self.schedule, settings, self.device, null, self.decoder)
 
     def settings(self, sampler: str | None = None, steps: int | None = None, guidance: float | None = None) -> Settings:
         """Return sampling settings. None uses the bundle's default. Valid ranges: see ``sample``.

@@ -30,6 +30,7 @@ def describe_bundle(folder: Path) -> dict[str, Any]:
     manifest = read_manifest(folder)
     files = {"denoiser and conditioning": manifest.model.file}
     files |= {f"{method} encoder": entry.file for method, entry in manifest.encoders.items()}
+    files |= {"decoder": manifest.decoder.file} if manifest.decoder else {}
     levels: dict[str, list[str]] = {}
     for projection in manifest.conditioning.projections:
         levels.setdefault(projection.method, []).append(f"{projection.level} {projection.width}")

@@ -10,17 +10,26 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.backends.graph import BundleFile, verified_path
-from rcdm_cli.bundle.manifest import EncoderEntry, Manifest, listed_files, replace_manifest, unused_name
+from rcdm_cli.bundle.manifest import (
+    DecoderEntry,
+    EncoderEntry,
+    Manifest,
+    listed_files,
+    replace_manifest,
+    unused_name,
+)
 from rcdm_cli.bundle.statistics import write_statistics
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_tensors, sha256, write_tensors
 from rcdm_cli.core.resources import MANIFEST
+from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from rcdm_cli.encoders.pairs import Pair
 
 MODEL = "denoiser.safetensors"
+DECODER = "decoder.safetensors"
 
 _BEFORE_LOOP = re.compile(r"^conditioning\.|\.time_embed\.|\.emb_layers\.")
 """Names of the weights that are used before the sampling loop."""
@@ -46,6 +55,7 @@ def write_bundle(
     encoders: Iterable[Encoder],
     *,
     about: Mapping[str, Any],
+    codec: LatentCodec | None = None,
     training_h: Mapping[Pair, Tensor] = MappingProxyType({}),
     dtype: torch.dtype = torch.float16,
 ) -> Manifest:
@@ -59,6 +69,7 @@ def write_bundle(
         schedule: noise schedule of the denoiser.
         encoders: encoders of the model's representations.
         about: ``description``, ``origin``, ``licence`` and ``trained`` of the manifest.
+        codec: autoencoder of a latent space. Its decoder is written; its encoder is not.
         training_h: representations (N, D) of training images, whose statistics are stored.
         dtype: number format of the stored weights.
     """
@@ -80,11 +91,39 @@ def write_bundle(
         conditioning=model.conditioning.spec,
         model=BundleFile(file=path.name, sha256=sha256(path)),
         encoders=entries,
+        decoder=_write_decoder(folder, codec, earlier, dtype) if codec else None,
         statistics=write_statistics(folder, training_h) if training_h else None,
         **about,
     )
     replace_manifest(folder, manifest)
     return manifest
+
+
+def _write_decoder(folder: Path, codec: LatentCodec, earlier: set[str], dtype: torch.dtype) -> DecoderEntry:
+    spec, statistics = codec.autoencoder.spec, codec.statistics
+    path = folder / unused_name(DECODER, earlier)
+    state = codec.autoencoder.state_dict()
+    stored = {name: value.to(dtype) for name, value in state.items() if name.startswith(("decoder.", "post_quant"))}
+    metadata = {"kind": "decoder", "spec": spec.model_dump_json(), "statistics": statistics.model_dump_json()}
+    write_tensors(path, stored, metadata)
+    return DecoderEntry(file=path.name, sha256=sha256(path), spec=spec, statistics=statistics)
+
+
+def read_decoder(folder: Path, entry: DecoderEntry, device: torch.device) -> LatentCodec:
+    """Read the decoder of a latent space in float32, in evaluation mode, without the encoder of the autoencoder.
+
+    Raises:
+        InputError: the file is missing, differs from the manifest, or does not fit the architecture.
+    """
+    path = verified_path(folder, entry)
+    with torch.device("meta"):
+        autoencoder = Autoencoder(entry.spec, encoder=False)
+    try:
+        state = {name: _loaded(value, device) for name, value in read_tensors(path).items()}
+        autoencoder.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"The weights in {path} do not fit the bundle's manifest: {error}") from error
+    return LatentCodec(autoencoder, entry.statistics).to(device).eval().requires_grad_(False)
 
 
 def read_model(folder: Path, manifest: Manifest, device: torch.device, *, before_loop: bool = False) -> Model:

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 
 from rcdm_cli.backends.base import RunContext
 from rcdm_cli.backends.graph import BundleFile, Graph, find_graph
@@ -12,6 +13,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_json
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.core.spec import Spec
+from rcdm_cli.diffusion.autoencoder_spec import AutoencoderSpec, LatentStatistics
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec, Settings
 from rcdm_cli.encoders.spec import EncoderSpec
 
@@ -23,6 +25,13 @@ class EncoderEntry(BundleFile):
     """File and spec of an encoder."""
 
     spec: EncoderSpec
+
+
+class DecoderEntry(BundleFile):
+    """File and spec of the decoder of an autoencoder, and the statistics that normalise its latents."""
+
+    spec: AutoencoderSpec
+    statistics: LatentStatistics
 
 
 class Manifest(Spec):
@@ -40,6 +49,7 @@ class Manifest(Spec):
         conditioning: representations and the width of the conditioning vector.
         model: weights of denoiser and conditioning.
         encoders: encoders by method.
+        decoder: decoder of the latent space; None for pixels and patches.
         statistics: statistics of the representations of the training images; None in older bundles.
         graphs: compiled networks that `rcdm export` wrote.
         defaults: default sampling parameters.
@@ -57,6 +67,7 @@ class Manifest(Spec):
     conditioning: ConditioningSpec
     model: BundleFile
     encoders: dict[str, EncoderEntry]
+    decoder: DecoderEntry | None = None
     statistics: BundleFile | None = None
     graphs: tuple[Graph, ...] = ()
     defaults: Settings = Settings()
@@ -66,8 +77,18 @@ class Manifest(Spec):
     def files(self) -> tuple[BundleFile, ...]:
         """All files that the manifest lists."""
         graphs = (file for graph in self.graphs for file in graph.files)
-        statistics = (self.statistics,) if self.statistics else ()
-        return (self.model, *self.encoders.values(), *statistics, *graphs)
+        optional = (entry for entry in (self.decoder, self.statistics) if entry)
+        return (self.model, *self.encoders.values(), *optional, *graphs)
+
+    @model_validator(mode="after")
+    def _decoder_fits_the_space(self) -> Self:
+        space = self.denoiser.space
+        if self.decoder is None:
+            if space.kind == "latents":
+                raise ValueError("a denoiser of latents needs a decoder")
+        elif self.decoder.spec.space != space or len(self.decoder.statistics.mean) != space.channels:
+            raise ValueError(f"the decoder does not fit the space of the denoiser, {space!r}")
+        return self
 
     def graph(self, kind: str, network: str, precision: str, method: str | None = None) -> Graph | None:
         """Return the graph with these properties, or None."""
@@ -127,5 +148,6 @@ def run_context(folder: Path, manifest: Manifest, device: torch.device) -> RunCo
         denoiser=manifest.denoiser,
         weights_sha256=manifest.model.sha256,
         encoder_sha256={method: entry.sha256 for method, entry in manifest.encoders.items()},
+        decoder_sha256=manifest.decoder.sha256 if manifest.decoder else None,
         graphs=manifest.graphs,
     )

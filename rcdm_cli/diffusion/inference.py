@@ -21,15 +21,15 @@ class Engine(Protocol):
 
     max_batch: int | None
 
-    def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, modulations: Tensor, /) -> Tensor:
         """Predict eps or v, and the variance channels if the denoiser has them.
 
         Args:
-            x: noisy images, float32 (B, 3, size, size), on the device of the engine.
+            x: noisy inputs, float32 (B, C, H, W) of ``DenoiserSpec.input_shape``, on the device of the engine.
             modulations: float32 (B, M), as returned by ``UNet.modulations``, on the same device.
 
         Returns:
-            float32 (B, 3 or 6, size, size) on the same device. Later calls do not change the tensor.
+            float32 (B, C or 2C, H, W) on the same device. Later calls do not change the tensor.
 
         Raises:
             MemoryError, torch.OutOfMemoryError: the batch does not fit into memory.
@@ -55,14 +55,14 @@ class LoopForm(nn.Module):
         self.unet = unet
 
     def forward(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """Map noisy images (B, 3, size, size) and modulations (B, M) to (B, 3 or 6, size, size)."""
+        """Map noisy inputs (B, C, H, W) and modulations (B, M) to (B, C or 2C, H, W)."""
         return self.unet.denoise_with(x, modulations).float()
 
 
 class Fp32Stem(nn.Module):
     """First convolution in float32, with output in ``dtype``.
 
-    At small timesteps, the bfloat16 rounding error of an image exceeds its noise. A float32 convolution halves the
+    At small timesteps, the bfloat16 rounding error of the input exceeds its noise. A float32 convolution halves the
     error of the denoiser at these timesteps.
     """
 
@@ -72,7 +72,7 @@ class Fp32Stem(nn.Module):
         self.dtype = dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map noisy images, float32 (B, 3, H, W), to features."""
+        """Map noisy inputs, float32 (B, C, H, W), to features."""
         features: Tensor = self.convolution(x)
         return features.to(self.dtype)
 

@@ -24,11 +24,11 @@ def denoising_loss(
     Args:
         spec: denoiser that predicted ``output``.
         schedule: noise schedule.
-        output: prediction (B, 3 or 6, H, W), any floating type.
-        x0: images (B, 3, H, W) in [-1, 1].
-        x_t: noisy images (B, 3, H, W).
+        output: prediction (B, C or 2C, H, W), any floating type.
+        x0: images or latents (B, C, H, W); images are in [-1, 1].
+        x_t: noisy ``x0`` (B, C, H, W).
         t: timesteps (B,).
-        noise: noise in ``x_t``, (B, 3, H, W).
+        noise: noise in ``x_t``, (B, C, H, W).
         weight: weights (B,) of the squared error. The variational bound is not weighted.
 
     Returns:
@@ -50,7 +50,7 @@ def min_snr_weight(schedule: Schedule, t: Tensor, prediction: Prediction, gamma:
 
 
 def training_target(prediction: Prediction, schedule: Schedule, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Return the target of the denoiser, (B, 3, H, W): the noise for ``eps``, the velocity for ``v``."""
+    """Return the target of the denoiser, (B, C, H, W): the noise for ``eps``, the velocity for ``v``."""
     return noise if prediction == "eps" else schedule.velocity(x0, t, noise)
 
 
@@ -58,8 +58,8 @@ def simple_loss(output: Tensor, target: Tensor) -> Tensor:
     """Compute the mean squared error of the prediction (Ho et al. 2020, arXiv:2006.11239, equation 14).
 
     Args:
-        output: prediction (B, 3, H, W), any floating type.
-        target: ``training_target`` (B, 3, H, W).
+        output: prediction (B, C, H, W), any floating type.
+        target: ``training_target`` (B, C, H, W).
 
     Returns:
         Loss, float32 (B,).
@@ -81,10 +81,10 @@ def hybrid_loss(
     The bound trains the variance channels only: its gradient does not reach eps.
 
     Args:
-        output: prediction (B, 6, H, W): eps and variance channels, any floating type.
-        noise: noise in ``x_t``, (B, 3, H, W).
-        x0: images (B, 3, H, W) in [-1, 1].
-        x_t: noisy images (B, 3, H, W).
+        output: prediction (B, 2C, H, W): eps and variance channels, any floating type.
+        noise: noise in ``x_t``, (B, C, H, W).
+        x0: images or latents (B, C, H, W); images are in [-1, 1].
+        x_t: noisy ``x0`` (B, C, H, W).
         t: timesteps (B,).
         schedule: noise schedule.
         weight: weights (B,) of ``simple_loss``.
@@ -104,10 +104,10 @@ def variational_bound(eps: Tensor, values: Tensor, x0: Tensor, x_t: Tensor, t: T
     equation 5). At t = 0, the term is the negative log likelihood of the 8-bit image.
 
     Args:
-        eps: predicted noise (B, 3, H, W).
-        values: variance channels (B, 3, H, W).
-        x0: images (B, 3, H, W) in [-1, 1].
-        x_t: noisy images (B, 3, H, W).
+        eps: predicted noise (B, C, H, W).
+        values: variance channels (B, C, H, W).
+        x0: images or latents (B, C, H, W); images are in [-1, 1].
+        x_t: noisy ``x0`` (B, C, H, W).
         t: timesteps (B,).
         schedule: noise schedule.
 

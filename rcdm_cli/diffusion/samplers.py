@@ -1,17 +1,17 @@
 """Samplers: pure functions of (denoise, noise, schedule, timesteps).
 
-A denoiser is a function ``denoise(x, t) -> output`` of x (B, 3, H, W) and an int timestep t. The output is eps
-(B, 3, H, W), or eps and the variance channels (B, 6, H, W). Samples have the dtype of the noise (float32) for any dtype
-of the output. Coefficients are computed in float64 before the loop.
+A denoiser is a function ``denoise(x, t) -> output`` of x (B, C, H, W) and an int timestep t. The output is eps
+(B, C, H, W), or eps and the variance channels (B, 2C, H, W). Samples have the dtype of the noise (float32) for any
+dtype of the output. Coefficients are computed in float64 before the loop.
 
 All samplers take
 
-* ``noise``: standard normal noise (B, 3, H, W),
+* ``noise``: standard normal noise (B, C, H, W),
 * ``schedule``: schedule that the denoiser was trained with,
 * ``timesteps``: descending timesteps, as returned by ``spacing``,
-* ``clip``: whether predictions of x0 are clipped to [-1, 1], as published.
+* ``clip``: whether predictions of x0 are clipped to [-1, 1], as published for pixels.
 
-All samplers return x0 (B, 3, H, W) without gradients, and raise InputError for timesteps that do not descend in 0..T-1.
+All samplers return x0 (B, C, H, W) without gradients, and raise InputError for timesteps that do not descend in 0..T-1.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def ddpm(
     """Sample with ancestral sampling (Ho et al. 2020, arXiv:2006.11239, algorithm 2).
 
     The variance is the learned variance (arXiv:2102.09672, equation 15) if the denoiser predicts it, else beta.
-    ``step_noise(step)`` returns the standard normal noise (B, 3, H, W) added after a step. No noise is added after the
+    ``step_noise(step)`` returns the standard normal noise (B, C, H, W) added after a step. No noise is added after the
     last step.
     """
     respaced = Schedule(schedule.spec, timesteps[::-1])

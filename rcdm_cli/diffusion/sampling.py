@@ -14,6 +14,7 @@ from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import initial_noise, step_noise
 from rcdm_cli.diffusion.samplers import SAMPLERS, Denoise, guided
 from rcdm_cli.diffusion.schedule import Schedule, spacing
+from rcdm_cli.diffusion.space import Codec, decode_x0
 from rcdm_cli.diffusion.spec import Prediction, Settings
 from rcdm_cli.diffusion.unet import UNet
 
@@ -32,7 +33,7 @@ def denoiser_of(unet: UNet, schedule: Schedule, cond: Tensor) -> Denoise:
 
 
 def eps_denoiser(prediction: Prediction, schedule: Schedule, network: Denoise) -> Denoise:
-    """Return a function ``(x, t) → eps`` for a network whose output (B, 3 or 6, H, W) is ``prediction``.
+    """Return a function ``(x, t) → eps`` for a network whose output (B, C or 2C, H, W) is ``prediction``.
 
     For ``v``, eps is ``sqrt(a) v + sqrt(1 - a) x``. At high noise, a small error of eps is a large error of x0. This
     conversion does not amplify the error of the network.
@@ -83,6 +84,7 @@ class Loop:
         settings: sampling settings.
         device: device of the engine.
         null: unconditional conditioning vector (1, W); None is zeros.
+        decoder: decoder of the autoencoder, for a latent space.
     """
 
     engine: Engine
@@ -91,21 +93,24 @@ class Loop:
     settings: Settings
     device: torch.device
     null: Tensor | None = None
+    decoder: Codec | None = None
 
     @torch.no_grad()
     def samples(self, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
         """Generate one batch of samples for ``cond`` (B, W) and B seeds: uint8 (B, size, size, 3)."""
         sampler = SAMPLERS[self.settings.sampler]
         timesteps = spacing(sampler.spacing, self.schedule, self.settings.steps)
-        shape = (3, self.unet.spec.size, self.unet.spec.size)
+        spec, shape = self.unet.spec, self.unet.spec.input_shape
         noise = initial_noise(seeds, shape).to(self.device, memory_format=torch.channels_last)
         cond = cond.to(self.device)
         null = torch.zeros_like(cond) if self.null is None else self.null.to(self.device).expand_as(cond)
         denoise = guided(self._denoise(timesteps, cond), self._denoise(timesteps, null), self.settings.guidance)
         draw_noise = {"step_noise": lambda step: step_noise(seeds, shape, step).to(self.device)}
-        return to_uint8(
-            sampler.run(denoise, noise, self.schedule, timesteps, **(draw_noise if sampler.needs_step_noise else {}))
-        )
+        extra = draw_noise if sampler.needs_step_noise else {}
+        # Latents have no bounds.
+        clip = spec.space.kind != "latents"
+        x0 = sampler.run(denoise, noise, self.schedule, timesteps, clip=clip, **extra)
+        return to_uint8(decode_x0(spec, x0, self.decoder))
 
     def _denoise(self, timesteps: Sequence[int], cond: Tensor) -> Denoise:
         modulations = Modulations(self.unet, timesteps, cond)

@@ -81,31 +81,31 @@ class Schedule:
         return len(self.betas)
 
     def add_noise(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
-        """Return x_t (B, 3, H, W): images ``x0`` with standard normal ``noise`` (B, 3, H, W) at step ``t``."""
+        """Return x_t (B, C, H, W): ``x0`` with standard normal ``noise`` (B, C, H, W) at step ``t``."""
         return self._at("signal", t, x0) * x0 + self._at("noise", t, x0) * noise
 
     def predict_x0(self, x_t: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
-        """Return x0 (B, 3, H, W) for ``x_t`` (B, 3, H, W) with the noise ``eps`` (B, 3, H, W)."""
+        """Return x0 (B, C, H, W) for ``x_t`` (B, C, H, W) with the noise ``eps`` (B, C, H, W)."""
         return self._at("_x0_coef_x_t", t, x_t) * x_t - self._at("_x0_coef_eps", t, x_t) * eps
 
     def predict_eps(self, x_t: Tensor, t: Tensor | int, x0: Tensor) -> Tensor:
-        """Return the noise (B, 3, H, W) of ``x_t`` (B, 3, H, W) for ``x0`` (B, 3, H, W)."""
+        """Return the noise (B, C, H, W) of ``x_t`` (B, C, H, W) for ``x0`` (B, C, H, W)."""
         return (x_t - self._at("signal", t, x_t) * x0) / self._at("noise", t, x_t)
 
     def velocity(self, x0: Tensor, t: Tensor | int, noise: Tensor) -> Tensor:
-        """Return the velocity v (B, 3, H, W) (Salimans and Ho 2022, arXiv:2202.00512, appendix D)."""
+        """Return the velocity v (B, C, H, W) (Salimans and Ho 2022, arXiv:2202.00512, appendix D)."""
         return self._at("signal", t, x0) * noise - self._at("noise", t, x0) * x0
 
     def eps_from_velocity(self, x_t: Tensor, t: Tensor | int, velocity: Tensor) -> Tensor:
-        """Return the noise (B, 3, H, W) of ``x_t`` (B, 3, H, W) with velocity ``velocity`` (B, 3, H, W)."""
+        """Return the noise (B, C, H, W) of ``x_t`` (B, C, H, W) with velocity ``velocity`` (B, C, H, W)."""
         return self._at("signal", t, x_t) * velocity + self._at("noise", t, x_t) * x_t
 
     def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor | int) -> Tensor:
-        """Return the mean (B, 3, H, W) of x_(t-1) given ``x_t`` and ``x0`` (arXiv:2006.11239, equation 7)."""
+        """Return the mean (B, C, H, W) of x_(t-1) given ``x_t`` and ``x0`` (arXiv:2006.11239, equation 7)."""
         return self._at("posterior_mean_coef1", t, x_t) * x0 + self._at("posterior_mean_coef2", t, x_t) * x_t
 
     def learned_log_variance(self, values: Tensor, t: Tensor | int) -> Tensor:
-        """Return the log variance (B, 3, H, W) of x_(t-1) for the denoiser's variance channels ``values`` (B, 3, H, W).
+        """Return the log variance (B, C, H, W) of x_(t-1) for the denoiser's variance channels ``values`` (B, C, H, W).
 
         -1 is the posterior variance and 1 is beta (arXiv:2102.09672, equation 15).
         """

@@ -1,6 +1,6 @@
-"""Specs of a diffusion model: noise schedule, denoiser and conditioning."""
+"""Specs of a diffusion model: noise schedule, space, denoiser and conditioning."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -36,24 +36,75 @@ class ScheduleSpec(Spec):
         return self
 
 
+class PixelSpace(Spec):
+    """Pixel space: RGB values in [-1, 1]."""
+
+    kind: Literal["pixels"] = "pixels"
+
+    @property
+    def factor(self) -> int:
+        """Side of the image in pixels per side of the denoiser's input."""
+        return 1
+
+    @property
+    def channels(self) -> int:
+        """Channels of the denoiser's input."""
+        return 3
+
+
+class PatchSpace(Spec):
+    """Patch space: the pixels of each square of ``factor`` x ``factor`` pixels are the channels of one position.
+
+    The map (``pixel_unshuffle``) is a permutation of the values and therefore an orthonormal change of basis: white
+    noise stays white, the loss is the same sum, and x0 can be clipped to [-1, 1] as in pixel space. A rotation inside
+    each patch, such as a DCT, would not change what the first convolution can compute, and would not allow clipping.
+    """
+
+    kind: Literal["patches"]
+    factor: Literal[2, 4]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the denoiser's input."""
+        return 3 * self.factor**2
+
+
+class LatentSpace(Spec):
+    """Latent space of an autoencoder (Rombach et al. 2022, arXiv:2112.10752), normalised per channel.
+
+    Attributes:
+        factor: side of the image in pixels per side of the latents.
+        channels: channels of the latents.
+    """
+
+    kind: Literal["latents"]
+    factor: Literal[2, 4, 8, 16, 32]
+    channels: int = Field(ge=1, le=128)
+
+
+Space = Annotated[PixelSpace | PatchSpace | LatentSpace, Field(discriminator="kind")]
+"""Space of the denoiser's input."""
+
+
 class DenoiserSpec(Spec):
     """The U-Net of Dhariwal and Nichol (2021, arXiv:2105.05233, section 3), as RCDM uses it.
 
     Attributes:
         size: height and width of the images in pixels.
+        space: space of the input and the output. The input has the size ``size / space.factor``.
         channels: width of the first feature map, a multiple of 32.
         channel_mult: width of each resolution as a multiple of ``channels``. Each resolution has half the size of the
             previous one.
         num_res_blocks: residual blocks per resolution in the encoder path; the decoder path has one more.
-        attention: sizes in pixels of the feature maps with self-attention. The middle block always has self-attention.
+        attention: sizes of the feature maps with self-attention. The middle block always has self-attention.
         heads: number of attention heads, unless ``head_channels`` is set.
         head_channels: channels per attention head; replaces ``heads``.
         scale_shift_norm: whether the modulation scales and shifts the second norm of a block. If False, the modulation
             is added before that norm.
         resblock_updown: whether residual blocks change the resolution. If False, strided convolutions and upsampling
             layers do.
-        learned_variance: whether three more output channels interpolate between the bounds of the variance
-            (arXiv:2102.09672, equation 15).
+        learned_variance: whether the output has a second set of channels, which interpolate between the bounds of the
+            variance (arXiv:2102.09672, equation 15).
         split_qkv_first: whether attention channels are ordered [query, key, value][head] instead of [head][query, key,
             value]. Only the layout of published weights depends on this value.
         prediction: output of the network: the noise, as published, or the velocity v (arXiv:2202.00512), with which a
@@ -62,6 +113,7 @@ class DenoiserSpec(Spec):
     """
 
     size: PositiveInt
+    space: Space = PixelSpace()
     channels: PositiveInt = Field(multiple_of=NORM_GROUPS)
     channel_mult: tuple[PositiveInt, ...] = Field(min_length=1)
     num_res_blocks: PositiveInt
@@ -76,9 +128,15 @@ class DenoiserSpec(Spec):
     dropout: float = Field(0.0, ge=0.0, lt=1.0)
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of one input, (C, H, W)."""
+        side = self.size // self.space.factor
+        return self.space.channels, side, side
+
+    @property
     def feature_sizes(self) -> tuple[int, ...]:
-        """Height and width of the feature maps in pixels, one per resolution, largest first."""
-        return tuple(self.size >> depth for depth in range(len(self.channel_mult)))
+        """Height and width of the feature maps, one per resolution, largest first."""
+        return tuple(self.size // self.space.factor >> depth for depth in range(len(self.channel_mult)))
 
     @property
     def cond_width(self) -> int:
@@ -87,8 +145,8 @@ class DenoiserSpec(Spec):
 
     @property
     def out_channels(self) -> int:
-        """Number of output channels: 3, or 6 with learned variance."""
-        return 6 if self.learned_variance else 3
+        """Number of output channels: the channels of the space, twice with learned variance."""
+        return self.space.channels * (2 if self.learned_variance else 1)
 
     def heads_at(self, width: int) -> int:
         """Return the number of attention heads for a feature map with ``width`` channels."""
@@ -98,10 +156,13 @@ class DenoiserSpec(Spec):
     def _sizes_fit(self) -> Self:
         if self.prediction == "v" and self.learned_variance:
             raise ValueError("learned_variance needs prediction = 'eps', because its loss is defined on the noise")
+        if self.space.kind == "latents" and self.learned_variance:
+            raise ValueError("learned_variance needs pixels or patches, because its loss counts 8-bit values")
         halvings = len(self.channel_mult) - 1
-        if self.size % 2**halvings:
+        if self.size % (multiple := self.space.factor * 2**halvings):
+            reduced = "" if self.space.factor == 1 else f"reduced {self.space.factor} times and "
             raise ValueError(
-                f"size must be a multiple of {2**halvings} to be halved {halvings} times; given {self.size}"
+                f"size must be a multiple of {multiple} to be {reduced}halved {halvings} times; given {self.size}"
             )
         if invalid := sorted(set(self.attention) - set(self.feature_sizes)):
             raise ValueError(f"attention must be among the feature map sizes {self.feature_sizes}; given {invalid}")

@@ -39,7 +39,7 @@ class UNet(nn.Module):
 
         width = widths[0]
         skips = [width]  # widths of the feature maps for the skip connections
-        self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(3, width, 3, padding=1)])])
+        self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(spec.space.channels, width, 3, padding=1)])])
         for depth, (size, out_width) in enumerate(resolutions):
             for _ in range(spec.num_res_blocks):
                 self.input_blocks.append(self._stage(size, width, out_width))
@@ -69,12 +69,12 @@ class UNet(nn.Module):
         """Predict eps or v.
 
         Args:
-            x: noisy images (B, 3, size, size).
+            x: noisy inputs (B, C, H, W) of ``spec.input_shape``.
             t: timesteps (B,), int or float in 0..T-1.
             cond: conditioning vectors (B, ``spec.cond_width``); zeros for unconditional.
 
         Returns:
-            Prediction (B, 3, size, size), or with learned variance (B, 6, size, size) with the variance channels.
+            Prediction (B, C, H, W), or with learned variance (B, 2C, H, W) with the variance channels.
         """
         return self.denoise_with(x, self.modulations(t, cond))
 
@@ -89,7 +89,7 @@ class UNet(nn.Module):
         return torch.cat([block.modulation(embedding) for block in self._residual_blocks()], dim=1)
 
     def denoise_with(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """Predict from ``x`` (B, 3, size, size) and ``modulations`` (B, M), or (1, M) for the whole batch."""
+        """Predict from ``x`` (B, C, H, W) and ``modulations`` (B, M), or (1, M) for the whole batch."""
         widths = [block.modulation_width for block in self._residual_blocks()]
         remaining = iter(modulations.split(widths, dim=1))
 

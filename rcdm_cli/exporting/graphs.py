@@ -1,4 +1,4 @@
-"""ONNX graphs of a bundle's encoders and of its denoiser at fp32, fp16 and bf16."""
+"""ONNX graphs of a bundle's encoders, of its denoiser at fp32, fp16 and bf16, and of its decoder at fp32 and bf16."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from rcdm_cli import __version__
 from rcdm_cli.backends.graph import Graph, Precision
 from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.bundle.files import read_decoder
 from rcdm_cli.bundle.manifest import Manifest
 from rcdm_cli.diffusion.inference import LoopForm, at_precision
 from rcdm_cli.exporting.install import NOT_WRITTEN, Installation, finished, install, staging
@@ -28,10 +29,17 @@ def denoiser_graph(manifest: Manifest, precision: Precision) -> Graph:
     )
 
 
-def wanted_graphs(manifest: Manifest, precisions: Sequence[Precision]) -> list[Graph]:
-    """Return entries for each encoder at fp32 and for the denoiser at each precision.
+def wanted_graphs(
+    manifest: Manifest, precisions: Sequence[Precision], decoder_precisions: Sequence[Precision] = ("fp32",)
+) -> list[Graph]:
+    """Return entries for each encoder at fp32, for the decoder, if any, and for the denoiser.
 
     Encoders that are already ONNX graphs are left out.
+
+    Args:
+        manifest: manifest of the bundle.
+        precisions: precisions of the denoiser.
+        decoder_precisions: precisions of the decoder of a latent space, fp32 and bf16.
 
     Raises:
         RcdmError: the exporter is not installed.
@@ -51,7 +59,20 @@ def wanted_graphs(manifest: Manifest, precisions: Sequence[Precision]) -> list[G
         for method, entry in manifest.encoders.items()
         if not entry.spec.onnx_widths
     ]
-    return [*encoders, *(denoiser_graph(manifest, precision) for precision in precisions)]
+    decoders = [
+        Graph(
+            file=f"decoder.{precision}.onnx",
+            sha256=NOT_WRITTEN,
+            kind="onnx",
+            network="decoder",
+            precision=precision,
+            source=manifest.decoder.sha256,
+            versions={"rcdm": __version__},
+        )
+        for precision in decoder_precisions
+        if manifest.decoder
+    ]
+    return [*encoders, *decoders, *(denoiser_graph(manifest, precision) for precision in precisions)]
 
 
 def write_graphs(
@@ -95,9 +116,14 @@ def _write(bundle: Bundle, graph: Graph, stage: Path) -> Graph:
         encoder = bundle.encoder(graph.method)
         size = encoder.spec.preprocessing.size
         data = export_graph(encoder, {"images": torch.zeros(2, 3, size, size)}, list(encoder.spec.levels), path)
+    elif graph.network == "decoder":
+        assert bundle.manifest.decoder is not None, "`wanted_graphs` found a decoder"
+        codec = read_decoder(bundle.folder, bundle.manifest.decoder, bundle.device)
+        x = torch.zeros(2, *bundle.manifest.denoiser.input_shape)
+        data = export_graph(codec.at_precision(graph.precision), {"x": x}, ["images"], path)
     else:
         unet = bundle.model.denoiser
-        x = torch.zeros(2, 3, unet.spec.size, unet.spec.size)
+        x = torch.zeros(2, *unet.spec.input_shape)
         inputs = {"x": x, "modulations": torch.zeros(2, unet.modulation_width)}
         data = export_graph(LoopForm(at_precision(unet, graph.precision)), inputs, ["output"], path)
     return finished(graph, path, data, {"torch": torch.__version__, "onnx": onnx.__version__})

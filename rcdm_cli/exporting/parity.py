@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcdm_cli.backends import onnxruntime, openvino
 from rcdm_cli.backends.graph import Graph
-from rcdm_cli.backends.onnxruntime import graph_function
 from rcdm_cli.backends.select import BACKENDS
 from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.bundle.files import read_decoder
 from rcdm_cli.bundle.manifest import run_context
 from rcdm_cli.core.errors import CheckFailed, RcdmError
+from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.encoders.encoder import Encoder
 
@@ -35,12 +37,12 @@ class Parity:
     """Error at one input.
 
     Attributes:
-        network: ``denoiser`` or ``encoder``.
+        network: ``denoiser``, ``encoder`` or ``decoder``.
         runner: backend that ran the graph.
         precision: number format of the matrix products.
-        method: method of an encoder; None for the denoiser.
+        method: method of an encoder; None for other networks.
         batch: batch size.
-        timestep: timestep of the denoiser; None for an encoder.
+        timestep: timestep of the denoiser; None for other networks.
         relative: L2 norm of the difference over the L2 norm of PyTorch's output.
         largest: largest absolute difference of an element.
     """
@@ -71,8 +73,10 @@ def measure_parity(bundle: Bundle, graph: Graph, folder: Path) -> list[Parity]:
         RcdmError: no installed backend runs the graph.
     """
     if graph.network == "encoder":
-        run = graph_function(folder / graph.file)
+        run = onnxruntime.graph_function(folder / graph.file)
         return encoder_parity(run, bundle.encoder(graph.method), "onnxruntime")
+    if graph.network == "decoder":
+        return _decoder_graph_parity(bundle, graph, folder / graph.file)
     context = run_context(folder, bundle.manifest.model_copy(update={"graphs": (graph,)}), torch.device("cpu"))
     found = []
     for name in RUNNERS:
@@ -84,10 +88,31 @@ def measure_parity(bundle: Bundle, graph: Graph, folder: Path) -> list[Parity]:
         with closing(backend.open(context, graph.precision, lambda: bundle.model.denoiser)) as engine:
             found += denoiser_parity(engine, bundle, name, graph.precision)
     if not found:
-        raise RcdmError(
-            f"No installed backend can run {graph.file} to compare it with PyTorch. Install one with `pip install "
-            "'rcdm[cpu]'`, or turn off `check`."
-        )
+        raise _no_runner(graph)
+    return found
+
+
+def _no_runner(graph: Graph) -> RcdmError:
+    return RcdmError(
+        f"No installed backend can run {graph.file} to compare it with PyTorch. Install one with `pip install "
+        "'rcdm[cpu]'`, or turn off `check`."
+    )
+
+
+def _decoder_graph_parity(bundle: Bundle, graph: Graph, path: Path) -> list[Parity]:
+    assert bundle.manifest.decoder is not None, "a bundle with a graph of a decoder has a decoder"
+    codec = read_decoder(bundle.folder, bundle.manifest.decoder, bundle.device)
+    # ONNX Runtime does not run bfloat16 on CPUs.
+    modules = {"openvino": openvino} | ({"onnxruntime": onnxruntime} if graph.precision == "fp32" else {})
+    found = []
+    for name, module in modules.items():
+        try:
+            run = module.graph_function(path)
+        except RcdmError:
+            continue
+        found += decoder_parity(run, codec, bundle.manifest.denoiser.input_shape, name, graph.precision)
+    if not found:
+        raise _no_runner(graph)
     return found
 
 
@@ -121,11 +146,28 @@ def encoder_parity(run: Callable[[Tensor], Sequence[Tensor]], encoder: Encoder, 
     """Compare a function of images with ``encoder`` at every level. The largest error over levels is reported."""
     found = []
     for batch in BATCHES:
-        images = _smooth_images(batch, encoder.spec.preprocessing.size)
+        images = _smooth(batch, (3, encoder.spec.preprocessing.size, encoder.spec.preprocessing.size))
         pairs = zip(run(images), encoder(images), strict=True)
         relative, largest = zip(*(_errors(actual, expected) for actual, expected in pairs), strict=True)
         method = encoder.spec.method
         found.append(Parity("encoder", runner, "fp32", method, batch, None, max(relative), max(largest)))
+    return found
+
+
+@torch.no_grad()
+def decoder_parity(
+    run: Callable[[Tensor], Sequence[Tensor]],
+    codec: LatentCodec,
+    shape: tuple[int, int, int],
+    runner: str,
+    precision: str,
+) -> list[Parity]:
+    """Compare a function of normalised latents of ``shape`` (C, H, W) with the decoder of ``codec``."""
+    found = []
+    for batch in BATCHES:
+        x = _smooth(batch, shape)
+        errors = _errors(run(x)[0], codec(x))
+        found.append(Parity("decoder", runner, precision, None, batch, None, *errors))
     return found
 
 
@@ -148,19 +190,20 @@ def check_bounds(cases: Sequence[Parity]) -> None:
 
 
 def _noisy_inputs(bundle: Bundle, timestep: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Return noisy images and conditioning vectors. The vectors have the statistics of the training images."""
+    """Return noisy inputs and conditioning vectors. The vectors have the statistics of the training images."""
     generator = torch.Generator().manual_seed(timestep)
-    images = _smooth_images(batch, bundle.size)
-    noise = torch.randn(images.shape, generator=generator)
-    x = bundle.schedule.add_noise(images, timestep, noise)
+    x0 = _smooth(batch, bundle.manifest.denoiser.input_shape)
+    noise = torch.randn(x0.shape, generator=generator)
+    x = bundle.schedule.add_noise(x0, timestep, noise)
     conditioning = bundle.model.conditioning
     return x, conditioning(conditioning.random_h(0, batch, generator), 0)
 
 
-def _smooth_images(batch: int, size: int) -> Tensor:
-    """Return smooth random images in [-1, 1], (batch, 3, size, size)."""
-    coarse = torch.randn(batch, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    return F.interpolate(coarse, (size, size), mode="bilinear").clamp(-1, 1)
+def _smooth(batch: int, shape: tuple[int, int, int]) -> Tensor:
+    """Return smooth random images or latents in [-1, 1], (batch, C, H, W)."""
+    channels, *size = shape
+    coarse = torch.randn(batch, channels, 4, 4, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(coarse, size, mode="bilinear").clamp(-1, 1)
 
 
 def _errors(actual: Tensor, expected: Tensor) -> tuple[float, float]:

@@ -9,6 +9,8 @@ from typing import Any, get_args
 import torch
 
 from rcdm_cli.backends.graph import EIGHT_BIT, EightBit, Graph, Precision
+from rcdm_cli.backends.tensorrt.backend import decoder_precision
+from rcdm_cli.backends.tensorrt.target import PlanTarget
 from rcdm_cli.bundle.arguments import require_integer, require_name
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.files import refuse_existing_bundle, write_bundle
@@ -17,6 +19,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.precision import has_bf16
 from rcdm_cli.core.resources import MANIFEST, bundle_path, is_explicit_path, writable_bundle
+from rcdm_cli.diffusion.space import codec_batch
 from rcdm_cli.exporting.graphs import wanted_graphs, write_graphs
 from rcdm_cli.exporting.install import Installation, current_graph
 from rcdm_cli.exporting.parity import Parity
@@ -222,18 +225,29 @@ def _compile(
         size = max(entry.spec.preprocessing.size for entry in manifest.encoders.values())
         images = read_images([precision for precision in eight_bit if precision in _precisions(quantized)], size)
         result.skipped = images.skipped
-    if graphs := missing(wanted_graphs(manifest, wide)):
+    decoders: list[Precision] = ["fp32"]
+    if "bf16" in wide or any(decoder_precision(precision) == "bf16" for precision in builders):
+        decoders.append("bf16")
+    if graphs := missing(wanted_graphs(manifest, wide, decoders)):
         installed(write_graphs(Bundle(folder, CPU), graphs, check=check, on_progress=on_progress))
     if images is not None:
         bundle = Bundle(folder, CPU, "auto", "fp32")
         step, result.quantization = write_quantized(bundle, quantized, images, on_progress=on_progress)
         installed(step)
-    for precision, (tensorrt, target) in builders.items():
-        for plan in missing([wanted_plan(folder, manifest, precision, max_batch or 1, tensorrt, target)]):
-            installed(write_plan(folder, manifest, plan, device, on_progress=on_progress))
-        found = manifest.graph("tensorrt", "denoiser", precision)
+    plans: dict[tuple[str, ...], Graph] = {}
+    for precision, builder in builders.items():
+        batch = max_batch or 1
+        wanted = [wanted_plan(folder, manifest, precision, batch, *builder)]
+        if manifest.decoder:
+            own, batch = decoder_precision(precision), min(batch, codec_batch(manifest.denoiser.size))
+            wanted.append(wanted_plan(folder, manifest, own, batch, *prepare_plan(device, own), "decoder"))
+        plans |= {(plan.network, plan.precision): plan for plan in wanted}
+    for plan in plans.values():
+        for new in missing([plan]):
+            installed(write_plan(folder, manifest, new, device, on_progress=on_progress))
+        found = manifest.graph("tensorrt", plan.network, plan.precision)
         assert found is not None, "the plan is up to date or was written"
-        result.targets[found.file] = str(target)
+        result.targets[found.file] = str(PlanTarget.parse(found.target, found.file))
 
 
 def _precisions(graphs: Sequence[Graph]) -> set[str]:

@@ -8,8 +8,10 @@ from rcdm_cli.backends.graph import EIGHT_BIT, Precision
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.bundle.files import write_bundle
 from rcdm_cli.bundle.manifest import read_manifest
+from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
+from rcdm_cli.diffusion.autoencoder_spec import KLSpec, LatentStatistics
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, PatchSpace, PixelSpace, Representation, ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
 from rcdm_cli.exporting.graphs import wanted_graphs, write_graphs
@@ -22,8 +24,20 @@ from tests.training.tiny import random_images
 TRUNK = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 16)}
 
 
-def tiny_bundle(folder: Path) -> Path:
+TINY_AUTOENCODER = KLSpec(block_out_channels=(8, 8), latent_channels=3, norm_num_groups=4)
+
+
+def tiny_codec() -> LatentCodec:
+    """Autoencoder with random weights and latents of half the size."""
+    torch.manual_seed(1)
+    statistics = LatentStatistics(mean=(0.1, -0.2, 0.3), std=(0.5, 1.0, 2.0))
+    return LatentCodec(Autoencoder(TINY_AUTOENCODER), statistics).eval().requires_grad_(False)
+
+
+def tiny_bundle(folder: Path, space: str = "pixels") -> Path:
     """Write a bundle with the methods dino (both levels) and supervised (backbone) and samples of 16 pixels."""
+    spaces = {"pixels": PixelSpace(), "patches": PatchSpace(kind="patches", factor=2)}
+    codec = tiny_codec() if space == "latents" else None
     torch.manual_seed(0)
     preprocessing = Preprocessing(size=32)
     dino = EncoderSpec(
@@ -37,7 +51,14 @@ def tiny_bundle(folder: Path) -> Path:
     supervised = EncoderSpec(
         method="supervised", trunk="resnet18", trunk_options=TRUNK, width=16, preprocessing=preprocessing
     )
-    denoiser = DenoiserSpec(size=16, channels=32, channel_mult=(1, 1), num_res_blocks=1, attention=())
+    denoiser = DenoiserSpec(
+        size=16,
+        space=codec.autoencoder.spec.space if codec else spaces[space],
+        channels=32,
+        channel_mult=(1, 1),
+        num_res_blocks=1,
+        attention=(),
+    )
     projections = (
         Representation(method="dino", level="backbone", width=16),
         Representation(method="dino", level="projector", width=12),
@@ -49,7 +70,7 @@ def tiny_bundle(folder: Path) -> Path:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
     encoders = [Encoder(dino).eval(), Encoder(supervised).eval()]
-    write_bundle(folder, model.eval(), ScheduleSpec(), encoders, about={"description": "tiny"})
+    write_bundle(folder, model.eval(), ScheduleSpec(), encoders, about={"description": "tiny"}, codec=codec)
     return folder
 
 

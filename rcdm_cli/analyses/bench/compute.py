@@ -63,7 +63,8 @@ class BenchResult:
     Attributes:
         bundle: the timed bundle in float32 on PyTorch.
         settings: sampling settings of the backends.
-        macs: multiply-accumulates of one call for one sample, by implementation.
+        macs: multiply-accumulates of one call for one sample, by implementation; and of the decoder of a latent space,
+            which runs once per sample.
         peaks: multiply-accumulates per second of a matrix product, by precision; the maximum over batch sizes.
         calls: timings of single denoiser calls.
         samples: timings of complete sampling.
@@ -97,7 +98,7 @@ class Inputs(NamedTuple):
     """Inputs of one batch.
 
     Attributes:
-        x: noise (B, 3, size, size) from ``seeds``.
+        x: noise (B, C, H, W) from ``seeds``.
         t: timesteps (B,).
         h: representations (B, D).
         cond: conditioning vectors (B, W) of ``h``.
@@ -116,7 +117,7 @@ class Inputs(NamedTuple):
 def _inputs(bundle: Bundle, batch: int) -> Inputs:
     """Return the middle timestep, and random inputs with the statistics of the training set at projection 0."""
     seeds = [sample_seed(0, str(image), 0) for image in range(batch)]
-    x = initial_noise(seeds, (3, bundle.size, bundle.size)).to(bundle.device)
+    x = initial_noise(seeds, bundle.manifest.denoiser.input_shape).to(bundle.device)
     t = torch.full((batch,), bundle.manifest.schedule.timesteps // 2, device=bundle.device)
     h = bundle.model.conditioning.random_h(0, batch, torch.Generator().manual_seed(0))
     cond = bundle.model.conditioning(h, 0)
@@ -239,6 +240,9 @@ def bench(
     fitting = [_fitting(bundles, batch, skip_large_batches) for batch in batches]
     reference = load_bundle(bundles[0].folder, bundles[0].device)
     result = BenchResult(reference, settings, {"rcdm": count_macs_of_call(reference.manifest.denoiser)}, {}, [], [])
+    if reference.decoder is not None:
+        latents = torch.zeros(1, *reference.manifest.denoiser.input_shape, device=reference.device)
+        result.macs["decoder"] = count_macs(partial(reference.decoder, latents))
     if baseline is not None:
         result.macs[baseline.backend] = count_macs(partial(baseline.call, _inputs(reference, 1)))
     total = len(batches) * (rounds + sample_rounds)
@@ -247,6 +251,8 @@ def bench(
             before = index * (rounds + sample_rounds)
             contenders = [_contender(bundle, settings) for bundle in own] + ([baseline] if baseline else [])
             inputs = _inputs(reference, batch)
+            for bundle in own:
+                _ = bundle.decoder  # loaded before the timing
             report = _offset(on_progress, before, total, f"calls, batch {batch}")
             _time_calls(result, contenders, inputs, rounds, report)
             report = _offset(on_progress, before + rounds, total, f"samples, batch {batch}")

@@ -77,7 +77,7 @@ def count_macs_of_call(spec: DenoiserSpec) -> int:
     """Count the multiply-accumulates of convolutions and matrix products in one denoiser call for one sample."""
     with torch.device("meta"):
         unet = UNet(spec).eval()
-        inputs = torch.zeros(1, 3, spec.size, spec.size), torch.zeros(1), torch.zeros(1, spec.cond_width)
+        inputs = torch.zeros(1, *spec.input_shape), torch.zeros(1), torch.zeros(1, spec.cond_width)
     return count_macs(lambda: unet(*inputs))
 
 

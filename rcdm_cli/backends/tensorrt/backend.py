@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.backends.base import RunContext
-from rcdm_cli.backends.graph import Precision, verified_path
+from rcdm_cli.backends.graph import Graph, Precision, verified_path
 from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt, new_log
 from rcdm_cli.backends.tensorrt.target import Gpu, check_target
 from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.inference import Engine
+from rcdm_cli.diffusion.space import Codec
 from rcdm_cli.diffusion.unet import UNet
 
 PREFERRED: tuple[Precision, ...] = ("fp16", "bf16", "fp32", "int8", "fp8")
@@ -45,14 +47,27 @@ class TensorRTBackend:
 
     def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``. TensorRT reads the plan only after its hash and its target are checked."""
-        graph = context.graph("tensorrt", "denoiser", precision)
-        if graph is None:
-            raise _no_plan(context)
-        if graph.source != context.weights_sha256:
-            raise InputError(f"{graph.file} was built from other weights. `rcdm export` with `trt` replaces it.")
-        tensorrt = import_tensorrt()
-        check_target(graph.target, tensorrt, gpu_of(context.device), graph.file)
-        return TensorRTEngine(verified_path(context.folder, graph), tensorrt, context.device)
+        return _open(context, context.graph("tensorrt", "denoiser", precision), context.weights_sha256)
+
+    def open_decoder(self, context: RunContext, precision: Precision, codec: Callable[[], LatentCodec]) -> Codec:
+        """See ``Backend.open_decoder``. The decoder runs at fp32 with a denoiser at fp32, else at bf16."""
+        graph = context.graph("tensorrt", "decoder", decoder_precision(precision))
+        return _open(context, graph, context.decoder_sha256)
+
+
+def decoder_precision(precision: Precision) -> Precision:
+    """Return the precision of the plan of a decoder for the precision of the denoiser."""
+    return "fp32" if precision == "fp32" else "bf16"
+
+
+def _open(context: RunContext, graph: Graph | None, source: str | None) -> "TensorRTEngine":
+    if graph is None:
+        raise _no_plan(context)
+    if graph.source != source:
+        raise InputError(f"{graph.file} was built from other weights. `rcdm export` with `trt` replaces it.")
+    tensorrt = import_tensorrt()
+    check_target(graph.target, tensorrt, gpu_of(context.device), graph.file)
+    return TensorRTEngine(verified_path(context.folder, graph), tensorrt, context.device)
 
 
 def _no_plan(context: RunContext) -> InputError:
@@ -79,7 +94,7 @@ class _Call:
 
 
 class TensorRTEngine:
-    """The denoiser as a TensorRT plan on one CUDA device; see ``Engine``.
+    """A network with one output as a TensorRT plan on one CUDA device; see ``Engine``.
 
     All batch sizes share the weights; each batch size has its own memory for activations.
 
@@ -110,8 +125,8 @@ class TensorRTEngine:
         self.max_batch: int | None = self._engine.get_tensor_profile_shape(self._inputs[0], 0)[2][0]
         self._calls: dict[int, _Call] = {}
 
-    def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """See ``Engine``.
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """See ``Engine``. The inputs are in the order of the ONNX graph.
 
         Raises:
             InputError: the batch is larger than the plan supports.
@@ -119,11 +134,12 @@ class TensorRTEngine:
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
-            if len(x) not in self._calls:
-                self._calls[len(x)] = self._prepare(len(x))
-            call = self._calls[len(x)]
-            call.buffers["x"].copy_(x)
-            call.buffers["modulations"].copy_(modulations)
+            batch = len(inputs[0])
+            if batch not in self._calls:
+                self._calls[batch] = self._prepare(batch)
+            call = self._calls[batch]
+            for name, value in zip(self._inputs, inputs, strict=True):
+                call.buffers[name].copy_(value)
             if call.graph is None:
                 self._enqueue(call.execution)
             else:
@@ -131,7 +147,7 @@ class TensorRTEngine:
             # The next call overwrites the buffer; guidance makes two calls before it reads the outputs.
             output = call.buffers[self._output].clone()
         current.wait_stream(self._stream)
-        for tensor in (x, modulations):
+        for tensor in inputs:
             tensor.record_stream(self._stream)
         output.record_stream(current)
         return output

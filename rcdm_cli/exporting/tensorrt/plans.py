@@ -1,7 +1,8 @@
-"""TensorRT plans of a bundle's denoiser, built from its ONNX graphs."""
+"""TensorRT plans of a bundle's denoiser and decoder, built from their ONNX graphs."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -38,7 +39,13 @@ def prepare_plan(device: torch.device, precision: Precision) -> tuple[TensorRT, 
 
 
 def wanted_plan(
-    folder: Path, manifest: Manifest, precision: Precision, max_batch: int, tensorrt: TensorRT, target: PlanTarget
+    folder: Path,
+    manifest: Manifest,
+    precision: Precision,
+    max_batch: int,
+    tensorrt: TensorRT,
+    target: PlanTarget,
+    network: Literal["denoiser", "decoder"] = "denoiser",
 ) -> Graph:
     """Return the entry of a plan before the plan is built.
 
@@ -49,19 +56,20 @@ def wanted_plan(
         max_batch: largest batch size; kernels are optimised for this size.
         tensorrt: package that builds the plan.
         target: target of the plan.
+        network: network of the plan.
 
     Raises:
         InputError: the bundle has no ONNX graph at ``precision``.
     """
-    graph = manifest.graph("onnx", "denoiser", precision)
+    graph = manifest.graph("onnx", network, precision)
     if graph is None:
         raise InputError(
-            f"{folder} contains no {precision} ONNX graph to build a plan from. {how_to_export(folder, precision)} "
-            "writes the graph."
+            f"{folder} contains no {precision} ONNX graph of the {network} to build a plan from. "
+            f"{how_to_export(folder, precision)} writes the graph."
         )
     return Graph(
         kind="tensorrt",
-        network="denoiser",
+        network=network,
         precision=precision,
         file=f"{Path(graph.file).stem}.plan",
         sha256=NOT_WRITTEN,
@@ -93,7 +101,7 @@ def write_plan(
         InputError: the file of the ONNX graph is missing or differs from the manifest.
         RcdmError: the build fails.
     """
-    graph = manifest.graph("onnx", "denoiser", wanted.precision)
+    graph = manifest.graph("onnx", wanted.network, wanted.precision)
     assert graph is not None, "`wanted_plan` found the graph"
     request = PlanRequest(
         onnx=verified_path(folder, graph),
