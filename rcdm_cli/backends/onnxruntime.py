@@ -91,7 +91,6 @@ class OnnxRuntimeCudaEngine:
         index = device.index or 0
         options = {"device_id": index, "cudnn_conv_algo_search": "EXHAUSTIVE", "use_tf32": "0" if exact else "1"}
         self._session = _session(path, 1, None, (CUDA, options))
-        self._names = [item.name for item in self._session.get_inputs()]
         self._binding_device = ("cuda", index)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -99,9 +98,11 @@ class OnnxRuntimeCudaEngine:
         import numpy as np
 
         output = torch.empty((len(inputs[0]), *self._shape), device=self._device)
-        contiguous = [value.contiguous() for value in inputs]
+        contiguous = {
+            item.name: value.contiguous() for item, value in zip(self._session.get_inputs(), inputs, strict=True)
+        }
         binding = self._session.io_binding()
-        for name, value in zip(self._names, contiguous, strict=True):
+        for name, value in contiguous.items():
             binding.bind_input(name, *self._binding_device, np.float32, tuple(value.shape), value.data_ptr())
         binding.bind_output("output", *self._binding_device, np.float32, tuple(output.shape), output.data_ptr())
         # ONNX Runtime uses its own CUDA stream, so PyTorch must have finished writing the inputs.

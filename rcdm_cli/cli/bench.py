@@ -95,7 +95,9 @@ def _table(values: Mapping[str, Any]) -> Iterator[str]:
     yield f"{values['machine']['device']}, {values['machine']['threads']} threads, PyTorch {values['torch']}"
     macs = values["macs_per_call_and_sample"]["rcdm"] / 1e9
     peaks = ", ".join(f"{name} {2 * rate / 1e12:.2f}" for name, rate in values["peak_macs_per_second"].items())
-    yield f"GMAC of a call for one sample: {macs:.2f}; TFLOP/s of a matrix product: {peaks}"
+    decoder = values["macs_per_call_and_sample"].get("decoder")
+    decoding = f", of the decoder {decoder / 1e9:.2f}" if decoder else ""
+    yield f"GMAC of a call for one sample: {macs:.2f}{decoding}; TFLOP/s of a matrix product: {peaks}"
     yield ""
     head = ("one call", "batch", "ms", "p10–p90", "of peak", "error")
     calls = [
