@@ -30,6 +30,7 @@ from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
+from rcdm_cli.core.levels import selected_levels
 from rcdm_cli.core.outputs import output_file
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.core.seeds import distinct_names
@@ -46,6 +47,7 @@ from rcdm_cli.encoders.embeddings import (
     write_embeddings,
 )
 from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.pairs import Pair, choose_among
 from rcdm_cli.encoders.spec import EncoderSpec
 
@@ -113,7 +115,9 @@ class NamedRepresentations:
 
 
 def encoder_set(
-    bundle: Bundle | Encoder | str | Path, methods: Sequence[str] | str | None = None, level: str = "both"
+    bundle: Bundle | Encoder | str | Path,
+    methods: Sequence[str] | str | None = None,
+    level: str | Sequence[str] | None = None,
 ) -> EncoderSet:
     """Return the encoders of a bundle, or a single encoder, for the chosen methods and level.
 
@@ -123,13 +127,14 @@ def encoder_set(
     if not isinstance(bundle, Encoder):
         bundle = as_bundle(bundle)
         return bundle_encoders(bundle, chosen_pairs(bundle, methods, level))
-    name = bundle.spec.method
+    name, levels = bundle.spec.method, selected_levels(level)
+    [bundle] = with_layers([bundle], levels)
     pairs = choose_among(
         [Pair(name, each_level) for each_level in bundle.spec.levels],
         [methods] if isinstance(methods, str) else methods or [name],
-        level,
+        levels,
         True,
-        "the encoder",
+        "The encoder",
     )
     return EncoderSet(lone_encoder(bundle), pairs, bundle.mean.device, {"encoder": bundle.reference or name})
 
@@ -161,7 +166,7 @@ def embed(
     split: str | None = None,
     labels: Sequence[str | None] | None = None,
     methods: Sequence[str] | str | None = None,
-    level: str = "both",
+    level: str | Sequence[str] | None = None,
     batch: int = 64,
     out: str | Path | None = None,
     force: bool = False,
@@ -178,7 +183,9 @@ def embed(
         split: sub-folder of the dataset; None selects all images.
         labels: class of each image; None takes the class folders of a dataset.
         methods: methods; None selects all methods of the bundle.
-        level: ``backbone``, ``projector`` or ``both``.
+        level: one or several levels: ``backbone``, ``projector``, ``both`` for backbone and projector, or layers by
+            their module path, such as ``layer3``. None selects all levels of a bundle, and backbone and projector of an
+            encoder.
         batch: maximum number of images per forward pass.
         out: ``.safetensors`` or ``.npz`` file to write; None writes no file.
         force: whether to replace ``out``.
@@ -242,6 +249,7 @@ def embed_dataset(
     cache, show = cache or StepCache(), partial(on_progress, stage)
     about = {
         "encoders": {method: entry.sha256 for method, entry in encoders.encoders.items()},
+        "levels": {method: entry.spec.levels for method, entry in encoders.encoders.items()},
         # Without a folder nothing is cached, and the images are read only once.
         "images": dataset.fingerprint() if cache.folder else "",
     }

@@ -62,7 +62,8 @@ class AnalysisArguments(RunArguments, total=False):
 
     Attributes:
         methods: one or several methods of the bundle. Default: None, which selects all methods.
-        level: ``backbone``, ``projector`` or ``both``. Default: ``both``.
+        level: one or several levels of the bundle, or ``both`` for backbone and projector. Default: None, which selects
+            all levels.
         sampler: ``ddpm``, ``ddim`` or ``dpmpp``. Default: None, which selects the sampler of the bundle.
         steps: number of sampling steps, at least 1. Default: None, which selects the number of the bundle.
         guidance: scale of classifier-free guidance, at least 0; 1 disables guidance. Default: None, which selects the
@@ -70,7 +71,7 @@ class AnalysisArguments(RunArguments, total=False):
     """
 
     methods: Sequence[str] | str | None
-    level: str
+    level: str | Sequence[str] | None
     sampler: str | None
     steps: int | None
     guidance: float | None
@@ -221,7 +222,7 @@ def open_sampling_run(
     bundle: Bundle | str | Path,
     *,
     methods: Sequence[str] | str | None = None,
-    level: str = "both",
+    level: str | Sequence[str] | None = None,
     sampler: str | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -232,7 +233,7 @@ def open_sampling_run(
     Args:
         bundle: bundle, or its name or folder.
         methods: methods of the bundle, as in ``AnalysisArguments``.
-        level: level of the encoders.
+        level: levels of the encoders, as in ``AnalysisArguments``.
         sampler: sampler.
         steps: number of sampling steps.
         guidance: guidance scale.
@@ -253,7 +254,7 @@ def as_bundle(bundle: Bundle | str | Path) -> Bundle:
     return bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
 
 
-def chosen_pairs(bundle: Bundle, methods: Sequence[str] | str | None, level: str) -> list[Pair]:
+def chosen_pairs(bundle: Bundle, methods: Sequence[str] | str | None, level: str | Sequence[str] | None) -> list[Pair]:
     """Return the (method, level) pairs of ``methods`` (None selects all methods) and ``level``.
 
     Raises:

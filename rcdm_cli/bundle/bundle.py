@@ -25,7 +25,7 @@ from rcdm_cli.bundle.arguments import (
 from rcdm_cli.bundle.files import read_decoder, read_model
 from rcdm_cli.bundle.manifest import Manifest, read_manifest, run_context
 from rcdm_cli.core.errors import InputError, unknown_name_message
-from rcdm_cli.core.levels import Level
+from rcdm_cli.core.levels import Level, selected_levels
 from rcdm_cli.core.resources import bundle_path
 from rcdm_cli.core.seeds import distinct_names
 from rcdm_cli.data.encode import EncoderFunction, check_images, encode_images
@@ -86,19 +86,26 @@ class Bundle:
         """Methods whose representations condition the denoiser."""
         return tuple(self.manifest.encoders)
 
-    def pairs(self, methods: Sequence[str] | None = None, level: str = "both") -> list[Pair]:
-        """Return the (method, level) pairs of the bundle.
+    def pairs(self, methods: Sequence[str] | None = None, level: str | Sequence[str] | None = None) -> list[Pair]:
+        """Return the (method, level) pairs of the bundle. The levels of a method are in the order of their depth.
 
         Args:
             methods: methods to select; None selects all.
-            level: ``backbone``, ``projector`` or ``both``. With ``both``, or if ``methods`` is None, a method without
-                the level is left out.
+            level: one or several levels, or ``both`` for backbone and projector; None selects all levels. A method
+                without a level is left out.
 
         Raises:
-            InputError: A method is not in the bundle, or a named method lacks the level.
+            InputError: a method is not in the bundle, a named method has none of the levels, or no method has a level.
         """
-        available = [Pair(projection.method, projection.level) for projection in self.manifest.conditioning.projections]
-        return choose_among(available, methods or self.methods, level, bool(methods), "The bundle")
+        trained = {(projection.method, projection.level) for projection in self.manifest.conditioning.projections}
+        available = [
+            Pair(method, name)
+            for method, entry in self.manifest.encoders.items()
+            for name in entry.spec.levels
+            if (method, name) in trained
+        ]
+        levels = selected_levels(level)
+        return choose_among(available, methods or self.methods, levels, bool(methods), "The bundle")
 
     @property
     def size(self) -> int:
@@ -162,7 +169,7 @@ class Bundle:
         Args:
             images: images, uint8 RGB (H, W, 3) each, of any size, at least one. Images are centre-cropped to the
                 encoder's input size.
-            level: level of the representation, ``backbone`` or ``projector``.
+            level: level of the representation: ``backbone``, ``projector`` or a layer of the bundle's encoder.
             method: method of the encoder; may be None if the bundle has one method.
             batch: maximum number of images per forward pass, at least 1.
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from rcdm_cli.bundle.manifest import read_manifest
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import read_tensors
+from rcdm_cli.core.files import read_metadata, read_tensors
 from rcdm_cli.core.state_dict import load_state_dict_file
 from rcdm_cli.diffusion.published import UNetOptions, read_architecture, spec_of, split_state
+from rcdm_cli.encoders.encoder import KIND as ENCODER_KIND
+from rcdm_cli.encoders.encoder import Encoder, load_encoder
+from rcdm_cli.encoders.find_layers import block_names, find_layers
 from rcdm_cli.encoders.open import open_encoder
-from rcdm_cli.encoders.spec import EncoderSpec
 
 _ONNX_TYPES = {1: "float32", 2: "uint8", 3: "int8", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 16: "bfloat16"}
 
@@ -42,8 +44,14 @@ def describe_bundle(folder: Path) -> dict[str, Any]:
 
 
 def describe_safetensors(path: Path) -> dict[str, Any]:
-    """Return the tensors, parameters, number formats and size of a safetensors file."""
-    return {**_tensor_facts(read_tensors(path)), "bytes": path.stat().st_size}
+    """Return the tensors, parameters, number formats and size of a safetensors file, and the layers of an encoder."""
+    facts = {**_tensor_facts(read_tensors(path)), "bytes": path.stat().st_size}
+    if read_metadata(path).get("kind") == ENCODER_KIND:
+        try:
+            facts |= describe_levels(load_encoder(path))
+        except InputError as error:
+            facts["problem"] = str(error)
+    return facts
 
 
 def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
@@ -72,15 +80,23 @@ def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
             facts["import problem"] = str(error)
         return "RCDM checkpoint", facts
     try:
-        spec = open_encoder(str(path)).spec
+        encoder = open_encoder(str(path))
     except InputError as error:
         return "state dict", {**facts, "not an encoder": str(error)}
-    return "encoder checkpoint", {**facts, "levels": encoder_levels(spec), "spec": spec.model_dump(mode="json")}
+    return "encoder checkpoint", {**facts, **describe_levels(encoder), "spec": encoder.spec.model_dump(mode="json")}
 
 
-def encoder_levels(spec: EncoderSpec) -> str:
-    """Return levels and widths as text: ``backbone 2048, projector 256``."""
-    return ", ".join(f"{level} {spec.width_at(level)}" for level in spec.levels)
+def describe_levels(encoder: Encoder) -> dict[str, Any]:
+    """Return levels and widths as text, such as ``backbone 2048, projector 256``, and the widths of further layers.
+
+    Layers inside a block are levels too, but they are counted only.
+    """
+    found = find_layers(encoder)
+    listed = block_names(encoder, found)
+    inner = [name for name in found if name not in listed]
+    more = {"layers inside blocks": f"{len(inner)}, such as {inner[len(inner) // 2]}"} if inner else {}
+    levels = ", ".join(f"{level} {width}" for level, width in encoder.spec.widths.items())
+    return {"levels": levels, "layers": {name: found[name].width for name in listed}, **more}
 
 
 def describe_onnx(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rcdm_cli.core.state_dict import load_state_dict_file
 from rcdm_cli.diffusion.published import UNetOptions, published_model
 from rcdm_cli.diffusion.spec import ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder, level_index
+from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.encoders.published import find_rcdm
 from rcdm_cli.encoders.spec import Preprocessing
@@ -72,7 +73,7 @@ def _import(
             f"{checkpoint.name} was published for {published[0]} at {published[1]}, not for {method} at {level}. Set "
             f"`method` to {published[0]} and `level` to {published[1]}, or rename the file if it has other weights."
         )
-    trunk = open_encoder(encoder, method)
+    [trunk] = with_layers([open_encoder(encoder, method)], [level])
     level_index(trunk.spec, level)
     model = published_model(state, method, level, options)
     width = model.conditioning.spec.projections[0].width

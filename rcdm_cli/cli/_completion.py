@@ -30,10 +30,14 @@ def methods(incomplete: str) -> list[str]:
     """Complete the last of several comma-separated methods: the methods of every bundle and the published methods."""
     from rcdm_cli.encoders.methods import METHODS
 
-    earlier, comma, last = incomplete.rpartition(",")
-    names = dict.fromkeys([*METHODS, *(name for folder in bundles().values() for name in methods_of(folder))])
-    unused = [name for name in names if name not in earlier.split(",")]
-    return [f"{earlier}{comma}{name}" for name in _starting(last, unused)]
+    return _last_of(incomplete, [*METHODS, *(name for folder in bundles().values() for name in methods_of(folder))])
+
+
+def levels(incomplete: str) -> list[str]:
+    """Complete the last of several comma-separated levels: backbone, projector, both and the levels of every bundle."""
+    from rcdm_cli.core.levels import BOTH, LEVELS
+
+    return _last_of(incomplete, [*LEVELS, BOTH, *(name for folder in bundles().values() for name in levels_of(folder))])
 
 
 def methods_of(bundle_folder: Path) -> list[str]:
@@ -42,6 +46,21 @@ def methods_of(bundle_folder: Path) -> list[str]:
         return list(json.loads((bundle_folder / MANIFEST).read_text(encoding="utf-8"))["encoders"])
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def levels_of(bundle_folder: Path) -> list[str]:
+    """Return the levels of a bundle; none if the manifest cannot be read."""
+    try:
+        manifest = json.loads((bundle_folder / MANIFEST).read_text(encoding="utf-8"))
+        return [str(projection["level"]) for projection in manifest["conditioning"]["projections"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _last_of(incomplete: str, names: Iterable[str]) -> list[str]:
+    earlier, comma, last = incomplete.rpartition(",")
+    unused = [name for name in dict.fromkeys(names) if name not in earlier.split(",")]
+    return [f"{earlier}{comma}{name}" for name in _starting(last, unused)]
 
 
 def _starting(incomplete: str, names: Iterable[str]) -> list[str]:

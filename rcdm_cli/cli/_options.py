@@ -17,7 +17,6 @@ from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.outputs import require_output_file, require_output_folder
 from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path, recipe_path
 
-LEVEL_CHOICES = ("backbone", "projector", "both")
 BACKENDS = ("auto", "torch", "inductor", "onnxruntime", "openvino", "tensorrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
 SAMPLERS = ("ddpm", "ddim", "dpmpp")
@@ -102,7 +101,7 @@ def limit_option(least: int) -> Any:
     return typer.Option("--limit", metavar="N", min=least, help=text, show_default="all")
 
 
-def _methods(values: list[str] | None) -> list[str] | None:
+def _names(values: list[str] | None) -> list[str] | None:
     """``--method dino,simclr --method vicreg`` → the three names without duplicates, in the order given."""
     if not values:
         return None
@@ -208,14 +207,24 @@ Methods = Annotated[
     typer.Option(
         "--method",
         metavar="NAME[,NAME]",
-        callback=_methods,
+        callback=_names,
         help=METHOD_HELP,
         show_default="all in the bundle",
         autocompletion=_completion.methods,
     ),
 ]
-LEVEL_HELP = "Level of the encoder that the representation is taken from."
-Level = Annotated[str, choice_option("--level", LEVEL_CHOICES, LEVEL_HELP)]
+LEVEL_HELP = "Level of the encoder that the representation is taken from; LAYER is listed by `rcdm info`."
+Level = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--level",
+        metavar="backbone|projector|both|LAYER[,LAYER]",
+        callback=_names,
+        help=LEVEL_HELP,
+        show_default="all in the bundle",
+        autocompletion=_completion.levels,
+    ),
+]
 UncheckedBundleName = Annotated[
     str,
     typer.Option(
@@ -348,7 +357,7 @@ class SelectionOptions:
     """Options of the bundle, the methods and the level."""
 
     methods: Methods = None
-    level: Level = "both"
+    level: Level = None
     bundle: BundleName = DEMO_BUNDLE
 
 

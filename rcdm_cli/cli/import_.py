@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +21,6 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.levels import LEVELS, Level
 
 if TYPE_CHECKING:
     from rcdm_cli.bundle.manifest import Manifest
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
 SCHEDULES = ("linear", "cosine")
 UNSEEN_PANEL = "Architecture parameters that cannot be inferred (not needed for published RCDMs)"
-
-OneLevel = Annotated[str, choice_option("--level", LEVELS, LEVEL_HELP)]
 
 
 @command(
@@ -47,7 +44,7 @@ def import_checkpoint(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT"), EXISTING],
     method: Annotated[str, typer.Option(metavar="NAME", help=METHOD_HELP)],
     folder: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", rich_help_panel=OUTPUT_PANEL), OUTPUT_FOLDER],
-    level: OneLevel = "backbone",
+    level: Annotated[str, typer.Option(metavar="backbone|projector|LAYER", help=LEVEL_HELP)] = "backbone",
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -138,7 +135,7 @@ def import_bundle(
         encoder,
         folder,
         method=method,
-        level=cast(Level, level),
+        level=level,
         options=options,
         schedule=ScheduleSpec.parse({"kind": kind, "timesteps": timesteps}, "`schedule`"),
         origin=origin,

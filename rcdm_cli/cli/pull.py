@@ -9,9 +9,9 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._environment import OFFLINE, cache_folder, offline
-from rcdm_cli.cli._options import OUTPUT_FOLDER, OUTPUT_PANEL, Cache, DryRun, Force
+from rcdm_cli.cli._options import LEVEL_HELP, OUTPUT_FOLDER, OUTPUT_PANEL, Cache, DryRun, Force, choice_option
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli.import_ import OneLevel, import_bundle
+from rcdm_cli.cli.import_ import import_bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class RequiredFile:
         }
 
 
+PUBLISHED_LEVELS = ("backbone", "projector")
+
+
 @command(
     "pull",
     panel="Models",
@@ -48,7 +51,7 @@ class RequiredFile:
 def pull(
     out: Output,
     method: Annotated[str, typer.Argument(metavar="NAME")],
-    level: OneLevel = "backbone",
+    level: Annotated[str, choice_option("--level", PUBLISHED_LEVELS, LEVEL_HELP)] = "backbone",
     folder: Annotated[
         Path | None,
         typer.Option(

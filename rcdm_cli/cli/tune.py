@@ -49,7 +49,7 @@ def tune(
     guidance: Annotated[str, numbers_option("--guidance", float, 0, panel=SAMPLING_PANEL)] = "1",
     margin: Annotated[float, typer.Option(metavar="X", min=0, rich_help_panel=SAMPLING_PANEL)] = 0.05,
     methods: Methods = None,
-    level: Level = "both",
+    level: Level = None,
     seed: Seed = 0,
     batch: Batch = 64,
     engine: EngineOptions = EngineOptions(),

@@ -12,6 +12,7 @@ label is the empty string, and ``about`` is a string. Neither format needs pickl
 """
 
 import json
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,11 +26,11 @@ from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import atomic_write, read_metadata, read_tensors, write_tensors
-from rcdm_cli.core.levels import LEVELS
+from rcdm_cli.core.levels import LEVEL_PATTERN, MAX_LENGTH
 from rcdm_cli.core.resources import EMBEDDINGS
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.encoders.spec import EncoderSpec
+from rcdm_cli.encoders.spec import METHOD_PATTERN, EncoderSpec
 
 KIND = "embeddings"
 
@@ -194,9 +195,6 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
 
 def _pair(name: str, path: Path) -> Pair:
     method, _, level = name.rpartition("/")
-    for each_level in LEVELS:
-        if method and level == each_level:
-            return Pair(method, each_level)
-    raise InputError(
-        f"{path} contains {name!r}. Representations are named METHOD/LEVEL, with the levels {', '.join(LEVELS)}."
-    )
+    if re.fullmatch(METHOD_PATTERN, method) and re.fullmatch(LEVEL_PATTERN, level) and len(level) <= MAX_LENGTH:
+        return Pair(method, level)
+    raise InputError(f"{path} contains {name!r}. Representations are named METHOD/LEVEL, such as dino/layer3.")

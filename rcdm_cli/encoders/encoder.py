@@ -1,7 +1,9 @@
 """Encoder: image → representation at every level, and encoder files."""
 
+from copy import copy
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +11,11 @@ from torch.nn import functional as F
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
-from rcdm_cli.core.levels import Level
+from rcdm_cli.core.levels import Level, missing_level_message
 from rcdm_cli.encoders.heads import build_head
 from rcdm_cli.encoders.inferred import Inferred
-from rcdm_cli.encoders.spec import EncoderSpec
+from rcdm_cli.encoders.layers import pooled_outputs
+from rcdm_cli.encoders.spec import HEAD_PREFIX, EncoderSpec, LayerSpec
 from rcdm_cli.encoders.trunk_options import block_count
 from rcdm_cli.encoders.trunks import OnnxTrunk, build_trunk, trunk_width
 
@@ -41,6 +44,7 @@ class Encoder(nn.Module):
         self.spec = spec
         self.trunk = trunk or _build(spec)
         self.head = build_head(spec.width, spec.head) if spec.head else None
+        self._layers = self._modules_of(spec)
         self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, 3, 1, 1), persistent=False)
 
@@ -56,10 +60,14 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Encode images (B, 3, H, W) in [-1, 1]: one (B, D) per level, in the order of ``spec.levels``."""
-        backbone = self.trunk(self.preprocess(images))
-        if isinstance(backbone, tuple):  # an ONNX graph returns every level
-            return backbone
-        return (backbone,) if self.head is None else (backbone, self.head(backbone))
+        with pooled_outputs(self._layers) as found:
+            backbone = self.trunk(self.preprocess(images))
+            if isinstance(backbone, tuple):  # an ONNX graph returns every level
+                return backbone
+            found["backbone"] = backbone
+            if self.head is not None:
+                found["projector"] = self.head(backbone)
+        return tuple(found[level] for level in self.spec.levels)
 
     def encode(self, images: Tensor, level: Level) -> Tensor:
         """Return the representation ``h`` (B, D) of images (B, 3, H, W) in [-1, 1].
@@ -70,6 +78,27 @@ class Encoder(nn.Module):
         index = level_index(self.spec, level)
         h: Tensor = self(images)[index]
         return h
+
+    def with_spec(self, **changes: Any) -> "Encoder":
+        """Return an encoder with the same weights and a spec with other values.
+
+        Raises:
+            InputError: the encoder does not have a layer of the spec.
+        """
+        encoder = copy(self)
+        encoder.spec = self.spec.model_copy(update=changes)
+        encoder._layers = encoder._modules_of(encoder.spec)
+        return encoder
+
+    def _modules_of(self, spec: EncoderSpec) -> dict[LayerSpec, nn.Module]:
+        found = {}
+        for layer in spec.layers:
+            root = self.head if layer.in_head else self.trunk
+            module = dict(root.named_modules()).get(layer.name.removeprefix(HEAD_PREFIX)) if root else None
+            if module is None:
+                raise InputError(f"The encoder {spec.method!r} has no layer {layer.name!r}, which its spec lists.")
+            found[layer] = module
+        return found
 
 
 def _build(spec: EncoderSpec) -> nn.Module:
@@ -88,7 +117,7 @@ def level_index(spec: EncoderSpec, level: Level) -> int:
         InputError: the encoder does not have the level. The message lists its levels.
     """
     if level not in spec.levels:
-        raise InputError(f"{spec.method!r} has no {level} level. Available levels: {', '.join(spec.levels)}.")
+        raise InputError(missing_level_message(repr(spec.method), level, spec.levels))
     return spec.levels.index(level)
 
 

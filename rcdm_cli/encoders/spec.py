@@ -4,12 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rcdm_cli.core.levels import LEVELS, Level
+from rcdm_cli.core.levels import BOTH, LEVELS, Level
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions, TrunkPool
 
 METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Pattern of method names, which are parts of file names."""
+
+HEAD_PREFIX = "projector."
+"""Prefix of the names of the projector head's layers."""
 
 MAX_WIDTH = 2**20
 """Maximum width of a representation or of a layer of a head."""
@@ -51,6 +54,40 @@ class HeadLayer(Spec):
     activation: Literal["relu", "gelu", "tanh", "none"] = "none"
 
 
+class LayerSpec(Spec):
+    """Layer of an encoder whose pooled output is a level.
+
+    Attributes:
+        name: path of the module in the trunk, or ``projector.`` and the path of the module in the projector head.
+        width: width of the pooled output.
+        axes: pooled axes of the output: (2, 3) for (B, D, H, W), (1, 2) for (B, H, W, D), (1,) for tokens (B, N, D);
+            empty for (B, D), which is not pooled.
+        pool: average or maximum over ``axes``, or the first token.
+        prefix_tokens: number of class and register tokens that the average and the maximum leave out.
+    """
+
+    name: Level
+    width: int = Field(ge=1, le=MAX_WIDTH)
+    axes: tuple[int, ...] = ()
+    pool: Literal["avg", "max", "token"] = "avg"
+    prefix_tokens: int = Field(default=0, ge=0)
+
+    @property
+    def in_head(self) -> bool:
+        """Whether the layer is a module of the projector head."""
+        return self.name.startswith(HEAD_PREFIX)
+
+    @model_validator(mode="after")
+    def _is_a_layer(self) -> "LayerSpec":
+        if self.name in (*LEVELS, BOTH):
+            raise ValueError(f"{self.name} is not the name of a layer")
+        if self.axes not in ((), (1,), (2,), (1, 2), (2, 3)):
+            raise ValueError("axes must be (), (1), (2), (1, 2) or (2, 3)")
+        if self.axes != (1,) and (self.prefix_tokens or self.pool == "token"):
+            raise ValueError("only tokens (B, N, D) have a class token or prefix tokens")
+        return self
+
+
 class EncoderSpec(Spec):
     """Spec of an encoder.
 
@@ -63,6 +100,7 @@ class EncoderSpec(Spec):
             (Chen et al. 2020, arXiv:2002.05709, B.9). None keeps the stem of the trunk.
         width: width of the backbone representation.
         head: layers of the projector head; empty for an encoder without projector level.
+        layers: layers whose pooled outputs are levels, in the order of the forward pass.
         onnx_widths: widths of the outputs of an ONNX graph: backbone and optional projector.
         preprocessing: preprocessing of images.
         origin: origin of the images or the weights.
@@ -76,18 +114,34 @@ class EncoderSpec(Spec):
     stem_padding: int | None = Field(default=None, ge=0, le=16)
     width: int = Field(ge=1, le=MAX_WIDTH)
     head: tuple[HeadLayer, ...] = Field(default=(), max_length=64)
+    layers: tuple[LayerSpec, ...] = Field(default=(), max_length=256)
     onnx_widths: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(default=(), max_length=2)
     preprocessing: Preprocessing
     origin: str = ""
     licence: str = ""
 
+    @model_validator(mode="after")
+    def _layers_differ(self) -> "EncoderSpec":
+        names = [layer.name for layer in self.layers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each layer may occur once; given {', '.join(names)}")
+        return self
+
+    @property
+    def widths(self) -> dict[Level, int]:
+        """Width D of the representation at each level, by depth: from the input of the encoder to its output."""
+        widths = {layer.name: layer.width for layer in self.layers if not layer.in_head}
+        widths["backbone"] = self.width
+        widths |= {layer.name: layer.width for layer in self.layers if layer.in_head}
+        if self.head or len(self.onnx_widths) == 2:
+            widths["projector"] = self.onnx_widths[1] if self.onnx_widths else self.head[-1].width
+        return widths
+
     @property
     def levels(self) -> tuple[Level, ...]:
-        """Levels of the encoder, backbone first."""
-        return LEVELS if self.head or len(self.onnx_widths) == 2 else ("backbone",)
+        """Levels of the encoder by depth."""
+        return tuple(self.widths)
 
     def width_at(self, level: Level) -> int:
         """Return the width D of the representation at ``level``."""
-        if level == "backbone":
-            return self.width
-        return self.onnx_widths[1] if self.onnx_widths else self.head[-1].width
+        return self.widths[level]

@@ -10,12 +10,12 @@ import torch
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
-from rcdm_cli.core.levels import LEVELS
 from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.data.cropped import CroppedImages, load_cropped
 from rcdm_cli.data.dataset import ImageDataset, open_dataset
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
+from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.training.augmentation import Augmenter
 from rcdm_cli.training.denoiser import DenoiserTrainer
@@ -163,7 +163,7 @@ def prepare_denoiser(
 
 
 def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe) -> list[Encoder]:
-    """Open encoders with different method names and at least one of the recipe's levels.
+    """Open encoders with different method names and at least one of the recipe's levels, with these layers as levels.
 
     Raises:
         InputError: there is no encoder, an encoder cannot be opened, a name occurs twice, or the levels are missing.
@@ -176,10 +176,12 @@ def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe) -> 
         method = encoder.spec.method
         if method in opened:
             raise InputError(f"Two `encoders` are named {method!r}. Rename one of them with REFERENCE,method=NAME.")
+        opened[method] = encoder
+    found = with_layers(list(opened.values()), recipe.levels)
+    for encoder in found:
         if not set(encoder.spec.levels) & set(recipe.levels):
             level_index(encoder.spec, recipe.levels[0])
-        opened[method] = encoder
-    return list(opened.values())
+    return found
 
 
 def _copy_encoder(encoder: Encoder, out: Path) -> None:
@@ -223,8 +225,8 @@ def _eval_set(
     projections = tuple(
         Representation(method=spec.method, level=level, width=spec.width_at(level))
         for spec in (encoder.spec for encoder in encoders)
-        for level in LEVELS
-        if level in spec.levels and level in recipe.levels
+        for level in spec.levels
+        if level in recipe.levels
     )
     show = _with_rate(on_progress, "Representations")
     folder = out / "representations"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.levels import LEVELS, Level
 from rcdm_cli.core.resources import recipe_path
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.diffusion.spec import DenoiserSpec, NullCond, ScheduleSpec
@@ -202,7 +203,8 @@ class TrainRecipe(Spec):
         description: one line for the user.
         data: origin of the images.
         encoders: references of encoders, see ``open_encoder``.
-        levels: levels of the encoders to condition on. An encoder may have a part of these levels only.
+        levels: levels of the encoders to condition on: ``backbone``, ``projector``, and layers by module path, for
+            example ``layer3``. An encoder may have a part of these levels only.
         denoiser: architecture of the U-Net.
         schedule: noise schedule.
         optimization: optimizer settings.
@@ -222,7 +224,7 @@ class TrainRecipe(Spec):
     description: str = ""
     data: DataOrigin = DataOrigin()
     encoders: tuple[str, ...] = ()
-    levels: tuple[Literal["backbone", "projector"], ...] = Field(("backbone", "projector"), min_length=1)
+    levels: tuple[Level, ...] = Field(LEVELS, min_length=1)
     denoiser: DenoiserSpec
     schedule: ScheduleSpec
     optimization: Optimization

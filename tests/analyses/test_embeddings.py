@@ -201,10 +201,8 @@ def test_wrong_file_is_refused(bundle, tmp_path):
     np.savez(tmp_path / "b.npz", a=np.zeros(3))
     with pytest.raises(InputError, match="about, paths, labels missing"):
         read_embeddings(tmp_path / "b.npz")
-    np.savez(
-        tmp_path / "c.npz", paths=["a"], labels=[""], about='{"encoders": {}}', **{"dino/middle": np.zeros((1, 2))}
-    )
-    with pytest.raises(InputError, match="contains 'dino/middle'"):
+    np.savez(tmp_path / "c.npz", paths=["a"], labels=[""], about='{"encoders": {}}', **{"dino/../x": np.zeros((1, 2))})
+    with pytest.raises(InputError, match=r"contains 'dino/\.\./x'"):
         read_embeddings(tmp_path / "c.npz")
     np.savez(tmp_path / "d.npz", paths=["a"], labels=[""], about='{"format": 2}')
     with pytest.raises(InputError, match=r"d.npz: format: input should be 1.*encoders is missing"):

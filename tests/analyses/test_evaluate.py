@@ -180,7 +180,7 @@ def test_interrupted_run_resumes(bundle, given, bank, found, tmp_path, monkeypat
     [
         ({"limit": 1}, "`limit`"),
         ({"num_samples": 0}, "`num_samples`"),
-        ({"space": "dino/both"}, "METHOD/backbone"),
+        ({"space": "dino/both"}, "no both level.*backbone, projector"),
         ({"space": "vicreg"}, "vicreg"),
         ({"bank_split": "train"}, "`split`"),
     ],

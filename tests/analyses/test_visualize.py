@@ -32,6 +32,8 @@ def test_pairs_follow_methods_and_level(bundle):
     assert bundle.pairs(["supervised"], "both") == [Pair("supervised", "backbone")]
     with pytest.raises(InputError, match=r"supervised has no projector level. Available levels: backbone"):
         bundle.pairs(["supervised"], "projector")
+    with pytest.raises(InputError, match=r"The bundle has no projekt level.*projector\. Did you mean 'projector'"):
+        bundle.pairs(None, "projekt")
     with pytest.raises(InputError, match=r"Unknown method 'dine'.*Did you mean 'dino'"):
         bundle.pairs(["dine"], "both")
 

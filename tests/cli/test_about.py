@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 
 import onnx
@@ -15,10 +16,12 @@ from safetensors.torch import save_file
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.cli import doctor
 from rcdm_cli.core.files import write_tensors
+from rcdm_cli.encoders.encoder import save_encoder
 from rcdm_cli.encoders.methods import METHODS
 from tests.bundle.tiny import tiny_bundle
 from tests.cli.conftest import ROOT, rcdm
 from tests.diffusion.golden import REFERENCE, tensors
+from tests.training.tiny import tiny_encoder
 
 
 @pytest.fixture
@@ -203,12 +206,12 @@ def test_info_accepts_a_bundle_by_name_and_by_path(invoke, demo_bundle):
 
 
 def test_info_prints_the_metadata_of_a_checkpoint(invoke, workplace):
-    metadata = {"kind": "encoder", "spec": '{"width": 8, "levels": ["backbone", "projector"]}'}
+    metadata = {"kind": "denoiser", "spec": '{"width": 8, "levels": ["backbone", "projector"]}'}
     write_tensors(workplace / "a.safetensors", {"w": torch.zeros(2)}, metadata)
     assert json.loads(invoke("info", "a.safetensors", "--json").stdout) == {
         "path": "a.safetensors",
         "kind": "checkpoint",
-        "content": {"kind": "encoder", "spec": {"width": 8, "levels": ["backbone", "projector"]}},
+        "content": {"kind": "denoiser", "spec": {"width": 8, "levels": ["backbone", "projector"]}},
         "properties": {
             "tensors": 1,
             "parameters": 2,
@@ -217,6 +220,22 @@ def test_info_prints_the_metadata_of_a_checkpoint(invoke, workplace):
         },
     }
     assert "    levels: backbone, projector" in invoke("info", "a.safetensors").stdout.splitlines()
+
+
+def test_info_lists_the_layers_of_an_encoder_with_their_widths(invoke, workplace):
+    save_encoder(tiny_encoder(), workplace / "a.safetensors")
+    properties = json.loads(invoke("info", "a.safetensors", "--json").stdout)["properties"]
+    assert properties["levels"] == "backbone 16, projector 12"
+    layers = properties["layers"]
+    assert [layers[name] for name in ("conv1", "layer1", "layer3", "projector.0")] == [64, 8, 16, 24]
+    assert re.fullmatch(r"\d+, such as layer\d\.0\.\S+", properties["layers inside blocks"])
+
+
+def test_info_reports_the_problem_of_a_damaged_encoder(invoke, workplace):
+    write_tensors(workplace / "a.safetensors", {"w": torch.zeros(2)}, {"kind": "encoder", "spec": "{}"})
+    result = invoke("info", "a.safetensors")
+    assert result.exit_code == 0
+    assert "problem: a.safetensors: method is missing" in result.stdout
 
 
 def test_info_prints_a_recipe(invoke, workplace):

@@ -30,7 +30,7 @@ from rcdm_cli.core.errors import RcdmError
 def print_options(
     out,
     method: Methods = None,
-    level: Level = "both",
+    level: Level = None,
     sampler: Sampler = "dpmpp",
     steps: Steps = 20,
     guidance: Guidance = 1.0,
@@ -45,7 +45,7 @@ def print_options(
 
 DEFAULTS = {
     "method": None,
-    "level": "both",
+    "level": None,
     "sampler": "dpmpp",
     "steps": 20,
     "guidance": 1.0,
@@ -62,7 +62,7 @@ DEFAULTS = {
         ("", {}),
         ("--method dino", {"method": ["dino"]}),
         ("--method dino,simclr --method vicreg --method dino", {"method": ["dino", "simclr", "vicreg"]}),
-        ("--level projector --device cuda:1", {"level": "projector", "device": "cuda:1"}),
+        ("--level layer3,projector --device cuda:1", {"level": ["layer3", "projector"], "device": "cuda:1"}),
         ("--device mps", {"device": "mps"}),
         ("--steps 5 --guidance 2.5 --precision bf16", {"steps": 5, "guidance": 2.5, "precision": "bf16"}),
     ],
@@ -75,7 +75,7 @@ def test_option_values_are_passed_to_the_command(invoke_function, arguments, cha
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--level projekt", ["--level", "'projekt'", "backbone, projector, both", "Did you mean 'projector'?"]),
+        ("--level backbone,,projector", ["--level", "empty name"]),
         ("--sampler dpmp", ["--sampler", "ddpm, ddim, dpmpp", "Did you mean 'dpmpp'?"]),
         ("--precision fp61", ["--precision", "auto, fp32, bf16, fp16", "Did you mean 'fp16'?"]),
         ("--device gpu", ["--device", "auto, cpu, cuda, cuda:N, mps"]),

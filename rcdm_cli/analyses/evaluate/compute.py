@@ -17,10 +17,10 @@ from rcdm_cli.analyses.left_out import left_out, left_out_sentence
 from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
 from rcdm_cli.analyses.step_cache import encode_pairs
 from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.levels import LEVELS
+from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.diffusion.noise import sample_seeds
+from rcdm_cli.encoders.encoder import level_index
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.directions import directions
 from rcdm_cli.metrics.distances import distances
@@ -226,9 +226,11 @@ def _feature_pair(bundle: Bundle, space: str | None) -> Pair:
     if space is None:
         space = "supervised" if "supervised" in bundle.methods else bundle.methods[0]
     method, _, level = space.partition("/")
-    if level not in ("", *LEVELS):
-        raise InputError(f"`space` {space}: there is no level {level!r}. Give METHOD/{' or METHOD/'.join(LEVELS)}.")
-    return bundle.pairs([method], level or LEVELS[0])[0]
+    if method not in bundle.methods:
+        raise InputError(unknown_name_message("method", method, bundle.methods))
+    pair = Pair(method, level or "backbone")
+    level_index(bundle.manifest.encoders[method].spec, pair.level)
+    return pair
 
 
 def _knn_accuracies(

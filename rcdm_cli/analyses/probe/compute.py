@@ -17,6 +17,7 @@ from rcdm_cli.analyses.probe.section import write
 from rcdm_cli.analyses.run import Run, RunArguments, open_run, require_at_least
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.levels import selected_levels
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.pairs import Pair, choose_among
@@ -34,7 +35,7 @@ def probe(
     ignore_classes: Sequence[str] = (),
     seeds: int = 5,
     methods: Sequence[str] | str | None = None,
-    level: str = "both",
+    level: str | Sequence[str] | None = None,
     **options: Unpack[RunArguments],
 ) -> ProbeResult:
     """Train a linear classifier and k-NN on the representations of labelled images, and measure their accuracies.
@@ -48,7 +49,7 @@ def probe(
         ignore_classes: class folders whose images are left out.
         seeds: number of bootstrap resamples of the training images, 2 or more.
         methods: methods; None selects all methods of the bundle.
-        level: ``backbone``, ``projector`` or ``both``.
+        level: one or several levels, or ``both`` for backbone and projector; None selects all.
         **options: see ``RunArguments``.
 
     Raises:
@@ -66,7 +67,7 @@ def probe(
                 raise InputError("Give a bundle or an encoder. Only stored representations need neither.")
             has = list(stored.representations)
             named = [methods] if isinstance(methods, str) else methods
-            pairs = choose_among(has, named or list(stored.encoders), level, bool(named), "the representations")
+            pairs = choose_among(has, named or list(stored.encoders), selected_levels(level), bool(named), "The file")
             origin = stored.origin
             training = stored.split(split)
             other = stored if validation is None else as_embeddings(validation)

@@ -127,7 +127,7 @@ def tune(
     guidance: Sequence[float] | float = (1.0,),
     margin: float = 0.05,
     methods: Sequence[str] | str | None = None,
-    level: str = "both",
+    level: str | Sequence[str] | None = None,
     **options: Unpack[RunArguments],
 ) -> Tuning:
     """Generate one sample per image with all sampling settings, from the same noise, and compare the quality.
@@ -145,7 +145,7 @@ def tune(
         guidance: guidance scales to compare; 1 disables guidance and halves the network calls.
         margin: accepted shortfall of the chosen settings from the best settings, as a fraction.
         methods: methods; None selects all methods of the bundle.
-        level: ``backbone``, ``projector`` or ``both``.
+        level: one or several levels, or ``both`` for backbone and projector; None selects all.
         **options: see ``RunArguments``.
 
     Raises:
