@@ -24,9 +24,10 @@ def data(tmp_path_factory):
     write_images(folder / "images", {"cat": 4, "dog": 3})
     (folder / "tiny.toml").write_text(TRAIN)
     torch.manual_seed(0)
-    trunk, head = timm.create_model("resnet18", num_classes=0, **RESNET), torch.nn.Linear(16, 12)
+    trunk = timm.create_model("resnet18", num_classes=0, **RESNET)
+    head = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 12))
     state = {f"backbone.{name}": value for name, value in trunk.state_dict().items()}
-    state |= {f"projector.0.{name}": value for name, value in head.state_dict().items()}
+    state |= {f"projector.{name}": value for name, value in head.state_dict().items()}
     torch.save({"state_dict": state}, folder / "mine.ckpt")
     graph(folder / "graph.onnx")
     return folder
