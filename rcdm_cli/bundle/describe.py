@@ -54,15 +54,19 @@ def describe_safetensors(path: Path) -> dict[str, Any]:
     return facts
 
 
-def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
+def describe_foreign(path: Path, reference: str) -> tuple[str, dict[str, Any]]:
     """Return the kind and the properties of a state dict of another program.
 
+    Args:
+        path: file.
+        reference: reference of the file as an encoder, with or without options.
+
     Returns:
-        ``RCDM checkpoint`` with architecture and width of the representation, ``encoder checkpoint`` with spec and
-        levels, or ``state dict`` with the reason why it is neither.
+        ``RCDM checkpoint`` with architecture and width of the representation, ``encoder checkpoint`` with spec, levels
+        and everything that was inferred, or ``state dict`` with the reason why it is neither.
 
     Raises:
-        InputError: the file is not a state dict.
+        InputError: the file is not a state dict, or not an encoder with the options of ``reference``.
     """
     state = load_state_dict_file(path)
     facts = {**_tensor_facts(state), "bytes": path.stat().st_size}
@@ -80,10 +84,22 @@ def describe_foreign(path: Path) -> tuple[str, dict[str, Any]]:
             facts["import problem"] = str(error)
         return "RCDM checkpoint", facts
     try:
-        encoder = open_encoder(str(path))
+        return "encoder checkpoint", {**facts, **describe_encoder(reference)}
     except InputError as error:
+        if reference != str(path):
+            raise
         return "state dict", {**facts, "not an encoder": str(error)}
-    return "encoder checkpoint", {**facts, **describe_levels(encoder), "spec": encoder.spec.model_dump(mode="json")}
+
+
+def describe_encoder(reference: str) -> dict[str, Any]:
+    """Return everything that was inferred from an encoder of another project, its levels and its spec.
+
+    Raises:
+        InputError: see ``open_encoder``.
+    """
+    encoder = open_encoder(reference)
+    inferred = {"inferred": dict(encoder.inferred)} if encoder.inferred else {}
+    return {**inferred, **describe_levels(encoder), "spec": encoder.spec.model_dump(mode="json")}
 
 
 def describe_levels(encoder: Encoder) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Import of a published RCDM checkpoint and its encoder as a bundle."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rcdm_cli.diffusion.published import UNetOptions, published_model
 from rcdm_cli.diffusion.spec import ScheduleSpec
 from rcdm_cli.encoders.encoder import Encoder, level_index
 from rcdm_cli.encoders.find_layers import with_layers
+from rcdm_cli.encoders.inferred import inferred_lines
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.encoders.published import find_rcdm
 from rcdm_cli.encoders.spec import Preprocessing
@@ -30,6 +31,7 @@ def import_published(
     schedule: ScheduleSpec,
     origin: Mapping[str, Any],
     force: bool = False,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
     """Write a bundle from a published state dict and the encoder that the denoiser was trained on.
 
@@ -46,6 +48,7 @@ def import_published(
         schedule: noise schedule of the checkpoint.
         origin: source of the files, stored in the manifest.
         force: whether to replace an existing bundle.
+        on_note: called with everything that was inferred from an encoder of another project.
 
     Raises:
         InputError: A file cannot be read, the architecture is not supported, or encoder, level and checkpoint do not
@@ -53,7 +56,7 @@ def import_published(
     """
     with output_folder(out):
         refuse_existing_bundle(out, force)
-        return _import(checkpoint, encoder, out, method, level, options, schedule, origin)
+        return _import(checkpoint, encoder, out, method, level, options, schedule, origin, on_note)
 
 
 def _import(
@@ -65,6 +68,7 @@ def _import(
     options: UNetOptions,
     schedule: ScheduleSpec,
     origin: Mapping[str, Any],
+    on_note: Callable[[str], None],
 ) -> Manifest:
     state = load_state_dict_file(checkpoint)
     published = find_rcdm(checkpoint.name)
@@ -73,7 +77,10 @@ def _import(
             f"{checkpoint.name} was published for {published[0]} at {published[1]}, not for {method} at {level}. Set "
             f"`method` to {published[0]} and `level` to {published[1]}, or rename the file if it has other weights."
         )
-    [trunk] = with_layers([open_encoder(encoder, method)], [level])
+    opened = open_encoder(encoder, method)
+    for line in inferred_lines(opened.inferred, method):
+        on_note(line)
+    [trunk] = with_layers([opened], [level])
     level_index(trunk.spec, level)
     model = published_model(state, method, level, options)
     width = model.conditioning.spec.projections[0].width

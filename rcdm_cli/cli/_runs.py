@@ -58,14 +58,17 @@ def fail_if_skipped(skipped: int, total: int, noun: str = "images") -> None:
 
 
 def open_source(
-    selection: SelectionOptions, encoder: str | None, device: str
+    output: Output, selection: SelectionOptions, encoder: str | None, device: str
 ) -> "tuple[Bundle | Encoder, list[str] | None]":
     """Open ``--encoder``, else ``--bundle``, on ``--device``; return it with the methods to select.
+
+    Everything that was inferred from an encoder of another project is printed as notes.
 
     Raises:
         InputError: no such bundle or encoder, or several methods for one encoder.
     """
     from rcdm_cli.bundle.bundle import load_bundle
+    from rcdm_cli.encoders.inferred import inferred_lines
     from rcdm_cli.encoders.open import open_encoder
 
     methods = selection.methods
@@ -73,4 +76,7 @@ def open_source(
         return load_bundle(selection.bundle, choose_device(device)), methods
     if methods and len(methods) > 1:
         raise InputError(f"`encoder` opens one encoder. Give one name as `methods`, not {', '.join(methods)}.")
-    return open_encoder(encoder, methods[0] if methods else None).to(choose_device(device)), None
+    opened = open_encoder(encoder, methods[0] if methods else None)
+    for line in inferred_lines(opened.inferred, opened.spec.method):
+        output.note(line)
+    return opened.to(choose_device(device)), None

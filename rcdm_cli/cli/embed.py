@@ -65,7 +65,7 @@ def embed(
     """
     from rcdm_cli.analyses.embed import embed as compute
 
-    source, methods = open_source(selection, encoder, device)
+    source, methods = open_source(output, selection, encoder, device)
     with output.stages() as show:
         found = compute(
             source,

@@ -140,6 +140,7 @@ def import_bundle(
         schedule=ScheduleSpec.parse({"kind": kind, "timesteps": timesteps}, "`schedule`"),
         origin=origin,
         force=force,
+        on_note=out.note,
     )
     spec, representation = manifest.denoiser, manifest.conditioning.projections[0]
     out.note(

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,12 +15,18 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.resources import MANIFEST, bundles, is_explicit_path, recipes
 
+if TYPE_CHECKING:
+    from rcdm_cli.encoders.reference import Reference
+
 CHECKPOINTS = (".pt", ".pth", ".torch", ".ckpt", ".tar", ".bin")
+FOREIGN = (*CHECKPOINTS, ".safetensors")
 
 Target = Annotated[
     str,
     typer.Argument(
-        metavar="PATH", help="Bundle or recipe (name or path), checkpoint (.safetensors, .pt, .pth), or ONNX file."
+        metavar="PATH",
+        help="Bundle or recipe (name or path), checkpoint (.safetensors, .pt, .pth), ONNX file, or an encoder as for "
+        "--encoder: FILE,heads=12.",
     ),
 ]
 
@@ -43,19 +49,47 @@ class Info:
 @command(
     "info",
     panel="Information",
-    examples=("rcdm info clothing32", "rcdm info runs/dino/checkpoint.safetensors", "rcdm info my-recipe.toml --json"),
+    examples=(
+        "rcdm info clothing32",
+        "rcdm info runs/dino/checkpoint.safetensors",
+        "rcdm info my-recipe.toml --json",
+        "rcdm info vit_small.pth,heads=12",
+    ),
 )
 def info(out: Output, context: typer.Context, target: Target) -> None:
     """Show specs, parameters, levels, origin and licence of a bundle, checkpoint, ONNX file or recipe.
 
-    Checkpoints of other programs are read as data only: a pickle that runs code is refused.
+    Checkpoints of other programs are read as data only: a pickle that runs code is refused. Of an encoder of another
+    program, everything that was inferred is shown: trunk, prefix, attention heads, pooling, scaling, head, activations,
+    and the tensors that are left out.
     """
-    path = _find(target)
-    file_info = _read(path)
+    if (reference := _as_encoder(target)) is not None:
+        path, file_info = Path(reference.target), _read_encoder(reference.target, target)
+    else:
+        path = _find(target)
+        file_info = _read(path)
     properties = dict(file_info.properties)
     properties |= {name: with_flags(text, context) for name, text in properties.items() if isinstance(text, str)}
     values = {"path": path, "kind": file_info.kind, "content": file_info.content, "properties": properties}
     out.result(values, [f"{file_info.kind}: {path}", *_outline(properties), *_outline(file_info.content)])
+
+
+def _as_encoder(target: str) -> "Reference | None":
+    """Return the reference of an encoder with options or without a file, such as ``FILE,heads=12`` or ``timm:NAME``."""
+    from rcdm_cli.encoders.reference import parse_reference
+
+    if not target or Path(target).exists() or not ("," in target or ":" in target):
+        return None
+    return parse_reference(target)
+
+
+def _read_encoder(path: str, reference: str) -> Info:
+    from rcdm_cli.bundle.describe import describe_encoder, describe_foreign
+
+    if Path(path).suffix in FOREIGN and Path(path).is_file():
+        kind, properties = describe_foreign(Path(path), reference)
+        return Info(kind, {}, properties)
+    return Info("encoder", {}, describe_encoder(reference))
 
 
 def _find(target: str) -> Path:
@@ -98,7 +132,7 @@ def _read(path: Path) -> Info:
         )
     from rcdm_cli.bundle.describe import describe_foreign
 
-    kind, properties = describe_foreign(path)
+    kind, properties = describe_foreign(path, str(path))
     return Info(kind, {}, properties)
 
 

@@ -58,7 +58,7 @@ def probe(
     # A file of representations needs no bundle, unless the user names the bundle or encoder that must have made it.
     named = context.get_parameter_source("bundle")
     needs_none = is_embeddings(data) and encoder is None and named is not None and named.name == "DEFAULT"
-    source, methods = (None, selection.methods) if needs_none else open_source(selection, encoder, device)
+    source, methods = (None, selection.methods) if needs_none else open_source(output, selection, encoder, device)
     with output.stages() as show:
         compute(
             source,

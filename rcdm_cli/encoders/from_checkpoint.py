@@ -59,7 +59,7 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
     encoder = Encoder(spec, trunk)
     if head and encoder.head is not None:
         encoder.head.load_state_dict(head.tensors)
-    encoder.inferred = _inferred(spec, detected, found, reference)
+    encoder.inferred = _inferred(encoder, detected, found, reference)
     return encoder
 
 
@@ -70,8 +70,8 @@ def _head(reference: Reference, trunk: DetectedTrunk, width: int, where: str) ->
     return find_head(trunk, width, where, head, reference.activation)
 
 
-def _inferred(spec: EncoderSpec, trunk: DetectedTrunk, head: DetectedHead | str, reference: Reference) -> Inferred:
-    architecture, prefix = trunk.architecture, trunk.prefix
+def _inferred(encoder: Encoder, trunk: DetectedTrunk, head: DetectedHead | str, reference: Reference) -> Inferred:
+    spec, architecture, prefix = encoder.spec, trunk.architecture, trunk.prefix
     if reference.scaling or reference.mean:
         reason = "given"
     elif isinstance(head, DetectedHead) and head.method:
@@ -85,7 +85,7 @@ def _inferred(spec: EncoderSpec, trunk: DetectedTrunk, head: DetectedHead | str,
     if trunk.others:
         lines["other trunks"] = ", ".join(other.rstrip(".") or "no prefix" for other in trunk.others)
     lines |= dict(architecture.facts)
-    lines["pooling"] = describe_pool(spec.pool, spec.trunk_options.get("class_token", True))
+    lines["pooling"] = describe_pool(encoder.trunk)
     lines["input"] = f"{spec.preprocessing.size} pixels"
     lines["scaling"] = f"{describe_scaling(spec.preprocessing)} ({reason})"
     if isinstance(head, DetectedHead):

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from torch import nn
+
 from rcdm_cli.encoders.reference import SCALINGS
 from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
 
@@ -28,14 +30,14 @@ def describe_trunk(name: str, options: Mapping[str, Any]) -> str:
     return f"timm's {name}" + (f" with {values}" if values else "")
 
 
-def describe_pool(pool: str | None, class_token: bool) -> str:
-    """Return the pooling of the last feature map or the positions of a ViT."""
-    texts = {
-        "token": "class token",
-        "avg": "average of all patches" if class_token else "average of all positions",
-        "max": "maximum of all positions",
-    }
-    return texts.get(pool or "", pool or "default of the timm model")
+def describe_pool(trunk: nn.Module) -> str:
+    """Return the pooling of a timm model."""
+    pool = getattr(trunk, "global_pool", None)
+    if not isinstance(pool, str):
+        pool = next((module.pool_type for module in trunk.modules() if hasattr(module, "pool_type")), "")
+    positions = "patches" if getattr(trunk, "num_prefix_tokens", 0) else "positions"
+    texts = {"token": "class token", "avg": f"average of all {positions}", "max": f"maximum of all {positions}"}
+    return texts.get(str(pool), str(pool) or "by the timm model")
 
 
 def describe_head(width: int, layers: tuple[HeadLayer, ...]) -> str:

@@ -16,6 +16,7 @@ from rcdm_cli.data.dataset import ImageDataset, open_dataset
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
 from rcdm_cli.encoders.find_layers import with_layers
+from rcdm_cli.encoders.inferred import inferred_lines
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.training.augmentation import Augmenter
 from rcdm_cli.training.denoiser import DenoiserTrainer
@@ -120,7 +121,7 @@ def prepare_denoiser(
     _check_splits(split, validation_split)
     source = open_dataset(data, split, on_note)
     validation_source = None if validation_split is None else open_dataset(data, validation_split, on_note)
-    opened = _open_encoders(encoders or recipe.encoders, recipe)
+    opened = _open_encoders(encoders or recipe.encoders, recipe, on_note)
     config = recipe.augmentation if recipe.augmentation and recipe.augmentation.probability else None
     largest = max(recipe.denoiser.size, *(encoder.spec.preprocessing.size for encoder in opened))
     if config and config.side(1) < largest:
@@ -162,8 +163,10 @@ def prepare_denoiser(
     )
 
 
-def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe) -> list[Encoder]:
+def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe, on_note: Note) -> list[Encoder]:
     """Open encoders with different method names and at least one of the recipe's levels, with these layers as levels.
+
+    Everything that was inferred from an encoder of another project is reported with ``on_note``.
 
     Raises:
         InputError: there is no encoder, an encoder cannot be opened, a name occurs twice, or the levels are missing.
@@ -174,6 +177,8 @@ def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe) -> 
     for reference in references:
         encoder = reference if isinstance(reference, Encoder) else open_encoder(reference)
         method = encoder.spec.method
+        for line in inferred_lines(encoder.inferred, method):
+            on_note(line)
         if method in opened:
             raise InputError(f"Two `encoders` are named {method!r}. Rename one of them with REFERENCE,method=NAME.")
         opened[method] = encoder
