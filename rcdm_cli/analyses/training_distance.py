@@ -8,7 +8,7 @@ from torch import Tensor
 from rcdm_cli.analyses.run import SamplingRun
 from rcdm_cli.bundle.statistics import FAR, read_statistics
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.report.elements import Element, Sentence, Table
+from rcdm_cli.report.elements import PAIR, Element, Sentence, table
 from rcdm_cli.report.numbers import listed, name_of
 
 FAR_SHARE = 1 / 3
@@ -62,12 +62,14 @@ def far_images(results: Mapping[str, Any]) -> tuple[Element, ...]:
             f"Far from the training images of the bundle: {listed(names)}. The samples may show training images"
             " instead of these images."
         ),
-        Table(
-            ("image", "method", "level", "distance", "nearer training images in %"),
-            tuple(
-                (one["image"], one["method"], one["level"], f"{one['distance']:.1f}", f"{one['percentile']:.1f}")
-                for one in far
-            ),
+        table(
+            far,
+            {
+                "image": "{image}",
+                **PAIR,
+                "distance": "{distance:.1f}",
+                "nearer training images in %": "{percentile:.1f}",
+            },
             "Mahalanobis distance of the representation under mean and covariance of the training images. An image is"
             f" far at a representation if more than {FAR:.0%} of the training images are nearer.",
         ),

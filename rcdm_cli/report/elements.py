@@ -1,6 +1,6 @@
 """Content of a page, independent of HTML: sections of sentences, tables, charts and image grids."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,18 +100,26 @@ class Table:
     caption: str = ""
 
 
-def pair_table(
-    entries: Sequence[Mapping[str, Any]], columns: Mapping[str, Callable[[Mapping[str, Any]], str]], caption: str = ""
-) -> Table:
-    """Return a table with one row per (method, level).
+Cell = str | Callable[[Mapping[str, Any]], str]
+"""Cell of a column: a format string with the names of values of an entry, or a function of the entry."""
+
+PAIR: dict[str, Cell] = {"method": "{method}", "level": "{level}"}
+"""First columns of a table with one row per (method, level)."""
+
+
+def table(entries: Iterable[Mapping[str, Any]], columns: Mapping[str, Cell], caption: str = "") -> Table:
+    """Return a table with one row per entry.
 
     Args:
-        entries: values of each row, with ``method`` and ``level``.
-        columns: heading of each further column and the function that returns the cell of an entry.
+        entries: values of each row.
+        columns: heading and cell of each column.
         caption: caption of the table.
     """
-    rows = ((entry["method"], entry["level"], *(cell(entry) for cell in columns.values())) for entry in entries)
-    return Table(("method", "level", *columns), tuple(rows), caption)
+    rows = (
+        tuple(cell.format_map(entry) if isinstance(cell, str) else cell(entry) for cell in columns.values())
+        for entry in entries
+    )
+    return Table(tuple(columns), tuple(rows), caption)
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def interval(found: Mapping[str, float], spec: str = ".3f", scale: float = 1) -> str:
-    """Return ``value [low, high]``, each multiplied by ``scale`` and formatted with ``spec``."""
-    value, low, high = (format(scale * found[key], spec) for key in ("value", "low", "high"))
+def interval(measured: Mapping[str, float] | None, spec: str = ".3f", scale: float = 1) -> str:
+    """Return ``value [low, high]``, each multiplied by ``scale`` and formatted with ``spec``; a dash for None."""
+    if measured is None:
+        return "–"
+    value, low, high = (format(scale * measured[key], spec) for key in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 
-def percent(found: Mapping[str, float]) -> str:
+def percent(measured: Mapping[str, float] | None) -> str:
     """Return a fraction in percent: ``62.3 [60.1, 64.0]``."""
-    return interval(found, ".1f", 100)
+    return interval(measured, ".1f", 100)
 
 
-def points(found: Mapping[str, float]) -> str:
+def points(measured: Mapping[str, float] | None) -> str:
     """Return a difference of fractions in percentage points, with sign: ``+2.1 [+0.3, +3.9]``."""
-    return interval(found, "+.1f", 100)
+    return interval(measured, "+.1f", 100)
 
 
 def listed(names: Sequence[str]) -> str:

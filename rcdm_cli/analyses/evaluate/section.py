@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rcdm_cli.analyses.left_out import left_out_sentence
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
-from rcdm_cli.report.elements import DotChart, Dots, Element, Line, LineChart, Section, Sentence, Table, pair_table
+from rcdm_cli.report.elements import PAIR, DotChart, Dots, Element, Line, LineChart, Section, Sentence, Table, table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
 from rcdm_cli.report.numbers import counted, interval, name_of, percent
 from rcdm_cli.report.run import write_run
@@ -142,13 +142,14 @@ def _faithful(results: Mapping[str, Any]) -> DotChart:
 
 
 def _faithfulness(results: Mapping[str, Any]) -> Table:
-    return pair_table(
+    return table(
         results["results"],
         {
+            **PAIR,
             "mean reciprocal rank": lambda entry: interval(entry["mean_reciprocal_rank"]),
             "mean rank": lambda entry: interval(entry["mean_rank"], ".1f"),
             "cosine": lambda entry: interval(entry["similarity"]),
-            "k-NN accuracy in %": lambda entry: percent(entry["knn"]) if entry["knn"] else "–",
+            "k-NN accuracy in %": lambda entry: percent(entry["knn"]),
         },
         f"Rank: position of the image among {results['images']} images, ordered by similarity to the representation of"
         f" a sample; 1 is best. Means over {results['samples']} samples of each image. In brackets: 95 % bootstrap"
@@ -172,12 +173,13 @@ def _directions(results: Mapping[str, Any]) -> LineChart:
 
 
 def _diversity(results: Mapping[str, Any]) -> Table:
-    return pair_table(
+    return table(
         results["results"],
         {
+            **PAIR,
             "pixels in %": lambda entry: percent(entry["diversity"]["pixels"]),
             "same image": lambda entry: interval(entry["diversity"]["space"]),
-            "different images": lambda entry: f"{entry['diversity']['between']:.3f}",
+            "different images": "{diversity[between]:.3f}",
             "ratio": lambda entry: (
                 f"{100 * entry['diversity']['space']['value'] / entry['diversity']['between']:.0f} %"
                 if entry["diversity"]["between"] > 0
@@ -196,13 +198,14 @@ def _distances(results: Mapping[str, Any]) -> Table:
     rows = [{**entry, **entry["distances"]} for entry in results["results"]]
     if training:
         rows.append({"method": "training images", "level": "", **training["distances"]})
-    return pair_table(
+    return table(
         rows,
         {
-            "Fréchet distance": lambda entry: f"{entry['frechet']:.4g}",
-            "squared MMD": lambda entry: f"{entry['mmd']:.3g}",
-            "precision": lambda entry: f"{entry['precision']:.3f}",
-            "recall": lambda entry: f"{entry['recall']:.3f}",
+            **PAIR,
+            "Fréchet distance": "{frechet:.4g}",
+            "squared MMD": "{mmd:.3g}",
+            "precision": "{precision:.3f}",
+            "recall": "{recall:.3f}",
         },
         f"One sample of each image compared with the {results['images']} images, in {_space(results)}. These distances"
         " are not FID or KID, and are comparable only within this space and for sets of this size."
@@ -215,16 +218,15 @@ def _inception(results: Mapping[str, Any]) -> Table:
     rows = [{**entry, **entry["inception"]} for entry in results["results"]]
     if training:
         rows.append({"method": "training images", "level": "", **training["inception"]})
-    return pair_table(
+    return table(
         rows,
         {
-            "FID": lambda entry: f"{entry['fid']:.2f}",
-            "KID": lambda entry: f"{entry['kid']:.5f}",
-            "precision": lambda entry: f"{entry['precision']:.3f}",
-            "recall": lambda entry: f"{entry['recall']:.3f}",
-            "inception score": lambda entry: (
-                f"{entry['inception_score']['mean']:.2f} ± {entry['inception_score']['deviation']:.2f}"
-            ),
+            **PAIR,
+            "FID": "{fid:.2f}",
+            "KID": "{kid:.5f}",
+            "precision": "{precision:.3f}",
+            "recall": "{recall:.3f}",
+            "inception score": "{inception_score[mean]:.2f} ± {inception_score[deviation]:.2f}",
         },
         f"Distances in the Inception space. FID depends on the number of samples: with {results['images']} samples, FID"
         f" is larger than with many thousands. KID: mean over {counted(rows[0]['kid_subsets'], 'subset')} of"
@@ -252,9 +254,9 @@ def _nearest(results: Mapping[str, Any]) -> list[Element]:
         f"Quantiles of the similarity in {_space(results)}. A line above the line of the images: samples are more"
         " similar to training images than new images are.",
     )
-    above = Table(
-        ("method", "level", "samples above the threshold in %"),
-        tuple((entry["method"], entry["level"], percent(entry["nearest"]["above"])) for entry in results["results"]),
+    above = table(
+        results["results"],
+        {**PAIR, "samples above the threshold in %": lambda entry: percent(entry["nearest"]["above"])},
         f"Threshold: a similarity of {training['bar']['similarity']:.3f} to the nearest training image, which"
         f" {100 * training['bar']['expected_above']:.1f} % of new images are expected to exceed. In brackets: 95 %"
         " bootstrap confidence intervals over images at this threshold.",

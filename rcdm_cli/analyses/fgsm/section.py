@@ -1,6 +1,7 @@
 """Files and page section of an attack: accuracy and drift over epsilon, image grids of attacked images."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rcdm_cli.analyses.fgsm.results import AttackedSamples
 from rcdm_cli.analyses.left_out import left_out_sentence
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
-from rcdm_cli.report.elements import Element, Line, LineChart, Section, Sentence, Table
+from rcdm_cli.report.elements import PAIR, Cell, Element, Line, LineChart, Section, Sentence, Table, table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
 from rcdm_cli.report.numbers import interval, name_of, percent, points
 from rcdm_cli.report.run import write_run
@@ -99,7 +100,7 @@ def section(results: Mapping[str, Any]) -> Section:
     """Build the section from the results of ``rcdm fgsm``."""
     texts = [*answers(results), left_out_sentence(results.get("left_out"), "images")]
     elements: list[Element] = [*(Sentence(text) for text in texts if text), *_charts(results).values()]
-    elements += [_table(results), *_compared(results)]
+    elements += [_table(results), *([_compared(results)] if results["against_supervised"] else [])]
     for grid in results["grids"]:
         caption = (
             f"Each row: the image attacked with {TITLES[grid['attack']]} at each epsilon, and samples of its"
@@ -201,41 +202,33 @@ def _chart(
 
 
 def _table(results: Mapping[str, Any]) -> Table:
-    epsilons = results["settings"]["epsilons"]
     classified = bool(results["results"][0]["accuracy"])
-    rows = []
-    for entry in results["results"]:
-        values = [percent(point) for point in entry["accuracy"]] or [interval(point) for point in entry["drift"]]
-        rows.append((entry["method"], entry["level"], entry["attack"], *values))
+    key, show = ("accuracy", percent) if classified else ("drift", interval)
+    columns: dict[str, Cell] = {
+        in_255ths(epsilon): partial(lambda i, entry: show(entry[key][i]), i)
+        for i, epsilon in enumerate(results["settings"]["epsilons"])
+    }
     measure = "Accuracy in %" if classified else "Drift of the representation (1 − cosine similarity)"
-    return Table(
-        ("method", "level", "attack", *(in_255ths(epsilon) for epsilon in epsilons)),
-        tuple(rows),
+    largest = max(float(change) for entry in results["results"] for change in entry["largest_change"])
+    return table(
+        results["results"],
+        {**PAIR, "attack": "{attack}", **columns},
         f"{measure} on {results['images_attacked']} images at each epsilon. In brackets: 95 % bootstrap confidence"
-        f" intervals over images. The largest change of a pixel is {in_255ths(_largest(results))}.",
+        f" intervals over images. The largest change of a pixel is {in_255ths(largest)}.",
     )
 
 
-def _compared(results: Mapping[str, Any]) -> list[Table]:
-    rows = [
-        (
-            comparison["method"],
-            comparison["level"],
-            comparison["attack"],
-            points(comparison["robust_accuracy"]) if comparison["robust_accuracy"] else "–",
-            points(comparison["relative_accuracy"]) if comparison["relative_accuracy"] else "–",
-            interval(comparison["drift"], "+.3f"),
-        )
-        for comparison in results["against_supervised"]
-    ]
-    caption = (
+def _compared(results: Mapping[str, Any]) -> Table:
+    return table(
+        results["against_supervised"],
+        {
+            **PAIR,
+            "attack": "{attack}",
+            "accuracy": lambda comparison: points(comparison["robust_accuracy"]),
+            "remaining accuracy": lambda comparison: points(comparison["relative_accuracy"]),
+            "drift": lambda comparison: interval(comparison["drift"], "+.3f"),
+        },
         "Each representation minus the supervised backbone on the same images, mean over all epsilons above 0: accuracy"
         " and remaining fraction of the accuracy in percentage points, drift as 1 − cosine similarity. Above 0: higher"
-        " accuracy or larger drift than the supervised backbone. In brackets: 95 % bootstrap confidence intervals."
+        " accuracy or larger drift than the supervised backbone. In brackets: 95 % bootstrap confidence intervals.",
     )
-    columns = ("method", "level", "attack", "accuracy", "remaining accuracy", "drift")
-    return [Table(columns, tuple(rows), caption)] if rows else []
-
-
-def _largest(results: Mapping[str, Any]) -> float:
-    return max(float(change) for entry in results["results"] for change in entry["largest_change"])

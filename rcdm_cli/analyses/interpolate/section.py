@@ -13,7 +13,7 @@ from rcdm_cli.analyses.training_distance import far_images
 from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
-from rcdm_cli.report.elements import Element, Figure, Line, LineChart, Section, Sentence, pair_table
+from rcdm_cli.report.elements import PAIR, Element, Figure, Line, LineChart, Section, Sentence, table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
 from rcdm_cli.report.numbers import counted, listed, name_of
 from rcdm_cli.report.run import write_run
@@ -137,13 +137,14 @@ def section(results: Mapping[str, Any]) -> Section:
             ),
             *far_images(results),
             *samples,
-            pair_table(
+            table(
                 summary,
                 {
-                    "distance A to B": lambda entry: f"{entry['mean_distance']:.3f}",
-                    "path length": lambda entry: f"{entry['mean_length']:.3f}",
-                    "path length of the samples": lambda entry: f"{entry['mean_sample_length']:.3f}",
-                    "similarity": lambda entry: f"{entry['mean_similarity']:.3f}",
+                    **PAIR,
+                    "distance A to B": "{mean_distance:.3f}",
+                    "path length": "{mean_length:.3f}",
+                    "path length of the samples": "{mean_sample_length:.3f}",
+                    "similarity": "{mean_similarity:.3f}",
                 },
                 "Euclidean lengths in the units of each representation. Path length of the samples: length of the path"
                 " through the representations of the samples. Lengths and similarities of different representations are"

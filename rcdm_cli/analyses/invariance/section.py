@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
-from rcdm_cli.report.elements import Element, HeatMap, Section, Sentence, Table
+from rcdm_cli.report.elements import PAIR, Element, HeatMap, Section, Sentence, table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
 from rcdm_cli.report.numbers import counted, interval, name_of
 from rcdm_cli.report.run import write_run
@@ -165,12 +165,9 @@ def section(results: Mapping[str, Any]) -> Section:
     elements += [heat_map(results, measure) for measure in MEASURES]
     if results["projector_minus_backbone"]:
         elements.append(
-            Table(
-                ("method", "augmentation", "projector − backbone"),
-                tuple(
-                    (difference["method"], difference["augmentation"], interval(difference))
-                    for difference in results["projector_minus_backbone"]
-                ),
+            table(
+                results["projector_minus_backbone"],
+                {"method": "{method}", "augmentation": "{augmentation}", "projector − backbone": interval},
                 "Relative similarity of the projector minus relative similarity of the backbone, paired by image; mean"
                 " over strengths. In brackets: 95 % bootstrap confidence interval of each difference, not corrected for"
                 " multiple comparisons.",
@@ -183,53 +180,45 @@ def section(results: Mapping[str, Any]) -> Section:
             " representations."
         )
         elements.append(image_grid(grid, caption, f"{grid['method']}: samples before and after augmentation"))
-    elements.append(
-        Table(
-            ("augmentation", "strengths", "description"),
-            tuple(
-                (augmentation["name"], ", ".join(augmentation["strengths"]), augmentation["what"])
-                for augmentation in results["augmentations"]
-            ),
+    steps = [
+        {**row, "augmentation": augmentation["name"], **step}
+        for row in results["representations"]
+        for augmentation in row["augmentations"]
+        for step in augmentation["strengths"]
+    ]
+    elements += [
+        table(
+            results["augmentations"],
+            {
+                "augmentation": "{name}",
+                "strengths": lambda augmentation: ", ".join(augmentation["strengths"]),
+                "description": "{what}",
+            },
             f"Images are augmented at {results['size']} × {results['size']} pixels. On average,"
             f" {results['background_share']:.0%} of an image is background.",
-        )
-    )
-    elements.append(
-        Table(
-            ("method", "level", "augmentation", "strength", "cosine similarity", "relative similarity"),
-            tuple(
-                _numbers(row, augmentation["name"], step)
-                for row in results["representations"]
-                for augmentation in row["augmentations"]
-                for step in augmentation["strengths"]
-            ),
+        ),
+        table(
+            steps,
+            {
+                **PAIR,
+                "augmentation": "{augmentation}",
+                "strength": "{strength}",
+                "cosine similarity": lambda step: interval(step["cosine"]),
+                "relative similarity": lambda step: interval(step["relative"]),
+            },
             "Means over images. In brackets: 95 % bootstrap confidence intervals over images.",
-        )
-    )
-    elements.append(
-        Table(
-            ("method", "level", "cosine similarity of different images"),
-            tuple(
-                (row["method"], row["level"], interval(row["similarity_of_different_images"]))
-                for row in results["representations"]
-            ),
+        ),
+        table(
+            results["representations"],
+            {
+                **PAIR,
+                "cosine similarity of different images": lambda row: interval(row["similarity_of_different_images"]),
+            },
             "Mean cosine similarity between different images, where relative similarity is 0.",
-        )
-    )
+        ),
+    ]
     return Section(
         "Invariance to augmentations",
         "How similar is the representation of an augmented image to the representation of the original image?",
         tuple(elements),
-    )
-
-
-def _numbers(row: Mapping[str, Any], name: str, step: Mapping[str, Any]) -> tuple[str, ...]:
-    cosine, relative = step["cosine"], step["relative"]
-    return (
-        row["method"],
-        row["level"],
-        name,
-        step["strength"],
-        interval(cosine),
-        interval(relative) if relative else "–",
     )

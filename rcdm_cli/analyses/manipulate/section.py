@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rcdm_cli.analyses.training_distance import far_images
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
-from rcdm_cli.report.elements import ImageGrid, Section, Sentence, Table
+from rcdm_cli.report.elements import PAIR, ImageGrid, Section, Sentence, table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
 from rcdm_cli.report.numbers import name_of
 from rcdm_cli.report.run import write_run
@@ -87,36 +87,26 @@ def section(results: Mapping[str, Any]) -> Section:
             Sentence(_how(results)),
             *far_images(results),
             *(_grid(entry) for entry in found),
-            Table(
-                ("method", "level", "dimensions", "to own h", "to source", "to target"),
-                tuple(
-                    (
-                        entry["method"],
-                        entry["level"],
-                        LABELS[row["row"]],
-                        *(f"{np.mean(row[key]):.3f}" for key in ("similarity", "to_source", "to_target")),
-                    )
-                    for entry in found
-                    for row in entry["rows"]
-                ),
+            table(
+                [{**entry, **row} for entry in found for row in entry["rows"]],
+                {
+                    **PAIR,
+                    "dimensions": lambda row: LABELS[row["row"]],
+                    "to own h": lambda row: f"{np.mean(row['similarity']):.3f}",
+                    "to source": lambda row: f"{np.mean(row['to_source']):.3f}",
+                    "to target": lambda row: f"{np.mean(row['to_target']):.3f}",
+                },
                 "Mean cosine similarity between the representation of a sample and three representations: the"
                 " representation that the sample was generated from (own h), the source and the target.",
             ),
-            Table(
-                ("method", "level", "dimensions"),
-                tuple(
-                    (entry["method"], entry["level"], ", ".join(map(str, entry["dimensions"])) or "none")
-                    for entry in found
-                ),
+            table(
+                found,
+                {**PAIR, "dimensions": lambda entry: ", ".join(map(str, entry["dimensions"])) or "none"},
                 "Changed dimensions, counted from 0.",
             ),
-            Table(
-                ("method", "level", "neighbour", "similarity"),
-                tuple(
-                    (entry["method"], entry["level"], near["key"], f"{near['similarity']:.3f}")
-                    for entry in found
-                    for near in entry["neighbours"]
-                ),
+            table(
+                [{**entry, **near} for entry in found for near in entry["neighbours"]],
+                {**PAIR, "neighbour": "{key}", "similarity": "{similarity:.3f}"},
                 "Nearest neighbours of the source, by cosine similarity.",
             ),
         ),

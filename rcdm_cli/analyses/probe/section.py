@@ -6,7 +6,7 @@ from typing import Any
 
 from rcdm_cli.analyses.left_out import left_out_sentence
 from rcdm_cli.report.charts import save_chart
-from rcdm_cli.report.elements import DotChart, Dots, Element, HeatMap, Section, Sentence, Table
+from rcdm_cli.report.elements import PAIR, DotChart, Dots, Element, HeatMap, Section, Sentence, table
 from rcdm_cli.report.numbers import listed, name_of, percent, points
 from rcdm_cli.report.run import write_run
 
@@ -35,18 +35,17 @@ def section(results: Mapping[str, Any]) -> Section:
     entries = results["results"]
     counts = results["validation_images_by_class"]
     classes = [index for index, count in enumerate(counts) if count]
-    accuracies = Table(
-        ("method", "level", "D", "linear", "linear over seeds", "k-NN", "k-NN over seeds", "L2 strength"),
-        tuple(
-            (
-                entry["method"],
-                entry["level"],
-                str(entry["width"]),
-                *(text for key, _ in PROBES for text in (percent(entry[key]), percent(entry[key]["over_seeds"]))),
-                f"{entry['strength']:g}",
-            )
-            for entry in entries
-        ),
+    accuracies = table(
+        entries,
+        {
+            **PAIR,
+            "D": "{width}",
+            "linear": lambda entry: percent(entry["linear"]),
+            "linear over seeds": lambda entry: percent(entry["linear"]["over_seeds"]),
+            "k-NN": lambda entry: percent(entry["knn"]),
+            "k-NN over seeds": lambda entry: percent(entry["knn"]["over_seeds"]),
+            "L2 strength": "{strength:g}",
+        },
         f"Accuracy in % on {results['validation_images']} validation images. The accuracy of the most frequent class is"
         f" {100 * results['majority']:.1f} %. Linear and k-NN: trained on all {results['training_images']} training"
         " images; in brackets, 95 % bootstrap confidence intervals over the validation images. Over seeds: mean over"
@@ -55,19 +54,15 @@ def section(results: Mapping[str, Any]) -> Section:
         f" other images select the L2 strength. k-NN: weighted vote of the {results['neighbours']} nearest training"
         " images.",
     )
-    compared = Table(
-        ("method", *(f"{name}{over}" for _, name in PROBES for over in ("", " over seeds"))),
-        tuple(
-            (
-                difference["method"],
-                *(
-                    text
-                    for key, _ in PROBES
-                    for text in (points(difference[key]), points(difference[key]["over_seeds"]))
-                ),
-            )
-            for difference in results["differences"]
-        ),
+    compared = table(
+        results["differences"],
+        {
+            "method": "{method}",
+            "linear": lambda difference: points(difference["linear"]),
+            "linear over seeds": lambda difference: points(difference["linear"]["over_seeds"]),
+            "k-NN": lambda difference: points(difference["knn"]),
+            "k-NN over seeds": lambda difference: points(difference["knn"]["over_seeds"]),
+        },
         "Accuracy of the backbone minus accuracy of the projector in percentage points, paired by validation image and"
         " by resample. Above 0: the backbone is better. Intervals as above.",
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rcdm_cli.report.elements import Line, LineChart, Section, Sentence, Table
+from rcdm_cli.report.elements import Line, LineChart, Section, Sentence, table
 
 
 def section(results: Mapping[str, Any]) -> Section:
@@ -29,28 +29,17 @@ def section(results: Mapping[str, Any]) -> Section:
                 "Fréchet distance between the representations of samples and of images; mean over the representations."
                 " Smaller is better.",
             ),
-            Table(
-                (
-                    "sampler",
-                    "steps",
-                    "guidance",
-                    "evaluations",
-                    "mean reciprocal rank",
-                    "Fréchet distance",
-                    "shortfall",
-                ),
-                tuple(
-                    (
-                        trial["sampler"],
-                        str(trial["steps"]),
-                        f"{trial['guidance']:g}",
-                        str(trial["calls"]),
-                        f"{_mean(trial, 'mean_reciprocal_rank'):.3f}",
-                        f"{_mean(trial, 'frechet'):.4g}",
-                        f"{trial['shortfall']:.3f}",
-                    )
-                    for trial in tried
-                ),
+            table(
+                tried,
+                {
+                    "sampler": "{sampler}",
+                    "steps": "{steps}",
+                    "guidance": "{guidance:g}",
+                    "evaluations": "{calls}",
+                    "mean reciprocal rank": lambda trial: f"{_mean(trial, 'mean_reciprocal_rank'):.3f}",
+                    "Fréchet distance": lambda trial: f"{_mean(trial, 'frechet'):.4g}",
+                    "shortfall": "{shortfall:.3f}",
+                },
                 "Means over the representations. Shortfall: relative distance to the best setting, in the worse of the"
                 " two measures.",
             ),

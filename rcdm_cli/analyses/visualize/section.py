@@ -12,7 +12,7 @@ from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import write_png
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
 from rcdm_cli.report.charts import colour_bar, colour_map
-from rcdm_cli.report.elements import GridImage, ImageGrid, ImageGroup, ImageRow, Section, Sentence, Table, pair_table
+from rcdm_cli.report.elements import PAIR, GridImage, ImageGrid, ImageGroup, ImageRow, Section, Sentence, table
 from rcdm_cli.report.numbers import counted, listed, name_of
 from rcdm_cli.report.run import write_run
 
@@ -127,12 +127,13 @@ def section(results: Mapping[str, Any]) -> Section:
                 tuple(_row(image, len(images)) for image in on_page),
                 map_top=results["map_top"],
             ),
-            pair_table(
+            table(
                 results["summary"],
                 {
+                    **PAIR,
                     "standard deviation in %": lambda entry: _percent(entry["mean_spread"]),
-                    "similarity": lambda entry: f"{entry['mean_similarity']:.3f}",
-                    "mean reciprocal rank": lambda entry: f"{entry['mean_reciprocal_rank']:.3f}",
+                    "similarity": "{mean_similarity:.3f}",
+                    "mean reciprocal rank": "{mean_reciprocal_rank:.3f}",
                 },
                 f"Means over {counted(len(images), 'image')} with {counted(num_samples, 'sample')} each. Standard"
                 " deviation: root of the unbiased variance over the samples, averaged over pixels and images, in % of"
@@ -140,21 +141,20 @@ def section(results: Mapping[str, Any]) -> Section:
                 " representation of the image. Rank: position of the image among all images, ordered by similarity to"
                 " the sample; 1 is best.",
             ),
-            Table(
-                ("image", "file", "method", "level", "similarity", "ranks", "standard deviation in %"),
-                tuple(
-                    (
-                        str(number),
-                        image["image"],
-                        entry["method"],
-                        entry["level"],
-                        f"{np.mean(entry['similarity']):.3f}",
-                        ", ".join(str(rank) for rank in entry["rank"]),
-                        _percent(entry["mean_spread"]),
-                    )
+            table(
+                [
+                    {"number": number, "file": image["image"], **entry}
                     for number, image in enumerate(on_page, 1)
                     for entry in image["representations"]
-                ),
+                ],
+                {
+                    "image": "{number}",
+                    "file": "{file}",
+                    **PAIR,
+                    "similarity": lambda entry: f"{np.mean(entry['similarity']):.3f}",
+                    "ranks": lambda entry: ", ".join(map(str, entry["rank"])),
+                    "standard deviation in %": lambda entry: _percent(entry["mean_spread"]),
+                },
                 f"Numbers of each image.{part}",
             ),
         ),
