@@ -8,9 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli import __version__
@@ -36,6 +34,7 @@ from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.core.seeds import distinct_names
 from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.encode import EncoderFunction, encode_dataset
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.embeddings import (
     Embeddings,
     EncoderIdentity,
@@ -50,8 +49,6 @@ from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.pairs import Pair, choose_among
 from rcdm_cli.encoders.spec import EncoderSpec
-
-Pixels = NDArray[np.uint8]
 
 CHUNK = 1024
 """Number of images in one part of the cache."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rcdm_cli.analyses.run import OnNote, Run, no_note
 from rcdm_cli.analyses.step_cache import images_hash
@@ -17,9 +16,7 @@ from rcdm_cli.data.cropped import CroppedImages, load_cropped
 from rcdm_cli.data.dataset import Entry, ImageDataset, open_dataset
 from rcdm_cli.data.encode import check_images
 from rcdm_cli.data.find import clean_name, find_images, refuse_archive
-from rcdm_cli.data.image_file import UnreadableImage, read_image
-
-Pixels = NDArray[np.uint8]
+from rcdm_cli.data.image_file import Pixels, UnreadableImage, read_image
 
 ImageInput = str | Path | Pixels | Sequence[str | Path] | Sequence[Pixels]
 """A path of an image, a folder or a tar; several paths; or uint8 arrays (H, W, 3)."""

@@ -8,9 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli import __version__
@@ -21,11 +19,10 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import MANIFEST
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.report.run import RESULTS
-
-Pixels = NDArray[np.uint8]
 
 OnProgress = Callable[[str, int, int], None]
 """Progress callback: name of the stage, items done, number of items."""

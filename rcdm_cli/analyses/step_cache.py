@@ -8,16 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
-
-Pixels = NDArray[np.uint8]
 
 
 class StepCache:

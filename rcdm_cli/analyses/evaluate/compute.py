@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.analyses.evaluate.features import FeatureSpace
@@ -19,6 +18,7 @@ from rcdm_cli.analyses.step_cache import encode_pairs
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.encoder import level_index
 from rcdm_cli.encoders.pairs import Pair
@@ -30,8 +30,6 @@ from rcdm_cli.metrics.intervals import Bootstrap, Interval
 from rcdm_cli.metrics.nearest import Memorised, knn_predict, memorised, nearest_image, quantiles
 from rcdm_cli.metrics.ranks import faithfulness
 from rcdm_cli.training.pretraining import class_indices
-
-Pixels = NDArray[np.uint8]
 
 MOST_SIMILAR = 3
 """Number of samples most similar to a training image in the results of each (method, level)."""

@@ -3,17 +3,14 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, images_hash
 from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.distances import Distances, KernelInceptionDistance, distances, kid
 from rcdm_cli.metrics.inception import Inception, InceptionScore, inception_score
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rcdm_cli.analyses.evaluate.features import InceptionResult
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.directions import Directions
 from rcdm_cli.metrics.distances import Distances
@@ -15,8 +13,6 @@ from rcdm_cli.metrics.diversity import Diversity, DiversityDifference
 from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Bootstrap, Interval, percentile_interval
 from rcdm_cli.metrics.nearest import MEMORISATION_QUANTILE, QUANTILES, Memorised, expected_above
 from rcdm_cli.metrics.ranks import Faithfulness
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

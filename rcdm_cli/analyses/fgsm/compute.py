@@ -10,9 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Unpack
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.analyses.embed import EncoderSet, as_embeddings, bundle_encoders, embed_dataset, load_or_embed
@@ -27,13 +25,12 @@ from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import ImageDataset
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.nearest import is_copy
 from rcdm_cli.training.pretraining import class_indices
-
-Pixels = NDArray[np.uint8]
 
 COMPARED = 8
 """Number of images of equal name that are encoded to check whether a file of representations contains them."""

@@ -4,16 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.analyses.fgsm.attacks import AttackCase, AttackedImages, AttackOutcome, AttackPlan
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Bootstrap, Interval, percentile_interval
-
-Pixels = NDArray[np.uint8]
 
 REFERENCE = Pair("supervised", "backbone")
 """Representation that all others are compared with."""

@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from rcdm_cli.analyses.fgsm.results import AttackedSamples
 from rcdm_cli.analyses.left_out import left_out_sentence
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
 from rcdm_cli.report.elements import PAIR, Cell, Element, Line, LineChart, Section, Sentence, Table, table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
 from rcdm_cli.report.numbers import interval, name_of, percent, points
 from rcdm_cli.report.run import write_run
-
-Pixels = NDArray[np.uint8]
 
 TITLES = {
     "fgsm": "FGSM",

@@ -5,7 +5,6 @@ from typing import Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,11 +16,10 @@ from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_
 from rcdm_cli.analyses.training_distance import training_distances
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
-
-Pixels = NDArray[np.uint8]
 
 ANIMATIONS = ("webp", "gif")
 

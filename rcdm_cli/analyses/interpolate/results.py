@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from rcdm_cli.analyses.training_distance import far_images
 from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
 from rcdm_cli.report.elements import PAIR, Element, Figure, Line, LineChart, Section, Sentence, table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
@@ -20,8 +19,6 @@ from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
     from rcdm_cli.analyses.interpolate.results import Interpolation
-
-Pixels = NDArray[np.uint8]
 
 FRAME_MS = 150
 """Duration of one frame of an animation, in milliseconds."""

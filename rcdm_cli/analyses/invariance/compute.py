@@ -8,7 +8,6 @@ from typing import Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -22,11 +21,10 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.seeds import derive_seed
 from rcdm_cli.data.augment import AUGMENTATIONS, Augmentation, background
 from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import Bootstrap, Interval, percentile_interval
-
-Pixels = NDArray[np.uint8]
 
 COLLAPSED = 1e-6
 """If the mean similarity of different images exceeds 1 - COLLAPSED, the relative similarity is undefined."""

@@ -4,13 +4,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rcdm_cli.data.augment import Augmentation
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import Interval
-
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

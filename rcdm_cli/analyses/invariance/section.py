@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.charts import save_chart
 from rcdm_cli.report.elements import PAIR, Element, HeatMap, Section, Sentence, table
@@ -17,8 +15,6 @@ from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
     from rcdm_cli.analyses.invariance.results import BeforeAndAfter, Invariance
-
-Pixels = NDArray[np.uint8]
 
 MEASURES = {
     "relative": (

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Unpack
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,12 +17,11 @@ from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_
 from rcdm_cli.analyses.training_distance import training_distances
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.nearest import nearest_without_copies
-
-Pixels = NDArray[np.uint8]
 
 DENSE_THRESHOLD = 1.0
 """Default threshold for representations without zeros. The paper's rule would select all of their dimensions."""

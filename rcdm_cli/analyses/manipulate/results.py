@@ -3,12 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
-
-Pixels = NDArray[np.uint8]
 
 ROWS = ("source", "without", "swapped")
 """Rows of samples: source; source with shared dimensions set to zero; source with the target's shared dimensions."""

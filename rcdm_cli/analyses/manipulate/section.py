@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rcdm_cli.analyses.training_distance import far_images
 from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid
 from rcdm_cli.report.elements import PAIR, ImageGrid, Section, Sentence, table
 from rcdm_cli.report.grids import grid_files, image_grid, write_grid
@@ -17,8 +18,6 @@ from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
     from rcdm_cli.analyses.manipulate.results import ManipulatedRepresentation, Manipulation
-
-Pixels = NDArray[np.uint8]
 
 LABELS = {"source": "source", "without": "set to zero", "swapped": "target's values"}
 """Names of the rows on the page."""

@@ -17,13 +17,12 @@ from rcdm_cli.analyses.visualize.results import ImageResult, Visualization
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
 from rcdm_cli.analyses.visualize.section import write
 from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.diversity import pixel_variance
 from rcdm_cli.metrics.ranks import own_similarity, ranks
-
-Pixels = NDArray[np.uint8]
 
 
 def visualize(

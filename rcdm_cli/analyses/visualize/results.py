@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.ranks import mean_reciprocal_rank
-
-Pixels = NDArray[np.uint8]
 
 
 def root_mean_square(values: Sequence[NDArray[np.float32]]) -> float:

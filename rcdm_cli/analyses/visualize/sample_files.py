@@ -7,10 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rcdm_cli.data.image_file import write_png
+from rcdm_cli.data.image_file import Pixels, write_png
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.report.run import remove_finished
 
@@ -43,7 +40,7 @@ class SampleFiles:
         """Return the file of sample ``k`` of an image, or of the standard-deviation map if ``k`` is None."""
         return f"samples/{self._stems[image]}/{pair.method}-{pair.level}-{'std' if k is None else f'{k:02d}'}.png"
 
-    def add(self, image: int, pair: Pair, k: int, sample: NDArray[np.uint8]) -> None:
+    def add(self, image: int, pair: Pair, k: int, sample: Pixels) -> None:
         """Write a sample, uint8 (S, S, 3), in the background. Errors are raised on exit."""
         name = self.name(image, pair, k)
         self._written[name] = self._writer.submit(write_png, self.folder / name, sample)

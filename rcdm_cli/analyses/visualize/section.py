@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rcdm_cli.analyses.training_distance import far_images
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
 from rcdm_cli.data.crop import center_crop
-from rcdm_cli.data.image_file import write_png
+from rcdm_cli.data.image_file import Pixels, write_png
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
 from rcdm_cli.report.charts import colour_bar, colour_map
 from rcdm_cli.report.elements import PAIR, GridImage, ImageGrid, ImageGroup, ImageRow, Section, Sentence, table
@@ -18,8 +17,6 @@ from rcdm_cli.report.run import write_run
 
 if TYPE_CHECKING:
     from rcdm_cli.analyses.visualize.results import Visualization
-
-Pixels = NDArray[np.uint8]
 
 PAGE_BYTES = 24 * 2**20
 """Maximum size of all PNGs on the page. A larger page would be slow to open."""
