@@ -24,7 +24,6 @@ from rcdm_cli.core.errors import InputError
 
 if TYPE_CHECKING:
     from rcdm_cli.bundle.manifest import Manifest
-    from rcdm_cli.diffusion.published import UNetOptions
 
 SCHEDULES = ("linear", "cosine")
 UNSEEN_PANEL = "Architecture parameters that cannot be inferred (not needed for published RCDMs)"
@@ -76,22 +75,25 @@ def import_checkpoint(
         schedule: Noise schedule.
         timesteps: Timesteps of the noise schedule.
     """
+    from rcdm_cli.bundle.import_published import import_published
     from rcdm_cli.core.files import sha256
     from rcdm_cli.diffusion.published import UNetOptions
+    from rcdm_cli.diffusion.spec import ScheduleSpec
 
     start = time.monotonic()
-    manifest = import_bundle(
-        out,
+    manifest = import_published(
         checkpoint,
         encoder or pulled_encoder(method, cache_folder(cache)),
         folder,
         method=method,
         level=level,
         options=UNetOptions(size, heads, head_channels, split_qkv_first),
-        schedule=(schedule, timesteps),
+        schedule=ScheduleSpec.parse({"kind": schedule, "timesteps": timesteps}, "`schedule`"),
         origin={"file": checkpoint.name, "sha256": sha256(checkpoint) if checkpoint.is_file() else ""},
         force=force,
+        on_note=out.note,
     )
+    out.note(architecture(manifest))
     out.note(f"Imported in {time.monotonic() - start:.0f} s.")
     values = {"bundle": folder, "name": manifest.name, "denoiser": manifest.denoiser.model_dump(mode="json")}
     out.result(values, [folder])
@@ -112,40 +114,11 @@ def pulled_encoder(method: str, cache: Path) -> str:
     raise InputError(f"The encoder of {method} was not downloaded. Name an encoder with --encoder{hint}.")
 
 
-def import_bundle(
-    out: Output,
-    checkpoint: Path,
-    encoder: str,
-    folder: Path,
-    *,
-    method: str,
-    level: str,
-    options: "UNetOptions",
-    schedule: tuple[str, int],
-    origin: dict[str, object],
-    force: bool,
-) -> "Manifest":
-    """Import a checkpoint and print its architecture; see ``import_published``."""
-    from rcdm_cli.bundle.import_published import import_published
-    from rcdm_cli.diffusion.spec import ScheduleSpec
-
-    kind, timesteps = schedule
-    manifest = import_published(
-        checkpoint,
-        encoder,
-        folder,
-        method=method,
-        level=level,
-        options=options,
-        schedule=ScheduleSpec.parse({"kind": kind, "timesteps": timesteps}, "`schedule`"),
-        origin=origin,
-        force=force,
-        on_note=out.note,
-    )
-    spec, representation = manifest.denoiser, manifest.conditioning.projections[0]
-    out.note(
+def architecture(manifest: "Manifest") -> str:
+    """Return a sentence on the denoiser and the representation of an imported bundle."""
+    spec, projection = manifest.denoiser, manifest.conditioning.projections[0]
+    return (
         f"{spec.size} px, {spec.channels} channels × {','.join(map(str, spec.channel_mult))}, "
-        f"{spec.num_res_blocks} residual blocks, attention at {','.join(map(str, spec.attention))} px, {method} at "
-        f"{level} with width {representation.width}."
+        f"{spec.num_res_blocks} residual blocks, attention at {','.join(map(str, spec.attention))} px, "
+        f"{projection.method} at {projection.level} with width {projection.width}."
     )
-    return manifest

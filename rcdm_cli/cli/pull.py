@@ -11,7 +11,7 @@ from rcdm_cli.cli._command import command
 from rcdm_cli.cli._environment import OFFLINE, cache_folder, offline
 from rcdm_cli.cli._options import LEVEL_HELP, OUTPUT_FOLDER, OUTPUT_PANEL, Cache, DryRun, Force, choice_option
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli.import_ import import_bundle
+from rcdm_cli.cli.import_ import architecture
 from rcdm_cli.core.errors import InputError, unknown_name_message
 
 if TYPE_CHECKING:
@@ -79,7 +79,9 @@ def pull(
         yes: Accept the licences without a prompt.
     """
     from rcdm_cli.bundle.files import refuse_existing_bundle
+    from rcdm_cli.bundle.import_published import import_published
     from rcdm_cli.diffusion.published import UNetOptions
+    from rcdm_cli.diffusion.spec import ScheduleSpec
 
     encoder, rcdm = _sources(method, level)
     folder = folder or Path("engines") / (f"imagenet128-{method}" + ("" if level == "backbone" else f"-{level}"))
@@ -98,18 +100,19 @@ def pull(
     if missing and not yes:
         _confirm(sorted({item.source.licence for item in missing}))
     encoder_file, rcdm_file = (item.download or _download(out, item) for item in files)
-    manifest = import_bundle(
-        out,
+    manifest = import_published(
         rcdm_file.path,
         str(encoder_file.path),
         folder,
         method=method,
         level=level,
         options=UNetOptions(),
-        schedule=("linear", 1000),
+        schedule=ScheduleSpec(kind="linear"),
         origin={**_origin(rcdm_file), "encoder": _origin(encoder_file)},
         force=force,
+        on_note=out.note,
     )
+    out.note(architecture(manifest))
     out.result({"bundle": folder, "name": manifest.name, "files": plan}, [folder])
 
 
@@ -119,10 +122,9 @@ def _sources(method: str, level: str) -> tuple["PublishedFile", "PublishedFile"]
     if method not in PUBLISHED:
         raise InputError(unknown_name_message("published method", method, PUBLISHED))
     published = PUBLISHED[method]
-    for name, source in published.rcdm.items():
-        if name == level:
-            return published.encoder, source
-    raise InputError(f"No RCDM is published for {method} at {level}, only at {', '.join(published.rcdm)}.")
+    if level not in published.rcdm:
+        raise InputError(f"No RCDM is published for {method} at {level}, only at {', '.join(published.rcdm)}.")
+    return published.encoder, published.rcdm[level]
 
 
 def _find(part: str, source: "PublishedFile", folder: Path) -> RequiredFile:
@@ -152,15 +154,12 @@ def _download(out: Output, file: RequiredFile) -> "Downloaded":
     from rcdm_cli.core.download import download
     from rcdm_cli.core.state_dict import load_state_dict_file
 
-    def check(path: Path) -> None:
-        load_state_dict_file(path)
-
     with out.progress(f"{file.part} (MB)") as show:
         found = download(
             file.source.url,
             file.path,
             sha256=file.source.sha256,
-            check=check,
+            check=load_state_dict_file,
             on_progress=lambda done, total: show(done >> 20, total >> 20),
         )
     status = "as published" if file.source.sha256 else "recorded; the publisher gives no hash"

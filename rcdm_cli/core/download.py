@@ -68,7 +68,7 @@ def download(
     path: Path,
     *,
     sha256: str = "",
-    check: Callable[[Path], None] = lambda path: None,
+    check: Callable[[Path], object] = lambda path: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     timeout: float = 30.0,
     attempts: int = 5,
