@@ -112,13 +112,13 @@ def test_curves_and_comparisons_are_means_over_images():
     dino, supervised = found.curves
     assert [entry.value for entry in dino.accuracy] == [0.75, 0.5, 0.25]
     assert [round(entry.value, 6) for entry in dino.drift] == [0, 0.15, 0.6]
-    assert dino.robust.value == pytest.approx(0.375)
-    assert dino.relative.value == pytest.approx(0.375 / 0.75)
-    assert supervised.relative.value == pytest.approx(0.125)
+    assert dino.robust_accuracy.value == pytest.approx(0.375)
+    assert dino.relative_accuracy.value == pytest.approx(0.375 / 0.75)
+    assert supervised.relative_accuracy.value == pytest.approx(0.125)
     [against] = found.comparisons
     assert against.pair == DINO
-    assert against.robust.value == pytest.approx(0.25)
-    assert against.relative.value == pytest.approx(0.375)
+    assert against.robust_accuracy.value == pytest.approx(0.25)
+    assert against.relative_accuracy.value == pytest.approx(0.375)
     assert against.drift.value == pytest.approx((0.15 + 0.6) / 2 - (0.2 + 1) / 2)
     assert found.largest_drift == (1.0, supervised)
 
@@ -145,8 +145,8 @@ def test_drift_needs_no_classes(bundle, subjects):
     outcomes = attack_all(bundle, nameless, [DINO, REFERENCE], plan)
     found = summarise(outcomes, nameless, [DINO, REFERENCE], plan)
     assert found.curves[0].accuracy == []
-    assert found.curves[0].relative is None
-    assert found.comparisons[0].relative is None
+    assert found.curves[0].relative_accuracy is None
+    assert found.comparisons[0].relative_accuracy is None
     assert found.curves[0].drift[1].value > 0
     assert found.images[0]["class"] is None
     with pytest.raises(InputError, match="needs classes"):

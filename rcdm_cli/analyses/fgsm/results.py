@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcdm_cli.analyses.as_json import as_json
 from rcdm_cli.analyses.fgsm.attacks import AttackCase, AttackedImages, AttackOutcome, AttackPlan
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
@@ -25,30 +26,18 @@ class RobustnessCurve:
         attack: name of the attack.
         accuracy: accuracy of the classifier; empty without classifiers.
         drift: mean of 1 − cosine similarity between the representations before and after the attack.
-        largest: largest change of any pixel.
-        robust: mean accuracy over the epsilons above 0; None without classifiers.
-        relative: ``robust`` divided by the accuracy at epsilon 0.
+        largest_change: largest change of any pixel.
+        robust_accuracy: mean accuracy over the epsilons above 0; None without classifiers.
+        relative_accuracy: ``robust_accuracy`` divided by the accuracy at epsilon 0.
     """
 
     pair: Pair
     attack: str
     accuracy: list[Interval]
     drift: list[Interval]
-    largest: list[float]
-    robust: Interval | None
-    relative: Interval | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-able values."""
-        return {
-            **self.pair._asdict(),
-            "attack": self.attack,
-            "accuracy": [interval.as_json() for interval in self.accuracy],
-            "drift": [interval.as_json() for interval in self.drift],
-            "largest_change": self.largest,
-            "robust_accuracy": self.robust and self.robust.as_json(),
-            "relative_accuracy": self.relative and self.relative.as_json(),
-        }
+    largest_change: list[float]
+    robust_accuracy: Interval | None
+    relative_accuracy: Interval | None
 
 
 @dataclass(frozen=True)
@@ -58,26 +47,16 @@ class SupervisedComparison:
     Attributes:
         pair: (method, level).
         attack: name of the attack.
-        robust: difference of ``RobustnessCurve.robust``; None without classifiers.
-        relative: difference of ``RobustnessCurve.relative``.
+        robust_accuracy: difference of ``RobustnessCurve.robust_accuracy``; None without classifiers.
+        relative_accuracy: difference of ``RobustnessCurve.relative_accuracy``.
         drift: difference of the mean drift over the epsilons above 0.
     """
 
     pair: Pair
     attack: str
-    robust: Interval | None
-    relative: Interval | None
+    robust_accuracy: Interval | None
+    relative_accuracy: Interval | None
     drift: Interval
-
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-able values."""
-        return {
-            **self.pair._asdict(),
-            "attack": self.attack,
-            "robust_accuracy": self.robust and self.robust.as_json(),
-            "relative_accuracy": self.relative and self.relative.as_json(),
-            "drift": self.drift.as_json(),
-        }
 
 
 @dataclass(frozen=True)
@@ -128,8 +107,8 @@ class Robustness:
             "left_out": self.left_out,
             "unreadable": self.unreadable,
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
-            "results": [curve.as_json() for curve in self.curves],
-            "against_supervised": [comparison.as_json() for comparison in self.comparisons],
+            "results": as_json(self.curves),
+            "against_supervised": as_json(self.comparisons),
             "images": self.images,
         }
 
@@ -146,91 +125,90 @@ def summarise(
         plan: plan of ``attack_all``; the first epsilon is 0.
     """
     bootstrap = Bootstrap(len(subjects), plan.seed)
-    curves, comparisons = [], []
-    for name in plan.attacks:
-        measured = {pair: _measure(outcomes, subjects, pair, name, plan) for pair in pairs}
-        for pair, values in measured.items():
-            curves.append(_curve(bootstrap, pair, name, values))
+    measured = {
+        (pair, attack): _by_epsilon(
+            [outcomes[AttackCase(pair, attack, epsilon)] for epsilon in plan.epsilons], subjects
+        )
+        for attack in plan.attacks
+        for pair in pairs
+    }
+    return Robustness(
+        [_curve(bootstrap, *case, values) for case, values in measured.items()],
+        [
+            _compare(bootstrap, pair, attack, values, measured[REFERENCE, attack])
+            for (pair, attack), values in measured.items()
             # All resamples of one image are equal, so that an interval would have no width.
-            if REFERENCE in measured and pair != REFERENCE and len(subjects) > 1:
-                comparisons.append(_compare(bootstrap, pair, name, values, measured[REFERENCE]))
-    images = _image_values(outcomes, pairs, plan, subjects)
-    return Robustness(curves, comparisons, images, subjects.left_out, subjects.unreadable)
-
-
-def _image_values(
-    outcomes: Mapping[AttackCase, AttackOutcome], pairs: Sequence[Pair], plan: AttackPlan, subjects: AttackedImages
-) -> list[dict[str, Any]]:
-    """Return the class of each image and, at each epsilon, the predicted class and the drift. JSON-able."""
-    values = []
-    for i, path in enumerate(subjects.paths):
-        found = []
-        for pair in pairs:
-            for name in plan.attacks:
-                mine = [outcomes[AttackCase(pair, name, epsilon)] for epsilon in plan.epsilons]
-                found.append(
-                    {
-                        **pair._asdict(),
-                        "attack": name,
-                        "predicted": [
-                            subjects.classes[entry.predicted[i]] for entry in mine if entry.predicted is not None
-                        ],
-                        "drift": [round(1 - float(entry.similarity[i]), 6) for entry in mine],
-                    }
-                )
-        label = None if subjects.labels is None else subjects.classes[subjects.labels[i]]
-        values.append({"image": path, "class": label, "representations": found})
-    return values
+            if REFERENCE in pairs and pair != REFERENCE and len(subjects) > 1
+        ],
+        [
+            {
+                "image": path,
+                "class": None if subjects.labels is None else subjects.classes[subjects.labels[i]],
+                "representations": [
+                    {**pair._asdict(), "attack": attack, **measured[pair, attack].of_image(i, subjects.classes)}
+                    for pair in pairs
+                    for attack in plan.attacks
+                ],
+            }
+            for i, path in enumerate(subjects.paths)
+        ],
+        subjects.left_out,
+        subjects.unreadable,
+    )
 
 
 @dataclass(frozen=True)
 class _ByEpsilon:
-    """Correct classification (E, N) or None, drift (E, N), and the largest change of a pixel (E)."""
+    """One attack on one representation of N images, at E epsilons.
 
+    Attributes:
+        predicted: predicted class indices (E, N); None without classifiers.
+        correct: correct classification (E, N), 0 or 1; None without classifiers.
+        drift: 1 − cosine similarity (E, N).
+        largest: E largest changes of any pixel.
+    """
+
+    predicted: Tensor | None
     correct: Tensor | None
     drift: Tensor
     largest: list[float]
 
+    def of_image(self, index: int, classes: Sequence[str]) -> dict[str, Any]:
+        """Return the predicted classes and the drifts of one image."""
+        predicted = [] if self.predicted is None else [classes[number] for number in self.predicted[:, index]]
+        return {"predicted": predicted, "drift": [round(value, 6) for value in self.drift[:, index].tolist()]}
 
-def _measure(
-    outcomes: Mapping[AttackCase, AttackOutcome], subjects: AttackedImages, pair: Pair, name: str, plan: AttackPlan
-) -> _ByEpsilon:
-    mine = [outcomes[AttackCase(pair, name, epsilon)] for epsilon in plan.epsilons]
-    predicted = [entry.predicted for entry in mine if entry.predicted is not None]
-    correct = None
+
+def _by_epsilon(outcomes: Sequence[AttackOutcome], subjects: AttackedImages) -> _ByEpsilon:
+    predicted, correct = [entry.predicted for entry in outcomes if entry.predicted is not None], None
     if predicted and subjects.labels is not None:
         correct = (torch.stack(predicted) == subjects.labels).double()
-    drift = 1 - torch.stack([entry.similarity for entry in mine]).double()
-    return _ByEpsilon(correct, drift, [float(entry.largest.max()) for entry in mine])
+    drift = 1 - torch.stack([entry.similarity for entry in outcomes]).double()
+    largest = [float(entry.largest.max()) for entry in outcomes]
+    return _ByEpsilon(torch.stack(predicted) if predicted else None, correct, drift, largest)
 
 
-def _curve(bootstrap: Bootstrap, pair: Pair, name: str, values: _ByEpsilon) -> RobustnessCurve:
+def _curve(bootstrap: Bootstrap, pair: Pair, attack: str, values: _ByEpsilon) -> RobustnessCurve:
     drifts = [bootstrap.mean(row) for row in values.drift]
     if values.correct is None:
-        return RobustnessCurve(pair, name, [], drifts, values.largest, None, None)
+        return RobustnessCurve(pair, attack, [], drifts, values.largest, None, None)
+    accuracies = [bootstrap.mean(row) for row in values.correct]
     robust = _mean_above_0(values.correct)
-    return RobustnessCurve(
-        pair,
-        name,
-        [bootstrap.mean(row) for row in values.correct],
-        drifts,
-        values.largest,
-        bootstrap.mean(robust),
-        percentile_interval(bootstrap.ratio(robust, values.correct[0])),
-    )
+    relative = percentile_interval(bootstrap.ratio(robust, values.correct[0]))
+    return RobustnessCurve(pair, attack, accuracies, drifts, values.largest, bootstrap.mean(robust), relative)
 
 
 def _compare(
-    bootstrap: Bootstrap, pair: Pair, name: str, mine: _ByEpsilon, reference: _ByEpsilon
+    bootstrap: Bootstrap, pair: Pair, attack: str, values: _ByEpsilon, reference: _ByEpsilon
 ) -> SupervisedComparison:
-    drift = bootstrap.mean(_mean_above_0(mine.drift) - _mean_above_0(reference.drift))
-    if mine.correct is None or reference.correct is None:
-        return SupervisedComparison(pair, name, None, None, drift)
-    both = (mine.correct, reference.correct)
+    drift = bootstrap.mean(_mean_above_0(values.drift) - _mean_above_0(reference.drift))
+    if values.correct is None or reference.correct is None:
+        return SupervisedComparison(pair, attack, None, None, drift)
+    both = (values.correct, reference.correct)
     robust = [_mean_above_0(correct) for correct in both]
     ratios = [bootstrap.ratio(above, correct[0]) for above, correct in zip(robust, both, strict=True)]
     return SupervisedComparison(
-        pair, name, bootstrap.mean(robust[0] - robust[1]), percentile_interval(ratios[0] - ratios[1]), drift
+        pair, attack, bootstrap.mean(robust[0] - robust[1]), percentile_interval(ratios[0] - ratios[1]), drift
     )
 
 
