@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from rcdm_cli.analyses.as_json import as_json
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
 
@@ -30,10 +31,6 @@ class SampledPath:
     to_a: list[list[float]]
     to_b: list[list[float]]
     sample_length: list[float]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all numbers, without pixels."""
-        return {name: value for name, value in vars(self).items() if name != "samples"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +81,7 @@ class Interpolation:
                     "a": a,
                     "b": b,
                     "seeds": self.seeds[i],
-                    "representations": [{**pair._asdict(), **paths[i].as_json()} for pair, paths in self.paths.items()],
+                    "representations": [{**pair._asdict(), **as_json(paths[i])} for pair, paths in self.paths.items()],
                 }
                 for i, (a, b) in enumerate(self.names)
             ],

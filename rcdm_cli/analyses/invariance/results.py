@@ -24,10 +24,6 @@ class AugmentedSimilarity:
     cosine: Interval
     relative: Interval | None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-able values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class BeforeAndAfter:
@@ -109,9 +105,9 @@ class Invariance:
                     "augmentations": [
                         {
                             "name": augmentation.name,
-                            "mean": self.by_augmentation[pair, augmentation.name].as_json(),
+                            "mean": asdict(self.by_augmentation[pair, augmentation.name]),
                             "strengths": [
-                                {"strength": strength, **self.by_strength[pair, augmentation.name, strength].as_json()}
+                                {"strength": strength, **asdict(self.by_strength[pair, augmentation.name, strength])}
                                 for strength in augmentation.strengths
                             ],
                         }

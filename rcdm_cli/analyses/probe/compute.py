@@ -12,7 +12,13 @@ from rcdm_cli.analyses.embed import as_embeddings, encoder_set, load_or_embed
 from rcdm_cli.analyses.inputs import ImageInput, data_name
 from rcdm_cli.analyses.left_out import left_out, left_out_sentence
 from rcdm_cli.analyses.probe.probes import LabelledRepresentations, fit_probes, knn_correct, labelled_images, refit
-from rcdm_cli.analyses.probe.results import AccuracyEstimate, LevelDifference, ProbedRepresentation, ProbeResult
+from rcdm_cli.analyses.probe.results import (
+    AccuracyEstimate,
+    IntervalOverSeeds,
+    LevelDifference,
+    ProbedRepresentation,
+    ProbeResult,
+)
 from rcdm_cli.analyses.probe.section import write
 from rcdm_cli.analyses.run import Run, RunArguments, open_run, require_at_least
 from rcdm_cli.bundle.bundle import Bundle
@@ -141,13 +147,7 @@ def _probe(
             show(before + done)
 
         refits = refit(
-            bank,
-            queries,
-            len(classes),
-            seeds=seeds,
-            seed=run.seed,
-            cache=run.cache,
-            on_progress=show_refits,
+            bank, queries, len(classes), seeds=seeds, seed=run.seed, cache=run.cache, on_progress=show_refits
         )
         correct = probes.classifiers[pair].correct(*queries)
         linear[pair] = _Correct(correct, [fitted.linear for fitted in refits])
@@ -189,8 +189,8 @@ class _Correct(NamedTuple):
         return _Correct(self.images - other.images, by_seed, lowest=-1)
 
     def estimate(self, bootstrap: Bootstrap) -> AccuracyEstimate:
-        over_seeds = t_interval(self.by_seed, self.lowest, highest=1)
-        return AccuracyEstimate(bootstrap.mean(self.images), over_seeds, self.by_seed)
+        over_seeds = IntervalOverSeeds(**vars(t_interval(self.by_seed, self.lowest, highest=1)), values=self.by_seed)
+        return AccuracyEstimate(**vars(bootstrap.mean(self.images)), over_seeds=over_seeds)
 
 
 def _mean(values: Tensor) -> float | None:

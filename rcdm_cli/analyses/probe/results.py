@@ -3,29 +3,36 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from rcdm_cli.analyses.as_json import as_json
 from rcdm_cli.analyses.probe.probes import NEIGHBOURS
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import CONFIDENCE, NUM_RESAMPLES, Interval
 
 
 @dataclass(frozen=True)
-class AccuracyEstimate:
-    """An accuracy or a difference of two accuracies, with two confidence intervals.
+class IntervalOverSeeds(Interval):
+    """Mean over resamples of the training images, on the same validation images, with a t interval.
+
+    A resample contains about 63 % of the images, so that accuracies are usually a little lower.
 
     Attributes:
-        images: value for all training images; bootstrap interval over the validation images.
-        seeds: mean over resamples of the training images, on the same validation images; t interval over the
-            resamples. A resample contains about 63 % of the images, so that accuracies are usually a little lower.
-        by_seed: value of each resample.
+        values: value of each resample.
     """
 
-    images: Interval
-    seeds: Interval
-    by_seed: list[float]
+    values: list[float]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-able values."""
-        return {**self.images.as_json(), "over_seeds": {**self.seeds.as_json(), "values": self.by_seed}}
+
+@dataclass(frozen=True)
+class AccuracyEstimate(Interval):
+    """An accuracy or a difference of two accuracies for all training images.
+
+    The interval is a bootstrap interval over the validation images.
+
+    Attributes:
+        over_seeds: mean over resamples of the training images.
+    """
+
+    over_seeds: IntervalOverSeeds
 
 
 @dataclass(frozen=True)
@@ -50,18 +57,6 @@ class ProbedRepresentation:
     strength_by_seed: list[float]
     by_class: list[float | None]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-able values."""
-        return {
-            **self.pair._asdict(),
-            "width": self.width,
-            "linear": self.linear.as_json(),
-            "knn": self.knn.as_json(),
-            "strength": self.strength,
-            "strength_by_seed": self.strength_by_seed,
-            "by_class": self.by_class,
-        }
-
 
 @dataclass(frozen=True)
 class LevelDifference:
@@ -70,10 +65,6 @@ class LevelDifference:
     method: str
     linear: AccuracyEstimate
     knn: AccuracyEstimate
-
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-able values."""
-        return {"method": self.method, "linear": self.linear.as_json(), "knn": self.knn.as_json()}
 
 
 @dataclass(frozen=True)
@@ -118,6 +109,6 @@ class ProbeResult:
                 " the images that a resample leaves out select its L2 strength; the interval is cut at 0 and at 1, or"
                 " at -1 and at 1 for a difference",
             },
-            "results": [probed.as_json() for probed in self.probed],
-            "differences": [difference.as_json() for difference in self.differences],
+            "results": as_json(self.probed),
+            "differences": as_json(self.differences),
         }
