@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
-from typer.models import ParameterInfo
+from typer.models import OptionInfo, ParameterInfo
 
 from rcdm_cli.cli._environment import require_single_process
 from rcdm_cli.cli._errors import report_errors, with_flags
@@ -67,11 +67,8 @@ class Command:
             parameter.name: parameter.annotation for parameter in own if is_dataclass(parameter.annotation)
         }
         parameters = [option for parameter in own for option in _options_of(parameter)]
-        texts = _docstring(self.function)[1]
         for parameter in parameters:
-            for info in getattr(parameter.annotation, "__metadata__", ()):
-                if isinstance(info, ParameterInfo) and info.help is None:
-                    info.help = texts.get(parameter.name)
+            self._complete(parameter)
         takes_context = "context" in signature.parameters
         shared: dict[str, Any] = {} if takes_context else {"context": typer.Context}
         shared |= {"as_json": Json, "quiet": Quiet}
@@ -110,6 +107,16 @@ class Command:
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
+
+    def _complete(self, parameter: inspect.Parameter) -> None:
+        """Set the help and the flag of an option that has none."""
+        kind, *metadata = get_args(parameter.annotation) or (None,)
+        for info in metadata:
+            if isinstance(info, ParameterInfo) and info.help is None:
+                info.help = _docstring(self.function)[1].get(parameter.name)
+            # Typer stores the first flag as the default, and would add a second flag such as --no-force.
+            if isinstance(info, OptionInfo) and info.default is ... and kind is bool:
+                info.param_decls = (f"--{parameter.name.replace('_', '-')}",)
 
 
 def _docstring(function: Callable[..., None]) -> tuple[str, dict[str, str]]:

@@ -67,38 +67,43 @@ def comma_separated_numbers(what: str, kind: type[int] | type[float], least: flo
     return check
 
 
-def choice_option(flag: str, choices: Sequence[str], text: str | None = None, *, panel: str | None = None) -> Any:
-    """Return an option with one value of ``choices``, which the shell completes.
+def option(
+    metavar: str | None = None,
+    text: str | None = None,
+    *,
+    flags: Sequence[str] = (),
+    panel: str | None = None,
+    **settings: Any,
+) -> Any:
+    """Return an option.
 
-    Without ``text``, the help of an option is its entry in ``Args`` of the command's docstring.
+    Without ``flags``, the flag follows from the name of the parameter. Without ``text``, the help is the entry of the
+    parameter in ``Args`` of the command's docstring.
     """
-    return typer.Option(
-        flag,
-        metavar="|".join(choices),
-        callback=one_of(flag.removeprefix("--"), choices),
-        help=text,
-        rich_help_panel=panel,
-        autocompletion=_completion.one_of(choices),
-    )
+    return typer.Option(*flags, metavar=metavar, help=text, rich_help_panel=panel, **settings)
+
+
+def choice_option(flag: str, choices: Sequence[str], text: str | None = None, *, panel: str | None = None) -> Any:
+    """Return an option with one value of ``choices``, which the shell completes."""
+    check, complete = one_of(flag.removeprefix("--"), choices), _completion.one_of(choices)
+    return option("|".join(choices), text, flags=(flag,), panel=panel, callback=check, autocompletion=complete)
 
 
 def names_option(flag: str, choices: Sequence[str], text: str | None = None, *, panel: str) -> Any:
     """Return an option with comma-separated names of ``choices``."""
     check = comma_separated_names(flag.removeprefix("--"), choices)
-    return typer.Option(flag, metavar="NAME[,NAME]", callback=check, help=text, rich_help_panel=panel)
+    return option("NAME[,NAME]", text, flags=(flag,), panel=panel, callback=check)
 
 
 def numbers_option(flag: str, kind: type[int] | type[float], least: float, *, panel: str) -> Any:
     """Return an option with comma-separated numbers of at least ``least``."""
     check = comma_separated_numbers(flag.removeprefix("--"), kind, least)
-    metavar = "N[,N]" if kind is int else "X[,X]"
-    return typer.Option(flag, metavar=metavar, callback=check, rich_help_panel=panel)
+    return option("N[,N]" if kind is int else "X[,X]", flags=(flag,), panel=panel, callback=check)
 
 
 def limit_option(least: int) -> Any:
     """Return the option ``--limit``, a number of images of at least ``least``. The default is no limit."""
-    text = "Maximum number of images, spread evenly over DATA."
-    return typer.Option("--limit", metavar="N", min=least, help=text, show_default="all")
+    return option("N", "Maximum number of images, spread evenly over DATA.", min=least, show_default="all")
 
 
 def _names(values: list[str] | None) -> list[str] | None:
@@ -180,35 +185,24 @@ Source = Annotated[
     ),
     EXISTING,
 ]
-Split = Annotated[
-    str | None,
-    typer.Option("--split", metavar="NAME", help="Sub-folder of DATA to use. Default: all of DATA."),
-]
+Split = Annotated[str | None, option("NAME", "Sub-folder of DATA to use. Default: all of DATA.")]
 RecipeName = Annotated[
     str,
-    typer.Option(
-        "--recipe",
-        metavar="NAME|FILE",
-        help="Recipe: its name (see `rcdm list recipes`) or a TOML file.",
-        autocompletion=_completion.recipe,
+    option(
+        "NAME|FILE", "Recipe: its name (see `rcdm list recipes`) or a TOML file.", autocompletion=_completion.recipe
     ),
     ParameterCheck(recipe_path),
 ]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe. Repeatable.")
-]
+Set = Annotated[list[str] | None, option("KEY=VALUE", "Change a value of the recipe. Repeatable.", flags=("--set",))]
 METHOD_HELP = "Method, such as dino (see `rcdm list methods`)."
-Method = Annotated[
-    str,
-    typer.Option("--method", metavar="NAME", help=METHOD_HELP, autocompletion=_completion.methods),
-]
+Method = Annotated[str, option("NAME", METHOD_HELP, autocompletion=_completion.methods)]
 Methods = Annotated[
     list[str] | None,
-    typer.Option(
-        "--method",
-        metavar="NAME[,NAME]",
+    option(
+        "NAME[,NAME]",
+        METHOD_HELP,
+        flags=("--method",),
         callback=_names,
-        help=METHOD_HELP,
         show_default="all in the bundle",
         autocompletion=_completion.methods,
     ),
@@ -216,21 +210,20 @@ Methods = Annotated[
 LEVEL_HELP = "Level of the encoder that the representation is taken from; LAYER is listed by `rcdm info`."
 Level = Annotated[
     list[str] | None,
-    typer.Option(
-        "--level",
-        metavar="backbone|projector|both|LAYER[,LAYER]",
+    option(
+        "backbone|projector|both|LAYER[,LAYER]",
+        LEVEL_HELP,
         callback=_names,
-        help=LEVEL_HELP,
         show_default="all in the bundle",
         autocompletion=_completion.levels,
     ),
 ]
 UncheckedBundleName = Annotated[
     str,
-    typer.Option(
-        "--bundle",
-        metavar="NAME",
-        help="Bundle: its name (see `rcdm list bundles`) or its folder.",
+    option(
+        "NAME",
+        "Bundle: its name (see `rcdm list bundles`) or its folder.",
+        flags=("--bundle",),
         autocompletion=_completion.bundle,
     ),
 ]
@@ -241,111 +234,47 @@ ENCODER_HELP = (
     " checkpoint of another project, or FILE.onnx; options follow after commas (docs/ENCODERS.md)"
 )
 EncoderReference = Annotated[
-    str | None,
-    typer.Option("--encoder", metavar="REF", help=f"Encoder to use instead of the bundle's encoders: {ENCODER_HELP}."),
-    ENCODER,
+    str | None, option("REF", f"Encoder to use instead of the bundle's encoders: {ENCODER_HELP}."), ENCODER
 ]
 IgnoredClasses = Annotated[
     list[str] | None,
-    typer.Option(
-        "--ignore-class", metavar="NAME", help="Class folder whose images are treated as unlabelled. Repeatable."
-    ),
+    option("NAME", "Class folder whose images are treated as unlabelled. Repeatable.", flags=("--ignore-class",)),
 ]
 
 Sampler = Annotated[
     str | None,
     choice_option("--sampler", SAMPLERS, "Diffusion sampler. Default: the bundle's.", panel=SAMPLING_PANEL),
 ]
-Steps = Annotated[
-    int | None,
-    typer.Option(
-        "--steps",
-        metavar="N",
-        min=1,
-        help="Number of sampling steps. More steps are slower and more accurate. Default: the bundle's.",
-        rich_help_panel=SAMPLING_PANEL,
-    ),
-]
-Samples = Annotated[
-    int,
-    typer.Option("--samples", metavar="N", min=1, help="Samples per representation.", rich_help_panel=SAMPLING_PANEL),
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option(
-        "--guidance",
-        metavar="SCALE",
-        min=0,
-        max=100,
-        help="Classifier-free guidance scale; 1 is no guidance. Default: the bundle's.",
-        rich_help_panel=SAMPLING_PANEL,
-    ),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        "--seed",
-        metavar="N",
-        min=0,
-        help="Random seed. The same seed gives the same noise on every machine.",
-        rich_help_panel=SAMPLING_PANEL,
-    ),
-]
+STEPS_HELP = "Number of sampling steps. More steps are slower and more accurate. Default: the bundle's."
+Steps = Annotated[int | None, option("N", STEPS_HELP, min=1, panel=SAMPLING_PANEL)]
+Samples = Annotated[int, option("N", "Samples per representation.", flags=("--samples",), min=1, panel=SAMPLING_PANEL)]
+GUIDANCE_HELP = "Classifier-free guidance scale; 1 is no guidance. Default: the bundle's."
+Guidance = Annotated[float | None, option("SCALE", GUIDANCE_HELP, min=0, max=100, panel=SAMPLING_PANEL)]
+SEED_HELP = "Random seed. The same seed gives the same noise on every machine."
+Seed = Annotated[int, option("N", SEED_HELP, min=0, panel=SAMPLING_PANEL)]
 
-Backend = Annotated[
-    str,
-    choice_option(
-        "--backend",
-        BACKENDS,
-        "Backend that runs the denoiser; auto is the fastest installed backend that the bundle has graphs for.",
-        panel=MACHINE_PANEL,
-    ),
-]
+BACKEND_HELP = "Backend that runs the denoiser; auto is the fastest installed backend that the bundle has graphs for."
+Backend = Annotated[str, choice_option("--backend", BACKENDS, BACKEND_HELP, panel=MACHINE_PANEL)]
 Device = Annotated[
     str,
-    typer.Option(
-        "--device",
-        metavar="auto|cpu|cuda|cuda:N|mps",
+    option(
+        "auto|cpu|cuda|cuda:N|mps",
+        "Device to run on; auto is the first CUDA device if available, else MPS if available, else the CPU.",
         callback=_device,
-        help="Device to run on; auto is the first CUDA device if available, else MPS if available, else the CPU.",
-        rich_help_panel=MACHINE_PANEL,
+        panel=MACHINE_PANEL,
         autocompletion=_completion.one_of(("auto", "cpu", "cuda", "mps")),
     ),
 ]
-Precision = Annotated[
-    str,
-    choice_option(
-        "--precision",
-        PRECISIONS,
-        "Number format of the denoiser's matrix products; auto is the fastest on the device.",
-        panel=MACHINE_PANEL,
-    ),
-]
-Batch = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Batch size.", rich_help_panel=MACHINE_PANEL)]
-Cache = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache",
-        metavar="PATH",
-        help=f"Folder of downloaded weights. Default: {CACHE}, else ~/.cache/rcdm.",
-        rich_help_panel=MACHINE_PANEL,
-    ),
-]
+PRECISION_HELP = "Number format of the denoiser's matrix products; auto is the fastest on the device."
+Precision = Annotated[str, choice_option("--precision", PRECISIONS, PRECISION_HELP, panel=MACHINE_PANEL)]
+Batch = Annotated[int, option("N", "Batch size.", min=1, panel=MACHINE_PANEL)]
+CACHE_HELP = f"Folder of downloaded weights. Default: {CACHE}, else ~/.cache/rcdm."
+Cache = Annotated[Path | None, option("PATH", CACHE_HELP, panel=MACHINE_PANEL)]
 
-Out = Annotated[
-    Path,
-    typer.Option("--out", metavar="PATH", help="Folder for the results.", rich_help_panel=OUTPUT_PANEL),
-    OUTPUT_FOLDER,
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace existing results.", rich_help_panel=OUTPUT_PANEL)]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Check the arguments and print the plan without downloading.",
-        rich_help_panel=OUTPUT_PANEL,
-    ),
-]
+Out = Annotated[Path, option("PATH", "Folder for the results.", panel=OUTPUT_PANEL), OUTPUT_FOLDER]
+Force = Annotated[bool, option(text="Replace existing results.", panel=OUTPUT_PANEL)]
+DRY_RUN_HELP = "Check the arguments and print the plan without downloading."
+DryRun = Annotated[bool, option(text=DRY_RUN_HELP, panel=OUTPUT_PANEL)]
 
 
 # Groups of options. A command whose parameter has the type of a group has all options of the group, in this order. The

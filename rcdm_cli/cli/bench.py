@@ -18,6 +18,7 @@ from rcdm_cli.cli._options import (
     Steps,
     names_option,
     numbers_option,
+    option,
 )
 from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
@@ -54,8 +55,8 @@ def bench(
     sampler: Sampler = None,
     steps: Steps = None,
     guidance: Guidance = None,
-    rounds: Annotated[int, typer.Option(min=1)] = 20,
-    sample_rounds: Annotated[int, typer.Option(min=1)] = 3,
+    rounds: Annotated[int, option(min=1)] = 20,
+    sample_rounds: Annotated[int, option(min=1)] = 3,
 ) -> None:
     """Time denoiser calls and complete sampling for several backends, precisions and batch sizes.
 

@@ -17,6 +17,7 @@ from rcdm_cli.cli._options import (
     ParameterCheck,
     SelectionOptions,
     Split,
+    option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_source
@@ -42,7 +43,7 @@ def embed(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES|DATA..."), EXISTING],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="FILE", rich_help_panel=OUTPUT_PANEL),
+        option("FILE", flags=("--out", "-o"), panel=OUTPUT_PANEL),
         OUTPUT_FILE,
         ParameterCheck(_require_suffix),
     ],

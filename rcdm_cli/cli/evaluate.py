@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
     AnalysisOptions,
@@ -12,6 +10,7 @@ from rcdm_cli.cli._options import (
     Source,
     Split,
     limit_option,
+    option,
 )
 from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import open_analysis, print_run
@@ -30,10 +29,10 @@ def evaluate(
     images: Source,
     split: Split = None,
     limit: Annotated[int | None, limit_option(2)] = None,
-    bank_split: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    bank_split: Annotated[str | None, option("NAME")] = None,
     ignore_classes: IgnoredClasses = None,
-    space: Annotated[str | None, typer.Option(metavar="METHOD[/LEVEL]")] = None,
-    inception: Annotated[Path | None, typer.Option(metavar="FILE")] = None,
+    space: Annotated[str | None, option("METHOD[/LEVEL]")] = None,
+    inception: Annotated[Path | None, option("FILE")] = None,
     analysis: AnalysisOptions = AnalysisOptions(num_samples=2, batch=64, out=Path("evaluation")),
 ) -> None:
     """Measure the faithfulness, diversity, realism and memorisation of samples.

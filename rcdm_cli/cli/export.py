@@ -16,6 +16,7 @@ from rcdm_cli.cli._options import (
     Force,
     Split,
     comma_separated_names,
+    option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.resources import CHECKPOINT, bundle_path
@@ -39,25 +40,23 @@ GRAPHS_PANEL = "Graphs"
 def export(
     out: Output,
     source: Annotated[str, typer.Argument(metavar="RUN|BUNDLE")],
-    folder: Annotated[
-        Path | None, typer.Option("--out", metavar="PATH", rich_help_panel=OUTPUT_PANEL), OUTPUT_FOLDER
-    ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", rich_help_panel=GRAPHS_PANEL)] = False,
-    trt: Annotated[bool, typer.Option("--trt", rich_help_panel=GRAPHS_PANEL)] = False,
+    folder: Annotated[Path | None, option("PATH", flags=("--out",), panel=OUTPUT_PANEL), OUTPUT_FOLDER] = None,
+    onnx: Annotated[bool, option(panel=GRAPHS_PANEL)] = False,
+    trt: Annotated[bool, option(panel=GRAPHS_PANEL)] = False,
     precision: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME[,NAME]",
+        option(
+            "NAME[,NAME]",
+            f"Precisions of the denoiser: {', '.join(PRECISIONS[1:])}.",
+            panel=GRAPHS_PANEL,
             callback=lambda value: value and comma_separated_names("precision", PRECISIONS[1:])(value),
-            help=f"Precisions of the denoiser: {', '.join(PRECISIONS[1:])}.",
             show_default="fp32, and bf16 if the CPU supports it; with --trt fp16",
-            rich_help_panel=GRAPHS_PANEL,
         ),
     ] = None,
-    calibration: Annotated[Path | None, typer.Option(metavar="DATA", rich_help_panel=GRAPHS_PANEL), EXISTING] = None,
+    calibration: Annotated[Path | None, option("DATA", panel=GRAPHS_PANEL), EXISTING] = None,
     split: Split = None,
-    max_batch: Annotated[int, typer.Option(min=1, rich_help_panel=GRAPHS_PANEL)] = 32,
-    check: Annotated[bool, typer.Option("--check/--no-check", rich_help_panel=GRAPHS_PANEL)] = True,
+    max_batch: Annotated[int, option(panel=GRAPHS_PANEL, min=1)] = 32,
+    check: Annotated[bool, option(flags=("--check/--no-check",), panel=GRAPHS_PANEL)] = True,
     device: Device = "auto",
     force: Force = False,
 ) -> None:

@@ -13,6 +13,7 @@ from rcdm_cli.cli._options import (
     Source,
     Split,
     limit_option,
+    option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import open_analysis, print_run
@@ -61,17 +62,17 @@ def fgsm(
     images: Source,
     split: Split = None,
     limit: Annotated[int | None, limit_option(1)] = None,
-    probe: Annotated[Path | None, typer.Option(metavar="DATA")] = None,
-    probe_split: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    probe: Annotated[Path | None, option("DATA")] = None,
+    probe_split: Annotated[str | None, option("NAME")] = None,
     ignore_classes: IgnoredClasses = None,
     attacks: Annotated[
         list[str] | None,
-        typer.Option("--attack", metavar="|".join(ATTACKS), callback=_attacks, show_default="all that are possible"),
+        option("|".join(ATTACKS), flags=("--attack",), callback=_attacks, show_default="all that are possible"),
     ] = None,
-    epsilons: Annotated[list[str], typer.Option("--epsilon", metavar="E[,E]", callback=_epsilons)] = EPSILONS,
-    attack_steps: Annotated[int, typer.Option(metavar="N", min=1)] = 10,
-    max_drift: Annotated[float | None, typer.Option(metavar="X", min=0)] = None,
-    examples: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=SAMPLING_PANEL)] = 3,
+    epsilons: Annotated[list[str], option("E[,E]", flags=("--epsilon",), callback=_epsilons)] = EPSILONS,
+    attack_steps: Annotated[int, option("N", min=1)] = 10,
+    max_drift: Annotated[float | None, option("X", min=0)] = None,
+    examples: Annotated[int, option("N", min=0, panel=SAMPLING_PANEL)] = 3,
     analysis: AnalysisOptions = AnalysisOptions(num_samples=2, out=Path("fgsm")),
 ) -> None:
     """Measure the robustness of representations to small adversarial changes of the image.

@@ -18,6 +18,7 @@ from rcdm_cli.cli._options import (
     Cache,
     Force,
     choice_option,
+    option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
@@ -41,21 +42,19 @@ UNSEEN_PANEL = "Architecture parameters that cannot be inferred (not needed for 
 def import_checkpoint(
     out: Output,
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT"), EXISTING],
-    method: Annotated[str, typer.Option(metavar="NAME", help=METHOD_HELP)],
-    folder: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", rich_help_panel=OUTPUT_PANEL), OUTPUT_FOLDER],
-    level: Annotated[str, typer.Option(metavar="backbone|projector|LAYER", help=LEVEL_HELP)] = "backbone",
+    method: Annotated[str, option("NAME", METHOD_HELP)],
+    folder: Annotated[Path, option("PATH", flags=("--out", "-o"), panel=OUTPUT_PANEL), OUTPUT_FOLDER],
+    level: Annotated[str, option("backbone|projector|LAYER", LEVEL_HELP)] = "backbone",
     encoder: Annotated[
         str | None,
-        typer.Option(
-            metavar="REF", help=f"Encoder to use instead of the encoder that `rcdm pull` downloaded: {ENCODER_HELP}."
-        ),
+        option("REF", f"Encoder to use instead of the encoder that `rcdm pull` downloaded: {ENCODER_HELP}."),
     ] = None,
-    size: Annotated[int | None, typer.Option(min=1, rich_help_panel=UNSEEN_PANEL)] = None,
-    heads: Annotated[int | None, typer.Option(min=1, rich_help_panel=UNSEEN_PANEL)] = None,
-    head_channels: Annotated[int | None, typer.Option(min=1, rich_help_panel=UNSEEN_PANEL)] = None,
-    split_qkv_first: Annotated[bool, typer.Option("--split-qkv-first", rich_help_panel=UNSEEN_PANEL)] = False,
+    size: Annotated[int | None, option(panel=UNSEEN_PANEL, min=1)] = None,
+    heads: Annotated[int | None, option(panel=UNSEEN_PANEL, min=1)] = None,
+    head_channels: Annotated[int | None, option(panel=UNSEEN_PANEL, min=1)] = None,
+    split_qkv_first: Annotated[bool, option(panel=UNSEEN_PANEL)] = False,
     schedule: Annotated[str, choice_option("--schedule", SCHEDULES, panel=UNSEEN_PANEL)] = "linear",
-    timesteps: Annotated[int, typer.Option(min=1, rich_help_panel=UNSEEN_PANEL)] = 1000,
+    timesteps: Annotated[int, option(panel=UNSEEN_PANEL, min=1)] = 1000,
     cache: Cache = None,
     force: Force = False,
 ) -> None:

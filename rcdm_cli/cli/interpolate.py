@@ -10,6 +10,7 @@ from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
     AnalysisOptions,
     choice_option,
+    option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
@@ -31,9 +32,9 @@ def interpolate(
     first: Annotated[Path, typer.Argument(metavar="A")],
     second: Annotated[Path, typer.Argument(metavar="B")],
     path: Annotated[str, choice_option("--path", PATHS)] = "linear",
-    start: Annotated[float, typer.Option("--from", metavar="POSITION", min=-4, max=4)] = 0.0,
-    end: Annotated[float, typer.Option("--to", metavar="POSITION", min=-4, max=4)] = 1.0,
-    frames: Annotated[int, typer.Option(metavar="N", min=2, rich_help_panel=SAMPLING_PANEL)] = 7,
+    start: Annotated[float, option("POSITION", flags=("--from",), min=-4, max=4)] = 0.0,
+    end: Annotated[float, option("POSITION", flags=("--to",), min=-4, max=4)] = 1.0,
+    frames: Annotated[int, option("N", min=2, panel=SAMPLING_PANEL)] = 7,
     animation: Annotated[str | None, choice_option("--animation", ANIMATIONS)] = None,
     analysis: AnalysisOptions = AnalysisOptions(num_samples=3, out=Path("interpolation")),
 ) -> None:

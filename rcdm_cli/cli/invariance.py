@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
     SAMPLING_PANEL,
     AnalysisOptions,
     Images,
+    option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
@@ -26,7 +25,7 @@ from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 def invariance(
     output: Output,
     images: Images,
-    examples: Annotated[int, typer.Option(metavar="N", min=0, rich_help_panel=SAMPLING_PANEL)] = 1,
+    examples: Annotated[int, option("N", min=0, panel=SAMPLING_PANEL)] = 1,
     analysis: AnalysisOptions = AnalysisOptions(num_samples=3, out=Path("invariance")),
 ) -> None:
     """Measure the similarity of a representation before and after augmentations of the image.

@@ -8,6 +8,7 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
     AnalysisOptions,
+    option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
@@ -25,10 +26,10 @@ def manipulate(
     output: Output,
     source: Annotated[Path, typer.Argument(metavar="SOURCE")],
     target: Annotated[Path, typer.Argument(metavar="TARGET")],
-    neighbours: Annotated[Path, typer.Option(metavar="DIR|FILE")],
-    nearest: Annotated[int, typer.Option(metavar="N", min=1)] = 20,
-    threshold: Annotated[float | None, typer.Option(metavar="X", min=0)] = None,
-    share: Annotated[float, typer.Option(metavar="X", min=0, max=1)] = 0.7,
+    neighbours: Annotated[Path, option("DIR|FILE")],
+    nearest: Annotated[int, option("N", min=1)] = 20,
+    threshold: Annotated[float | None, option("X", min=0)] = None,
+    share: Annotated[float, option("X", min=0, max=1)] = 0.7,
     analysis: AnalysisOptions = AnalysisOptions(num_samples=6, out=Path("manipulation")),
 ) -> None:
     """Zero or replace the dimensions that an image shares with its nearest neighbours, and generate samples.

@@ -4,11 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import distributed
-from rcdm_cli.cli._options import MACHINE_PANEL, Device, Method, Out, RecipeName, Set, Source, Split
+from rcdm_cli.cli._options import MACHINE_PANEL, Device, Method, Out, RecipeName, Set, Source, Split, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
 
@@ -28,9 +26,9 @@ def pretrain(
     method: Method,
     recipe: RecipeName,
     split: Split = None,
-    validation_split: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    validation_split: Annotated[str | None, option("NAME")] = None,
     overrides: Set = None,
-    workers: Annotated[int, typer.Option(min=0, rich_help_panel=MACHINE_PANEL)] = 2,
+    workers: Annotated[int, option(panel=MACHINE_PANEL, min=0)] = 2,
     out: Out = Path("runs/pretrain"),
     device: Device = "auto",
 ) -> None:

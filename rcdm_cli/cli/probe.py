@@ -6,7 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import Batch, Device, EncoderReference, IgnoredClasses, RunOptions, Seed, SelectionOptions
+from rcdm_cli.cli._options import (
+    Batch,
+    Device,
+    EncoderReference,
+    IgnoredClasses,
+    RunOptions,
+    Seed,
+    SelectionOptions,
+    option,
+)
 from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import open_source, print_run
 
@@ -23,10 +32,10 @@ def probe(
     output: Output,
     context: typer.Context,
     data: Annotated[Path, typer.Argument(metavar="DATA")],
-    split: Annotated[str, typer.Option(metavar="NAME")] = "train",
-    validation_split: Annotated[str, typer.Option(metavar="NAME")] = "val",
+    split: Annotated[str, option("NAME")] = "train",
+    validation_split: Annotated[str, option("NAME")] = "val",
     ignore_classes: IgnoredClasses = None,
-    seeds: Annotated[int, typer.Option(metavar="N", min=2, max=1000)] = 5,
+    seeds: Annotated[int, option("N", min=2, max=1000)] = 5,
     selection: SelectionOptions = SelectionOptions(),
     encoder: EncoderReference = None,
     seed: Seed = 0,

@@ -9,7 +9,7 @@ import typer
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._environment import OFFLINE, cache_folder, offline
-from rcdm_cli.cli._options import LEVEL_HELP, OUTPUT_FOLDER, OUTPUT_PANEL, Cache, DryRun, Force, choice_option
+from rcdm_cli.cli._options import LEVEL_HELP, OUTPUT_FOLDER, OUTPUT_PANEL, Cache, DryRun, Force, choice_option, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli.import_ import architecture
 from rcdm_cli.core.errors import InputError, unknown_name_message
@@ -54,16 +54,15 @@ def pull(
     level: Annotated[str, choice_option("--level", PUBLISHED_LEVELS, LEVEL_HELP)] = "backbone",
     folder: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="PATH",
+        option(
+            "PATH",
+            flags=("--out", "-o"),
+            panel=OUTPUT_PANEL,
             show_default="engines/imagenet128-NAME, or engines/imagenet128-NAME-projector",
-            rich_help_panel=OUTPUT_PANEL,
         ),
         OUTPUT_FOLDER,
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y")] = False,
+    yes: Annotated[bool, option(flags=("--yes", "-y"))] = False,
     cache: Cache = None,
     force: Force = False,
     dry_run: DryRun = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import EXISTING, OUTPUT_FILE, OUTPUT_PANEL, Force
+from rcdm_cli.cli._options import EXISTING, OUTPUT_FILE, OUTPUT_PANEL, Force, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 
@@ -22,9 +22,7 @@ from rcdm_cli.core.errors import InputError
 def report(
     out: Output,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN..."), EXISTING],
-    page: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", rich_help_panel=OUTPUT_PANEL), OUTPUT_FILE
-    ] = Path("report.html"),
+    page: Annotated[Path, option("FILE", flags=("--out", "-o"), panel=OUTPUT_PANEL), OUTPUT_FILE] = Path("report.html"),
     force: Force = False,
 ) -> None:
     """Join several runs on one page with a table of contents.

@@ -4,11 +4,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import distributed
-from rcdm_cli.cli._options import ENCODER_HELP, MACHINE_PANEL, Device, Out, RecipeName, Set, Source, Split
+from rcdm_cli.cli._options import ENCODER_HELP, MACHINE_PANEL, Device, Out, RecipeName, Set, Source, Split, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
 from rcdm_cli.core.resources import CHECKPOINT, bundle_path
@@ -34,16 +32,16 @@ def train(
     data: Source,
     recipe: RecipeName,
     split: Split = None,
-    validation_split: Annotated[str | None, typer.Option(metavar="NAME")] = None,
+    validation_split: Annotated[str | None, option("NAME")] = None,
     encoders: Annotated[
         list[str] | None,
-        typer.Option(
-            "--encoder",
-            metavar="REF",
-            help=f"Encoder that replaces the encoders of the recipe: {ENCODER_HELP}. Repeatable.",
+        option(
+            "REF",
+            f"Encoder that replaces the encoders of the recipe: {ENCODER_HELP}. Repeatable.",
+            flags=("--encoder",),
         ),
     ] = None,
-    init: Annotated[str | None, typer.Option(metavar="BUNDLE|RUN")] = None,
+    init: Annotated[str | None, option("BUNDLE|RUN")] = None,
     overrides: Set = None,
     workers: Annotated[int | None, typer.Option(min=0, rich_help_panel=MACHINE_PANEL)] = None,
     out: Out = Path("runs/train"),

@@ -21,6 +21,7 @@ from rcdm_cli.cli._options import (
     Split,
     names_option,
     numbers_option,
+    option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import print_run
@@ -40,14 +41,14 @@ def tune(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE"), BUNDLE],
     images: Source,
     split: Split = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=2)] = 400,
+    limit: Annotated[int, option("N", min=2)] = 400,
     sampler: Annotated[
         str,
         names_option("--sampler", SAMPLERS, f"Samplers to compare, among {', '.join(SAMPLERS)}.", panel=SAMPLING_PANEL),
     ] = "ddim,dpmpp",
     steps: Annotated[str, numbers_option("--steps", int, 1, panel=SAMPLING_PANEL)] = "5,10,20,50",
     guidance: Annotated[str, numbers_option("--guidance", float, 0, panel=SAMPLING_PANEL)] = "1",
-    margin: Annotated[float, typer.Option(metavar="X", min=0, rich_help_panel=SAMPLING_PANEL)] = 0.05,
+    margin: Annotated[float, option("X", min=0, panel=SAMPLING_PANEL)] = 0.05,
     methods: Methods = None,
     level: Level = None,
     seed: Seed = 0,
