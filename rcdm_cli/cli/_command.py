@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import typer
 from typer.models import OptionInfo, ParameterInfo
@@ -28,33 +28,57 @@ Quiet = Annotated[
 ]
 
 
+class CommandHelp(NamedTuple):
+    """Help of a command.
+
+    Attributes:
+        description: paragraphs before the options.
+        arguments: text of each parameter in the section ``Args``.
+        examples: command lines of the section ``Examples``, each after ``$``, the simplest first.
+    """
+
+    description: str
+    arguments: dict[str, str]
+    examples: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Command:
     """A command that can be added to an app.
 
     Attributes:
         function: implementation. The first parameter is the ``Output``, the others are annotated options or groups of
-            options. A parameter named ``context`` receives Typer's context. The docstring is the help text, and its
-            section ``Args`` has the help of the options that have no other help.
+            options. A parameter named ``context`` receives Typer's context.
         name: name of the command.
         panel: heading of the command in ``rcdm --help``.
-        examples: command lines for the help text, the simplest first.
         distributed: whether the command supports several processes started by ``torchrun``.
     """
 
     function: Callable[..., None]
     name: str
     panel: str
-    examples: tuple[str, ...]
     distributed: bool = False
+
+    @property
+    def help(self) -> "CommandHelp":
+        """Help from the docstring of the function."""
+        description, *sections = re.split(r"\n\n(Args|Examples):\n", inspect.getdoc(self.function) or "")
+        # An entry ends before the next line with the indentation of an entry.
+        entries = {
+            title: [" ".join(entry.split()) for entry in re.findall(r"^ {4}\S.*(?:\n {5,}.*)*", text, re.MULTILINE)]
+            for title, text in zip(sections[::2], sections[1::2], strict=True)
+        }
+        # The terminal wraps paragraphs, so the line ends of the docstring are removed.
+        paragraphs = (" ".join(paragraph.split()) for paragraph in description.split("\n\n"))
+        arguments = dict(entry.split(": ", 1) for entry in entries.get("Args", ()))
+        return CommandHelp("\n\n".join(paragraphs), arguments, tuple(entries.get("Examples", ())))
 
     def add_to(self, app: typer.Typer) -> None:
         """Register the command with ``app``."""
-        epilog = "\n".join(["Examples:", *(f"  $ {example}" for example in self.examples)])
-        # The terminal wraps paragraphs, so the line ends of the docstring are removed.
-        paragraphs = _docstring(self.function)[0].split("\n\n")
-        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
-        app.command(self.name, help=text, epilog=epilog, rich_help_panel=self.panel)(self._with_output())
+        epilog = "\n".join(["Examples:", *(f"  {example}" for example in self.help.examples)])
+        app.command(self.name, help=self.help.description, epilog=epilog, rich_help_panel=self.panel)(
+            self._with_output()
+        )
 
     def _with_output(self) -> Callable[..., None]:
         """Return the function with the signature for Typer.
@@ -113,17 +137,10 @@ class Command:
         kind, *metadata = get_args(parameter.annotation) or (None,)
         for info in metadata:
             if isinstance(info, ParameterInfo) and info.help is None:
-                info.help = _docstring(self.function)[1].get(parameter.name)
+                info.help = self.help.arguments.get(parameter.name)
             # Typer stores the first flag as the default, and would add a second flag such as --no-force.
             if isinstance(info, OptionInfo) and info.default is ... and kind is bool:
                 info.param_decls = (f"--{parameter.name.replace('_', '-')}",)
-
-
-def _docstring(function: Callable[..., None]) -> tuple[str, dict[str, str]]:
-    """Return the docstring without the section ``Args``, and the text of each parameter in this section."""
-    description, _, arguments = (inspect.getdoc(function) or "").partition("\n\nArgs:\n")
-    texts = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", arguments, re.MULTILINE)
-    return description, {name: " ".join(text.split()) for name, text in texts}
 
 
 def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
@@ -155,8 +172,6 @@ def _image_warnings(out: Output) -> Iterator[None]:
         yield
 
 
-def command(
-    name: str, *, panel: str, examples: tuple[str, ...], distributed: bool = False
-) -> Callable[[Callable[..., None]], Command]:
-    """Make the decorated function a command of ``rcdm``."""
-    return lambda function: Command(function, name, panel, examples, distributed)
+def command(name: str, *, panel: str, distributed: bool = False) -> Callable[[Callable[..., None]], Command]:
+    """Make the decorated function a command of ``rcdm``. The docstring of the function is the help of the command."""
+    return lambda function: Command(function, name, panel, distributed)

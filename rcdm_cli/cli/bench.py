@@ -24,11 +24,7 @@ from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
 
 
-@command(
-    "bench",
-    panel="Models",
-    examples=("rcdm bench clothing32", "rcdm bench clothing32 --backend torch,openvino --precision fp32 --batch 1,8"),
-)
+@command("bench", panel="Models")
 def bench(
     out: Output,
     bundle_name: Annotated[str, typer.Argument(metavar="BUNDLE"), BUNDLE] = DEMO_BUNDLE,
@@ -69,6 +65,10 @@ def bench(
         batch: Batch sizes to time.
         rounds: Rounds of single calls; each round runs every backend once.
         sample_rounds: Rounds of complete sampling.
+
+    Examples:
+        $ rcdm bench clothing32
+        $ rcdm bench clothing32 --backend torch,openvino --precision fp32 --batch 1,8
     """
     from rcdm_cli.analyses.bench.compute import bench as run_bench
     from rcdm_cli.analyses.bench.compute import open_contenders

@@ -46,11 +46,15 @@ class Check:
         return f"{self.status:<7} {self.name:<14} {self.detail}"
 
 
-@command("doctor", panel="Information", examples=("rcdm doctor", "rcdm doctor --device cuda --json"))
+@command("doctor", panel="Information")
 def doctor(out: Output, device: Device = "auto", bundle_name: UncheckedBundleName = DEMO_BUNDLE) -> None:
     """Check the installation: packages, devices and the bundle.
 
     Exits with code 3 if a required package, the requested device or the bundle is missing.
+
+    Examples:
+        $ rcdm doctor
+        $ rcdm doctor --device cuda --json
     """
     checks = [
         Check("python", "ok", f"{platform.python_version()} on {platform.platform(terse=True)}"),

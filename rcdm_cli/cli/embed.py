@@ -30,14 +30,7 @@ def _require_suffix(path: Path) -> None:
         raise InputError(f"A file of representations ends in {' or '.join(EMBEDDINGS)}; given {path}.")
 
 
-@command(
-    "embed",
-    panel="Analyses",
-    examples=(
-        "rcdm embed imgs -o imgs.safetensors",
-        "rcdm embed images.tar --split val --method dino,vicreg --level backbone -o val.npz",
-    ),
-)
+@command("embed", panel="Analyses")
 def embed(
     output: Output,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES|DATA..."), EXISTING],
@@ -63,6 +56,10 @@ def embed(
     Args:
         images: Images and folders of images, or one dataset: a folder with class folders, a tar, a folder of tars.
         out: File to write; it ends in .safetensors or .npz.
+
+    Examples:
+        $ rcdm embed imgs -o imgs.safetensors
+        $ rcdm embed images.tar --split val --method dino,vicreg --level backbone -o val.npz
     """
     from rcdm_cli.analyses.embed import embed as compute
 

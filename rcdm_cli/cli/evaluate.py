@@ -16,14 +16,7 @@ from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import open_analysis, print_run
 
 
-@command(
-    "evaluate",
-    panel="Analyses",
-    examples=(
-        "rcdm evaluate images.tar --split val --bank-split train",
-        "rcdm evaluate images.tar --split val --method dino --samples 8 --limit 100 --out evaluation-dino",
-    ),
-)
+@command("evaluate", panel="Analyses")
 def evaluate(
     output: Output,
     images: Source,
@@ -50,6 +43,10 @@ def evaluate(
         space: Representation space in which samples and images are compared. Default: supervised/backbone, or the
             backbone of the first method if the bundle has no supervised encoder.
         inception: Weights of the Inception network, for FID, KID and inception score. Needs torch-fidelity.
+
+    Examples:
+        $ rcdm evaluate images.tar --split val --bank-split train
+        $ rcdm evaluate images.tar --split val --method dino --samples 8 --limit 100 --out evaluation-dino
     """
     from rcdm_cli.analyses.evaluate.compute import evaluate as compute
     from rcdm_cli.analyses.evaluate.section import answers

@@ -27,16 +27,7 @@ if TYPE_CHECKING:
 GRAPHS_PANEL = "Graphs"
 
 
-@command(
-    "export",
-    panel="Models",
-    examples=(
-        "rcdm export runs/clothing32 --out engines/clothing32",
-        "rcdm export clothing32",
-        "rcdm export clothing32 --precision int8,fp8 --calibration images.tar --split val",
-        "rcdm export clothing32 --trt --precision fp16 --max-batch 64",
-    ),
-)
+@command("export", panel="Models")
 def export(
     out: Output,
     source: Annotated[str, typer.Argument(metavar="RUN|BUNDLE")],
@@ -82,6 +73,12 @@ def export(
         max_batch: Largest batch size of TensorRT plans. ONNX graphs accept any batch size.
         check: Compare ONNX graphs with PyTorch at fp32; exit code 3 if the error is too large. int8 and fp8 graphs are
             always checked.
+
+    Examples:
+        $ rcdm export runs/clothing32 --out engines/clothing32
+        $ rcdm export clothing32
+        $ rcdm export clothing32 --precision int8,fp8 --calibration images.tar --split val
+        $ rcdm export clothing32 --trt --precision fp16 --max-batch 64
     """
     # A wrong name is reported before the import of PyTorch.
     if folder is None and not (Path(source) / CHECKPOINT).is_file():

@@ -49,14 +49,7 @@ def _epsilons(values: list[str]) -> list[str]:
     return sorted(set(texts), key=_epsilon)
 
 
-@command(
-    "fgsm",
-    panel="Analyses",
-    examples=(
-        "rcdm fgsm images.tar --split val --probe images.tar --probe-split train --limit 100",
-        "rcdm fgsm imgs --attack drift --epsilon 2/255 --max-drift 0.1",
-    ),
-)
+@command("fgsm", panel="Analyses")
 def fgsm(
     output: Output,
     images: Source,
@@ -95,6 +88,10 @@ def fgsm(
         max_drift: End with exit code 3 if a mean drift (1 − cosine similarity of the representations before and after)
             exceeds X.
         examples: Number of images, from the first, to sample before and after the first attack; 0 generates no samples.
+
+    Examples:
+        $ rcdm fgsm images.tar --split val --probe images.tar --probe-split train --limit 100
+        $ rcdm fgsm imgs --attack drift --epsilon 2/255 --max-drift 0.1
     """
     from rcdm_cli.analyses.fgsm.compute import fgsm as compute
     from rcdm_cli.analyses.fgsm.section import answers

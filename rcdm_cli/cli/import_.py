@@ -30,15 +30,7 @@ SCHEDULES = ("linear", "cosine")
 UNSEEN_PANEL = "Architecture parameters that cannot be inferred (not needed for published RCDMs)"
 
 
-@command(
-    "import",
-    panel="Models",
-    examples=(
-        "rcdm import rcdm_ema_dino_trunk.pt --method dino --level backbone -o engines/imagenet128-dino "
-        "--encoder dino_resnet50_pretrain_full_checkpoint.pth",
-        "rcdm import mine.pt --method mine --encoder mine.safetensors --size 64 --heads 4 -o engines/mine64",
-    ),
-)
+@command("import", panel="Models")
 def import_checkpoint(
     out: Output,
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT"), EXISTING],
@@ -73,6 +65,11 @@ def import_checkpoint(
             use_new_attention_order).
         schedule: Noise schedule.
         timesteps: Timesteps of the noise schedule.
+
+    Examples:
+        $ rcdm import rcdm_ema_dino_trunk.pt --method dino --level backbone -o engines/imagenet128-dino --encoder
+            dino_resnet50_pretrain_full_checkpoint.pth
+        $ rcdm import mine.pt --method mine --encoder mine.safetensors --size 64 --heads 4 -o engines/mine64
     """
     from rcdm_cli.bundle.import_published import import_published
     from rcdm_cli.core.files import sha256

@@ -46,22 +46,19 @@ class Info:
     properties: Mapping[str, Any]
 
 
-@command(
-    "info",
-    panel="Information",
-    examples=(
-        "rcdm info clothing32",
-        "rcdm info runs/dino/checkpoint.safetensors",
-        "rcdm info my-recipe.toml --json",
-        "rcdm info vit_small.pth,heads=12",
-    ),
-)
+@command("info", panel="Information")
 def info(out: Output, context: typer.Context, target: Target) -> None:
     """Show specs, parameters, levels, origin and licence of a bundle, checkpoint, ONNX file or recipe.
 
     Checkpoints of other programs are read as data only: a pickle that runs code is refused. Of an encoder of another
     program, everything that was inferred is shown: trunk, prefix, attention heads, pooling, scaling, head, activations,
     and the tensors that are left out.
+
+    Examples:
+        $ rcdm info clothing32
+        $ rcdm info runs/dino/checkpoint.safetensors
+        $ rcdm info my-recipe.toml --json
+        $ rcdm info vit_small.pth,heads=12
     """
     if (reference := _as_encoder(target)) is not None:
         path, file_info = Path(reference.target), _read_encoder(reference.target, target)

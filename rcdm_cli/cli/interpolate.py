@@ -19,14 +19,7 @@ PATHS = ("linear", "spherical")
 ANIMATIONS = ("webp", "gif")
 
 
-@command(
-    "interpolate",
-    panel="Analyses",
-    examples=(
-        "rcdm interpolate shirt.jpg shoe.jpg",
-        "rcdm interpolate shirts shoes --path spherical --method vicreg --level projector --animation webp",
-    ),
-)
+@command("interpolate", panel="Analyses")
 def interpolate(
     output: Output,
     first: Annotated[Path, typer.Argument(metavar="A")],
@@ -52,6 +45,10 @@ def interpolate(
         end: Last position.
         frames: Number of positions.
         animation: Also write the frames as an animation in this format.
+
+    Examples:
+        $ rcdm interpolate shirt.jpg shoe.jpg
+        $ rcdm interpolate shirts shoes --path spherical --method vicreg --level projector --animation webp
     """
     from rcdm_cli.analyses.interpolate.compute import interpolate as compute
 

@@ -14,14 +14,7 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 
 
-@command(
-    "invariance",
-    panel="Analyses",
-    examples=(
-        "rcdm invariance imgs",
-        "rcdm invariance imgs --method vicreg,dino --examples 3 --out invariance-vicreg-dino",
-    ),
-)
+@command("invariance", panel="Analyses")
 def invariance(
     output: Output,
     images: Images,
@@ -39,6 +32,10 @@ def invariance(
     Args:
         examples: Number of images, from the first, to sample before and after each augmentation; 0 generates no
             samples.
+
+    Examples:
+        $ rcdm invariance imgs
+        $ rcdm invariance imgs --method vicreg,dino --examples 3 --out invariance-vicreg-dino
     """
     from rcdm_cli.analyses.invariance.compute import invariance as compute
     from rcdm_cli.analyses.invariance.section import sentences

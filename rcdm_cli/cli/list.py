@@ -85,12 +85,16 @@ Kind = Annotated[
 ]
 
 
-@command("list", panel="Information", examples=("rcdm list", "rcdm list bundles --json"))
+@command("list", panel="Information")
 def list_names(out: Output, kind: Kind = ALL) -> None:
     """List the names of methods, bundles and recipes.
 
     `rcdm list methods` shows for each method the width of the representation at each level, and the published weights:
     input, licences, address, paper, and availability on this machine. `rcdm pull NAME` downloads them.
+
+    Examples:
+        $ rcdm list
+        $ rcdm list bundles --json
     """
     tables = {name: rows() for name, rows in KINDS.items() if kind in (name, ALL)}
     if kind == ALL:

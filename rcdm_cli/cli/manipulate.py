@@ -14,14 +14,7 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 
 
-@command(
-    "manipulate",
-    panel="Analyses",
-    examples=(
-        "rcdm manipulate striped.jpg plain.jpg --neighbours images --method dino --level backbone",
-        "rcdm manipulate striped.jpg plain.jpg --neighbours images.safetensors --threshold 1",
-    ),
-)
+@command("manipulate", panel="Analyses")
 def manipulate(
     output: Output,
     source: Annotated[Path, typer.Argument(metavar="SOURCE")],
@@ -51,6 +44,10 @@ def manipulate(
             every non-zero value is active; 1 for a representation without zeros, such as a projector's, of which the
             paper's rule would select every dimension.
         share: A dimension is shared if it is active in more than this fraction of the neighbours.
+
+    Examples:
+        $ rcdm manipulate striped.jpg plain.jpg --neighbours images --method dino --level backbone
+        $ rcdm manipulate striped.jpg plain.jpg --neighbours images.safetensors --threshold 1
     """
     from rcdm_cli.analyses.manipulate.compute import manipulate as compute
 

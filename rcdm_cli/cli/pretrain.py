@@ -11,15 +11,7 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
 
 
-@command(
-    "pretrain",
-    panel="Models",
-    examples=(
-        "rcdm pretrain images --method dino --recipe clothing32-encoders --out runs/dino",
-        "rcdm pretrain images.tar --split train --validation-split val --method vicreg --recipe clothing32-encoders",
-    ),
-    distributed=True,
-)
+@command("pretrain", panel="Models", distributed=True)
 def pretrain(
     output: Output,
     data: Source,
@@ -47,6 +39,10 @@ def pretrain(
             on the training images.
         workers: Number of processes that compute views of images; 0 computes them in the main process. The result does
             not depend on this number.
+
+    Examples:
+        $ rcdm pretrain images --method dino --recipe clothing32-encoders --out runs/dino
+        $ rcdm pretrain images.tar --split train --validation-split val --method vicreg --recipe clothing32-encoders
     """
     # A wrong recipe is reported before the import of PyTorch.
     from rcdm_cli.training.recipe import PretrainRecipe, read_recipe

@@ -20,14 +20,7 @@ from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import open_source, print_run
 
 
-@command(
-    "probe",
-    panel="Analyses",
-    examples=(
-        "rcdm probe images.tar --split train --validation-split val",
-        "rcdm probe all.safetensors --split train --validation-split val --ignore-class other",
-    ),
-)
+@command("probe", panel="Analyses")
 def probe(
     output: Output,
     context: typer.Context,
@@ -59,6 +52,10 @@ def probe(
         validation_split: Sub-folder of DATA with the validation images.
         seeds: Number of bootstrap resamples of the training images. The classifiers are refitted on each resample.
             Intervals over seeds are intervals over these resamples.
+
+    Examples:
+        $ rcdm probe images.tar --split train --validation-split val
+        $ rcdm probe all.safetensors --split train --validation-split val --ignore-class other
     """
     from rcdm_cli.analyses.probe.compute import probe as compute
     from rcdm_cli.analyses.probe.section import answers

@@ -43,11 +43,7 @@ class RequiredFile:
 PUBLISHED_LEVELS = ("backbone", "projector")
 
 
-@command(
-    "pull",
-    panel="Models",
-    examples=("rcdm pull dino", "rcdm pull vicreg --level projector --yes", "rcdm pull simclr --dry-run"),
-)
+@command("pull", panel="Models")
 def pull(
     out: Output,
     method: Annotated[str, typer.Argument(metavar="NAME")],
@@ -76,6 +72,11 @@ def pull(
         method: Method with published weights (see `rcdm list methods`).
         folder: Folder of the bundle.
         yes: Accept the licences without a prompt.
+
+    Examples:
+        $ rcdm pull dino
+        $ rcdm pull vicreg --level projector --yes
+        $ rcdm pull simclr --dry-run
     """
     from rcdm_cli.bundle.files import refuse_existing_bundle
     from rcdm_cli.bundle.import_published import import_published

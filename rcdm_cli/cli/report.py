@@ -11,14 +11,7 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.core.errors import InputError
 
 
-@command(
-    "report",
-    panel="Analyses",
-    examples=(
-        "rcdm report visualization evaluation",
-        "rcdm report runs/probe runs/invariance runs/fgsm -o encoder.html",
-    ),
-)
+@command("report", panel="Analyses")
 def report(
     out: Output,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN..."), EXISTING],
@@ -33,6 +26,10 @@ def report(
     Args:
         runs: Run folders, which other commands wrote as --out. Each contains results.json.
         page: File of the page.
+
+    Examples:
+        $ rcdm report visualization evaluation
+        $ rcdm report runs/probe runs/invariance runs/fgsm -o encoder.html
     """
     from rcdm_cli.analyses.join import write_joined
 

@@ -15,18 +15,7 @@ if TYPE_CHECKING:
     from rcdm_cli.training.warm_start import WarmStart
 
 
-@command(
-    "train",
-    panel="Models",
-    examples=(
-        "rcdm train images --recipe clothing32 --encoder runs/dino --encoder runs/simclr --out runs/mine",
-        "rcdm train images.tar --split train --validation-split val --recipe clothing32 --encoder runs/dino",
-        "rcdm train images --recipe own64 --encoder timm:resnet50,pretrained --out runs/resnet50",
-        "rcdm train images --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr",
-        "rcdm train images --recipe clothing32 --encoder runs/dino --init runs/mine --out runs/further",
-    ),
-    distributed=True,
-)
+@command("train", panel="Models", distributed=True)
 def train(
     output: Output,
     data: Source,
@@ -43,7 +32,7 @@ def train(
     ] = None,
     init: Annotated[str | None, option("BUNDLE|RUN")] = None,
     overrides: Set = None,
-    workers: Annotated[int | None, typer.Option(min=0, rich_help_panel=MACHINE_PANEL)] = None,
+    workers: Annotated[int | None, option(min=0, panel=MACHINE_PANEL)] = None,
     out: Out = Path("runs/train"),
     device: Device = "auto",
 ) -> None:
@@ -67,6 +56,13 @@ def train(
             encoders. Default: random weights.
         workers: Number of processes that read and augment images; 0 uses the main process. Default: 0 on a CPU, else 4.
             The result does not depend on this number.
+
+    Examples:
+        $ rcdm train images --recipe clothing32 --encoder runs/dino --encoder runs/simclr --out runs/mine
+        $ rcdm train images.tar --split train --validation-split val --recipe clothing32 --encoder runs/dino
+        $ rcdm train images --recipe own64 --encoder timm:resnet50,pretrained --out runs/resnet50
+        $ rcdm train images --recipe own64 --encoder my-simclr.pth,size=64 --out runs/my-simclr
+        $ rcdm train images --recipe clothing32 --encoder runs/dino --init runs/mine --out runs/further
     """
     # Wrong values are reported before the import of PyTorch.
     from rcdm_cli.encoders.reference import require_encoder_file

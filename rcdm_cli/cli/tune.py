@@ -28,14 +28,7 @@ from rcdm_cli.cli._runs import print_run
 from rcdm_cli.core.resources import MANIFEST
 
 
-@command(
-    "tune",
-    panel="Models",
-    examples=(
-        "rcdm tune clothing32 images.tar --split val",
-        "rcdm tune clothing32 images.tar --split val --sampler dpmpp --steps 5,10,20 --guidance 1,1.5,2",
-    ),
-)
+@command("tune", panel="Models")
 def tune(
     output: Output,
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE"), BUNDLE],
@@ -70,6 +63,10 @@ def tune(
         steps: Numbers of steps to compare.
         guidance: Guidance scales to compare; 1 is no guidance and halves the network calls.
         margin: Accepted shortfall of the choice from the best settings, as a fraction, for fewer network calls.
+
+    Examples:
+        $ rcdm tune clothing32 images.tar --split val
+        $ rcdm tune clothing32 images.tar --split val --sampler dpmpp --steps 5,10,20 --guidance 1,1.5,2
     """
     from rcdm_cli.analyses.tune.compute import tune as compute
     from rcdm_cli.analyses.tune.section import answer

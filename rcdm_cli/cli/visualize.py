@@ -14,15 +14,7 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 
 
-@command(
-    "visualize",
-    panel="Analyses",
-    examples=(
-        "rcdm visualize imgs --method dino --level projector",
-        "rcdm visualize imgs --method dino,vicreg --level both --samples 8 --out dino-vicreg",
-        "rcdm visualize embeddings.safetensors --method dino --level projector",
-    ),
-)
+@command("visualize", panel="Analyses")
 def visualize(
     output: Output,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES..."), EXISTING],
@@ -38,6 +30,11 @@ def visualize(
 
     Args:
         images: Images, folders of images, or one file written by `rcdm embed`.
+
+    Examples:
+        $ rcdm visualize imgs --method dino --level projector
+        $ rcdm visualize imgs --method dino,vicreg --level both --samples 8 --out dino-vicreg
+        $ rcdm visualize embeddings.safetensors --method dino --level projector
     """
     from rcdm_cli.analyses.visualize.compute import visualize as compute
 

@@ -38,7 +38,7 @@ def invoke_function(workplace):
     """Function that runs a function with an ``Output`` and options as a command."""
 
     def run(function: Callable[..., None] | Command, *arguments: str):
-        made = function if isinstance(function, Command) else command("probe", panel="Test", examples=())(function)
+        made = function if isinstance(function, Command) else command("probe", panel="Test")(function)
         app = typer.Typer(pretty_exceptions_enable=False)
         made.add_to(app)
         return CliRunner().invoke(app, arguments)

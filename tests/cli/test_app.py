@@ -1,7 +1,6 @@
 """Tests of the program as a whole: help, version, examples, start-up time and completion."""
 
 import json
-import re
 import shlex
 
 import pytest
@@ -73,10 +72,10 @@ def test_misspelt_option_exits_2_and_suggests_the_nearest(invoke):
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_examples_of_every_command_parse(command, invoke):
     text = invoke(command.name, "--help").stdout
-    assert command.examples
-    for example in command.examples:
-        program, name, *arguments = shlex.split(example)
-        assert (program, name) == ("rcdm", command.name)
+    assert command.help.examples
+    for example in command.help.examples:
+        prompt, program, name, *arguments = shlex.split(example)
+        assert (prompt, program, name) == ("$", "rcdm", command.name)
         # Parses and checks every option without running the command.
         CLICK_COMMANDS[name].make_context(name, arguments)
     assert f"rcdm {command.name}" in text.split("Examples")[1]
@@ -102,8 +101,7 @@ HELP_DIFFERS = {
 def test_every_option_has_a_help_and_every_documented_name_is_an_option(command):
     parameters = [item for item in CLICK_COMMANDS[command.name].params if item.name != "help"]
     assert [item.name for item in parameters if not item.help] == []
-    documented = re.findall(r"^ {8}(\w+): ", command.function.__doc__.partition("    Args:\n")[2], re.MULTILINE)
-    assert set(documented) <= {item.name for item in parameters}
+    assert set(command.help.arguments) <= {item.name for item in parameters}
 
 
 def test_option_has_the_same_help_in_every_command():

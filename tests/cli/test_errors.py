@@ -96,7 +96,7 @@ SLEEPER = """
 import time, typer
 from rcdm_cli.cli._command import command
 
-@command("sleep", panel="Test", examples=())
+@command("sleep", panel="Test")
 def sleep(out):
     out.result({}, ["ready"])
     time.sleep(30)

@@ -70,7 +70,7 @@ from rcdm_cli.cli._command import command
 from tests.cli.test_output import print_everything
 
 app = typer.Typer()
-command("print", panel="Test", examples=())(print_everything).add_to(app)
+command("print", panel="Test")(print_everything).add_to(app)
 app()
 """
 
