@@ -4,14 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import (
-    AnalysisOptions,
-    IgnoredClasses,
-    Source,
-    Split,
-    limit_option,
-    option,
-)
+from rcdm_cli.cli._options import AnalysisOptions, IgnoredClasses, Source, Split, limit_option, option
 from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import open_analysis, print_run
 

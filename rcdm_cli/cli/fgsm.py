@@ -6,15 +6,7 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import (
-    SAMPLING_PANEL,
-    AnalysisOptions,
-    IgnoredClasses,
-    Source,
-    Split,
-    limit_option,
-    option,
-)
+from rcdm_cli.cli._options import SAMPLING_PANEL, AnalysisOptions, IgnoredClasses, Source, Split, limit_option, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import open_analysis, print_run
 from rcdm_cli.core.errors import CheckFailed, unknown_name_message

@@ -6,12 +6,7 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import (
-    SAMPLING_PANEL,
-    AnalysisOptions,
-    choice_option,
-    option,
-)
+from rcdm_cli.cli._options import SAMPLING_PANEL, AnalysisOptions, choice_option, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 

@@ -4,12 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import (
-    SAMPLING_PANEL,
-    AnalysisOptions,
-    Images,
-    option,
-)
+from rcdm_cli.cli._options import SAMPLING_PANEL, AnalysisOptions, Images, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 
@@ -41,11 +36,6 @@ def invariance(
     from rcdm_cli.analyses.invariance.section import sentences
 
     with open_analysis(output, analysis) as (bundle, options):
-        compute(
-            bundle,
-            images,
-            examples=examples,
-            **options,
-        )
+        compute(bundle, images, examples=examples, **options)
     values = print_run(output, analysis.out, sentences)
     fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + values["images"])

@@ -6,10 +6,7 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import (
-    EXISTING,
-    AnalysisOptions,
-)
+from rcdm_cli.cli._options import EXISTING, AnalysisOptions
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
 
@@ -39,10 +36,6 @@ def visualize(
     from rcdm_cli.analyses.visualize.compute import visualize as compute
 
     with open_analysis(output, analysis) as (bundle, options):
-        compute(
-            bundle,
-            images,
-            **options,
-        )
+        compute(bundle, images, **options)
     values = print_run(output, analysis.out, lambda _: [analysis.out / "samples"])
     fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + len(values["paths"]))
