@@ -73,6 +73,11 @@ class ImageRow:
     groups: tuple[ImageGroup, ...]
     image: GridImage | None = None
 
+    @property
+    def count(self) -> int:
+        """Number of images in the groups."""
+        return sum(len(group.images) for group in self.groups)
+
 
 @dataclass(frozen=True)
 class ImageGrid:
@@ -89,6 +94,21 @@ class ImageGrid:
     rows: tuple[ImageRow, ...]
     title: str = ""
     map_top: float | None = None
+
+    @property
+    def methods(self) -> list[str]:
+        """Methods of the groups."""
+        return list(dict.fromkeys(group.method for row in self.rows for group in row.groups if group.method))
+
+    @property
+    def levels(self) -> list[str]:
+        """Levels of the groups."""
+        return list(dict.fromkeys(group.level for row in self.rows for group in row.groups if group.level))
+
+    @property
+    def sortable(self) -> bool:
+        """Whether all groups of several rows have a spread."""
+        return len(self.rows) > 1 and all(group.spread is not None for row in self.rows for group in row.groups)
 
 
 @dataclass(frozen=True)

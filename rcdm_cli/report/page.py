@@ -19,13 +19,9 @@ from rcdm_cli.report.charts import svg
 from rcdm_cli.report.elements import (
     DotChart,
     Element,
-    Figure,
-    GridImage,
     HeatMap,
-    ImageGrid,
     LineChart,
     Section,
-    Sentence,
     Table,
 )
 
@@ -58,6 +54,15 @@ def write_page(path: Path, title: str, sections: Sequence[tuple[Path, Section]])
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {
+        "blocks": _blocks,
+        "embed": _embed,
+        "kind_of": lambda element: type(element).__name__,
+        "most_rows": LONG,
+        "numbers": _numbers,
+        "numeric_columns": _numeric_columns,
+        "svg": svg,
+    }
     assets = files("rcdm_cli.report") / "templates"
     style, script = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     html = environment.get_template("page.html").render(
@@ -66,15 +71,7 @@ def write_page(path: Path, title: str, sections: Sequence[tuple[Path, Section]])
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-        sections=[
-            {
-                "title": section.title,
-                "question": section.question,
-                "settings": section.settings,
-                "blocks": [[_view(element, folder) for element in block] for block in _blocks(section.elements)],
-            }
-            for folder, section in sections
-        ],
+        sections=sections,
     )
     write_text(path, _clean(html))
 
@@ -94,22 +91,6 @@ def _clean(text: str) -> str:
     """Replace control characters and bytes of a file name that are not UTF-8 by U+FFFD."""
     valid = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", valid)
-
-
-def _view(element: Element, folder: Path) -> dict[str, Any]:
-    """Return the values that the template of an element needs."""
-    view: dict[str, Any] = {"kind": type(element).__name__, "element": element}
-    match element:
-        case Figure():
-            return view | {"image": _embed(folder, element.file)}
-        case ImageGrid():
-            return view | _grid_view(element, folder)
-        case Table():
-            return view | {"table": _table_view(element)}
-        case LineChart() | DotChart() | HeatMap():
-            return view | {"svg": svg(element), "table": _table_view(_numbers(element))}
-        case Sentence():
-            return view
 
 
 def _embed(folder: Path, file: str) -> dict[str, Any] | None:
@@ -134,35 +115,12 @@ def _embed(folder: Path, file: str) -> dict[str, Any] | None:
     return {"uri": uri, "width": width, "height": height}
 
 
-def _grid_view(grid: ImageGrid, folder: Path) -> dict[str, Any]:
-    def embedded(image: GridImage | None) -> dict[str, Any] | None:
-        return None if image is None else {"image": image, "embedded": _embed(folder, image.file)}
-
-    groups = [group for row in grid.rows for group in row.groups]
-    return {
-        "methods": list(dict.fromkeys(group.method for group in groups if group.method)),
-        "levels": list(dict.fromkeys(group.level for group in groups if group.level)),
-        "sortable": len(grid.rows) > 1 and all(group.spread is not None for group in groups),
-        "rows": [
-            {
-                "label": row.label,
-                "count": sum(len(group.images) for group in row.groups),
-                "image": embedded(row.image),
-                "groups": [
-                    {"group": group, "images": [embedded(image) for image in group.images]} for group in row.groups
-                ],
-            }
-            for row in grid.rows
-        ],
-    }
-
-
-def _table_view(table: Table) -> dict[str, Any]:
-    numeric = [
+def _numeric_columns(table: Table) -> list[bool]:
+    """Return for each column whether all cells are numbers."""
+    return [
         bool(table.rows) and all(_NUMBER.fullmatch(row[column]) for row in table.rows)
         for column in range(len(table.columns))
     ]
-    return {"columns": table.columns, "rows": table.rows, "numeric": numeric, "folded": len(table.rows) > LONG}
 
 
 def _numbers(chart: LineChart | DotChart | HeatMap) -> Table:
