@@ -119,9 +119,7 @@ class SamplingRun(Run):
 
     def provenance(self) -> dict[str, Any]:
         """Return the first entries of ``results.json``: versions, hashes and settings."""
-        sampler, steps, guidance = self.settings.sampler, self.settings.steps, self.settings.guidance
-        settings = {"sampler": sampler, "steps": steps, "guidance": guidance}
-        return {**_identity(self.bundle), "seed": self.seed, "settings": settings}
+        return {**_identity(self.bundle), "seed": self.seed, "settings": self.settings.model_dump()}
 
     def encode(self, images: Sequence[Pixels]) -> dict[Pair, Tensor]:
         """Return the representations of images uint8 (H, W, 3): float32 (N, D) by pair. See ``encode_pairs``."""

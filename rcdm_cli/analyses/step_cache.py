@@ -166,7 +166,7 @@ def sample_batches(
             "step": "samples",
             "cond": tensors_hash(rows),
             "seeds": own,
-            "settings": [settings.sampler, settings.steps, settings.guidance],
+            "settings": settings.model_dump(),
         }
         parts.append(cache.get_or_compute(key, sample)["samples"].numpy())
         on_samples(start, parts[-1])

@@ -106,10 +106,8 @@ def test_similarities_follow_from_the_samples(bundle, found, h):
         for k in range(2):
             for name, other in (("similarity", rows[r]), ("to_source", rows[0]), ("to_target", target)):
                 cosine = made[k] @ other / np.linalg.norm(made[k]) / np.linalg.norm(other)
-                assert getattr(found, name)[r][k] == pytest.approx(cosine, abs=1e-5)
-    named = found.as_json()["rows"]
-    assert [row["row"] for row in named] == ["source", "without", "swapped"]
-    assert named[2]["to_target"] == found.to_target[2]
+                assert getattr(found.rows[r], name)[k] == pytest.approx(cosine, abs=1e-5)
+    assert [row.row for row in found.rows] == ["source", "without", "swapped"]
 
 
 def test_candidates_must_contain_another_image(bundle, images):

@@ -10,7 +10,6 @@ from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import Interval
-from rcdm_cli.metrics.ranks import Faithfulness
 from tests.bundle.tiny import tiny_bundle
 
 DINO = Pair("dino", "backbone")
@@ -20,7 +19,7 @@ PROJECTOR = Pair("dino", "projector")
 def trial(steps, guidance, *numbers):
     """Trial with (mean reciprocal rank, Fréchet distance) at one pair or two."""
     quality = [
-        SamplingQuality(pair, Faithfulness(*[Interval(rank, 0, 1)] * 3), frechet)
+        SamplingQuality(*[Interval(rank, 0, 1)] * 3, pair, frechet)
         for pair, (rank, frechet) in zip((DINO, PROJECTOR), numbers, strict=False)
     ]
     return Trial(Settings(sampler="ddim", steps=steps, guidance=guidance), tuple(quality))
@@ -87,8 +86,8 @@ def test_trials_are_measured_on_their_own_samples(bundle, images):
             again = F.normalize(bundle.encode(list(samples), method=method, level=level))
             similar = again @ F.normalize(h).T
             rank = (similar >= similar.diagonal()[:, None]).sum(1)
-            assert measured.faithfulness.mean_reciprocal_rank.value == pytest.approx(float((1 / rank).mean()), abs=1e-6)
-            assert measured.faithfulness.similarity.value == pytest.approx(float(similar.diagonal().mean()), abs=1e-5)
+            assert measured.mean_reciprocal_rank.value == pytest.approx(float((1 / rank).mean()), abs=1e-6)
+            assert measured.similarity.value == pytest.approx(float(similar.diagonal().mean()), abs=1e-5)
             assert measured.frechet > 0
     assert reported[-1] == ("Sampling", 24, 24)
 

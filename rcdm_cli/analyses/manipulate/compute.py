@@ -11,7 +11,14 @@ from torch.nn import functional as F
 
 from rcdm_cli.analyses.embed import as_embeddings, bundle_encoders, load_or_embed
 from rcdm_cli.analyses.inputs import ImageInput, data_name, open_images, read_one
-from rcdm_cli.analyses.manipulate.results import ROWS, ManipulatedRepresentation, Manipulation, Neighbour, Rule
+from rcdm_cli.analyses.manipulate.results import (
+    ROWS,
+    ManipulatedRepresentation,
+    ManipulatedRow,
+    Manipulation,
+    Neighbour,
+    Rule,
+)
 from rcdm_cli.analyses.manipulate.section import write
 from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
 from rcdm_cli.analyses.training_distance import training_distances
@@ -160,17 +167,17 @@ def _measure(
     source, target = ends
     # The norm of a zero representation would divide by zero.
     squared_norm = source.square().sum().clamp(min=torch.finfo(source.dtype).tiny)
+    similarities = (F.cosine_similarity(sample_h, other, dim=-1).tolist() for other in (rows[:, None], source, target))
     return ManipulatedRepresentation(
-        samples,
-        chosen.neighbours,
-        chosen.threshold,
-        chosen.dimensions.tolist(),
-        chosen.active.tolist(),
-        len(source),
-        float(source[chosen.dimensions].square().sum() / squared_norm),
-        F.cosine_similarity(sample_h, rows[:, None], dim=-1).tolist(),
-        F.cosine_similarity(sample_h, source, dim=-1).tolist(),
-        F.cosine_similarity(sample_h, target, dim=-1).tolist(),
+        pair=pair,
+        samples=samples,
+        width=len(source),
+        threshold=chosen.threshold,
+        dimensions=chosen.dimensions.tolist(),
+        active_in=chosen.active.tolist(),
+        energy=float(source[chosen.dimensions].square().sum() / squared_norm),
+        neighbours=chosen.neighbours,
+        rows=[ManipulatedRow(*row) for row in zip(ROWS, *similarities, strict=True)],
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rcdm_cli.analyses.as_json import as_json
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
 
@@ -36,48 +37,47 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
+class ManipulatedRow:
+    """Similarities of the K samples of one row.
+
+    Attributes:
+        row: name as in ``ROWS``.
+        similarity: K cosine similarities between the representations of a sample and of its row.
+        to_source: K cosine similarities to the representation of the source.
+        to_target: K cosine similarities to the representation of the target.
+    """
+
+    row: str
+    similarity: list[float]
+    to_source: list[float]
+    to_target: list[float]
+
+
+@dataclass(frozen=True)
 class ManipulatedRepresentation:
     """Manipulation at one (method, level).
 
     Attributes:
+        pair: (method, level).
         samples: uint8 (3, K, S, S, 3), rows as in ``ROWS``.
-        neighbours: neighbours of the source, nearest first.
+        width: D, the number of dimensions.
         threshold: threshold of the rule for this representation.
         dimensions: M shared dimensions, ascending.
-        active: M numbers of neighbours in which the dimension is active.
-        width: D, the number of dimensions.
+        active_in: M numbers of neighbours in which the dimension is active.
         energy: fraction of the squared norm of the source in the shared dimensions, 0 to 1.
-        similarity: (3, K) cosine similarity between the representations of a sample and of its row.
-        to_source: (3, K) cosine similarity to the representation of the source.
-        to_target: (3, K) cosine similarity to the representation of the target.
+        neighbours: neighbours of the source, nearest first.
+        rows: similarities of the samples of each row.
     """
 
+    pair: Pair
     samples: Pixels
-    neighbours: list[Neighbour]
+    width: int
     threshold: float
     dimensions: list[int]
-    active: list[int]
-    width: int
+    active_in: list[int]
     energy: float
-    similarity: list[list[float]]
-    to_source: list[list[float]]
-    to_target: list[list[float]]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all numbers, without pixels; rows by name."""
-        rows = [
-            {"row": name, **{key: getattr(self, key)[i] for key in ("similarity", "to_source", "to_target")}}
-            for i, name in enumerate(ROWS)
-        ]
-        return {
-            "width": self.width,
-            "threshold": self.threshold,
-            "dimensions": self.dimensions,
-            "active_in": self.active,
-            "energy": self.energy,
-            "neighbours": [asdict(neighbour) for neighbour in self.neighbours],
-            "rows": rows,
-        }
+    neighbours: list[Neighbour]
+    rows: list[ManipulatedRow]
 
 
 @dataclass(frozen=True)
@@ -104,5 +104,5 @@ class Manipulation:
             "rule": asdict(self.rule),
             "bank": self.candidates,
             "seeds": self.seeds,
-            "representations": [{**pair._asdict(), **entry.as_json()} for pair, entry in self.results.items()],
+            "representations": as_json(list(self.results.values())),
         }

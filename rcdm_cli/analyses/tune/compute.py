@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rcdm_cli import __version__
+from rcdm_cli.analyses.as_json import as_json
 from rcdm_cli.analyses.inputs import ImageInput, load_crops, open_images
 from rcdm_cli.analyses.run import Run, RunArguments, as_bundle, chosen_pairs, no_note, open_run, require_at_least
 from rcdm_cli.analyses.step_cache import encode_pairs, images_hash
@@ -22,7 +23,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import MANIFEST, writable_bundle
-from rcdm_cli.data.cropped import CroppedImages
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
@@ -33,22 +34,16 @@ from rcdm_cli.report.run import write_run
 
 
 @dataclass(frozen=True)
-class SamplingQuality:
+class SamplingQuality(Faithfulness):
     """Quality of one sample per image at one (method, level).
 
     Attributes:
         pair: (method, level).
-        faithfulness: ranks and similarities between samples and images.
         frechet: Fréchet distance between the representations of samples and of images, at this method and level.
     """
 
     pair: Pair
-    faithfulness: Faithfulness
     frechet: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return JSON-able values."""
-        return {**self.pair._asdict(), **self.faithfulness.as_json(), "frechet": self.frechet}
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,7 @@ class Tuning:
                     **trial.settings.model_dump(),
                     "calls": trial.calls,
                     "shortfall": shortfall,
-                    "representations": [each.as_json() for each in trial.quality],
+                    "representations": as_json(trial.quality),
                 }
                 for trial, shortfall in zip(self.trials, self.shortfalls, strict=True)
             ],
@@ -176,28 +171,30 @@ def tune(
         read = load_crops(run, dataset, size, "Reading images")
         if len(read.images) < 2:
             raise InputError("A distance between distributions needs two images or more. Only one image is readable.")
-        trials = _try_all(run, bundle, read, pairs, candidates)
+        seeds = {name: sample_seed(run.seed, name, 0) for name in read.keys}
+        trials = _try_all(run, bundle, list(read.images), list(seeds.values()), pairs, candidates)
         result = Tuning(len(read.images), margin, trials, tuple(shortfalls(trials)))
         if folder and run.out:
-            about |= {"images_sha256": dataset.fingerprint(), "seed": run.seed}
-            _write(folder, result, about, _seeds(run, read), run.out)
+            numbers = about | {"images_sha256": dataset.fingerprint(), "seed": run.seed} | result.as_json()
+            tuned = {"manifest_sha256": sha256(folder / MANIFEST), "tuned_bundle": str(folder)}
+            update = {"defaults": result.chosen.settings, "measured": numbers}
+            replace_manifest(folder, read_manifest(folder).model_copy(update=update))
+            write_run(run.out, {"kind": "tune", **tuned, **numbers, "seeds": seeds}, section)
     return result
 
 
-def _seeds(run: Run, images: CroppedImages) -> dict[str, int]:
-    """Return the seed of the sample of each image, by name."""
-    return {name: sample_seed(run.seed, name, 0) for name in images.keys}
-
-
 def _try_all(
-    run: Run, bundle: Bundle, images: CroppedImages, pairs: Sequence[Pair], candidates: Sequence[Settings]
+    run: Run,
+    bundle: Bundle,
+    images: list[Pixels],
+    seeds: list[int],
+    pairs: Sequence[Pair],
+    candidates: Sequence[Settings],
 ) -> tuple[Trial, ...]:
-    given = list(images.images)
-    bootstrap = Bootstrap(len(given), run.seed)
-    h = encode_pairs(bundle, given, pairs, batch=run.batch)
+    bootstrap = Bootstrap(len(images), run.seed)
+    h = encode_pairs(bundle, images, pairs, batch=run.batch)
     cond = torch.cat([bundle.condition(h[pair], method=pair.method, level=pair.level) for pair in pairs])
-    seeds = list(_seeds(run, images).values())
-    hashed, total = images_hash(given), len(candidates) * len(cond)
+    hashed, total = images_hash(images), len(candidates) * len(cond)
     trials = []
     for number, settings in enumerate(candidates):
         before = number * len(cond)
@@ -211,15 +208,15 @@ def _try_all(
                 run.batch,
                 lambda done, _: run.on_progress("Sampling", before + done, total),
             )
-            samples = flat.reshape(len(pairs), len(given), *flat.shape[1:])
+            samples = flat.reshape(len(pairs), len(images), *flat.shape[1:])
             return {
-                f"{pair.method}/{pair.level}": bundle.encode(list(own), method=pair.method, level=pair.level)
-                for pair, own in zip(pairs, samples, strict=True)
+                f"{pair.method}/{pair.level}": bundle.encode(list(of_pair), method=pair.method, level=pair.level)
+                for pair, of_pair in zip(pairs, samples, strict=True)
             }
 
         key = {
             "step": "tune",
-            "settings": [settings.sampler, settings.steps, settings.guidance],
+            "settings": settings.model_dump(),
             "pairs": [list(pair) for pair in pairs],
             "images": hashed,
             "seeds": seeds,
@@ -227,10 +224,9 @@ def _try_all(
         representations = run.cache.get_or_compute(key, encoded_samples)
         quality = []
         for pair in pairs:
-            own = representations[f"{pair.method}/{pair.level}"]
-            quality.append(
-                SamplingQuality(pair, faithfulness(own[:, None], h[pair], bootstrap), frechet_distance(own, h[pair]))
-            )
+            sample_h = representations[f"{pair.method}/{pair.level}"]
+            faithful = faithfulness(sample_h[:, None], h[pair], bootstrap)
+            quality.append(SamplingQuality(**vars(faithful), pair=pair, frechet=frechet_distance(sample_h, h[pair])))
         trials.append(Trial(settings, tuple(quality)))
     run.on_progress("Sampling", total, total)
     return tuple(trials)
@@ -243,24 +239,12 @@ def shortfalls(trials: Sequence[Trial]) -> list[float]:
     ``Fréchet distance / best Fréchet distance - 1``. Each pair has its own best value, because distances of different
     encoders have different scales.
     """
-    score = np.array([[each.faithfulness.mean_reciprocal_rank.value for each in trial.quality] for trial in trials])
+    score = np.array([[each.mean_reciprocal_rank.value for each in trial.quality] for trial in trials])
     distance = np.array([[each.frechet for each in trial.quality] for trial in trials])
     score_shortfall = (1 - score / score.max(axis=0)).mean(axis=1)
     distance_shortfall = (distance / distance.min(axis=0) - 1).mean(axis=1)
-    found: list[float] = np.maximum(score_shortfall, distance_shortfall).tolist()
-    return found
-
-
-def _write(bundle: Path, result: Tuning, about: dict[str, Any], seeds: dict[str, int], folder: Path) -> None:
-    """Write the chosen settings into the manifest in ``bundle``, and the run folder."""
-    numbers = {**about, **result.as_json()}
-    manifest_sha256 = sha256(bundle / MANIFEST)
-    about_bundle = {"manifest_sha256": manifest_sha256, "tuned_bundle": str(bundle)}
-    values = {"kind": "tune", **about_bundle, **numbers, "seeds": seeds}
-    defaults = Settings.model_validate(numbers["chosen"])
-    manifest = read_manifest(bundle).model_copy(update={"defaults": defaults, "measured": numbers})
-    replace_manifest(bundle, manifest)
-    write_run(folder, values, section)
+    larger: list[float] = np.maximum(score_shortfall, distance_shortfall).tolist()
+    return larger
 
 
 def _several(values: Any) -> list[Any]:
