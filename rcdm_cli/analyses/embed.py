@@ -138,12 +138,12 @@ def encoder_set(
 
 def bundle_encoders(bundle: Bundle, pairs: list[Pair]) -> EncoderSet:
     """Return the encoders of a bundle that ``pairs`` need."""
-    found = {}
+    encoders = {}
     for method in dict.fromkeys(pair.method for pair in pairs):
         entry = bundle.manifest.encoders[method]
-        found[method] = HashedEncoder(entry.spec, bundle.encoder_function(method), entry.sha256)
+        encoders[method] = HashedEncoder(entry.spec, bundle.encoder_function(method), entry.sha256)
     origin = {"bundle": bundle.manifest.name, "manifest_sha256": sha256(bundle.folder / MANIFEST)}
-    return EncoderSet(found, pairs, bundle.device, origin)
+    return EncoderSet(encoders, pairs, bundle.device, origin)
 
 
 def lone_encoder(encoder: Encoder) -> dict[str, HashedEncoder]:
@@ -204,19 +204,21 @@ def embed(
         dataset = open_images(images, split, on_note)
         if labels is not None and len(labels) != len(dataset):
             raise InputError(f"`labels` has {len(labels)} entries for {len(dataset)} images.")
-        own = None
+        own_cache = None
         if cache is None and out is not None:
-            own = cache = StepCache(out.with_name(f"{out.name}.parts"), {"rcdm": __version__})
-        found = embed_dataset(encoders, dataset, batch=batch, cache=cache, on_progress=on_progress, on_note=on_note)
-        found = replace(found, origin={"rcdm": __version__, **encoders.origin})
+            own_cache = cache = StepCache(out.with_name(f"{out.name}.parts"), {"rcdm": __version__})
+        embeddings = embed_dataset(
+            encoders, dataset, batch=batch, cache=cache, on_progress=on_progress, on_note=on_note
+        )
+        embeddings = replace(embeddings, origin={"rcdm": __version__, **encoders.origin})
         if labels is not None:
             by_key = dict(zip(dataset.keys, labels, strict=True))
-            found = replace(found, labels=tuple(by_key[path] for path in found.paths))
+            embeddings = replace(embeddings, labels=tuple(by_key[path] for path in embeddings.paths))
         if out is not None:
-            write_embeddings(out, found)
-        if own:
-            own.discard()
-    return found
+            write_embeddings(out, embeddings)
+        if own_cache:
+            own_cache.discard()
+    return embeddings
 
 
 def embed_dataset(
@@ -277,15 +279,15 @@ def _chunk(
 ) -> dict[str, Tensor]:
     """Encode the images ``index`` at all levels, with the indices of readable images and the unreadable images."""
     functions = {method: entry.function for method, entry in encoders.encoders.items()}
-    found = encode_dataset(
+    encoded = encode_dataset(
         functions, dataset, index, encoders.device, batch, lambda done: show(index.start + done, len(dataset))
     )
     levels = {}
     for method, encoder in encoders.encoders.items():
         empty = [torch.empty(0, encoder.spec.width_at(level)) for level in encoder.spec.levels]
-        for level, h in zip(encoder.spec.levels, found.representations[method] or empty, strict=True):
+        for level, h in zip(encoder.spec.levels, encoded.representations[method] or empty, strict=True):
             levels[f"{method}/{level}"] = h
-    return {"read": torch.tensor(found.read, dtype=torch.int64), "skipped": json_to_tensor(found.skipped), **levels}
+    return {"read": torch.tensor(encoded.read, dtype=torch.int64), "skipped": json_to_tensor(encoded.skipped), **levels}
 
 
 def as_embeddings(data: Any) -> Embeddings | None:

@@ -199,17 +199,17 @@ def open_run(
     with output_folder(folder) if folder else nullcontext():
         if folder and (folder / RESULTS).exists() and not force:
             raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
-        own = StepCache(folder / "parts", about) if folder and cache is None else None
+        own_cache = StepCache(folder / "parts", about) if folder and cache is None else None
         yield Run(
             seed=seed,
             batch=batch,
             out=folder,
-            cache=cache or own or StepCache(),
+            cache=cache or own_cache or StepCache(),
             on_progress=on_progress,
             on_note=on_note,
         )
-        if own:
-            own.discard()
+        if own_cache:
+            own_cache.discard()
 
 
 @contextmanager

@@ -157,18 +157,18 @@ def sample_batches(
     cache = cache or StepCache()
     parts = []
     for start in range(0, len(seeds), batch):
-        rows, own = cond[start : start + batch], list(seeds[start : start + batch])
+        rows, batch_seeds = cond[start : start + batch], list(seeds[start : start + batch])
 
-        def sample(rows: Tensor = rows, own: list[int] = own) -> dict[str, Tensor]:
-            return {"samples": torch.from_numpy(bundle.sample_cond(rows, own, settings, len(own)))}
+        def sample(rows: Tensor = rows, batch_seeds: list[int] = batch_seeds) -> dict[str, Tensor]:
+            return {"samples": torch.from_numpy(bundle.sample_cond(rows, batch_seeds, settings, len(batch_seeds)))}
 
         key = {
             "step": "samples",
             "cond": tensors_hash(rows),
-            "seeds": own,
+            "seeds": batch_seeds,
             "settings": settings.model_dump(),
         }
         parts.append(cache.get_or_compute(key, sample)["samples"].numpy())
         on_samples(start, parts[-1])
-        on_progress(start + len(own), len(seeds))
+        on_progress(start + len(batch_seeds), len(seeds))
     return np.concatenate(parts)

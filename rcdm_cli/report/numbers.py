@@ -32,6 +32,6 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def name_of(found: Mapping[str, Any]) -> str:
+def name_of(entry: Mapping[str, Any]) -> str:
     """Return method and level: ``dino projector``."""
-    return f"{found['method']} {found['level']}"
+    return f"{entry['method']} {entry['level']}"

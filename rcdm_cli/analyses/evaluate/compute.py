@@ -183,7 +183,7 @@ def measure_samples(
         sample_h = sample_h.unflatten(0, (count, num_samples))
         features = feature_space.features(flat, every=num_samples)
         by_image = features.own.unflatten(0, (count, num_samples))
-        near = memorised(by_image, real.own, real_bank.own) if real_bank else None
+        nearest = memorised(by_image, real.own, real_bank.own) if real_bank else None
         evaluated.append(
             EvaluatedRepresentation(
                 pair,
@@ -193,8 +193,8 @@ def measure_samples(
                 diversity(samples, by_image) if num_samples > 1 else None,
                 distances(features.own[::num_samples], real.own),
                 features.compare(real),
-                near,
-                _most_similar(near, small, samples, small_bank) if near else (),
+                nearest,
+                _most_similar(nearest, small, samples, small_bank) if nearest else (),
             )
         )
     # Distances depend on the sizes of the sets. The reference therefore has as many training images as images.
@@ -248,8 +248,10 @@ def _knn_accuracies(
     return accuracies
 
 
-def _most_similar(near: Memorised, images: Pixels, samples: Pixels, bank: Pixels) -> tuple[NearestTrainingImage, ...]:
+def _most_similar(
+    nearest: Memorised, images: Pixels, samples: Pixels, bank: Pixels
+) -> tuple[NearestTrainingImage, ...]:
     return tuple(
-        NearestTrainingImage(images[i], samples[i, k], bank[near.index[i, k]], float(near.similarity[i, k]))
-        for i, k in near.most_similar(MOST_SIMILAR)
+        NearestTrainingImage(images[i], samples[i, k], bank[nearest.index[i, k]], float(nearest.similarity[i, k]))
+        for i, k in nearest.most_similar(MOST_SIMILAR)
     )

@@ -74,5 +74,5 @@ class FeatureSpace:
             return SampleFeatures(own, None, None)
         network, subset = self.inception, samples[::every]
         key = {"step": "inception", "samples": images_hash(list(subset)), "weights": network.sha256}
-        found = self.cache.get_or_compute(key, lambda: network.features(subset))
-        return SampleFeatures(own, found["features"], found["logits"])
+        computed = self.cache.get_or_compute(key, lambda: network.features(subset))
+        return SampleFeatures(own, computed["features"], computed["logits"])

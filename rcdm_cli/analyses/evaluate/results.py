@@ -133,9 +133,9 @@ class Evaluation:
 
     def _differences(self) -> Iterator[DiversityDifference]:
         """Yield projector minus backbone of every method with both levels, paired by image."""
-        found = {evaluated_pair.pair: evaluated_pair.diversity for evaluated_pair in self.evaluated}
-        for method in dict.fromkeys(pair.method for pair in found):
-            backbone, projector = found.get(Pair(method, "backbone")), found.get(Pair(method, "projector"))
+        diversities = {evaluated_pair.pair: evaluated_pair.diversity for evaluated_pair in self.evaluated}
+        for method in dict.fromkeys(pair.method for pair in diversities):
+            backbone, projector = diversities.get(Pair(method, "backbone")), diversities.get(Pair(method, "projector"))
             if backbone and projector:
                 yield DiversityDifference(
                     method,

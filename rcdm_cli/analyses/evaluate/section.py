@@ -32,22 +32,22 @@ def draw_nearest(evaluated: Sequence["EvaluatedRepresentation"]) -> PixelGrid:
     return PixelGrid(rows, [GridGroup("image, sample, training image", 3) for _ in evaluated[0].nearest])
 
 
-def write(folder: Path, found: "Evaluation", about: Mapping[str, Any]) -> dict[str, Any]:
+def write(folder: Path, result: "Evaluation", about: Mapping[str, Any]) -> dict[str, Any]:
     """Write the chart, the image grid, ``results.json`` and ``report.html``.
 
     Args:
         folder: Folder of the run, created if missing.
-        found: Results.
+        result: Results.
         about: Further content of ``results.json``: bundle, versions, hashes.
 
     Returns:
         Content of ``results.json``.
     """
-    values = {"kind": "evaluate", **about, **found.as_json()}
+    values = {"kind": "evaluate", **about, **result.as_json()}
     save_chart(_faithful(values), folder / FAITHFUL)
     files = [FAITHFUL]
-    if found.bank:
-        values["nearest_samples"] = write_grid(folder, NEAREST, draw_nearest(found.evaluated))
+    if result.bank:
+        values["nearest_samples"] = write_grid(folder, NEAREST, draw_nearest(result.evaluated))
         files += grid_files(values["nearest_samples"])
     return write_run(folder, values, section, files)
 

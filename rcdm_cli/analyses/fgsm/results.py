@@ -97,7 +97,8 @@ class Robustness:
     def largest_drift(self) -> tuple[float, RobustnessCurve]:
         """Largest mean drift at any epsilon, and its curve."""
         return max(
-            ((interval.value, curve) for curve in self.curves for interval in curve.drift), key=lambda found: found[0]
+            ((interval.value, curve) for curve in self.curves for interval in curve.drift),
+            key=lambda drift_and_curve: drift_and_curve[0],
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -104,15 +104,15 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
     return [_finding(results, method, found) for method, found in by_method.items()]
 
 
-def _finding(results: Mapping[str, Any], method: str, found: Sequence[Mapping[str, Any]]) -> str:
-    more = [entry for entry in found if entry["low"] > 0]
-    less = [entry for entry in found if entry["high"] < 0]
+def _finding(results: Mapping[str, Any], method: str, differences: Sequence[Mapping[str, Any]]) -> str:
+    more = [entry for entry in differences if entry["low"] > 0]
+    less = [entry for entry in differences if entry["high"] < 0]
     text = (
         f"{method}: the projector is more invariant than the backbone to {len(more)} of"
-        f" {counted(len(found), 'augmentation')}{_listed(more)} and less invariant to {len(less)}{_listed(less)}."
+        f" {counted(len(differences), 'augmentation')}{_listed(more)} and less invariant to {len(less)}{_listed(less)}."
     )
     clear = [*more, *less]
-    if len(clear) < len(found):
+    if len(clear) < len(differences):
         text += " For the others, the 95 % confidence interval of the difference contains 0."
     if clear:
         name = max(clear, key=lambda entry: abs(float(entry["value"])))["augmentation"]
@@ -126,28 +126,28 @@ def _finding(results: Mapping[str, Any], method: str, found: Sequence[Mapping[st
     return text
 
 
-def _listed(found: Sequence[Mapping[str, Any]]) -> str:
-    return f" ({', '.join(entry['augmentation'] for entry in found)})" if found else ""
+def _listed(differences: Sequence[Mapping[str, Any]]) -> str:
+    return f" ({', '.join(entry['augmentation'] for entry in differences)})" if differences else ""
 
 
 def _relative(results: Mapping[str, Any], method: str, level: str, name: str) -> Mapping[str, float]:
     row = next(entry for entry in results["representations"] if (entry["method"], entry["level"]) == (method, level))
-    found: Mapping[str, float] = next(
+    relative: Mapping[str, float] = next(
         augmentation for augmentation in row["augmentations"] if augmentation["name"] == name
     )["mean"]["relative"]
-    return found
+    return relative
 
 
 def _most_and_least(results: Mapping[str, Any]) -> str:
-    found = [
+    similarities = [
         (augmentation["mean"]["relative"]["value"], name_of(row), augmentation["name"])
         for row in results["representations"]
         for augmentation in row["augmentations"]
         if augmentation["mean"]["relative"]
     ]
-    if not found:
+    if not similarities:
         return "The representations of different images are equal, so relative similarity is not defined."
-    (low, least, worst), (high, most, best) = min(found), max(found)
+    (low, least, worst), (high, most, best) = min(similarities), max(similarities)
     return (
         f"Relative similarity over {results['images']} images is highest for {most} under {best} ({high:.2f}) and"
         f" lowest for {least} under {worst} ({low:.2f}). 1: the representation is unchanged. 0: as different as the"

@@ -23,22 +23,28 @@ LABELS = {"source": "source", "without": "set to zero", "swapped": "target's val
 """Names of the rows on the page."""
 
 
-def draw(found: "ManipulatedRepresentation", source: Pixels, target: Pixels, near: Mapping[str, Pixels]) -> PixelGrid:
+def draw(
+    manipulated: "ManipulatedRepresentation", source: Pixels, target: Pixels, candidates: Mapping[str, Pixels]
+) -> PixelGrid:
     """Lay out one (method, level): the nearest neighbours with an image file, then the three rows of samples.
 
     Args:
-        found: Samples and neighbours.
+        manipulated: Samples and neighbours.
         source: Source image, uint8 (H, W, 3).
         target: Target image, uint8 (H, W, 3).
-        near: Images of the bank by key, uint8 (H, W, 3). The grid has at most as many neighbours as samples.
+        candidates: Images of the bank by key, uint8 (H, W, 3). The grid has at most as many neighbours as samples.
     """
-    num_samples, size = found.samples.shape[1:3]
+    num_samples, size = manipulated.samples.shape[1:3]
     images = {"source": center_crop(source, size), "without": None, "swapped": center_crop(target, size)}
     rows = [
-        GridRow([images[name], *found.samples[i]], f"samples:\n{label}")
+        GridRow([images[name], *manipulated.samples[i]], f"samples:\n{label}")
         for i, (name, label) in enumerate(LABELS.items())
     ]
-    neighbours = [center_crop(near[neighbour.key], size) for neighbour in found.neighbours if neighbour.key in near]
+    neighbours = [
+        center_crop(candidates[neighbour.key], size)
+        for neighbour in manipulated.neighbours
+        if neighbour.key in candidates
+    ]
     if neighbours:
         rows.insert(0, GridRow([None, *neighbours[:num_samples]], "nearest\nneighbours"))
     return PixelGrid(rows, [GridGroup("image", 1), GridGroup("", num_samples)])
@@ -48,7 +54,7 @@ def write(
     result: "Manipulation",
     source: Pixels,
     target: Pixels,
-    near: Mapping[str, Pixels],
+    candidates: Mapping[str, Pixels],
     folder: Path,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -58,7 +64,7 @@ def write(
         result: Samples and numbers.
         source: Source image, uint8 (H, W, 3).
         target: Target image, uint8 (H, W, 3).
-        near: Images of the bank by key, uint8 (H, W, 3).
+        candidates: Images of the bank by key, uint8 (H, W, 3).
         folder: Folder of the run, created if missing.
         about: Further content of ``results.json``: image names, bundle, versions, hashes.
 
@@ -67,27 +73,27 @@ def write(
     """
     values: dict[str, Any] = {"kind": "manipulate", **about, **result.as_json()}
     files: list[str] = []
-    for (pair, found), entry in zip(result.results.items(), values["representations"], strict=True):
+    for (pair, manipulated), entry in zip(result.results.items(), values["representations"], strict=True):
         name = f"manipulation-{pair.method}-{pair.level}"
-        entry["grid"] = write_grid(folder, name, draw(found, source, target, near))
+        entry["grid"] = write_grid(folder, name, draw(manipulated, source, target, candidates))
         files += grid_files(entry["grid"])
     return write_run(folder, values, section, files)
 
 
 def section(results: Mapping[str, Any]) -> Section:
     """Build the section from the results of ``rcdm manipulate``."""
-    found = results["representations"]
+    entries = results["representations"]
     return Section(
         "Dimensions that encode an attribute",
         "Do the dimensions that are active in an image and in most of its nearest neighbours encode an attribute that"
         " can be removed and replaced?",
         (
-            Sentence(_answer(found)),
+            Sentence(_answer(entries)),
             Sentence(_how(results)),
             *far_images(results),
-            *(_grid(entry) for entry in found),
+            *(_grid(entry) for entry in entries),
             table(
-                [{**entry, **row} for entry in found for row in entry["rows"]],
+                [{**entry, **row} for entry in entries for row in entry["rows"]],
                 {
                     **PAIR,
                     "dimensions": lambda row: LABELS[row["row"]],
@@ -99,12 +105,12 @@ def section(results: Mapping[str, Any]) -> Section:
                 " representation that the sample was generated from (own h), the source and the target.",
             ),
             table(
-                found,
+                entries,
                 {**PAIR, "dimensions": lambda entry: ", ".join(map(str, entry["dimensions"])) or "none"},
                 "Changed dimensions, counted from 0.",
             ),
             table(
-                [{**entry, **near} for entry in found for near in entry["neighbours"]],
+                [{**entry, **near} for entry in entries for near in entry["neighbours"]],
                 {**PAIR, "neighbour": "{key}", "similarity": "{similarity:.3f}"},
                 "Nearest neighbours of the source, by cosine similarity.",
             ),
@@ -138,9 +144,9 @@ def _grid(entry: Mapping[str, Any]) -> ImageGrid:
     return image_grid(entry["grid"], caption, name_of(entry))
 
 
-def _answer(found: Sequence[Mapping[str, Any]]) -> str:
+def _answer(entries: Sequence[Mapping[str, Any]]) -> str:
     """Return the change of similarity to the target at the (method, level) with the largest change."""
-    most = max(found, key=lambda entry: float(_moved(entry).mean()))
+    most = max(entries, key=lambda entry: float(_moved(entry).mean()))
     rise = _moved(most)
     if rise.mean() <= 0:
         return "With the values of the target, samples are not more similar to the target at any level."

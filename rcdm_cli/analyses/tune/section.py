@@ -61,8 +61,8 @@ def _words(way: Mapping[str, Any]) -> str:
 
 
 def _mean(entry: Mapping[str, Any], measure: str) -> float:
-    found = [each[measure] for each in entry["representations"]]
-    values = [float(each["value"] if isinstance(each, Mapping) else each) for each in found]
+    measured = [each[measure] for each in entry["representations"]]
+    values = [float(each["value"] if isinstance(each, Mapping) else each) for each in measured]
     return sum(values) / len(values)
 
 
