@@ -186,31 +186,31 @@ def measure_samples(
         nearest = memorised(by_image, real.own, real_bank.own) if real_bank else None
         evaluated.append(
             EvaluatedRepresentation(
-                pair,
-                faithfulness(sample_h, h[pair], bootstrap),
-                directions(sample_h, h[pair]),
-                accuracies.get(pair),
-                diversity(samples, by_image) if num_samples > 1 else None,
-                distances(features.own[::num_samples], real.own),
-                features.compare(real),
-                nearest,
-                _most_similar(nearest, small, samples, small_bank) if nearest else (),
+                pair=pair,
+                faithfulness=faithfulness(sample_h, h[pair], bootstrap),
+                directions=directions(sample_h, h[pair]),
+                knn=accuracies.get(pair),
+                diversity=diversity(samples, by_image) if num_samples > 1 else None,
+                distances=distances(features.own[::num_samples], real.own),
+                inception=features.compare(real),
+                memorised=nearest,
+                nearest=_most_similar(nearest, small, samples, small_bank) if nearest else (),
             )
         )
     # Distances depend on the sizes of the sets. The reference therefore has as many training images as images.
     subset = np.linspace(0, len(small_bank) - 1, min(count, len(small_bank))).round().astype(int)
     reference = feature_space.features(small_bank[subset]) if bank else None
     return Evaluation(
-        images.names,
-        seeds,
-        bank.names if bank else (),
-        space,
-        tuple(evaluated),
-        distances(reference.own, real.own) if reference else None,
-        len(subset),
-        reference.compare(real) if reference else None,
-        quantiles(nearest_image(real.own, real_bank.own)[0]) if real_bank else [],
-        bootstrap,
+        images=images.names,
+        seeds=seeds,
+        bank=bank.names if bank else (),
+        space=space,
+        evaluated=tuple(evaluated),
+        real=distances(reference.own, real.own) if reference else None,
+        compared=len(subset),
+        real_inception=reference.compare(real) if reference else None,
+        similarity_of_images=quantiles(nearest_image(real.own, real_bank.own)[0]) if real_bank else [],
+        bootstrap=bootstrap,
     )
 
 

@@ -123,16 +123,16 @@ def interpolate(
         samples = {pair: own.reshape(count, frames, *own.shape[1:]).swapaxes(1, 2) for pair, own in flat.items()}
         paths = [(a.paths[i], b.paths[j]) for i, j in zip(left, right, strict=True)]
         result = Interpolation(
-            [(PurePath(a).name, PurePath(b).name) for a, b in paths],
-            [(a.pixels[i], b.pixels[j]) for i, j in zip(left, right, strict=True)],
-            positions,
-            path,
-            seeds,
-            {
+            names=[(PurePath(a).name, PurePath(b).name) for a, b in paths],
+            images=[(a.pixels[i], b.pixels[j]) for i, j in zip(left, right, strict=True)],
+            positions=positions,
+            path=path,
+            seeds=seeds,
+            paths={
                 pair: [_measure(run, pair, ends[pair][i], targets[pair][i], own[i]) for i in range(count)]
                 for pair, own in samples.items()
             },
-            [*a.unreadable, *b.unreadable],
+            unreadable=[*a.unreadable, *b.unreadable],
         )
         if run.out:
             about = {**run.provenance(), "paths": [list(both) for both in paths]}
@@ -161,11 +161,11 @@ def _readable_pairs(a: NamedRepresentations, b: NamedRepresentations) -> tuple[l
 def _measure(run: SamplingRun, pair: Pair, ends: Tensor, target: Tensor, samples: Pixels) -> SampledPath:
     sample_h = run.encode_samples(pair, samples)
     return SampledPath(
-        samples,
-        float((ends[1] - ends[0]).norm()),
-        path_length(target),
-        F.cosine_similarity(sample_h, target, dim=-1).tolist(),
-        F.cosine_similarity(sample_h, ends[0], dim=-1).tolist(),
-        F.cosine_similarity(sample_h, ends[1], dim=-1).tolist(),
-        [path_length(row) for row in sample_h],
+        samples=samples,
+        distance=float((ends[1] - ends[0]).norm()),
+        length=path_length(target),
+        similarity=F.cosine_similarity(sample_h, target, dim=-1).tolist(),
+        to_a=F.cosine_similarity(sample_h, ends[0], dim=-1).tolist(),
+        to_b=F.cosine_similarity(sample_h, ends[1], dim=-1).tolist(),
+        sample_length=[path_length(row) for row in sample_h],
     )

@@ -177,14 +177,14 @@ def _summarise(
                 if ends[0] is not None and ends[1] is not None:
                     differences[pair.method, augmentation.name] = _interval_without_nan(ends[0] - ends[1])
     return Invariance(
-        count,
-        size,
-        augmentations,
-        {pair: percentile_interval(values) for pair, values in others.items()},
-        by_strength,
-        by_augmentation,
-        differences,
-        background_share,
+        count=count,
+        size=size,
+        augmentations=augmentations,
+        others={pair: percentile_interval(values) for pair, values in others.items()},
+        by_strength=by_strength,
+        by_augmentation=by_augmentation,
+        differences=differences,
+        background=background_share,
     )
 
 

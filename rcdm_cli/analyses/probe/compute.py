@@ -154,13 +154,13 @@ def _probe(
         knn[pair] = _Correct(knn_correct(bank, queries), [fitted.knn for fitted in refits])
         probed.append(
             ProbedRepresentation(
-                pair,
-                queries.h.shape[1],
-                linear[pair].estimate(bootstrap),
-                knn[pair].estimate(bootstrap),
-                probes.strengths[pair],
-                [fitted.strength for fitted in refits],
-                [_mean(correct[truth == index]) for index in range(len(classes))],
+                pair=pair,
+                width=queries.h.shape[1],
+                linear=linear[pair].estimate(bootstrap),
+                knn=knn[pair].estimate(bootstrap),
+                strength=probes.strengths[pair],
+                strength_by_seed=[fitted.strength for fitted in refits],
+                by_class=[_mean(correct[truth == index]) for index in range(len(classes))],
             )
         )
     differences = []
@@ -170,7 +170,16 @@ def _probe(
             both = (values[backbone].minus(values[projector]).estimate(bootstrap) for values in (linear, knn))
             differences.append(LevelDifference(method, *both))
     counts = torch.bincount(truth, minlength=len(classes)).tolist()
-    return ProbeResult(classes, counts, len(labels), seeds, probed, differences, excluded, skipped)
+    return ProbeResult(
+        classes=classes,
+        counts=counts,
+        training=len(labels),
+        seeds=seeds,
+        probed=probed,
+        differences=differences,
+        left_out=excluded,
+        unreadable=skipped,
+    )
 
 
 class _Correct(NamedTuple):
