@@ -207,9 +207,8 @@ def embed(
         own_cache = None
         if cache is None and out is not None:
             own_cache = cache = StepCache(out.with_name(f"{out.name}.parts"), {"rcdm": __version__})
-        embeddings = embed_dataset(
-            encoders, dataset, batch=batch, cache=cache, on_progress=on_progress, on_note=on_note
-        )
+        run = Run(batch=batch, cache=cache or StepCache(), on_progress=on_progress, on_note=on_note)
+        embeddings = embed_dataset(run, encoders, dataset)
         embeddings = replace(embeddings, origin={"rcdm": __version__, **encoders.origin})
         if labels is not None:
             by_key = dict(zip(dataset.keys, labels, strict=True))
@@ -221,42 +220,30 @@ def embed(
     return embeddings
 
 
-def embed_dataset(
-    encoders: EncoderSet,
-    dataset: ImageDataset,
-    *,
-    batch: int = 64,
-    cache: StepCache | None = None,
-    stage: str = "Encoding",
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
-) -> Embeddings:
+def embed_dataset(run: Run, encoders: EncoderSet, dataset: ImageDataset, stage: str = "Encoding") -> Embeddings:
     """Compute the representations of all readable images of a dataset, one cached part per ``CHUNK`` images.
 
     Args:
+        run: batch size, cache and callbacks.
         encoders: encoders and pairs.
         dataset: images; each encoder centre-crops the images to its own input size.
-        batch: maximum number of images per forward pass.
-        cache: cache of the parts.
         stage: name of the stage for ``on_progress``.
-        on_progress: called with (stage, images done, images).
-        on_note: called with a sentence for each unreadable image.
 
     Raises:
         InputError: no image is readable.
     """
-    cache, show = cache or StepCache(), partial(on_progress, stage)
+    show = partial(run.on_progress, stage)
     about = {
         "encoders": {method: entry.sha256 for method, entry in encoders.encoders.items()},
         "levels": {method: entry.spec.levels for method, entry in encoders.encoders.items()},
         # Without a folder nothing is cached, and the images are read only once.
-        "images": dataset.fingerprint() if cache.folder else "",
+        "images": dataset.fingerprint() if run.cache.folder else "",
     }
     parts, read, skipped = [], [], []
     for start in range(0, len(dataset), CHUNK):
         index = range(start, min(start + CHUNK, len(dataset)))
-        compute = partial(_chunk, encoders, dataset, index, batch, show)
-        part = cache.get_or_compute({"step": "embed", **about, "start": start, "stop": index.stop}, compute)
+        compute = partial(_chunk, encoders, dataset, index, run.batch, show)
+        part = run.cache.get_or_compute({"step": "embed", **about, "start": start, "stop": index.stop}, compute)
         read += part["read"].tolist()
         skipped += tensor_to_json(part["skipped"])
         parts.append(part)
@@ -264,7 +251,7 @@ def embed_dataset(
     if not read:
         raise InputError(f"None of the {len(dataset)} images in {dataset.root} is readable; first: {skipped[0][1]}")
     for _, reason in skipped:
-        on_note(reason)
+        run.on_note(reason)
     return Embeddings(
         {pair: torch.cat([part[f"{pair.method}/{pair.level}"] for part in parts]) for pair in encoders.pairs},
         tuple(dataset.keys[i] for i in read),
@@ -315,15 +302,7 @@ def load_or_embed(
     """
     stored = as_embeddings(data)
     if stored is None:
-        return embed_dataset(
-            encoders,
-            open_images(data, split, run.on_note),  # type: ignore[arg-type]
-            batch=run.batch,
-            cache=run.cache,
-            stage=stage,
-            on_progress=run.on_progress,
-            on_note=run.on_note,
-        )
+        return embed_dataset(run, encoders, open_images(data, split, run.on_note), stage)  # type: ignore[arg-type]
     where = "The given embeddings" if isinstance(data, Embeddings) else f"The embeddings in {data}"
     for pair in encoders.pairs:
         if pair not in stored.representations:

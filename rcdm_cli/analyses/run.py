@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rcdm_cli import __version__
-from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, sample_batches
+from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, tensors_hash
 from rcdm_cli.bundle.arguments import require_integer
 from rcdm_cli.bundle.bundle import Bundle, load_bundle
 from rcdm_cli.core.errors import InputError
@@ -95,12 +96,12 @@ class Run:
         on_note: called with a sentence for each unreadable image.
     """
 
-    seed: int
-    batch: int
-    out: Path | None
-    cache: StepCache
-    on_progress: OnProgress
-    on_note: OnNote
+    seed: int = 0
+    batch: int = 32
+    out: Path | None = None
+    cache: StepCache = field(default_factory=StepCache)
+    on_progress: OnProgress = no_progress
+    on_note: OnNote = no_note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,27 +142,40 @@ class SamplingRun(Run):
     ) -> dict[Pair, Pixels]:
         """Generate K samples of each of N representations, from the same noise at every (method, level).
 
+        Each batch is cached, so that an interrupted run loses at most one batch.
+
         Args:
             h: (N, D), by pair.
             seeds: N lists of K seeds.
             on_progress: called with (samples done, samples). By default, the progress of the stage ``Sampling``.
-            on_samples: called with each batch of samples in the order (pair, N, K), see ``sample_batches``.
+            on_samples: called with each batch of samples in the order (pair, N, K): index of the first sample, uint8
+                (B, S, S, 3).
 
         Returns:
             uint8 (N, K, S, S, 3), by pair.
         """
-        num_samples = len(seeds[0])
-        cond = [self.bundle.condition(one, method=pair.method, level=pair.level) for pair, one in h.items()]
-        flat = sample_batches(
-            self.bundle,
-            torch.cat(cond).repeat_interleave(num_samples, dim=0),
-            list(chain.from_iterable(seeds)) * len(h),
-            self.settings,
-            batch=self.batch,
-            cache=self.cache,
-            on_progress=on_progress or partial(self.on_progress, "Sampling"),
-            on_samples=on_samples,
-        )
+        num_samples, show = len(seeds[0]), on_progress or partial(self.on_progress, "Sampling")
+        cond = torch.cat([self.bundle.condition(one, method=pair.method, level=pair.level) for pair, one in h.items()])
+        cond = cond.repeat_interleave(num_samples, dim=0)
+        flat_seeds = list(chain.from_iterable(seeds)) * len(h)
+        parts = []
+        for start in range(0, len(flat_seeds), self.batch):
+            rows, batch_seeds = cond[start : start + self.batch], flat_seeds[start : start + self.batch]
+
+            def sample(rows: Tensor = rows, batch_seeds: list[int] = batch_seeds) -> dict[str, Tensor]:
+                samples = self.bundle.sample_cond(rows, batch_seeds, self.settings, len(batch_seeds))
+                return {"samples": torch.from_numpy(samples)}
+
+            key = {
+                "step": "samples",
+                "cond": tensors_hash(rows),
+                "seeds": batch_seeds,
+                "settings": self.settings.model_dump(),
+            }
+            parts.append(self.cache.get_or_compute(key, sample)["samples"].numpy())
+            on_samples(start, parts[-1])
+            show(start + len(batch_seeds), len(flat_seeds))
+        flat = np.concatenate(parts)
         return dict(zip(h, flat.reshape(len(h), len(seeds), num_samples, *flat.shape[1:]), strict=True))
 
 

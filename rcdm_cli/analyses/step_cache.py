@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
 from rcdm_cli.data.image_file import Pixels
-from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
 
 
@@ -126,49 +124,3 @@ def encode_pairs(
         key = {"step": "h", "pairs": pairs, "images": images_hash(images)}
         found = cache.get_or_compute(key, encode)
     return {pair: found[f"{pair.method}/{pair.level}"] for pair in pairs}
-
-
-def sample_batches(
-    bundle: Bundle,
-    cond: Tensor,
-    seeds: Sequence[int],
-    settings: Settings,
-    *,
-    batch: int = 32,
-    cache: StepCache | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-    on_samples: Callable[[int, Pixels], None] = lambda start, samples: None,
-) -> Pixels:
-    """Generate samples batch by batch and cache each batch, so that an interrupted run loses at most one batch.
-
-    Args:
-        bundle: bundle with the denoiser.
-        cond: conditioning vectors (N, W), one per sample.
-        seeds: N seeds.
-        settings: sampler, steps and guidance scale.
-        batch: number of samples per batch.
-        cache: cache of the samples.
-        on_progress: called after each batch with (samples done, N).
-        on_samples: called with each batch: index of the first sample, uint8 (B, S, S, 3).
-
-    Returns:
-        uint8 (N, S, S, 3).
-    """
-    cache = cache or StepCache()
-    parts = []
-    for start in range(0, len(seeds), batch):
-        rows, batch_seeds = cond[start : start + batch], list(seeds[start : start + batch])
-
-        def sample(rows: Tensor = rows, batch_seeds: list[int] = batch_seeds) -> dict[str, Tensor]:
-            return {"samples": torch.from_numpy(bundle.sample_cond(rows, batch_seeds, settings, len(batch_seeds)))}
-
-        key = {
-            "step": "samples",
-            "cond": tensors_hash(rows),
-            "seeds": batch_seeds,
-            "settings": settings.model_dump(),
-        }
-        parts.append(cache.get_or_compute(key, sample)["samples"].numpy())
-        on_samples(start, parts[-1])
-        on_progress(start + len(batch_seeds), len(seeds))
-    return np.concatenate(parts)

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from rcdm_cli.analyses import embed as module
 from rcdm_cli.analyses.embed import embed, embed_dataset, encoder_set, lone_encoder
+from rcdm_cli.analyses.run import Run
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
@@ -75,11 +76,11 @@ def test_interrupted_embedding_resumes(bundle, data, monkeypatch, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed_dataset(encoders, dataset, cache=cache, on_progress=stop)
+        embed_dataset(Run(cache=cache, on_progress=stop), encoders, dataset)
     monkeypatch.setattr(
         "rcdm_cli.data.cropped.center_crop", lambda image, size: read.append(1) or np.zeros((size, size, 3), np.uint8)
     )
-    again = embed_dataset(encoders, dataset, cache=cache)
+    again = embed_dataset(Run(cache=cache), encoders, dataset)
     assert len(read) == 3
     assert again.skipped[0][0] == "cats/3.png"
 

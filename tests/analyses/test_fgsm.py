@@ -14,7 +14,7 @@ from rcdm_cli.analyses.fgsm.attacks import (
 )
 from rcdm_cli.analyses.fgsm.compute import fgsm, require_gradients, sample_attacked
 from rcdm_cli.analyses.fgsm.results import REFERENCE, summarise
-from rcdm_cli.analyses.run import open_sampling_run
+from rcdm_cli.analyses.run import SamplingRun, open_sampling_run
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
@@ -43,9 +43,13 @@ def subjects(bundle):
     return AttackedImages({32: images}, tuple("abcde"), torch.tensor([0, 1, 0, 1, 1]), ("cat", "dog"), classifiers)
 
 
+def sampling_run(bundle, pairs, **options):
+    return SamplingRun(bundle=bundle, pairs=pairs, settings=bundle.settings(), **options)
+
+
 @pytest.fixture(scope="module")
 def outcomes(bundle, subjects):
-    return attack_all(bundle, subjects, [DINO, REFERENCE], PLAN, batch=2)
+    return attack_all(sampling_run(bundle, [DINO, REFERENCE], batch=2), subjects, PLAN)
 
 
 def test_epsilon_0_leaves_images_unchanged(bundle, subjects, outcomes):
@@ -68,21 +72,23 @@ def test_pixel_changes_are_bounded_by_epsilon_and_the_representation_drifts(outc
 
 
 def test_batch_size_does_not_change_the_outcome(bundle, subjects, outcomes):
-    whole = attack_all(bundle, subjects, [DINO], PLAN, batch=64)
+    whole = attack_all(sampling_run(bundle, [DINO], batch=64), subjects, PLAN)
     for case, found in whole.items():
         torch.testing.assert_close(found.similarity, outcomes[case].similarity, atol=1e-3, rtol=0)
 
 
 def test_interrupted_run_resumes(bundle, subjects, tmp_path, monkeypatch):
     cache = StepCache(tmp_path)
-    first = attack_all(bundle, subjects, [DINO], PLAN, cache=cache)
+    first = attack_all(sampling_run(bundle, [DINO], cache=cache), subjects, PLAN)
     monkeypatch.setattr("rcdm_cli.analyses.fgsm.attacks._outcome", None)
     calls = []
-    again = attack_all(bundle, subjects, [DINO], PLAN, cache=cache, on_progress=lambda *now: calls.append(now))
+    again = attack_all(
+        sampling_run(bundle, [DINO], cache=cache, on_progress=lambda *now: calls.append(now)), subjects, PLAN
+    )
     assert all(torch.equal(again[case].similarity, first[case].similarity) for case in first)
-    assert calls == [(20, 20)]
+    assert calls == [("Attacking", 20, 20)]
     with pytest.raises(TypeError):
-        attack_all(bundle, subjects, [REFERENCE], PLAN, cache=cache)
+        attack_all(sampling_run(bundle, [REFERENCE], cache=cache), subjects, PLAN)
 
 
 def outcome(correct, similarity):
@@ -126,7 +132,9 @@ def test_curves_and_comparisons_are_means_over_images():
 def test_one_image_has_no_comparisons(bundle, subjects):
     plan = AttackPlan(("drift",), (0.0, 2 / 255), 1, 0)
     single = AttackedImages({32: subjects.images[32][:1]}, ("a",))
-    found = summarise(attack_all(bundle, single, [DINO, REFERENCE], plan), single, [DINO, REFERENCE], plan)
+    found = summarise(
+        attack_all(sampling_run(bundle, [DINO, REFERENCE]), single, plan), single, [DINO, REFERENCE], plan
+    )
     assert (len(found.curves), found.comparisons) == (2, [])
 
 
@@ -142,7 +150,7 @@ def test_image_values_contain_the_predicted_classes(outcomes, subjects):
 def test_drift_needs_no_classes(bundle, subjects):
     plan = AttackPlan(("drift",), (0.0, 2 / 255), 2, 0)
     nameless = AttackedImages(subjects.images, subjects.paths)
-    outcomes = attack_all(bundle, nameless, [DINO, REFERENCE], plan)
+    outcomes = attack_all(sampling_run(bundle, [DINO, REFERENCE]), nameless, plan)
     found = summarise(outcomes, nameless, [DINO, REFERENCE], plan)
     assert found.curves[0].accuracy == []
     assert found.curves[0].relative_accuracy is None
@@ -150,7 +158,7 @@ def test_drift_needs_no_classes(bundle, subjects):
     assert found.curves[0].drift[1].value > 0
     assert found.images[0]["class"] is None
     with pytest.raises(InputError, match="needs classes"):
-        attack_all(bundle, nameless, [DINO], PLAN)
+        attack_all(sampling_run(bundle, [DINO]), nameless, PLAN)
 
 
 def test_samples_of_attacked_representations_share_the_noise(bundle, subjects):

@@ -33,9 +33,10 @@ def run(tmp_path_factory):
     }
     labels = torch.tensor([0, 1, 0, 1])
     subjects = AttackedImages({32: images}, ("<b>.png", "b", "c", "d"), labels, ("cat", "dog"), classifiers)
-    outcomes = attack_all(bundle, subjects, PAIRS, PLAN)
     with open_sampling_run(bundle, steps=2) as options:
-        samples = sample_attacked(replace(options, pairs=list(PAIRS)), subjects, [0, 2], PLAN, num_samples=2)
+        options = replace(options, pairs=list(PAIRS))
+        outcomes = attack_all(options, subjects, PLAN)
+        samples = sample_attacked(options, subjects, [0, 2], PLAN, num_samples=2)
     values = {
         "kind": "fgsm",
         "settings": {"epsilons": list(PLAN.epsilons), "attacks": list(PLAN.attacks)},

@@ -46,13 +46,14 @@ def test_section_lists_dimensions_and_the_largest_change(result, images, tmp_pat
     rows = dict(zip(PAIRS, tables[1].rows, strict=True))
     for pair, found in result.results.items():
         assert rows[pair][2] == (", ".join(str(entry) for entry in found.dimensions) or "none")
-    rise = {pair: np.mean(found.to_target[2]) - np.mean(found.to_target[0]) for pair, found in result.results.items()}
+    to_target = {pair: [row.to_target for row in found.rows] for pair, found in result.results.items()}
+    rise = {pair: np.mean(swapped) - np.mean(source) for pair, (source, _, swapped) in to_target.items()}
     most = max(PAIRS, key=rise.get)
     answer = section(values).elements[0]
     assert isinstance(answer, Sentence)
     if rise[most] > 0:
         assert f"at {most.method} {most.level}, where the rise is largest" in answer.text
-        ends = zip(result.results[most].to_target[2], result.results[most].to_target[0], strict=True)
+        ends = zip(to_target[most][2], to_target[most][0], strict=True)
         nearer = sum(after > before for after, before in ends)
         assert f"rises by {rise[most]:.3f} on average" in answer.text
         assert f"rises for {nearer} of 2 samples" in answer.text

@@ -10,6 +10,7 @@ from rcdm_cli.analyses.probe import compute
 from rcdm_cli.analyses.probe.compute import probe
 from rcdm_cli.analyses.probe.probes import fit_probes
 from rcdm_cli.analyses.probe.section import section
+from rcdm_cli.analyses.run import Run
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity
@@ -146,14 +147,14 @@ def test_json_contains_majority_and_seed_values(found):
 
 
 def test_fitted_classifiers_are_cached(training, tmp_path, monkeypatch):
-    cache = StepCache(tmp_path)
-    first = fit_probes(training, [BACKBONE], ignore_classes=["other"], cache=cache)
+    run = Run(cache=StepCache(tmp_path))
+    first = fit_probes(run, training, [BACKBONE], ignore_classes=["other"])
     monkeypatch.setattr("rcdm_cli.analyses.probe.probes.fit", None)
-    again = fit_probes(training, [BACKBONE], ignore_classes=["other"], cache=cache)
+    again = fit_probes(run, training, [BACKBONE], ignore_classes=["other"])
     assert torch.equal(again.classifiers[BACKBONE].weight, first.classifiers[BACKBONE].weight)
     assert again.strengths == first.strengths
     with pytest.raises(TypeError):
-        fit_probes(training, [BACKBONE], cache=cache)
+        fit_probes(run, training, [BACKBONE])
 
 
 def test_images_without_classes_are_refused(training, validation):

@@ -6,6 +6,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler, normalize
 
 from rcdm_cli.analyses.probe.probes import LabelledRepresentations, bootstrap_resample, refit
+from rcdm_cli.analyses.run import Run
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.metrics.linear_probe import FITS, STRENGTHS
 
@@ -31,7 +32,7 @@ def validation():
 
 @pytest.fixture(scope="module")
 def found(training, validation):
-    return refit(training, validation, CLASSES, seeds=3, seed=4)
+    return refit(Run(seed=4), training, validation, CLASSES, seeds=3)
 
 
 def test_resample_has_the_size_of_the_set_and_left_out_images_are_never_drawn():
@@ -88,7 +89,7 @@ def test_accuracies_vary_with_the_resample(found):
 
 
 def test_interrupted_refits_resume(found, training, validation, tmp_path):
-    cache, reported = StepCache(tmp_path), []
+    run, reported = Run(seed=4, cache=StepCache(tmp_path)), []
 
     def stop(done):
         reported.append(done)
@@ -96,9 +97,9 @@ def test_interrupted_refits_resume(found, training, validation, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        refit(training, validation, CLASSES, seeds=3, seed=4, cache=cache, on_progress=stop)
+        refit(run, training, validation, CLASSES, seeds=3, on_progress=stop)
     assert reported[-1] == FITS
     again = []
-    assert refit(training, validation, CLASSES, seeds=3, seed=4, cache=cache, on_progress=again.append) == found
+    assert refit(run, training, validation, CLASSES, seeds=3, on_progress=again.append) == found
     assert again[0] == len(STRENGTHS)
     assert again[-1] == 3 * len(STRENGTHS)

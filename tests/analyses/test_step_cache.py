@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, sample_batches, tensors_hash
+from rcdm_cli.analyses.run import SamplingRun
+from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, tensors_hash
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.encoders.pairs import Pair
 from tests.bundle.tiny import tiny_bundle
@@ -112,44 +113,49 @@ def test_encode_pairs_equals_bundle_encode_and_is_cached(bundle, images, tmp_pat
         encode_pairs(bundle, images, pairs)
 
 
-def test_interrupted_sampling_resumes_at_the_missing_batch(bundle, images, tmp_path, monkeypatch):
-    h = bundle.encode(images, method="dino", level="projector")
-    cond = bundle.condition(h, method="dino", level="projector")
-    settings, seeds = bundle.settings(steps=2), [1, 2, 3, 4, 5]
-    whole = sample_batches(bundle, cond, seeds, settings, batch=2)
-    assert np.abs(whole.astype(int) - bundle.sample_cond(cond, seeds, settings).astype(int)).max() <= 1
+def sample(bundle, h, seeds, steps=2, **options):
+    """Generate one sample of each representation, in batches of two."""
+    run = SamplingRun(bundle=bundle, pairs=[PAIR], settings=bundle.settings(steps=steps), batch=2, **options)
+    return run.sample({PAIR: h}, [[seed] for seed in seeds])[PAIR][:, 0]
 
-    def stop_at_4(done, total):
+
+def test_interrupted_sampling_resumes_at_the_missing_batch(bundle, images, tmp_path, monkeypatch):
+    h = bundle.encode(images, method=PAIR.method, level=PAIR.level)
+    seeds = [1, 2, 3, 4, 5]
+    whole = sample(bundle, h, seeds)
+    cond = bundle.condition(h, method=PAIR.method, level=PAIR.level)
+    at_once = bundle.sample_cond(cond, seeds, bundle.settings(steps=2))
+    assert np.abs(whole.astype(int) - at_once.astype(int)).max() <= 1
+
+    def stop_at_4(stage, done, total):
         if done >= 4:
             raise KeyboardInterrupt
 
     cache = StepCache(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        sample_batches(bundle, cond, seeds, settings, batch=2, cache=cache, on_progress=stop_at_4)
+        sample(bundle, h, seeds, cache=cache, on_progress=stop_at_4)
     calls = []
     sample_cond = type(bundle).sample_cond
     monkeypatch.setattr(type(bundle), "sample_cond", lambda *given: calls.append(given[2]) or sample_cond(*given))
-    np.testing.assert_array_equal(sample_batches(bundle, cond, seeds, settings, batch=2, cache=cache), whole)
+    np.testing.assert_array_equal(sample(bundle, h, seeds, cache=cache), whole)
     assert calls == [[5]]
-    # Other seeds, settings and conditioning vectors are other samples.
-    sample_batches(bundle, cond[:2], [1, 3], settings, batch=2, cache=cache)
-    sample_batches(bundle, cond[:2], [1, 2], bundle.settings(steps=3), batch=2, cache=cache)
-    sample_batches(bundle, cond[1:3], [1, 2], settings, batch=2, cache=cache)
+    # Other seeds, settings and representations are other samples.
+    sample(bundle, h[:2], [1, 3], cache=cache)
+    sample(bundle, h[:2], [1, 2], steps=3, cache=cache)
+    sample(bundle, h[1:3], [1, 2], cache=cache)
     assert len(calls) == 4
 
 
-def test_sample_batches_reports_each_batch(bundle, images):
-    cond = bundle.condition(bundle.encode(images, method="dino"), method="dino")
+def test_sample_reports_each_batch(bundle, images):
+    h = bundle.encode(images, method=PAIR.method, level=PAIR.level)
+    run = SamplingRun(bundle=bundle, pairs=[PAIR], settings=bundle.settings(steps=1), batch=2)
     reported = []
-    whole = sample_batches(
-        bundle,
-        cond,
-        [1, 2, 3, 4, 5],
-        bundle.settings(steps=1),
-        batch=2,
+    whole = run.sample(
+        {PAIR: h},
+        [[1], [2], [3], [4], [5]],
         on_progress=lambda done, total: reported.append((done, total)),
         on_samples=lambda start, samples: reported.append((start, samples)),
-    )
+    )[PAIR][:, 0]
     assert reported[1::2] == [(2, 5), (4, 5), (5, 5)]
     for start, samples in reported[::2]:
         np.testing.assert_array_equal(samples, whole[start : start + 2])

@@ -94,6 +94,7 @@ HELP_DIFFERS = {
     "--split",
     "--steps",
     "--validation-split",
+    "--workers",
 }
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.analyses.step_cache import StepCache, tensors_hash
+from rcdm_cli.analyses.run import SamplingRun
+from rcdm_cli.analyses.step_cache import tensors_hash
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import Level
@@ -200,32 +201,21 @@ def attack_images(
         return before, after, encode(after)
 
 
-def attack_all(
-    bundle: Bundle,
-    subjects: AttackedImages,
-    pairs: Sequence[Pair],
-    plan: AttackPlan,
-    *,
-    batch: int = 64,
-    cache: StepCache | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[AttackCase, AttackOutcome]:
+def attack_all(run: SamplingRun, subjects: AttackedImages, plan: AttackPlan) -> dict[AttackCase, AttackOutcome]:
     """Attack all images in every case, one cached step per case.
 
     Args:
-        bundle: bundle with the encoders. Gradients include the preprocessing.
+        run: bundle with the encoders, (method, level) pairs, batch size, cache and callbacks. Gradients include the
+            preprocessing.
         subjects: images, classes and classifiers.
-        pairs: (method, level) pairs.
         plan: attacks and bounds.
-        batch: number of images per batch.
-        cache: cache of the outcomes.
-        on_progress: called with (images attacked, images times cases).
 
     Raises:
         InputError: an attack needs classes, and ``subjects`` has none.
     """
-    cache = cache or StepCache()
-    cases = [AttackCase(pair, name, epsilon) for pair in pairs for name in plan.attacks for epsilon in plan.epsilons]
+    cases = [
+        AttackCase(pair, name, epsilon) for pair in run.pairs for name in plan.attacks for epsilon in plan.epsilons
+    ]
     total = len(cases) * len(subjects)
     hashes = {size: hashlib.sha256(crops.tobytes()).hexdigest() for size, crops in subjects.images.items()}
     outcomes = {}
@@ -233,12 +223,14 @@ def attack_all(
 
         def compute(case: AttackCase = case, before: int = number * len(subjects)) -> dict[str, Tensor]:
             parts = []
-            for start in range(0, len(subjects), batch):
-                on_progress(before + start, total)
-                parts.append(_outcome(bundle, case, subjects, range(len(subjects))[start : start + batch], plan))
+            for start in range(0, len(subjects), run.batch):
+                run.on_progress("Attacking", before + start, total)
+                parts.append(
+                    _outcome(run.bundle, case, subjects, range(len(subjects))[start : start + run.batch], plan)
+                )
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-        entry = bundle.manifest.encoders[case.pair.method]
+        entry = run.bundle.manifest.encoders[case.pair.method]
         key = {
             "step": "attack",
             "case": case,
@@ -250,9 +242,9 @@ def attack_all(
             "labels": subjects.labels.tolist() if subjects.labels is not None else None,
             "classifier": tensors_hash(*subjects.classifiers.get(case.pair, ())),
         }
-        part = cache.get_or_compute(key, compute)
+        part = run.cache.get_or_compute(key, compute)
         outcomes[case] = AttackOutcome(part["similarity"], part["largest"], part.get("predicted"))
-    on_progress(total, total)
+    run.on_progress("Attacking", total, total)
     return outcomes
 
 

@@ -20,7 +20,7 @@ from rcdm_cli.analyses.fgsm.section import write
 from rcdm_cli.analyses.inputs import ImageInput, data_name, open_images
 from rcdm_cli.analyses.left_out import left_out, left_out_sentence
 from rcdm_cli.analyses.probe.probes import LinearProbes, fit_probes
-from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
+from rcdm_cli.analyses.run import AnalysisArguments, Run, SamplingRun, open_sampling_run, require_at_least
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.data.cropped import load_cropped
@@ -92,28 +92,14 @@ def fgsm(
                 _require_no_overlap(_images_in(dataset, training, encoders))
             if sentence := left_out_sentence(left_out(training.labels, ignore_classes), "training images"):
                 run.on_note(sentence)
-            probes = fit_probes(
-                training,
-                run.pairs,
-                ignore_classes=ignore_classes,
-                seed=run.seed,
-                cache=run.cache,
-                on_progress=partial(run.on_progress, "Fitting linear classifiers"),
-            )
+            show = partial(run.on_progress, "Fitting linear classifiers")
+            probes = fit_probes(run, training, run.pairs, ignore_classes=ignore_classes, on_progress=show)
         subjects = select_images(run.bundle, run.pairs, dataset, probes, limit, ignore_classes)
         for reason in subjects.unreadable:
             run.on_note(reason)
         if sentence := left_out_sentence(subjects.left_out, "images"):
             run.on_note(sentence)
-        outcomes = attack_all(
-            run.bundle,
-            subjects,
-            run.pairs,
-            plan,
-            batch=run.batch,
-            cache=run.cache,
-            on_progress=partial(run.on_progress, "Attacking"),
-        )
+        outcomes = attack_all(run, subjects, plan)
         result = summarise(outcomes, subjects, run.pairs, plan)
         if examples:
             samples = sample_attacked(run, subjects, range(min(examples, len(subjects))), plan, num_samples)
@@ -273,6 +259,6 @@ def _images_in(images: ImageDataset, training: Embeddings, encoders: EncoderSet)
         return []
     pair = encoders.pairs[0]
     one = replace(encoders, encoders={pair.method: encoders.encoders[pair.method]}, pairs=[pair])
-    encoded = embed_dataset(one, named.spread(COMPARED))
+    encoded = embed_dataset(Run(), one, named.spread(COMPARED))
     stored = training.rows([rows[path] for path in encoded.paths]).representations[pair]
     return list(named.keys) if is_copy(encoded.representations[pair], stored).any() else []

@@ -126,9 +126,7 @@ def _probe(
 
     own = left_out(training.labels, ignore_classes)
     skipped = tuple(path for path, _ in (*training.skipped, *validation.skipped))
-    probes = fit_probes(
-        training, pairs, ignore_classes=ignore_classes, seed=run.seed, cache=run.cache, on_progress=show
-    )
+    probes = fit_probes(run, training, pairs, ignore_classes=ignore_classes, on_progress=show)
     training, labels, classes = labelled_images(training, ignore_classes)
     excluded = {"training": own, "validation": left_out(validation.labels, ignore_classes, classes)}
     for kind, values in excluded.items():
@@ -146,9 +144,7 @@ def _probe(
         def show_refits(done: int, before: int = first + number * each) -> None:
             show(before + done)
 
-        refits = refit(
-            bank, queries, len(classes), seeds=seeds, seed=run.seed, cache=run.cache, on_progress=show_refits
-        )
+        refits = refit(run, bank, queries, len(classes), seeds=seeds, on_progress=show_refits)
         correct = probes.classifiers[pair].correct(*queries)
         linear[pair] = _Correct(correct, [fitted.linear for fitted in refits])
         knn[pair] = _Correct(knn_correct(bank, queries), [fitted.knn for fitted in refits])

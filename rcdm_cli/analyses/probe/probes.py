@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.analyses.step_cache import StepCache, tensors_hash
+from rcdm_cli.analyses.run import Run
+from rcdm_cli.analyses.step_cache import tensors_hash
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.seeds import derive_seed
 from rcdm_cli.encoders.embeddings import Embeddings
@@ -83,28 +84,25 @@ def labelled_images(
 
 
 def fit_probes(
+    run: Run,
     training: Embeddings,
     pairs: Sequence[Pair],
     *,
     ignore_classes: Sequence[str] = (),
-    seed: int = 0,
-    cache: StepCache | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LinearProbes:
     """Fit a linear classifier on the representations at every pair.
 
     Args:
+        run: seed of the split that selects the L2 strength, and cache of the classifiers.
         training: representations of the training images; images without a class are left out.
         pairs: (method, level) pairs.
         ignore_classes: names that count as no class.
-        seed: seed of the split that selects the L2 strength.
-        cache: cache of the classifiers.
         on_progress: called with (fits done, fits), over all pairs.
 
     Raises:
         InputError: no labelled image, fewer than two classes, or too few images.
     """
-    cache = cache or StepCache()
     training, labels, classes = labelled_images(training, ignore_classes)
     probes = LinearProbes(classes, {}, {})
     for number, pair in enumerate(pairs):
@@ -115,11 +113,11 @@ def fit_probes(
         h = training.representations[pair]
 
         def compute(h: Tensor = h, show: Callable[[int, int], None] = show) -> dict[str, Tensor]:
-            fitted = fit(h, labels, len(classes), seed=seed, on_progress=show)
+            fitted = fit(h, labels, len(classes), seed=run.seed, on_progress=show)
             return {**fitted.classifier._asdict(), "strength": torch.tensor(fitted.strength, dtype=torch.float64)}
 
-        key = {"step": "linear probe", "h": tensors_hash(h, labels), "classes": len(classes), "seed": seed}
-        part = cache.get_or_compute(key, compute)
+        key = {"step": "linear probe", "h": tensors_hash(h, labels), "classes": len(classes), "seed": run.seed}
+        part = run.cache.get_or_compute(key, compute)
         probes.classifiers[pair] = LinearClassifier(part["weight"], part["bias"])
         probes.strengths[pair] = float(part["strength"])
         show(FITS, FITS)
@@ -138,33 +136,30 @@ def bootstrap_resample(count: int, seed: int, number: int) -> BootstrapSample:
 
 
 def refit(
+    run: Run,
     training: LabelledRepresentations,
     validation: LabelledRepresentations,
     classes: int,
     *,
     seeds: int,
-    seed: int = 0,
-    cache: StepCache | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> list[RefitAccuracy]:
     """Refit both classifiers on bootstrap resamples and return their accuracies on the validation images.
 
     Args:
+        run: seed of the resamples, which do not depend on the representation, and cache of the accuracies.
         training: training images, which are resampled.
         validation: validation images.
         classes: number of classes, C.
         seeds: number of resamples.
-        seed: seed of the resamples. The resamples do not depend on the representation.
-        cache: cache of the accuracies.
         on_progress: called with the number of fits done, of ``seeds * len(STRENGTHS)``.
     """
-    cache = cache or StepCache()
     hashed = tensors_hash(*training, *validation)
     accuracies = []
     for number in range(seeds):
 
         def compute(number: int = number) -> dict[str, Tensor]:
-            sample, before = bootstrap_resample(len(training.h), seed, number), number * len(STRENGTHS)
+            sample, before = bootstrap_resample(len(training.h), run.seed, number), number * len(STRENGTHS)
             fitted = select_strength(*training, classes, *sample, lambda done: on_progress(before + done))
             linear = fitted.classifier.correct(*validation).mean()
             unique = sample.drawn.unique()
@@ -172,8 +167,8 @@ def refit(
             values = [linear, knn_correct(subset, validation).mean(), fitted.strength]
             return {"found": torch.tensor(values, dtype=torch.float64)}
 
-        key = {"step": "refit", "of": hashed, "classes": classes, "resample": [seed, number]}
-        accuracies.append(RefitAccuracy(*cache.get_or_compute(key, compute)["found"].tolist()))
+        key = {"step": "refit", "of": hashed, "classes": classes, "resample": [run.seed, number]}
+        accuracies.append(RefitAccuracy(*run.cache.get_or_compute(key, compute)["found"].tolist()))
         on_progress((number + 1) * len(STRENGTHS))
     return accuracies
 
