@@ -11,7 +11,7 @@ from rcdm_cli.cli import _completion
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._environment import cache_folder
 from rcdm_cli.cli._options import one_of
-from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.core.resources import bundles, recipes
 
 ListRow = dict[str, str]
@@ -107,9 +107,7 @@ def list_names(out: Output, kind: Kind = ALL) -> None:
 def _table(rows: list[ListRow]) -> list[str]:
     """Format one line per row, without the long columns."""
     short = [[cell for name, cell in row.items() if name not in LONG] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*short, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in short]
-    return [line.rstrip() for line in lines] or ["(none)"]
+    return text_table(short, text_columns=len(short[0])) if short else ["(none)"]
 
 
 def _outline(rows: list[ListRow]) -> list[str]:
