@@ -1,12 +1,14 @@
 """Architectures of trunks, and tensors under timm's names."""
 
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib import import_module
+from io import StringIO
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.reference import IMAGENET_MEAN, IMAGENET_STD
@@ -49,6 +51,7 @@ class Architecture:
         options: keyword arguments of ``timm.create_model``.
         pool: timm's ``global_pool``; None uses the model's default.
         stem_padding: padding of a ResNet's stem for small images; None keeps the stem of the trunk.
+        norm_eps: epsilon of all layer norms; None keeps the epsilon of the trunk.
         facts: properties that tensors do not define, with the reason why a value was chosen.
         scaling: reason of the scaling in ``preprocessing``.
     """
@@ -59,6 +62,7 @@ class Architecture:
     options: dict[str, Any] = field(default_factory=dict)
     pool: str | None = None
     stem_padding: int | None = None
+    norm_eps: float | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     scaling: str = "default"
 
@@ -86,20 +90,14 @@ def named_architecture(name: str, tensors: TrunkTensors) -> Architecture:
         InputError: timm's conversion changes the values of tensors or drops tensors that the output depends on.
     """
     config = timm_config(name)
-    with torch.device("meta"):
-        trunk = build_trunk(name, {}, tensors.pool)
-    converted = _convert(tensors, trunk) if tensors.own else {}
+    converted = _convert(tensors, name) if tensors.own else {}
     size = config.input_size[-1] if config.fixed_input_size else DEFAULT_SIZE
     return Architecture(name, converted, imagenet_preprocessing(size), pool=tensors.pool)
 
 
-def _convert(tensors: TrunkTensors, trunk: nn.Module) -> dict[str, Tensor]:
-    """Convert names and shapes of other projects with timm's converter of the model, if present."""
+def _convert(tensors: TrunkTensors, name: str) -> dict[str, Tensor]:
     own = tensors.own
-    convert = getattr(import_module(type(trunk).__module__), "checkpoint_filter_fn", None)
-    if convert is None:
-        return dict(own)
-    converted: dict[str, Tensor] = convert(dict(own), trunk)
+    converted = convert_names(own, name, {}, tensors.pool)
     # Positions and patches of another size are resampled, and a layer before the classifier is dropped.
     changed = [name for name in converted if name in own and own[name].numel() != converted[name].numel()]
     dropped = [name for name in own if name not in converted and "pre_logits" in name]
@@ -109,6 +107,21 @@ def _convert(tensors: TrunkTensors, trunk: nn.Module) -> dict[str, Tensor]:
             + (f"another size at {listed(changed)}" if changed else f"a layer that timm drops: {listed(dropped)}")
             + ". Give the timm model of exactly this size with trunk=NAME."
         )
+    return converted
+
+
+def convert_names(own: State, name: str, options: Mapping[str, Any], pool: str | None) -> dict[str, Tensor]:
+    """Convert names and shapes of other projects with timm's converter of the model, if present.
+
+    The converters of some models resample the position embeddings to the size in ``options``, antialiased.
+    """
+    with torch.device("meta"):
+        trunk = build_trunk(name, options, pool)
+    convert = getattr(import_module(type(trunk).__module__), "checkpoint_filter_fn", None)
+    if convert is None:
+        return dict(own)
+    with redirect_stdout(StringIO()):  # timm's converter of DINOv3 prints the names of missing parameters
+        converted: dict[str, Tensor] = convert(dict(own), trunk)
     return converted
 
 

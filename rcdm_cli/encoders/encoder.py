@@ -104,7 +104,7 @@ class Encoder(nn.Module):
 def _build(spec: EncoderSpec) -> nn.Module:
     if spec.onnx_widths:
         return OnnxTrunk()
-    trunk = build_trunk(spec.trunk, spec.trunk_options, spec.pool, spec.stem_padding)
+    trunk = build_trunk(spec.trunk, spec.trunk_options, spec.pool, spec.stem_padding, norm_eps=spec.norm_eps)
     if (width := trunk_width(trunk)) != spec.width:
         raise InputError(f"The trunk {spec.trunk!r} has width {width}, but the spec has width {spec.width}.")
     return trunk

@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
+import torch
+
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.state_dict import load_state_dict_file
+from rcdm_cli.encoders.build import build_encoder
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.find_head import DetectedHead, find_head, read_head
 from rcdm_cli.encoders.find_trunk import DetectedTrunk, find_trunk
+from rcdm_cli.encoders.from_hugging_face import open_transformers_file
+from rcdm_cli.encoders.hugging_face_networks import is_from_transformers
 from rcdm_cli.encoders.inferred import Inferred, describe_head, describe_pool, describe_scaling, describe_trunk
 from rcdm_cli.encoders.published import LAYOUTS
 from rcdm_cli.encoders.reference import Reference
-from rcdm_cli.encoders.spec import EncoderSpec
 from rcdm_cli.encoders.state import left_out_groups
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 
@@ -31,34 +35,29 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
         InputError: the file is not a state dict, the trunk or a selected head cannot be read, the tensors fit several
             networks, or an option does not fit.
     """
-    reference.check("a checkpoint", OPTIONS)
     state, where = load_state_dict_file(path, every=True), str(path)
+    if is_from_transformers(state):
+        return open_transformers_file(path, state, reference)
+    reference.check("a checkpoint", OPTIONS)
     detected = find_trunk(state, where, reference)
     architecture = detected.architecture
     if reference.size and "img_size" in architecture.options and reference.size != architecture.options["img_size"]:
         size = architecture.options["img_size"]
         raise InputError(f"The ViT in {path} has position embeddings for {size} pixels. Remove size={reference.size}.")
-    trunk = build_trunk(architecture.name, architecture.options, architecture.pool, architecture.stem_padding)
-    trunk.load_state_dict(architecture.tensors)
-    width = trunk_width(trunk)
-    found = _head(reference, detected, width, where)
+    with torch.device("meta"):
+        trunk = build_trunk(architecture.name, architecture.options, architecture.pool, architecture.stem_padding)
+    found = _head(reference, detected, trunk_width(trunk), where)
     head = found if isinstance(found, DetectedHead) else None
     layout = LAYOUTS[head.method] if head and head.method else None
-    spec = EncoderSpec(
-        method=reference.method or (head.method if head and head.method else reference.name()),
-        trunk=architecture.name,
-        trunk_options=architecture.options,
-        pool=architecture.pool,
-        stem_padding=architecture.stem_padding,
-        width=width,
-        head=head.layers if head else (),
-        preprocessing=reference.preprocessing(layout.preprocessing if layout else architecture.preprocessing),
-        origin=layout.origin if layout else path.name,
+    encoder = build_encoder(
+        architecture,
+        reference.method or (head.method if head and head.method else reference.name()),
+        layout.origin if layout else path.name,
         licence=layout.licence if layout else "",
+        preprocessing=reference.preprocessing(layout.preprocessing if layout else architecture.preprocessing),
+        layers=head.layers if head else (),
+        head=head.tensors if head else None,
     )
-    encoder = Encoder(spec, trunk)
-    if head and encoder.head is not None:
-        encoder.head.load_state_dict(head.tensors)
     encoder.inferred = _inferred(encoder, detected, found, reference)
     return encoder
 

@@ -8,12 +8,19 @@ import timm
 import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
+from pydantic import Field
 from torch import nn
 
 from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.core.files import read_tensors
+from rcdm_cli.encoders.architectures import Architecture, convert_names
+from rcdm_cli.encoders.build import build_encoder, require_tensors
 from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.encoders.hub import CONFIG, WEIGHTS, HubFile, read_json
+from rcdm_cli.encoders.inferred import configured_lines
 from rcdm_cli.encoders.reference import Reference
 from rcdm_cli.encoders.spec import EncoderSpec, Preprocessing
+from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions
 from rcdm_cli.encoders.trunks import build_trunk, timm_config, trunk_width
 
 PREFIX = "timm:"
@@ -52,6 +59,47 @@ def open_timm(reference: Reference) -> Encoder:
         licence=(config.license or "") if reference.pretrained else "",
     )
     return Encoder(spec, trunk)
+
+
+class _PretrainedConfig(HubFile):
+    input_size: tuple[int, int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    license: str | None = Field(default=None, max_length=200)
+
+
+class TimmConfig(HubFile):
+    """``config.json`` of a timm model on the Hugging Face hub."""
+
+    architecture: str = Field(pattern=TRUNK_NAME_PATTERN)
+    model_args: TrunkOptions = {}
+    pretrained_cfg: _PretrainedConfig
+
+
+def open_timm_folder(folder: Path, reference: Reference, origin: str) -> Encoder:
+    """Open a folder with ``config.json`` and ``model.safetensors`` of timm.
+
+    Raises:
+        InputError: a file is missing or damaged, the tensors do not fit the model, or an option does not fit.
+    """
+    reference.check("a timm model of the Hugging Face hub", OPTIONS)
+    config = TimmConfig.parse(read_json(folder / CONFIG), str(folder / CONFIG))
+    name, trained = config.architecture, config.pretrained_cfg
+    options = dict(config.model_args) | _options(name, reference)
+    if timm_config(name).fixed_input_size:
+        options.setdefault("img_size", trained.input_size[-1])
+    preprocessing = Preprocessing.parse(
+        {"size": trained.input_size[-1], "mean": trained.mean, "std": trained.std}, str(folder / CONFIG)
+    )
+    tensors = convert_names(read_tensors(folder / WEIGHTS), name, options, reference.pool)
+    names = timm_config(name).classifier or ()
+    classifiers = tuple(f"{module}." for module in ((names,) if isinstance(names, str) else names))
+    tensors = {name: value for name, value in tensors.items() if not name.startswith(classifiers)}
+    architecture = Architecture(name, tensors, reference.preprocessing(preprocessing), options, reference.pool)
+    require_tensors(architecture, origin)
+    encoder = build_encoder(architecture, reference.name(), origin, licence=trained.license or "")
+    encoder.inferred = configured_lines(encoder.trunk, encoder.spec, reference, CONFIG)
+    return encoder
 
 
 def _options(name: str, reference: Reference) -> dict[str, Any]:

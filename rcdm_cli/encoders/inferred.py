@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from rcdm_cli.encoders.reference import SCALINGS
-from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
+from rcdm_cli.encoders.reference import SCALINGS, Reference
+from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
 
 Inferred = Mapping[str, str | Mapping[str, str]]
 """Inferred properties of an encoder by name, as text; ``left out`` is a mapping of modules."""
@@ -37,6 +37,7 @@ def describe_pool(trunk: nn.Module) -> str:
         pool = next((module.pool_type for module in trunk.modules() if hasattr(module, "pool_type")), "")
     positions = "patches" if getattr(trunk, "num_prefix_tokens", 0) else "positions"
     texts = {"token": "class token", "avg": f"average of all {positions}", "max": f"maximum of all {positions}"}
+    texts["map"] = "attention pooling"
     return texts.get(str(pool), str(pool) or "by the timm model")
 
 
@@ -56,3 +57,15 @@ def inferred_lines(inferred: Inferred, what: str) -> Iterator[str]:
     for name, value in inferred.items():
         text = value if isinstance(value, str) else "; ".join(f"{key} ({entry})" for key, entry in value.items())
         yield f"{what}: {name}: {text}"
+
+
+def configured_lines(trunk: nn.Module, spec: EncoderSpec, reference: Reference, scaling_file: str) -> Inferred:
+    """Return the properties of an encoder whose scaling comes from ``scaling_file`` or the options."""
+    reason = "given" if reference.scaling or reference.mean else scaling_file
+    lines = {
+        "trunk": describe_trunk(spec.trunk, spec.trunk_options),
+        "pooling": describe_pool(trunk),
+        "input": f"{spec.preprocessing.size} pixels",
+        "scaling": f"{describe_scaling(spec.preprocessing)} ({reason})",
+    }
+    return lines | ({"head": describe_head(spec.width, spec.head)} if spec.head else {})

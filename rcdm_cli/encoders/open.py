@@ -1,4 +1,4 @@
-"""Open encoders by reference: files of rcdm, checkpoints of other projects, ONNX graphs and timm models."""
+"""Open encoders by reference: files of rcdm, checkpoints, ONNX graphs, timm and Hugging Face models."""
 
 from pathlib import Path
 
@@ -6,9 +6,14 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
 from rcdm_cli.encoders.from_checkpoint import open_checkpoint
+from rcdm_cli.encoders.from_hugging_face import open_transformers
 from rcdm_cli.encoders.from_onnx import open_onnx
-from rcdm_cli.encoders.from_timm import PREFIX, open_timm
-from rcdm_cli.encoders.reference import Reference, parse_reference
+from rcdm_cli.encoders.from_timm import PREFIX, open_timm, open_timm_folder
+from rcdm_cli.encoders.hub import CONFIG, download, read_json
+from rcdm_cli.encoders.reference import NOT_A_FILE, Reference, parse_reference
+
+HUB_PREFIX = "hf:"
+TIMM_HUB_PREFIX = "timm:hf-hub:"
 
 ENCODER_FILE = "encoder.safetensors"
 """File name of the encoder in the folder of an ``rcdm pretrain`` run."""
@@ -22,6 +27,8 @@ def open_encoder(reference: str, method: str | None = None, head: Path | None = 
     - ``FILE.safetensors`` or ``FOLDER``: an encoder that rcdm wrote, or the folder of an ``rcdm pretrain`` run;
     - ``timm:NAME`` (random weights) or ``timm:NAME,pretrained``, such as
       ``timm:vit_small_patch14_dinov2,pretrained,pool=token,size=224``;
+    - ``timm:hf-hub:OWNER/NAME`` or ``hf:OWNER/NAME``: a timm model or a model of transformers of the Hugging Face hub,
+      or a folder in the layout of the hub;
     - ``FILE.pt``, ``FILE.pth``, ...: a checkpoint of another project. Trunk and head are recognised by names and
       shapes, or given by ``trunk=NAME`` and ``head=NAME``;
     - ``FILE.onnx,scaling=imagenet``: an ONNX graph.
@@ -44,20 +51,31 @@ def open_encoder(reference: str, method: str | None = None, head: Path | None = 
 
 
 def _open(reference: Reference) -> Encoder:
+    if reference.target.startswith(TIMM_HUB_PREFIX):
+        return _open_hub_folder(download(reference.target.removeprefix(TIMM_HUB_PREFIX)), reference, reference.target)
     if reference.target.startswith(PREFIX):
         return open_timm(reference)
+    if reference.target.startswith(HUB_PREFIX):
+        return _open_hub_folder(download(reference.target.removeprefix(HUB_PREFIX)), reference, reference.target)
     path = Path(reference.target)
+    if (path / CONFIG).is_file():
+        return _open_hub_folder(path, reference, path.name)
     if path.is_dir():
         path /= ENCODER_FILE
     if not path.is_file():
-        raise InputError(
-            f"{path} is not a file. An encoder is a file, the folder of an `rcdm pretrain` run, or timm:NAME."
-        )
+        raise InputError(f"{path} {NOT_A_FILE}")
     if path.suffix == ".onnx":
         return open_onnx(path, reference)
     if path.suffix == ".safetensors" and "kind" in read_metadata(path):
         return _open_own(path, reference)
     return open_checkpoint(path, reference)
+
+
+def _open_hub_folder(folder: Path, reference: Reference, origin: str) -> Encoder:
+    """Open a folder in the layout of the Hugging Face hub: a network of transformers or a timm model."""
+    if "architecture" in read_json(folder / CONFIG):
+        return open_timm_folder(folder, reference, origin)
+    return open_transformers(folder, reference, origin)
 
 
 def _open_own(path: Path, reference: Reference) -> Encoder:

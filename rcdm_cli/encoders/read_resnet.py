@@ -37,7 +37,7 @@ def read_resnet(tensors: TrunkTensors) -> Architecture:
     padding = _small_stem_padding(tensors) if stem is not None and stem.shape[-1] == 3 else None
     size = {} if padding is None else {"size": SMALL_STEM_SIZE}
     facts = {} if padding is None else {"stem": f"3×3, stride 1, padding {padding}, no max pooling (convention)"}
-    return Architecture(name, own, imagenet_preprocessing(**size), options, tensors.pool, padding, facts)
+    return Architecture(name, own, imagenet_preprocessing(**size), options, tensors.pool, padding, facts=facts)
 
 
 def _small_stem_padding(tensors: TrunkTensors) -> int:

@@ -23,6 +23,18 @@ SCALINGS: dict[str, tuple[Triple, Triple]] = {
 }
 """Mean and standard deviation of pixel values in [0, 1], by name of the scaling."""
 
+PREFIXES = ("timm:", "hf:", "torchvision:")
+"""Prefixes of targets that are not files."""
+
+NOT_A_FILE = (
+    "is not a file. An encoder is a file, the folder of an `rcdm pretrain` run or of a Hugging Face model, timm:NAME, "
+    "torchvision:NAME or hf:OWNER/NAME."
+)
+"""Error for a target that does not exist."""
+
+_UNSPECIFIC = ("model", "pytorch_model")
+"""File names of Hugging Face weights. The name of their folder names the encoder."""
+
 _PARTS = re.compile(r"(?P<target>.+?)(?P<options>(?:,(?:pretrained|[a-z]+=[^,]*))*)")
 
 
@@ -101,7 +113,11 @@ class Reference(Spec):
         """Return the name of the encoder: ``method``, else a name derived from the target."""
         if self.method:
             return self.method
-        stem = self.target.removeprefix("timm:") if self.target.startswith("timm:") else Path(self.target).stem
+        path = Path(self.target)
+        if self.target.startswith(PREFIXES):
+            stem = self.target.partition("@")[0].replace("/", ":").split(":")[-1]
+        else:
+            stem = path.parent.name if path.stem in _UNSPECIFIC and path.parent.name else path.stem
         return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).lstrip("._-") or "encoder"
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
@@ -122,10 +138,8 @@ def require_encoder_file(text: str) -> None:
         InputError: an option is wrong, or the target does not exist.
     """
     target = parse_reference(text).target
-    if not target.startswith("timm:") and not Path(target).exists():
-        raise InputError(
-            f"{target} is not a file. An encoder is a file, the folder of an `rcdm pretrain` run, or timm:NAME."
-        )
+    if not target.startswith(PREFIXES) and not Path(target).exists():
+        raise InputError(f"{target} {NOT_A_FILE}")
 
 
 def parse_reference(text: str) -> Reference:
@@ -138,7 +152,7 @@ def parse_reference(text: str) -> Reference:
     if not found:
         raise InputError("The reference of the encoder is empty. Give a file, or timm:NAME.")
     target = found["target"]
-    if target.startswith("timm:") and "," in target:  # paths may contain commas; timm's names do not
+    if target.startswith(PREFIXES) and "," in target:  # paths may contain commas; names of models do not
         wrong = target.split(",")[1]
         raise InputError(f"`encoder` {text}: {wrong!r} is not an option. Options are `pretrained` and NAME=VALUE.")
     values: dict[str, Any] = {}

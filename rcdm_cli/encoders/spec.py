@@ -98,6 +98,7 @@ class EncoderSpec(Spec):
         pool: timm's ``global_pool``; None uses the model's default.
         stem_padding: padding of a ResNet's stem for small images: a 3×3 convolution of stride 1 without max pooling
             (Chen et al. 2020, arXiv:2002.05709, B.9). None keeps the stem of the trunk.
+        norm_eps: epsilon of the trunk's layer norms. None keeps the epsilon of the trunk.
         width: width of the backbone representation.
         head: layers of the projector head; empty for an encoder without projector level.
         layers: layers whose pooled outputs are levels, in the order of the forward pass.
@@ -112,6 +113,7 @@ class EncoderSpec(Spec):
     trunk_options: TrunkOptions = {}
     pool: TrunkPool | None = None
     stem_padding: int | None = Field(default=None, ge=0, le=16)
+    norm_eps: float | None = Field(default=None, gt=0, le=0.1)
     width: int = Field(ge=1, le=MAX_WIDTH)
     head: tuple[HeadLayer, ...] = Field(default=(), max_length=64)
     layers: tuple[LayerSpec, ...] = Field(default=(), max_length=256)

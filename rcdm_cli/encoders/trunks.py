@@ -24,6 +24,7 @@ def build_trunk(
     pool: str | None,
     stem_padding: int | None = None,
     *,
+    norm_eps: float | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
     """Build a timm model that maps (B, 3, H, W) to pooled features (B, width).
@@ -33,6 +34,7 @@ def build_trunk(
         options: keyword arguments of ``timm.create_model``.
         pool: timm's ``global_pool``; None uses the model's default.
         stem_padding: padding of the stem for small images, as in ``EncoderSpec``; None keeps the model's stem.
+        norm_eps: epsilon of all layer norms; None keeps the epsilon of the model.
         pretrained: load timm's pretrained weights, from the cache or by download; else random weights.
 
     Raises:
@@ -48,6 +50,10 @@ def build_trunk(
         raise InputError(f"timm cannot build the trunk {name!r} with {dict(options) | pooling}: {error}") from error
     if stem_padding is not None:
         _use_small_stem(trunk, stem_padding)
+    if norm_eps is not None:
+        for module in trunk.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = norm_eps
     return trunk
 
 

@@ -42,7 +42,11 @@ def train(invoke, data, run, *references, recipe=None):
 
 
 def test_run_on_encoders_of_other_projects_exports_to_a_bundle(invoke, data, workplace):
-    references = (f"{data / 'mine.ckpt'},size=32", f"{data / 'graph.onnx'},scaling=imagenet", "timm:test_vit,size=32")
+    references = (
+        f"{data / 'mine.ckpt'},size=32,head=projector",
+        f"{data / 'graph.onnx'},scaling=imagenet",
+        "timm:test_vit,size=32",
+    )
     result = train(invoke, data, workplace / "run", *references)
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["steps"] == 2

@@ -1,5 +1,5 @@
 """Matrix of checkpoint layouts, one ``Case`` per layout."""
 
-from tests.encoders.matrix import resnets
+from tests.encoders.matrix import hugging_face, resnets
 
-CASES = [*resnets.CASES]
+CASES = [*resnets.CASES, *hugging_face.CASES]
