@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -32,27 +32,35 @@ OnNote = Callable[[str], None]
 """Callback for warnings, such as an unreadable image: one sentence."""
 
 
-class RunArguments(TypedDict, total=False):
-    """Keyword arguments that every analysis function accepts.
+class StepArguments(TypedDict, total=False):
+    """Keyword arguments of the steps of an analysis.
 
     Attributes:
         seed: seed of all random numbers (noise, random starts, resamples), at least 0. The noise of a sample also
             depends on the name of the image, see ``sample_seed``. Default: 0.
         batch: maximum number of images or samples per batch, at least 1. Does not change the results. Default: 32.
-        out: run folder, for ``results.json``, images and ``report.html``. Default: None, which writes no files.
-        force: whether to replace a finished run in ``out``. Default: False.
-        cache: cache of expensive steps. Default: a folder in ``out`` that is deleted at the end of the run.
         on_progress: called with (stage, items done, items). Default: no call.
         on_note: called with a sentence for each unreadable image, and about images that are left out. Default: no call.
     """
 
     seed: int
     batch: int
+    on_progress: OnProgress
+    on_note: OnNote
+
+
+class RunArguments(StepArguments, total=False):
+    """Keyword arguments that every analysis function accepts, in addition to ``StepArguments``.
+
+    Attributes:
+        out: run folder, for ``results.json``, images and ``report.html``. Default: None, which writes no files.
+        force: whether to replace a finished run in ``out``. Default: False.
+        cache: cache of expensive steps. Default: a folder in ``out`` that is deleted at the end of the run.
+    """
+
     out: str | Path | None
     force: bool
     cache: StepCache | None
-    on_progress: OnProgress
-    on_note: OnNote
 
 
 class AnalysisArguments(RunArguments, total=False):
@@ -183,45 +191,32 @@ class SamplingRun(Run):
 def open_run(
     about: dict[str, Any],
     *,
-    seed: int = 0,
-    batch: int = 32,
     out: str | Path | None = None,
     force: bool = False,
     cache: StepCache | None = None,
-    on_progress: OnProgress = no_progress,
-    on_note: OnNote = no_note,
+    **options: Unpack[StepArguments],
 ) -> Iterator[Run]:
     """Check ``RunArguments`` and open the cache. At the end of the run, the default cache is deleted.
 
     Args:
         about: JSON-able description of the inputs that all cached steps depend on.
-        seed: seed of all random numbers, as in ``RunArguments``.
-        batch: maximum number of images or samples per batch.
         out: run folder.
         force: whether to replace a finished run.
         cache: cache of the caller, which is not deleted.
-        on_progress: progress callback.
-        on_note: callback for warnings.
+        **options: see ``StepArguments``.
 
     Raises:
         InputError: a value is out of range, ``out`` contains a finished run and ``force`` is False, ``out`` cannot be
             written, or another process writes to ``out``.
     """
-    require_at_least(0, seed=seed)
-    require_at_least(1, batch=batch)
-    folder = None if out is None else Path(out)
-    with output_folder(folder) if folder else nullcontext():
-        if folder and (folder / RESULTS).exists() and not force:
+    run = Run(out=None if out is None else Path(out), **options)
+    require_at_least(0, seed=run.seed)
+    require_at_least(1, batch=run.batch)
+    with output_folder(run.out) if run.out else nullcontext():
+        if run.out and (run.out / RESULTS).exists() and not force:
             raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
-        own_cache = StepCache(folder / "parts", about) if folder and cache is None else None
-        yield Run(
-            seed=seed,
-            batch=batch,
-            out=folder,
-            cache=cache or own_cache or StepCache(),
-            on_progress=on_progress,
-            on_note=on_note,
-        )
+        own_cache = StepCache(run.out / "parts", about) if run.out and cache is None else None
+        yield replace(run, cache=cache or own_cache or run.cache)
         if own_cache:
             own_cache.discard()
 
