@@ -6,9 +6,7 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.backends.graph import verified_path
@@ -29,6 +27,7 @@ from rcdm_cli.core.levels import Level, selected_levels
 from rcdm_cli.core.resources import bundle_path
 from rcdm_cli.core.seeds import distinct_names
 from rcdm_cli.data.encode import EncoderFunction, check_images, encode_images
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seeds
@@ -39,8 +38,6 @@ from rcdm_cli.diffusion.space import Codec
 from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.encoder import Encoder, level_index, load_encoder
 from rcdm_cli.encoders.pairs import Pair, choose_among
-
-Pixels = NDArray[np.uint8]
 
 
 class Bundle:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_json
 from rcdm_cli.data.array_file import ArrayWriter, open_array, partial_path
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.dataset import ImageDataset
-from rcdm_cli.data.image_file import UnreadableImage
+from rcdm_cli.data.image_file import Pixels, UnreadableImage
 
 _BLOCK = 256
 
@@ -31,7 +30,7 @@ class CroppedImages:
         skipped: key and reason of each unreadable image.
     """
 
-    images: NDArray[np.uint8]
+    images: Pixels
     keys: tuple[str, ...]
     labels: tuple[str | None, ...]
     skipped: tuple[tuple[str, str], ...]
@@ -57,7 +56,7 @@ def load_cropped(
         RcdmError: the cache cannot be written.
     """
     if cache is None:
-        images: NDArray[np.uint8] = np.empty((len(source), size, size, 3), np.uint8)
+        images: Pixels = np.empty((len(source), size, size, 3), np.uint8)
         rows = iter(images)
         skipped: dict[int, str] = {}
         _crop_all(source, size, lambda crop: np.copyto(next(rows), crop), skipped.__setitem__, on_progress)
@@ -108,7 +107,7 @@ def _write_crops(
     _require_readable(source, skipped)
 
 
-def _cropped(source: ImageDataset, images: NDArray[np.uint8], skipped: dict[int, str]) -> CroppedImages:
+def _cropped(source: ImageDataset, images: Pixels, skipped: dict[int, str]) -> CroppedImages:
     readable = [index for index in range(len(source)) if index not in skipped]
     return CroppedImages(
         images=images[: len(readable)],
@@ -121,7 +120,7 @@ def _cropped(source: ImageDataset, images: NDArray[np.uint8], skipped: dict[int,
 def _crop_all(
     source: ImageDataset,
     size: int,
-    on_crop: Callable[[NDArray[np.uint8]], Any],
+    on_crop: Callable[[Pixels], Any],
     on_skip: Callable[[int, str], None],
     on_progress: Callable[[int, int], None] | None,
     start: int = 0,
@@ -144,7 +143,7 @@ def _require_readable(source: ImageDataset, skipped: dict[int, str]) -> None:
 
 def read_crops(
     source: ImageDataset, sizes: Collection[int], index: range, block: int
-) -> Iterator[list[tuple[int, dict[int, NDArray[np.uint8]] | UnreadableImage]]]:
+) -> Iterator[list[tuple[int, dict[int, Pixels] | UnreadableImage]]]:
     """Read and centre-crop images in threads.
 
     The next block is read while the caller works on the current block.
@@ -159,7 +158,7 @@ def read_crops(
         Blocks of (index, crops by size, or the error of an unreadable image), in the order of ``index``.
     """
 
-    def read(number: int) -> tuple[int, dict[int, NDArray[np.uint8]] | UnreadableImage]:
+    def read(number: int) -> tuple[int, dict[int, Pixels] | UnreadableImage]:
         try:
             image = source.read(number)
         except UnreadableImage as error:

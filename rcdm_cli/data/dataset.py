@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.content import fingerprint
@@ -23,7 +22,7 @@ from rcdm_cli.data.find import (
     supported_suffixes,
     walk,
 )
-from rcdm_cli.data.image_file import UnreadableImage, read_image
+from rcdm_cli.data.image_file import Pixels, UnreadableImage, read_image
 
 _TAR_BLOCK = 512
 _LONGEST_LABEL = 1024
@@ -65,7 +64,7 @@ class ImageDataset:
         """Class of each image: the text of its ``.cls`` file, else the first-level folder, else None."""
         return tuple(entry.label for entry in self.entries)
 
-    def read(self, index: int) -> NDArray[np.uint8]:
+    def read(self, index: int) -> Pixels:
         """Read image ``index`` as uint8 RGB (H, W, 3).
 
         Raises:

@@ -8,12 +8,10 @@ from functools import cache
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from rcdm_cli.core.errors import InputError
-
-Pixels = NDArray[np.uint8]
+from rcdm_cli.data.image_file import Pixels
 
 CELL = 96
 """Images smaller than this many pixels are enlarged by a whole factor."""

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.data.tensor import to_uint8
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import initial_noise, step_noise
@@ -96,7 +96,7 @@ class Loop:
     decoder: Codec | None = None
 
     @torch.no_grad()
-    def samples(self, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8]:
+    def samples(self, cond: Tensor, seeds: Sequence[int]) -> Pixels:
         """Generate one batch of samples for ``cond`` (B, W) and B seeds: uint8 (B, size, size, 3)."""
         sampler = SAMPLERS[self.settings.sampler]
         timesteps = spacing(sampler.spacing, self.schedule, self.settings.steps)
@@ -125,7 +125,7 @@ def sample_images(
     batch: int,
     on_progress: Callable[[int, int], None],
     on_note: Callable[[str], None],
-) -> NDArray[np.uint8]:
+) -> Pixels:
     """Generate one sample for each conditioning vector and seed.
 
     Each sample depends only on its conditioning vector and seed. The batch size does not change the noise. If a batch
@@ -152,7 +152,7 @@ def sample_images(
     if len(seeds) != len(cond):
         raise InputError(f"`seeds` must contain one seed per conditioning vector, {len(cond)}; given {len(seeds)}.")
     batch = min(batch, loop.engine.max_batch or batch)
-    parts: list[NDArray[np.uint8]] = []
+    parts: list[Pixels] = []
     done = 0
     while done < len(seeds):
         part = slice(done, done + batch)
@@ -167,7 +167,7 @@ def sample_images(
     return np.concatenate(parts)
 
 
-def _try_samples(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> NDArray[np.uint8] | None:
+def _try_samples(loop: Loop, cond: Tensor, seeds: Sequence[int]) -> Pixels | None:
     """Return the samples of one batch, or None if memory is insufficient. Tensors are freed before the return."""
     try:
         return loop.samples(cond, seeds)

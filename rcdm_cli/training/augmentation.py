@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.data.array_file import Rows
 from rcdm_cli.data.augment import with_brightness, with_contrast, with_hue, with_saturation
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.training.recipe import AugmentationConfig
-
-Pixels = NDArray[np.uint8]
 
 NUM_PARAMS = 7
 """Augmentation parameters: zoom, crop position (right, down), brightness, contrast, saturation, hue."""

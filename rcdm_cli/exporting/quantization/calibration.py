@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.backends.graph import EightBit
@@ -15,10 +13,9 @@ from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import open_dataset
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seed
-
-Pixels = NDArray[np.uint8]
 
 CALIBRATION_IMAGES = 32
 

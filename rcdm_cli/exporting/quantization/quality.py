@@ -6,20 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.backends.graph import EightBit
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import CheckFailed
+from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.sampling import sample_images
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.distances import frechet_distance
 from rcdm_cli.metrics.ranks import mean_reciprocal_rank, own_similarity, ranks
-
-Pixels = NDArray[np.uint8]
 
 MAX_RANK_LOSS = 0.03
 """Largest accepted loss of mean reciprocal rank at the worst representation. With 100 images, a different rounding of
