@@ -92,7 +92,7 @@ def test_bank_must_not_share_images(invoke):
         (("--bank-split", "tran"), "tran"),
         (("--space", "supervised/projector"), "Available levels: backbone"),
         (("--space", "vicreg"), "vicreg"),
-        (("--space", "dino/both"), "Give METHOD/backbone"),
+        (("--space", "dino/both"), "no both level"),
         (("--inception", "nowhere.pth"), "nowhere.pth is not a file"),
     ],
 )
