@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from rcdm_cli import __version__
-from rcdm_cli.analyses.inputs import ImageInput, open_images, read_images
+from rcdm_cli.analyses.inputs import ImageInput, open_images
 from rcdm_cli.analyses.run import (
     OnNote,
     OnProgress,
     Run,
-    SamplingRun,
     as_bundle,
     chosen_pairs,
     no_note,
@@ -31,10 +30,8 @@ from rcdm_cli.core.files import sha256
 from rcdm_cli.core.levels import selected_levels
 from rcdm_cli.core.outputs import output_file
 from rcdm_cli.core.resources import MANIFEST
-from rcdm_cli.core.seeds import distinct_names
 from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.encode import EncoderFunction, encode_dataset
-from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.embeddings import (
     Embeddings,
     EncoderIdentity,
@@ -83,32 +80,6 @@ class EncoderSet:
     pairs: list[Pair]
     device: torch.device
     origin: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class NamedRepresentations:
-    """Representations of N images with the names of the images.
-
-    Attributes:
-        h: by pair, float32 (N, D).
-        paths: N paths; inside the file for a file of representations.
-        names: N distinct names, which the noise depends on; the paths inside a file of representations.
-        pixels: N images uint8 (H, W, 3); None if only the representation is given.
-        positions: positions of the N images among all given images, including unreadable images.
-        unreadable: paths of unreadable images.
-    """
-
-    h: dict[Pair, Tensor]
-    paths: list[str]
-    names: list[str]
-    pixels: list[Pixels | None]
-    positions: list[int]
-    unreadable: list[str]
-
-    @property
-    def given(self) -> int:
-        """Number of given images, including unreadable images."""
-        return len(self.positions) + len(self.unreadable)
 
 
 def encoder_set(
@@ -310,23 +281,3 @@ def load_or_embed(
         if stored.encoders[pair.method].sha256 != encoders.encoders[pair.method].sha256:
             raise InputError(f"{where} come from another {pair.method} encoder. Compute them again: `rcdm embed`.")
     return stored.split(split)
-
-
-def encode_inputs(run: SamplingRun, images: ImageInput | Embeddings) -> NamedRepresentations:
-    """Return the representations of images or folders of images, or stored representations of the same encoders.
-
-    Raises:
-        InputError: no image is readable, or the stored representations come from other encoders.
-    """
-    stored = as_embeddings(images)
-    if stored is not None:
-        stored = load_or_embed(run, bundle_encoders(run.bundle, run.pairs), stored)
-        count = len(stored.paths)
-        h = {pair: stored.representations[pair] for pair in run.pairs}
-        paths = list(stored.paths)
-        return NamedRepresentations(h, paths, distinct_names(paths), [None] * count, list(range(count)), [])
-    manifest = run.bundle.manifest
-    size = max(manifest.denoiser.size, *(encoder.spec.preprocessing.size for encoder in manifest.encoders.values()))
-    read = read_images(images, size, run.on_note)  # type: ignore[arg-type]
-    h = run.encode(read.pixels)
-    return NamedRepresentations(h, read.paths, read.names, [*read.pixels], read.positions, read.unreadable)

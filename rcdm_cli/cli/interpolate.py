@@ -33,7 +33,8 @@ def interpolate(
     interrupted run.
 
     Args:
-        first: First image, a folder of images, or a file written by `rcdm embed`.
+        first: First image, a folder of images, a file written by `rcdm embed`, or a .npy, .npz or .safetensors file of
+            vectors (N, D) for --method and --level.
         second: Second image, or a folder or file with as many images, which are paired in order.
         path: Straight line between the representations, or arc around zero.
         start: First position; 0 is A, 1 is B.
@@ -43,6 +44,7 @@ def interpolate(
 
     Examples:
         $ rcdm interpolate shirt.jpg shoe.jpg
+        $ rcdm interpolate predicted.npy observed.npy --method dino --level projector
         $ rcdm interpolate shirts shoes --path spherical --method vicreg --level projector --animation webp
     """
     from rcdm_cli.analyses.interpolate.compute import interpolate as compute

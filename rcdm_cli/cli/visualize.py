@@ -21,17 +21,23 @@ def visualize(
 
     Properties that all samples share are encoded in the representation. Properties that vary are not encoded.
 
+    A file of vectors, such as predictions of a world model, averages or edited representations, needs no images. Ranks
+    are then ranks among the vectors. A warning names the rows that are farther from the training images of the bundle
+    than 99.9 % of the training images.
+
     Writes grid.png (a row per image and method: the image, the samples of each level and their standard-deviation map),
     the samples as single files, results.json with all numbers, and report.html. The same command resumes an interrupted
     run.
 
     Args:
-        images: Images, folders of images, or one file written by `rcdm embed`.
+        images: Images, folders of images, one file written by `rcdm embed`, or one .npy, .npz or .safetensors file of
+            vectors (N, D) for --method and --level.
 
     Examples:
         $ rcdm visualize imgs --method dino --level projector
         $ rcdm visualize imgs --method dino,vicreg --level both --samples 8 --out dino-vicreg
         $ rcdm visualize embeddings.safetensors --method dino --level projector
+        $ rcdm visualize edited.npy --method dino --level projector
     """
     from rcdm_cli.analyses.visualize.compute import visualize as compute
 

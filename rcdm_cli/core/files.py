@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rcdm_cli.core.errors import InputError, RcdmError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -103,6 +107,31 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
     with _readable(path):
         return load_file(path)
+
+
+def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
+    """Return the arrays of a ``.npz`` file by name, or the memory-mapped array of a ``.npy`` file as ``array``.
+
+    Python objects are refused.
+
+    Raises:
+        InputError: the file does not exist or is not a complete NumPy file without Python objects.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise InputError(f"{path} is not a file.")
+    try:
+        # A header whose shape exceeds the file is an error of the memory map.
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else {"array": found}
+    except (OSError, ValueError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        kind = path.suffix.lower().removeprefix(".")
+        if re.search("object|pickle", str(error)):
+            raise InputError(
+                f"{path} is not a complete {kind} file, or contains Python objects, which are not read."
+            ) from error
+        raise InputError(f"{path} is not a complete {kind} file ({error}).") from error
 
 
 @contextmanager

@@ -13,8 +13,7 @@ label is the empty string, and ``about`` is a string. Neither format needs pickl
 
 import json
 import re
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import atomic_write, read_metadata, read_tensors, write_tensors
+from rcdm_cli.core.files import atomic_write, read_arrays, read_metadata, read_tensors, write_tensors
 from rcdm_cli.core.levels import LEVEL_PATTERN, MAX_LENGTH
 from rcdm_cli.core.resources import EMBEDDINGS
 from rcdm_cli.core.spec import Spec
@@ -179,18 +178,12 @@ def tensor_to_json(tensor: Tensor) -> list[Any]:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise InputError(f"{path} is not a file.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: Mapping[str, NDArray[Any]] = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a complete npz file ({error}).") from error
+    arrays = read_arrays(path)
     if missing := [name for name in ("about", "paths", "labels") if name not in arrays]:
         raise InputError(
             f"{path} is not a file of representations: {', '.join(missing)} missing. `rcdm embed` writes such files."
         )
-    return dict(arrays)
+    return arrays
 
 
 def _pair(name: str, path: Path) -> Pair:

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rcdm_cli.analyses.embed import NamedRepresentations, encode_inputs
-from rcdm_cli.analyses.inputs import ImageInput
 from rcdm_cli.analyses.interpolate.results import Interpolation, SampledPath
 from rcdm_cli.analyses.interpolate.section import write
 from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
+from rcdm_cli.analyses.sampling_inputs import NamedRepresentations, SamplingInput, sampling_inputs
 from rcdm_cli.analyses.training_distance import training_distances
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.noise import sample_seeds
-from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 
 ANIMATIONS = ("webp", "gif")
@@ -63,8 +61,8 @@ def path_length(points: Tensor) -> float:
 
 def interpolate(
     bundle: Bundle | str | Path,
-    first: ImageInput | Embeddings,
-    second: ImageInput | Embeddings,
+    first: SamplingInput,
+    second: SamplingInput,
     *,
     path: str = "linear",
     start: float = 0.0,
@@ -78,7 +76,7 @@ def interpolate(
 
     Args:
         bundle: bundle, or its name or folder.
-        first: image, a folder of images, arrays, or representations.
+        first: image, a folder of images, arrays, representations, or vectors as for ``visualize``.
         second: as many images as ``first``, paired in order.
         path: ``linear``, or ``spherical`` for the arc around zero.
         start: position of the first frame; 0 is the first image, 1 the second. At least -4 and at most 4.
@@ -102,12 +100,14 @@ def interpolate(
             raise InputError(f"`{name}` must be from -4 to 4, not {position}.")
     positions = np.linspace(start, end, frames).tolist()
     with open_sampling_run(bundle, **options) as run:
-        a, b = encode_inputs(run, first), encode_inputs(run, second)
+        a, b = sampling_inputs(run, first), sampling_inputs(run, second)
         left, right = _readable_pairs(a, b)
+        are_vectors = a.are_vectors or b.are_vectors
         distances = training_distances(
             run,
             [PurePath(path).name for path in (*a.paths, *b.paths)],
             {pair: torch.cat([a.h[pair], b.h[pair]]) for pair in run.pairs},
+            are_vectors,
         )
         ends = {pair: torch.stack([a.h[pair][left], b.h[pair][right]], dim=1) for pair in run.pairs}
         where = torch.tensor(positions, dtype=torch.float32)
@@ -136,6 +136,7 @@ def interpolate(
         )
         if run.out:
             about = {**run.provenance(), "paths": [list(both) for both in paths]}
+            about["inputs"] = "vectors" if are_vectors else "images"
             about |= {**distances, "unreadable": result.unreadable, "images_given": a.given + b.given}
             write(result, run.out, about, animation)
     return result

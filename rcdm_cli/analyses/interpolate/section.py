@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from rcdm_cli.analyses.training_distance import far_images
+from rcdm_cli.analyses.training_distance import far_images, input_noun
 from rcdm_cli.core.files import atomic_write
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import Pixels
@@ -31,13 +31,17 @@ def draw(result: "Interpolation", number: int) -> PixelGrid:
     """Lay out one pair of images: a row for each (method, level) and noise, from the first to the second image."""
     size = next(iter(result.paths.values()))[number].samples.shape[2]
     ends = [None if image is None else center_crop(image, size) for image in result.images[number]]
+    with_ends = any(end is not None for end in ends)
     rows = [
-        GridRow([ends[0], *samples, ends[1]], f"{pair.method}\n{pair.level}\nnoise {k + 1}")
+        GridRow(
+            [ends[0], *samples, ends[1]] if with_ends else list(samples),
+            f"{pair.method}\n{pair.level}\nnoise {k + 1}",
+        )
         for pair, paths in result.paths.items()
         for k, samples in enumerate(paths[number].samples)
     ]
     frames = [GridGroup(f"{position:.2g}", 1) for position in result.positions]
-    return PixelGrid(rows, [GridGroup("A", 1), *frames, GridGroup("B", 1)])
+    return PixelGrid(rows, [GridGroup("A", 1), *frames, GridGroup("B", 1)] if with_ends else frames)
 
 
 def animate(result: "Interpolation", number: int) -> list[Pixels]:
@@ -91,12 +95,15 @@ def section(results: Mapping[str, Any]) -> Section:
     summary, positions = results["summary"], results["positions"]
     means = listed([f"{entry['mean_similarity']:.3f} for {name_of(entry)}" for entry in summary])
     pairs = results["image_pairs"]
-    noises = len(pairs[0]["seeds"])
+    noises, noun = len(pairs[0]["seeds"]), input_noun(results)
+    of_b = "vector B" if noun == "vector" else "the representation of image B"
+    between = "two vectors" if noun == "vector" else "the representations of two images"
     samples: list[Element] = []
     for entry in pairs:
         names = f"{entry['a']} (A) to {entry['b']} (B)"
+        ends = ("", "") if noun == "vector" else ("image A, ", ", image B")
         caption = (
-            "Each row: image A, one sample at each position between A and B, image B. All samples of a row have the"
+            f"Each row: {ends[0]}one sample at each position between A and B{ends[1]}. All samples of a row have the"
             " same noise."
         )
         samples.append(image_grid(entry["grid"], caption, f"From {names}"))
@@ -119,17 +126,17 @@ def section(results: Mapping[str, Any]) -> Section:
             (
                 "to_b",
                 "Similarity to B",
-                "Cosine similarity between the representation of a sample and the representation of image B.",
+                f"Cosine similarity between the representation of a sample and {of_b}.",
             ),
         )
     ]
     return Section(
-        "Interpolation between two images",
-        f"What do samples show along the {results['path']} path between the representations of two images?",
+        f"Interpolation between two {noun}s",
+        f"What do samples show along the {results['path']} path between {between}?",
         (
             Sentence(
                 "Mean cosine similarity between the representation of a sample and the interpolated representation:"
-                f" {means} (mean over {counted(len(pairs), 'pair')} of images, {counted(len(positions), 'position')}"
+                f" {means} (mean over {counted(len(pairs), 'pair')} of {noun}s, {counted(len(positions), 'position')}"
                 f" and {counted(noises, 'noise')})."
             ),
             *far_images(results),

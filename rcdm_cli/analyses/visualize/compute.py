@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rcdm_cli.analyses.embed import encode_inputs
-from rcdm_cli.analyses.inputs import ImageInput
 from rcdm_cli.analyses.run import AnalysisArguments, SamplingRun, open_sampling_run, require_at_least
+from rcdm_cli.analyses.sampling_inputs import SamplingInput, sampling_inputs
 from rcdm_cli.analyses.training_distance import training_distances
 from rcdm_cli.analyses.visualize.results import ImageResult, Visualization
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
@@ -19,7 +18,6 @@ from rcdm_cli.analyses.visualize.section import write
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.noise import sample_seeds
-from rcdm_cli.encoders.embeddings import Embeddings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.diversity import pixel_variance
 from rcdm_cli.metrics.ranks import own_similarity, ranks
@@ -27,16 +25,20 @@ from rcdm_cli.metrics.ranks import own_similarity, ranks
 
 def visualize(
     bundle: Bundle | str | Path,
-    images: ImageInput | Embeddings,
+    images: SamplingInput,
     *,
     num_samples: int = 6,
     **options: Unpack[AnalysisArguments],
 ) -> Visualization:
     """Generate samples of images at every (method, level), and measure the spread and the faithfulness of the samples.
 
+    Vectors need no image. The rank of a vector is then a rank among the vectors.
+
     Args:
         bundle: bundle, or its name or folder.
-        images: paths of images and folders, uint8 arrays (H, W, 3), representations, or a file of representations.
+        images: paths of images and folders, uint8 arrays (H, W, 3), representations, or a file of representations; or
+            vectors (N, D) of one method and level: an array, a tensor, or a ``.npy``, ``.npz`` or ``.safetensors`` file
+            with one array.
         num_samples: samples per representation, K.
         **options: see ``AnalysisArguments``.
 
@@ -45,9 +47,9 @@ def visualize(
     """
     require_at_least(1, num_samples=num_samples)
     with open_sampling_run(bundle, **options) as run:
-        inputs = encode_inputs(run, images)
+        inputs = sampling_inputs(run, images)
         names = [PurePath(path).name for path in inputs.paths]
-        distances = training_distances(run, names, inputs.h)
+        distances = training_distances(run, names, inputs.h, inputs.are_vectors)
         seeds = sample_seeds(run.seed, inputs.names, num_samples)
         with SampleFiles(run.out, names) if run.out else nullcontext() as files:
 
@@ -62,6 +64,7 @@ def visualize(
         result = Visualization(names, inputs.pixels, seeds, results, inputs.unreadable)
         if files:
             about = {**run.provenance(), "paths": inputs.paths, "unreadable": inputs.unreadable, **distances}
+            about["inputs"] = "vectors" if inputs.are_vectors else "images"
             write(result, files, about)
     return result
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcdm_cli.analyses.training_distance import far_images
+from rcdm_cli.analyses.training_distance import far_images, input_noun
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import Pixels, write_png
@@ -39,12 +39,13 @@ def draw(result: "Visualization", top: float) -> Pixels:
     levels = list(dict.fromkeys(pair.level for pair in result.pairs))
     num_samples = len(result.seeds[0])
     with_map = num_samples > 1
+    with_image = any(image is not None for image in result.images)
     size = result.results[result.pairs[0]][0].samples.shape[1]
     rows = []
     for i, name in enumerate(result.names):
         image = result.images[i]
         for method in dict.fromkeys(pair.method for pair in result.pairs):
-            cells: list[Pixels | None] = [None if image is None else center_crop(image, size)]
+            cells: list[Pixels | None] = [None if image is None else center_crop(image, size)] if with_image else []
             by_level = {pair.level: result.results[pair][i] for pair in result.pairs if pair.method == method}
             for level in levels:
                 if found := by_level.get(level):
@@ -52,7 +53,7 @@ def draw(result: "Visualization", top: float) -> Pixels:
                 else:
                     cells += [None] * (num_samples + with_map)
             rows.append(GridRow(cells, f"{name}\n{method}"))
-    groups = [GridGroup("image", 1)]
+    groups = [GridGroup("image", 1)] if with_image else []
     for level in levels:
         groups += [GridGroup(f"{level}: samples", num_samples), *([GridGroup("std. dev.", 1)] if with_map else [])]
     body = draw_grid(PixelGrid(rows, groups))
@@ -109,16 +110,28 @@ def section(results: Mapping[str, Any]) -> Section:
     images, on_page = results["images"], results["images"][: results["images_on_page"]]
     num_samples = len(images[0]["seeds"])
     methods = list(dict.fromkeys(entry["method"] for entry in results["summary"]))
-    part = f" This page shows the first {len(on_page)} of {len(images)} images." if len(on_page) < len(images) else ""
-    return Section(
+    noun = input_noun(results)
+    part = f" This page shows the first {len(on_page)} of {len(images)} {noun}s." if len(on_page) < len(images) else ""
+    title, question = (
         f"What {listed(methods)} encode{'s' if len(methods) == 1 else ''} of an image",
         "Samples are new images, generated from the representation of one image. What all samples have in common is"
         " encoded in the representation. What differs between samples is not.",
+    )
+    if noun == "vector":
+        title = f"What vectors of {name_of(results['summary'][0])} encode"
+        question = (
+            "Samples are images, generated from one vector that no image produced. What all samples have in common is"
+            " encoded in the vector. What differs between samples is not."
+        )
+    return Section(
+        title,
+        question,
         (
             Sentence(_findings(results)),
             *far_images(results),
             ImageGrid(
-                f"Each row: the input image, then {counted(num_samples, 'sample')} of each representation"
+                f"Each row: {'' if noun == 'vector' else 'the input image, then '}{counted(num_samples, 'sample')} of"
+                f" each {'vector' if noun == 'vector' else 'representation'}"
                 f"{' and the map of their standard deviation' if num_samples > 1 else ''}. Hover over an image for"
                 f" details, click to enlarge.{part}",
                 tuple(_row(image, len(images)) for image in on_page),
@@ -132,11 +145,11 @@ def section(results: Mapping[str, Any]) -> Section:
                     "similarity": "{mean_similarity:.3f}",
                     "mean reciprocal rank": "{mean_reciprocal_rank:.3f}",
                 },
-                f"Means over {counted(len(images), 'image')} with {counted(num_samples, 'sample')} each. Standard"
-                " deviation: root of the unbiased variance over the samples, averaged over pixels and images, in % of"
+                f"Means over {counted(len(images), noun)} with {counted(num_samples, 'sample')} each. Standard"
+                f" deviation: root of the unbiased variance over the samples, averaged over pixels and {noun}s, in % of"
                 " the pixel range. Similarity: cosine similarity between the representation of a sample and the"
-                " representation of the image. Rank: position of the image among all images, ordered by similarity to"
-                " the sample; 1 is best.",
+                f" {'vector' if noun == 'vector' else 'representation of the image'}. Rank: position of the {noun}"
+                f" among all {noun}s, ordered by similarity to the sample; 1 is best.",
             ),
             table(
                 [
@@ -145,14 +158,14 @@ def section(results: Mapping[str, Any]) -> Section:
                     for entry in image["representations"]
                 ],
                 {
-                    "image": "{number}",
+                    noun: "{number}",
                     "file": "{file}",
                     **PAIR,
                     "similarity": lambda entry: f"{np.mean(entry['similarity']):.3f}",
                     "ranks": lambda entry: ", ".join(map(str, entry["rank"])),
                     "standard deviation in %": lambda entry: _percent(entry["mean_spread"]),
                 },
-                f"Numbers of each image.{part}",
+                f"Numbers of each {noun}.{part}",
             ),
         ),
     )
@@ -189,7 +202,10 @@ def _percent(spread: float | None) -> str:
 def _findings(results: Mapping[str, Any]) -> str:
     """Compare the levels of each method, or give the standard deviation of each representation."""
     if any(entry["mean_spread"] is None for entry in results["summary"]):
-        return "The standard deviation of a single sample is undefined. Generate at least two samples of each image."
+        return (
+            "The standard deviation of a single sample is undefined. Generate at least two samples of each"
+            f" {input_noun(results)}."
+        )
     both, single = [], []
     for method in dict.fromkeys(entry["method"] for entry in results["summary"]):
         levels = {
