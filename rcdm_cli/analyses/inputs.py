@@ -11,9 +11,10 @@ import numpy as np
 from rcdm_cli.analyses.run import OnNote, Run, no_note
 from rcdm_cli.analyses.step_cache import images_hash
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.content import Entry
 from rcdm_cli.data.crop import halved
 from rcdm_cli.data.cropped import CroppedImages, load_cropped
-from rcdm_cli.data.dataset import Entry, ImageDataset, open_dataset
+from rcdm_cli.data.dataset import ImageDataset, open_dataset
 from rcdm_cli.data.encode import check_images
 from rcdm_cli.data.find import clean_name, find_images, refuse_archive
 from rcdm_cli.data.image_file import Pixels, UnreadableImage, read_image

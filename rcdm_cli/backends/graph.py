@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field
 
@@ -12,10 +12,10 @@ from rcdm_cli.core.spec import Spec
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
-EightBit = Literal["int8", "fp8"]
-"""Precisions that need calibration; fp8 is E4M3."""
+NetworkName = Literal["denoiser", "encoder", "decoder"]
 
-EIGHT_BIT: tuple[EightBit, ...] = get_args(EightBit)
+EIGHT_BIT: tuple[Precision, ...] = ("int8", "fp8")
+"""Precisions that need calibration; fp8 is E4M3."""
 
 
 class BundleFile(Spec):
@@ -42,7 +42,7 @@ class Graph(BundleFile):
     """
 
     kind: Literal["onnx", "tensorrt"]
-    network: Literal["denoiser", "encoder", "decoder"]
+    network: NetworkName
     method: str | None = None
     precision: Precision
     data: BundleFile | None = None

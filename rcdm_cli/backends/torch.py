@@ -12,12 +12,9 @@ from rcdm_cli.backends.graph import Precision
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.precision import has_bf16
 from rcdm_cli.diffusion.autoencoder import LatentCodec
-from rcdm_cli.diffusion.inference import LoopForm, at_precision
+from rcdm_cli.diffusion.inference import LoopForm, Network, at_precision
 from rcdm_cli.diffusion.space import Codec
 from rcdm_cli.diffusion.unet import UNet
-
-Network = Callable[[Tensor, Tensor], Tensor]
-"""``(x, modulations) → output``."""
 
 
 class TorchBackend:

@@ -29,7 +29,7 @@ from rcdm_cli.core.seeds import distinct_names
 from rcdm_cli.data.encode import EncoderFunction, check_images, encode_images
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.inference import Engine
+from rcdm_cli.diffusion.inference import Engine, Network
 from rcdm_cli.diffusion.noise import sample_seeds
 from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import Loop, sample_images
@@ -295,10 +295,10 @@ class Bundle:
         Returns:
             Samples, uint8 (N, size, size, 3).
         """
-        batch = require_integer("batch", batch, 1)
+        batch = min(require_integer("batch", batch, 1), self.engine.max_batch or batch)
         return sample_images(self.loop(settings), cond, seeds, batch, on_progress, self.on_note)
 
-    def loop(self, settings: Settings, engine: Engine | None = None) -> Loop:
+    def loop(self, settings: Settings, engine: Network | None = None) -> Loop:
         """Return the sampling loop with ``settings``; ``engine`` replaces the bundle's denoiser."""
         model = self.conditioning_model
         null = model.conditioning.unconditional(1).detach()

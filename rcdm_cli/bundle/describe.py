@@ -73,11 +73,7 @@ def describe_foreign(path: Path, reference: str) -> tuple[str, dict[str, Any]]:
     if "ssl_emb.weight" in state:
         unet, projection = split_state(state)
         architecture = read_architecture({name: tuple(tensor.shape) for name, tensor in unet.items()})
-        # JSON has lists instead of tuples.
-        values = {
-            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(architecture).items()
-        }
-        facts |= {"representation": projection["weight"].shape[1], "architecture": values}
+        facts |= {"representation": projection["weight"].shape[1], "architecture": asdict(architecture)}
         try:
             facts["denoiser"] = spec_of(architecture, UNetOptions()).model_dump(mode="json")
         except InputError as error:

@@ -56,47 +56,34 @@ def import_published(
     """
     with output_folder(out):
         refuse_existing_bundle(out, force)
-        return _import(checkpoint, encoder, out, method, level, options, schedule, origin, on_note)
-
-
-def _import(
-    checkpoint: Path,
-    encoder: str,
-    out: Path,
-    method: str,
-    level: Level,
-    options: UNetOptions,
-    schedule: ScheduleSpec,
-    origin: Mapping[str, Any],
-    on_note: Callable[[str], None],
-) -> Manifest:
-    state = load_state_dict_file(checkpoint)
-    published = find_rcdm(checkpoint.name)
-    if published and published[:2] != (method, level):
-        raise InputError(
-            f"{checkpoint.name} was published for {published[0]} at {published[1]}, not for {method} at {level}. Set "
-            f"`method` to {published[0]} and `level` to {published[1]}, or rename the file if it has other weights."
-        )
-    opened = open_encoder(encoder, method)
-    for line in inferred_lines(opened.inferred, method):
-        on_note(line)
-    [trunk] = with_layers([opened], [level])
-    level_index(trunk.spec, level)
-    model = published_model(state, method, level, options)
-    width = model.conditioning.spec.projections[0].width
-    if trunk.spec.width_at(level) != width:
-        raise InputError(
-            f"The checkpoint expects representations of width {width}, but {method} has width "
-            f"{trunk.spec.width_at(level)} at {level}. The checkpoint was trained on another level or encoder."
-        )
-    _use_published_scaling(trunk)
-    about = {
-        "description": f"RCDM for {method} at {level}, imported from {checkpoint.name}",
-        "origin": f"ImageNet; weights from {published[2].url}" if published else "",
-        "licence": f"{published[2].licence} (the weights)" if published else "",
-        "trained": {"imported": dict(origin)},
-    }
-    return write_bundle(out, model, schedule, [trunk], about=about)
+        state = load_state_dict_file(checkpoint)
+        published = find_rcdm(checkpoint.name)
+        if published and published[:2] != (method, level):
+            raise InputError(
+                f"{checkpoint.name} was published for {published[0]} at {published[1]}, not for {method} at {level}. "
+                f"Set `method` to {published[0]} and `level` to {published[1]}, or rename the file if it has other "
+                "weights."
+            )
+        opened = open_encoder(encoder, method)
+        for line in inferred_lines(opened.inferred, method):
+            on_note(line)
+        [trunk] = with_layers([opened], [level])
+        level_index(trunk.spec, level)
+        model = published_model(state, method, level, options)
+        width = model.conditioning.spec.projections[0].width
+        if trunk.spec.width_at(level) != width:
+            raise InputError(
+                f"The checkpoint expects representations of width {width}, but {method} has width "
+                f"{trunk.spec.width_at(level)} at {level}. The checkpoint was trained on another level or encoder."
+            )
+        _use_published_scaling(trunk)
+        about = {
+            "description": f"RCDM for {method} at {level}, imported from {checkpoint.name}",
+            "origin": f"ImageNet; weights from {published[2].url}" if published else "",
+            "licence": f"{published[2].licence} (the weights)" if published else "",
+            "trained": {"imported": dict(origin)},
+        }
+        return write_bundle(out, model, schedule, [trunk], about=about)
 
 
 def _use_published_scaling(encoder: Encoder) -> None:

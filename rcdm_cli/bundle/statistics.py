@@ -1,7 +1,7 @@
 """Distance of a representation from the representations of the training images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -50,8 +50,8 @@ class TrainingStatistics:
         floor = values[0].clamp(min=1e-12) * 1e-6
         variance = torch.cat([values[:rank], values[rank:].mean()[None]]).clamp(min=floor)
         fractions = torch.linspace(0, 1, 1001, dtype=torch.float64)
-        found = cls(mean.float(), directions.float(), variance.float(), torch.empty(0))
-        return cls(*found._values(), torch.quantile(found.squared_distance(h).double(), fractions).float())
+        fitted = cls(mean.float(), directions.float(), variance.float(), torch.empty(0))
+        return replace(fitted, quantiles=fitted.squared_distance(h).quantile(fractions).float())
 
     def squared_distance(self, h: Tensor) -> Tensor:
         """Return the squared Mahalanobis distance of representations (N, D): (N,).
@@ -68,9 +68,6 @@ class TrainingStatistics:
         rank = torch.searchsorted(self.quantiles.double(), squared_distance.double())
         return (rank / (len(self.quantiles) - 1)).clamp(max=1)
 
-    def _values(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.mean, self.directions, self.variance
-
 
 def write_statistics(folder: Path, h: Mapping[Pair, Tensor]) -> BundleFile:
     """Write the statistics of training images beside a bundle's files, and return the entry for the manifest.
@@ -82,8 +79,8 @@ def write_statistics(folder: Path, h: Mapping[Pair, Tensor]) -> BundleFile:
     path = folder / unused_name(STATISTICS, listed_files(folder))
     tensors = {
         f"{pair.method}/{pair.level}/{name}": value
-        for pair, own in h.items()
-        for name, value in vars(TrainingStatistics.fit(own)).items()
+        for pair, values in h.items()
+        for name, value in vars(TrainingStatistics.fit(values)).items()
     }
     write_tensors(path, tensors, {"kind": "statistics"})
     return BundleFile(file=path.name, sha256=sha256(path))
@@ -99,15 +96,15 @@ def read_statistics(folder: Path, manifest: Manifest) -> dict[Pair, TrainingStat
         return {}
     path = verified_path(folder, manifest.statistics)
     tensors = read_tensors(path)
-    found = {}
+    by_pair = {}
     for projection in manifest.conditioning.projections:
         prefix = f"{projection.method}/{projection.level}/"
-        own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        stored = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         try:
-            statistics = TrainingStatistics(**own)
+            statistics = TrainingStatistics(**stored)
         except TypeError as error:
             raise InputError(f"{path} has no complete statistics of {prefix.rstrip('/')}.") from error
         if statistics.directions.shape[1:] != (projection.width,):
             raise InputError(f"{path} has statistics of another width than {prefix.rstrip('/')}.")
-        found[Pair(projection.method, projection.level)] = statistics
-    return found
+        by_pair[Pair(projection.method, projection.level)] = statistics
+    return by_pair

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256 as hash_of
 from rcdm_cli.core.files import write_json
+from rcdm_cli.core.outputs import output_file
 
 CHUNK = 1 << 20
 _RETRY_SECONDS = 1.0
@@ -91,9 +92,8 @@ def download(
         RcdmError: no answer, a server error, no disk space, or too many broken connections. The partial file remains
             for the next call.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    with _network_errors(url), _file_lock(path):
+    with _network_errors(url), output_file(path):
         _fetch_with_retries(url, part, timeout, attempts, on_progress)
         found = hash_of(part)
         if not found.startswith(sha256):
@@ -133,24 +133,28 @@ def _fetch_with_retries(
 
 def _fetch(url: str, part: Path, timeout: float, on_progress: Callable[[int, int], None]) -> None:
     """Append to ``part`` until the end of the file; raise ``_ConnectionBroken`` if the answer ends too early."""
-    have, tag = _size(part), _read_tag(part)
+    have, tag = _size(part), _tag(part).read_text(encoding="utf-8") if _tag(part).exists() else ""
     headers = {"Accept-Encoding": "identity"}
     if have and tag:
         # If-Range: the server sends the whole file if the file has changed.
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
     try:
         with _open(urllib.request.Request(url, headers=headers), timeout) as response:
-            if response.status == 206 and not _continues(response, have):
+            if response.status != 206:
+                have = 0
+            elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 _remove_partial(part)
                 raise _ConnectionBroken("the server sent another range than requested")
             length = _length(response)
-            if response.status != 206:
-                have = 0
-            total = None if length is None else have + length
-            _check_disk_space(part, length or 0)
-            _write_tag(part, response)
+            free = shutil.disk_usage(part.parent).free
+            if (length or 0) + _RESERVED_BYTES > free:
+                raise RcdmError(f"The disk of {part.parent} has {free} bytes free; the download needs {length} more.")
+            # The validator of a resumed download: a strong ETag, else the modification date, else none (no resuming).
+            tag = response.headers.get("ETag", "")
+            tag = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+            _tag(part).write_text(tag, encoding="utf-8")
             with part.open("ab" if have else "wb") as file:
-                _copy(response, file, have, total, on_progress)
+                _copy(response, file, have, None if length is None else have + length, on_progress)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
@@ -194,16 +198,6 @@ def _length(response: Any) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _continues(response: Any, have: int) -> bool:
-    return str(response.headers.get("Content-Range", "")).startswith(f"bytes {have}-")
-
-
-def _check_disk_space(part: Path, needed: int) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if needed + _RESERVED_BYTES > free:
-        raise RcdmError(f"The disk of {part.parent} has {free} bytes free; the download needs {needed} more.")
-
-
 @contextmanager
 def _network_errors(url: str) -> Iterator[None]:
     """Convert network errors to ``RcdmError`` with the address."""
@@ -217,40 +211,12 @@ def _network_errors(url: str) -> Iterator[None]:
         raise RcdmError(f"{url} cannot be reached ({error or type(error).__name__}).") from error
 
 
-@contextmanager
-def _file_lock(path: Path) -> Iterator[None]:
-    """Prevent two processes from downloading the same file at the same time."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
-            yield
-    except Timeout as error:
-        raise RcdmError(
-            f"{path} is being downloaded by another process. Wait until that process has finished."
-        ) from error
-
-
 def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
 def _tag(part: Path) -> Path:
     return part.with_name(f"{part.name}.tag")
-
-
-def _write_tag(part: Path, response: Any) -> None:
-    """Save the validator for resuming: a strong ETag, else the modification date, else nothing (no resuming)."""
-    etag = str(response.headers.get("ETag", ""))
-    tag = etag if etag.startswith('"') else str(response.headers.get("Last-Modified", ""))
-    _tag(part).write_text(tag, encoding="utf-8")
-
-
-def _read_tag(part: Path) -> str:
-    try:
-        return _tag(part).read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 def _size(part: Path) -> int:

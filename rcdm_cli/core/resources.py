@@ -16,25 +16,15 @@ EMBEDDINGS = (".safetensors", ".npz")
 """Suffixes of files of representations."""
 
 
-def engines_dirs() -> tuple[Path, ...]:
-    """Return the folders that contain bundles, in search order."""
-    return _search("engines")
-
-
-def recipes_dirs() -> tuple[Path, ...]:
-    """Return the folders that contain recipes, in search order."""
-    return _search("recipes")
-
-
 def bundles() -> dict[str, Path]:
     """Return all bundles on the search path: name → folder, sorted by name."""
-    found = [manifest.parent for folder in reversed(engines_dirs()) for manifest in folder.glob(f"*/{MANIFEST}")]
-    return dict(sorted({folder.name: folder for folder in found}.items()))
+    manifests = [file for folder in reversed(search_folders("engines")) for file in folder.glob(f"*/{MANIFEST}")]
+    return dict(sorted({file.parent.name: file.parent for file in manifests}.items()))
 
 
 def recipes() -> dict[str, Path]:
     """Return all recipes on the search path: name (without ``.toml``) → file, sorted by name."""
-    found = [file for folder in reversed(recipes_dirs()) for file in folder.glob("*.toml")]
+    found = [file for folder in reversed(search_folders("recipes")) for file in folder.glob("*.toml")]
     return dict(sorted({file.stem: file for file in found}.items()))
 
 
@@ -103,9 +93,11 @@ def _user_folder(kind: str) -> Path:
     return user_data_path("rcdm") / kind
 
 
-def _search(kind: str) -> tuple[Path, ...]:
-    local = Path(kind)
-    installed = _installed_folder(kind)
+def search_folders(kind: str) -> tuple[Path, ...]:
+    """Return the existing folders of ``engines`` or ``recipes``, in search order."""
+    local, packaged = Path(kind), _packaged_data()
+    # A checkout has the folders beside the package.
+    installed = (packaged if packaged.is_dir() else packaged.parents[1]) / kind
     folders = [folder for folder in (local, _user_folder(kind), installed) if folder.is_dir()]
     if len(folders) > 1 and local.is_dir() and local.samefile(folders[-1]):
         folders.pop()
@@ -115,9 +107,3 @@ def _search(kind: str) -> tuple[Path, ...]:
 def _packaged_data() -> Path:
     """Return the folder of bundles and recipes in the wheel, which a checkout lacks."""
     return Path(__file__).parents[1] / "_data"
-
-
-def _installed_folder(kind: str) -> Path:
-    packaged = _packaged_data()
-    # A checkout has the folders beside the package.
-    return (packaged if packaged.is_dir() else packaged.parents[1]) / kind

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-Pixels = NDArray[np.uint8]
+from rcdm_cli.data.image_file import Pixels
 
 
 def with_brightness(image: Pixels, factor: float) -> Pixels:
@@ -85,18 +85,6 @@ def _flip(axis: int, image: Pixels, _: np.random.Generator) -> Pixels:
     return np.flip(image, axis).copy()
 
 
-def _grey(share: float, image: Pixels, _: np.random.Generator) -> Pixels:
-    return with_saturation(image, 1 - share)
-
-
-def _hue(degrees: float, image: Pixels, _: np.random.Generator) -> Pixels:
-    return with_hue(image, degrees / 360)
-
-
-def _brightness(factor: float, image: Pixels, _: np.random.Generator) -> Pixels:
-    return with_brightness(image, factor)
-
-
 def _blur(share: float, image: Pixels, _: np.random.Generator) -> Pixels:
     return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(share * image.shape[1])))
 
@@ -166,17 +154,17 @@ AUGMENTATIONS = (
     Augmentation(
         "grey",
         "Reduced saturation; fraction of the colour that is removed.",
-        _each(_grey, "{:.0%}", (0.5, 1)),
+        _each(lambda removed, image, _: with_saturation(image, 1 - removed), "{:.0%}", (0.5, 1)),
     ),
     Augmentation(
         "hue",
         "Shift of all hues around the colour circle, in degrees.",
-        _each(_hue, "{:g}°", (20, 60, 180)),
+        _each(lambda degrees, image, _: with_hue(image, degrees / 360), "{:g}°", (20, 60, 180)),
     ),
     Augmentation(
         "brightness",
         "All values multiplied by a factor and clipped.",
-        _each(_brightness, "×{:g}", (0.8, 1.25, 0.5, 1.6)),
+        _each(lambda factor, image, _: with_brightness(image, factor), "×{:g}", (0.8, 1.25, 0.5, 1.6)),
     ),
     Augmentation(
         "blur",

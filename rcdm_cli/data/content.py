@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from rcdm_cli.core.files import write_text
 
@@ -21,27 +21,20 @@ _FRESH_NS = 2 * 10**9
 _BLOCK = 1024
 
 
-class StoredImage(Protocol):
-    """Storage of an image: ``size`` bytes at ``offset`` in ``file``."""
+class Entry(NamedTuple):
+    """Key, label and storage of one image: ``size`` bytes at ``offset`` in ``file``.
 
-    @property
-    def key(self) -> str:
-        """Name of the image."""
+    The noise of samples depends on the key.
+    """
 
-    @property
-    def file(self) -> str:
-        """Path of the file."""
-
-    @property
-    def offset(self) -> int:
-        """Position of the image in the file."""
-
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
+    key: str
+    label: str | None
+    file: str
+    offset: int
+    size: int
 
 
-def fingerprint(images: Sequence[StoredImage], cache: Path | None = None) -> str:
+def fingerprint(images: Sequence[Entry], cache: Path | None = None) -> str:
     """Return a hash of the names and contents of ``images``. A copy of the images has the same hash.
 
     Args:
@@ -72,7 +65,7 @@ def fingerprint(images: Sequence[StoredImage], cache: Path | None = None) -> str
     return digest.hexdigest()
 
 
-def _place(image: StoredImage) -> str:
+def _place(image: Entry) -> str:
     return f"{image.offset}:{image.size}:{os.path.abspath(image.file)}"
 
 
@@ -85,7 +78,7 @@ def _stat(file: str) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _hash(image: StoredImage, stat: list[int], known: dict[str, list[Any]]) -> str:
+def _hash(image: Entry, stat: list[int], known: dict[str, list[Any]]) -> str:
     """Return the hash of the bytes of an image; an empty text if the file cannot be read."""
     record = known.get(_place(image))
     if record and stat and record[:-1] == stat:

@@ -39,7 +39,7 @@ class CroppedImages:
 def load_cropped(
     source: ImageDataset,
     size: int,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
     cache: Path | None = None,
 ) -> CroppedImages:
     """Centre-crop every image of ``source``.
@@ -72,7 +72,7 @@ def load_cropped(
 
 
 def _write_crops(
-    source: ImageDataset, size: int, file: Path, notes: Path, on_progress: Callable[[int, int], None] | None
+    source: ImageDataset, size: int, file: Path, notes: Path, on_progress: Callable[[int, int], None]
 ) -> None:
     """Write the crops to ``file`` and the unreadable images to ``notes``; continue after an interruption.
 
@@ -122,7 +122,7 @@ def _crop_all(
     size: int,
     on_crop: Callable[[Pixels], Any],
     on_skip: Callable[[int, str], None],
-    on_progress: Callable[[int, int], None] | None,
+    on_progress: Callable[[int, int], None],
     start: int = 0,
 ) -> None:
     """Call ``on_crop`` with every crop from image ``start``, and ``on_skip`` with index and reason of the others."""
@@ -132,8 +132,7 @@ def _crop_all(
                 on_skip(index, crops.reason)
             else:
                 on_crop(crops[size])
-            if on_progress:
-                on_progress(index + 1, len(source))
+            on_progress(index + 1, len(source))
 
 
 def _require_readable(source: ImageDataset, skipped: dict[int, str]) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.data.content import fingerprint
+from rcdm_cli.data.content import Entry, fingerprint
 from rcdm_cli.data.find import (
     OTHER_IMAGES,
     SUFFIXES,
@@ -29,19 +29,6 @@ _LONGEST_LABEL = 1024
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 """Names of top folders that are splits, not classes."""
-
-
-class Entry(NamedTuple):
-    """Key, label and storage of one image: ``size`` bytes at ``offset`` in ``file``.
-
-    The noise of samples depends on the key.
-    """
-
-    key: str
-    label: str | None
-    file: str
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True)

@@ -30,15 +30,17 @@ OTHER_IMAGES = (
 ) - SUFFIXES
 """Suffixes of image files that are not read. Files with these suffixes are reported, other files are ignored."""
 
+_UNTAR = "mkdir {folder} && tar -xf {path} -C {folder}"
 _ARCHIVES = {
-    b"PK\x03\x04": "zip archive",
-    b"\x1f\x8b": "compressed tar",
-    b"BZh": "compressed tar",
-    b"\xfd7zXZ": "compressed tar",
-    b"\x28\xb5\x2f\xfd": "compressed tar",
-    b"7z\xbc\xaf": "7z archive",
-    b"Rar!": "rar archive",
+    b"PK\x03\x04": ("zip archive", "unzip {path} -d {folder}"),
+    b"\x1f\x8b": ("compressed tar", _UNTAR),
+    b"BZh": ("compressed tar", _UNTAR),
+    b"\xfd7zXZ": ("compressed tar", _UNTAR),
+    b"\x28\xb5\x2f\xfd": ("compressed tar", _UNTAR),
+    b"7z\xbc\xaf": ("7z archive", "7z x {path} -o{folder}"),
+    b"Rar!": ("rar archive", "unrar x {path} {folder}/"),
 }
+"""Kind of an archive and the command that unpacks the archive, by the first bytes of the file."""
 
 
 class FoundImage(NamedTuple):
@@ -119,16 +121,13 @@ def refuse_archive(path: Path) -> None:
             start = file.read(6)
     except OSError:
         return  # The reader of the file describes the error.
-    kind = next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
-    if kind is None:
-        return
-    folder = path.name.partition(".")[0]
-    command = f"tar -xf {path} -C {folder}" if kind == "compressed tar" else f"unzip {path} -d {folder}"
-    how = f" (`mkdir {folder} && {command}`)" if kind == "compressed tar" else f" (`{command}`)"
-    raise InputError(
-        f"{path} is a {kind}, in which images cannot be read in place. Unpack the archive"
-        f"{'' if kind in ('7z archive', 'rar archive') else how} and give the folder, or give an uncompressed tar."
-    )
+    for magic, (kind, command) in _ARCHIVES.items():
+        if start.startswith(magic):
+            unpack = command.format(path=path, folder=path.name.partition(".")[0])
+            raise InputError(
+                f"{path} is a {kind}, in which images cannot be read in place. Unpack the archive (`{unpack}`) and "
+                "give the folder, or give an uncompressed tar."
+            )
 
 
 def clean_name(path: str) -> str:

@@ -1,6 +1,7 @@
 """Denoiser for inference: networks with folded weights in the precision of an engine."""
 
 import copy
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import torch
@@ -10,6 +11,10 @@ from rcdm_cli.diffusion.blocks import ResidualBlock, Upsample, folded
 from rcdm_cli.diffusion.unet import UNet
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+Network = Callable[[Tensor, Tensor], Tensor]
+"""``(x, modulations) → output``, as in ``Engine``."""
 
 
 class Engine(Protocol):

@@ -10,7 +10,7 @@ from torch import Tensor
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.data.tensor import to_uint8
-from rcdm_cli.diffusion.inference import Engine
+from rcdm_cli.diffusion.inference import Network
 from rcdm_cli.diffusion.noise import initial_noise, step_noise
 from rcdm_cli.diffusion.samplers import SAMPLERS, Denoise, guided
 from rcdm_cli.diffusion.schedule import Schedule, spacing
@@ -87,7 +87,7 @@ class Loop:
         decoder: decoder of the autoencoder, for a latent space.
     """
 
-    engine: Engine
+    engine: Network
     unet: UNet
     schedule: Schedule
     settings: Settings
@@ -151,7 +151,6 @@ def sample_images(
         raise InputError(f"`cond` must have the shape (N, {width}) with N of at least 1; given {tuple(cond.shape)}.")
     if len(seeds) != len(cond):
         raise InputError(f"`seeds` must contain one seed per conditioning vector, {len(cond)}; given {len(seeds)}.")
-    batch = min(batch, loop.engine.max_batch or batch)
     parts: list[Pixels] = []
     done = 0
     while done < len(seeds):

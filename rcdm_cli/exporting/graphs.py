@@ -6,27 +6,20 @@ from pathlib import Path
 import torch
 
 from rcdm_cli import __version__
-from rcdm_cli.backends.graph import Graph, Precision
+from rcdm_cli.backends.base import require_package
+from rcdm_cli.backends.graph import Graph, NetworkName, Precision
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.files import read_decoder
 from rcdm_cli.bundle.manifest import Manifest
 from rcdm_cli.diffusion.inference import LoopForm, at_precision
 from rcdm_cli.exporting.install import NOT_WRITTEN, Installation, finished, install, staging
-from rcdm_cli.exporting.onnx import export_graph, require_exporter
+from rcdm_cli.exporting.onnx import export_graph
 from rcdm_cli.exporting.parity import Parity, check_bounds, measure_parity
 
 
 def denoiser_graph(manifest: Manifest, precision: Precision) -> Graph:
     """Return the entry of the denoiser's ONNX graph before the graph is written."""
-    return Graph(
-        file=f"denoiser.{precision}.onnx",
-        sha256=NOT_WRITTEN,
-        kind="onnx",
-        network="denoiser",
-        precision=precision,
-        source=manifest.model.sha256,
-        versions={"rcdm": __version__},
-    )
+    return _entry("denoiser", precision, manifest.model.sha256)
 
 
 def wanted_graphs(
@@ -44,35 +37,29 @@ def wanted_graphs(
     Raises:
         RcdmError: the exporter is not installed.
     """
-    require_exporter()
+    require_package("onnxscript", "onnxscript, which writes ONNX graphs,", "export")
     encoders = [
-        Graph(
-            file=f"encoder-{method}.fp32.onnx",
-            sha256=NOT_WRITTEN,
-            kind="onnx",
-            network="encoder",
-            method=method,
-            precision="fp32",
-            source=entry.sha256,
-            versions={"rcdm": __version__},
-        )
+        _entry("encoder", "fp32", entry.sha256, method)
         for method, entry in manifest.encoders.items()
         if not entry.spec.onnx_widths
     ]
     decoders = [
-        Graph(
-            file=f"decoder.{precision}.onnx",
-            sha256=NOT_WRITTEN,
-            kind="onnx",
-            network="decoder",
-            precision=precision,
-            source=manifest.decoder.sha256,
-            versions={"rcdm": __version__},
-        )
-        for precision in decoder_precisions
-        if manifest.decoder
+        _entry("decoder", precision, manifest.decoder.sha256) for precision in decoder_precisions if manifest.decoder
     ]
     return [*encoders, *decoders, *(denoiser_graph(manifest, precision) for precision in precisions)]
+
+
+def _entry(network: NetworkName, precision: Precision, source: str, method: str | None = None) -> Graph:
+    return Graph(
+        file=f"{network}-{method}.{precision}.onnx" if method else f"{network}.{precision}.onnx",
+        sha256=NOT_WRITTEN,
+        kind="onnx",
+        network=network,
+        method=method,
+        precision=precision,
+        source=source,
+        versions={"rcdm": __version__},
+    )
 
 
 def write_graphs(

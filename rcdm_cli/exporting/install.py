@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -75,20 +75,17 @@ def current_graph(folder: Path, manifest: Manifest, wanted: Graph) -> Graph | No
 
     None if the bundle has no such graph or its files are damaged.
     """
-    found = manifest.graph(*(wanted.kind, wanted.network, wanted.precision, wanted.method))
-    if found is None or (found.source, found.max_batch, found.target) != (
-        wanted.source,
-        wanted.max_batch,
-        wanted.target,
-    ):
+    graph = manifest.graph(wanted.kind, wanted.network, wanted.precision, wanted.method)
+    made_from = {"source", "max_batch", "target"}
+    if graph is None or graph.model_dump(include=made_from) != wanted.model_dump(include=made_from):
         return None
-    if not wanted.versions.items() <= found.versions.items():
+    if not wanted.versions.items() <= graph.versions.items():
         return None
     try:
-        verified_path(folder, found)
+        verified_path(folder, graph)
     except InputError:
         return None
-    return found
+    return graph
 
 
 def install(
@@ -138,7 +135,7 @@ def _write_parity(
     graphs = {}
     for graph in manifest.graphs:
         if graph.file in parity:
-            cases = [case.as_json() for case in parity[graph.file]]
+            cases = [asdict(case) for case in parity[graph.file]]
             worst = max(case.relative for case in parity[graph.file])
             graphs[graph.file] = {"sha256": graph.sha256, "worst_relative": worst, "cases": cases}
             if graph.file in samples:

@@ -3,14 +3,12 @@
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.core.files import atomic_write
 
 if TYPE_CHECKING:
@@ -20,16 +18,6 @@ OPSET = 22
 LARGE = 2**29
 """Size of the weights in bytes above which they are written to a second file. Protobuf files are limited to 2 GB, and a
 second file is memory-mapped instead of read twice."""
-
-
-def require_exporter() -> None:
-    """Check that the packages for writing ONNX graphs are installed.
-
-    Raises:
-        RcdmError: A package is not installed.
-    """
-    if find_spec("onnxscript") is None:
-        raise RcdmError("Writing ONNX graphs needs onnxscript, which is not installed: `pip install 'rcdm[export]'`.")
 
 
 @torch.no_grad()
@@ -49,7 +37,6 @@ def export_graph(
     Returns:
         Path of the weights file, or None if the weights are in ``path``.
     """
-    require_exporter()
     model = _trace(module, inputs, outputs)
     _fold(model)
     return write_graph(model, path, large)

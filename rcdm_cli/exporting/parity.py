@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,10 +54,6 @@ class Parity:
     timestep: int | None
     relative: float
     largest: float
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the values as JSON-compatible values."""
-        return asdict(self)
 
 
 def measure_parity(bundle: Bundle, graph: Graph, folder: Path) -> list[Parity]:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import torch
 
-from rcdm_cli.backends.graph import EIGHT_BIT, EightBit, Graph, Precision
+from rcdm_cli.backends.graph import EIGHT_BIT, Graph, Precision
 from rcdm_cli.backends.tensorrt.backend import decoder_precision
 from rcdm_cli.backends.tensorrt.target import PlanTarget
 from rcdm_cli.bundle.arguments import require_integer, require_name
@@ -56,7 +56,7 @@ class ExportResult:
     written: list[str] = field(default_factory=list)
     up_to_date: list[str] = field(default_factory=list)
     parity: list[Parity] = field(default_factory=list)
-    quantization: dict[EightBit, PrecisionComparison] = field(default_factory=dict)
+    quantization: dict[Precision, PrecisionComparison] = field(default_factory=dict)
     targets: dict[str, str] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -187,7 +187,7 @@ def _default_precisions(trt: bool) -> tuple[Precision, ...]:
 def _compile(
     result: ExportResult,
     precisions: Sequence[Precision],
-    read_images: Callable[[Sequence[EightBit], int], CalibrationImages],
+    read_images: Callable[[Sequence[Precision], int], CalibrationImages],
     max_batch: int | None,
     check: bool,
     device: torch.device,
@@ -223,7 +223,7 @@ def _compile(
     images = None
     if quantized:
         size = max(entry.spec.preprocessing.size for entry in manifest.encoders.values())
-        images = read_images([precision for precision in eight_bit if precision in _precisions(quantized)], size)
+        images = read_images([graph.precision for graph in quantized], size)
         result.skipped = images.skipped
     decoders: list[Precision] = ["fp32"]
     if "bf16" in wide or any(decoder_precision(precision) == "bf16" for precision in builders):
@@ -248,7 +248,3 @@ def _compile(
         found = manifest.graph("tensorrt", plan.network, plan.precision)
         assert found is not None, "the plan is up to date or was written"
         result.targets[found.file] = str(PlanTarget.parse(found.target, found.file))
-
-
-def _precisions(graphs: Sequence[Graph]) -> set[str]:
-    return {graph.precision for graph in graphs}

@@ -85,7 +85,7 @@ def put_graphs(folder: Path, *precisions: str) -> Path:
         graphs = wanted_quantized(bundle.manifest, eight_bit)
         with staging(folder) as stage:
             written, parity = quantize_graphs(bundle, graphs, calibrate(bundle, {"0": random_images(1, 40)[0]}), stage)
-            install(folder, stage, list(written.values()), parity)
+            install(folder, stage, written, parity)
     return folder
 
 

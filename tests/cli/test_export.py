@@ -186,10 +186,12 @@ def test_encoder_from_an_onnx_file_is_not_exported(workplace):
 def test_missing_exporter_is_an_error_before_any_work(workplace, invoke, monkeypatch):
     folder = tiny_bundle(workplace / "tiny")
     before = sorted(path.name for path in folder.iterdir())
-    monkeypatch.setattr("rcdm_cli.exporting.onnx.find_spec", lambda name: None)
+    monkeypatch.setattr("rcdm_cli.backends.base.find_spec", lambda name: None)
     done = invoke("export", "tiny")
     assert done.exit_code == 1
-    assert "needs onnxscript, which is not installed: `pip install 'rcdm[export]'`" in one_line(done.stderr)
+    assert "onnxscript, which writes ONNX graphs, is not installed: `pip install 'rcdm[export]'`" in one_line(
+        done.stderr
+    )
     assert sorted(path.name for path in folder.iterdir()) == before
 
 

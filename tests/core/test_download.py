@@ -210,7 +210,7 @@ def test_full_disk_is_reported(site, path, monkeypatch):
 
 def test_concurrent_download_is_refused(site, path):
     def check(part):
-        with pytest.raises(RcdmError, match="by another process"):
+        with pytest.raises(RcdmError, match="Another process"):
             download(site.url, path)
 
     assert_complete(path, download(site.url, path, check=check))

@@ -59,8 +59,8 @@ def test_current_directory_has_priority(workspace):
 def test_checkout_as_current_directory_is_searched_once(workspace, monkeypatch):
     put_bundle(workspace / "installed" / "engines" / "demo")
     monkeypatch.chdir(workspace / "installed")
-    assert resources.engines_dirs() == (Path("engines"),)
-    assert resources.recipes_dirs() == ()
+    assert resources.search_folders("engines") == (Path("engines"),)
+    assert resources.search_folders("recipes") == ()
 
 
 def test_path_is_returned_unchanged(workspace):

@@ -174,9 +174,7 @@ def test_engines_are_closed_if_the_comparison_of_samples_fails(folder, monkeypat
             return fail() if failing == "open" and FakeEngine.opened else FakeEngine()
 
     monkeypatch.setattr(quantization, "calibrate", lambda *arguments, **options: [])
-    monkeypatch.setattr(
-        quantization, "quantize_graphs", lambda *arguments: ({graph.precision: graph for graph in wanted}, {})
-    )
+    monkeypatch.setattr(quantization, "quantize_graphs", lambda *arguments: (wanted, {}))
     monkeypatch.setattr(quantization, "select_backend", lambda *arguments: Selection())
     monkeypatch.setattr(
         quantization, "compare_precisions", fail if failing == "compare_precisions" else lambda *a, **o: {}

@@ -12,7 +12,6 @@ from rcdm_cli.exporting.quantization import quality
 from rcdm_cli.exporting.quantization.quality import (
     PrecisionComparison,
     Quality,
-    QualityPair,
     check_quality,
     compare_precisions,
     sample_quality,
@@ -25,7 +24,7 @@ def comparison(loss, ratio):
     result."""
     full = Quality(0.8, 0.9, 4.0)
     better, worse = Quality(1.2, 0.9, 0.4), Quality(0.8 - loss, 0.9, 4.0 * ratio)
-    pairs = (QualityPair(("a", "backbone"), full, better), QualityPair(("b", "backbone"), full, worse))
+    pairs = {("a", "backbone"): (full, better), ("b", "backbone"): (full, worse)}
     return PrecisionComparison("fp8", 60, pairs, 30.0)
 
 

@@ -33,7 +33,7 @@ from rcdm_cli.exporting.quantization import graphs as quantized_graphs
 from rcdm_cli.exporting.quantization.calibration import CalibrationImages, calibrate
 from rcdm_cli.exporting.quantization.graphs import wanted_quantized, write_quantized
 from rcdm_cli.exporting.quantization.qdq import quantize, to_fp8
-from rcdm_cli.exporting.quantization.quality import PrecisionComparison, Quality, QualityPair
+from rcdm_cli.exporting.quantization.quality import PrecisionComparison, Quality
 from rcdm_cli.exporting.tensorrt.builder import PlanRequest, serialized
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import random_images
@@ -62,9 +62,9 @@ def named(images):
 
 @torch.no_grad()
 def test_calibration_covers_every_timestep_with_and_without_representations(bundle, images):
-    found = calibrate(bundle, named(images), steps=6, batch=2)
+    x, modulations = calibrate(bundle, named(images), steps=6, batch=2).tensors
     timesteps = spacing("logsnr", bundle.schedule, 6)
-    assert (timesteps[0], timesteps[-1], len(found)) == (999, 0, 5 * 6 * 2)
+    assert (timesteps[0], timesteps[-1], len(x)) == (999, 0, 5 * 6 * 2)
     # Image i uses representation i modulo 3.
     pairs = [("dino", "backbone"), ("dino", "projector"), ("supervised", "backbone")]
     conds = []
@@ -75,11 +75,11 @@ def test_calibration_covers_every_timestep_with_and_without_representations(bund
     for t in timesteps:
         for cond, times in [*((cond, 1) for cond in conds), (torch.zeros_like(conds[0]), 5)]:
             expected = bundle.model.denoiser.modulations(torch.tensor([t]), cond)
-            assert ((found.modulations - expected).abs().amax(dim=1) < 1e-5).sum() == times
+            assert ((modulations - expected).abs().amax(dim=1) < 1e-5).sum() == times
     noise = initial_noise([sample_seed(0, str(index), 0) for index in range(5)], (3, 16, 16))
     for sample in noise:
         # With the representation and without.
-        assert ((found.x - sample).abs().amax(dim=(1, 2, 3)) < 1e-6).sum() == 2
+        assert ((x - sample).abs().amax(dim=(1, 2, 3)) < 1e-6).sum() == 2
 
 
 def test_calibration_repeats_images_to_cover_all_representations(bundle, images):
@@ -130,7 +130,7 @@ def largest_inputs(network, layers, calibration):
         largest[layer] = max(largest[layer], float(inputs[0].abs().max()))
 
     hooks = [layer.register_forward_pre_hook(watch) for layer in layers]
-    network(calibration.x, calibration.modulations)
+    network(*calibration.tensors)
     for hook in hooks:
         hook.remove()
     return list(largest.values())
@@ -170,7 +170,7 @@ def test_graph_equals_rounding_in_pytorch(bundle, graphs, precision):
     watched = [name for node, quantizer in convolutions for name in (quantizer.input[0], node.output[0])]
     value = onnx.helper.make_tensor_value_info
     model.graph.output.extend(value(name, TensorProto.FLOAT, None) for name in watched)
-    x, modulations = calibration.x[::7], calibration.modulations[::7]
+    x, modulations = calibration[::7]
     given = {"x": x.numpy(), "modulations": modulations.numpy()}
     output, *values = map(torch.from_numpy, onnx.reference.ReferenceEvaluator(model).run(None, given))
     for layer, step, read, made in zip(layers, steps, values[::2], values[1::2], strict=True):
@@ -281,12 +281,13 @@ def test_openvino_is_correct_at_int8_without_vnni(bundle, graphs, tmp_path):
     """Kernels for AVX2 add two products of bytes in 16 bits. The environment variable selects them on any x86 CPU."""
     pytest.importorskip("openvino")
     paths, calibration = graphs
-    given = {"x": calibration.x[::7].numpy(), "modulations": calibration.modulations[::7].numpy()}
+    x, modulations = calibration[::7]
+    given = {"x": x.numpy(), "modulations": modulations.numpy()}
     for name, values in given.items():
         np.save(tmp_path / f"{name}.npy", values)
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     subprocess.run([sys.executable, "-c", RUN_OPENVINO, paths["int8"], tmp_path], check=True, env=environment)
-    exact = bundle.model.denoiser.denoise_with(calibration.x[::7], calibration.modulations[::7]).numpy()
+    exact = bundle.model.denoiser.denoise_with(x, modulations).numpy()
     expected = onnx.reference.ReferenceEvaluator(str(paths["int8"])).run(None, given)[0]
     found = np.load(tmp_path / "output.npy")
     assert np.linalg.norm(found - exact) < 1.3 * np.linalg.norm(expected - exact)
@@ -319,7 +320,7 @@ def folder(bundle, graphs, tmp_path_factory):
 
 def comparison(precision, loss):
     full, reduced = Quality(0.9, 0.9, 4.0), Quality(0.9 - loss, 0.9, 4.0)
-    return PrecisionComparison(precision, 5, (QualityPair(Pair("dino", "backbone"), full, reduced),), 30.0)
+    return PrecisionComparison(precision, 5, {Pair("dino", "backbone"): (full, reduced)}, 30.0)
 
 
 def write_eight_bit(folder, images):

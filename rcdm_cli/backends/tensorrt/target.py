@@ -13,7 +13,7 @@ from rcdm_cli.core.spec import Spec
 RTX_TARGETS = ("8.0", "8.6", "8.9", "12.0")
 """Compute capabilities of a TensorRT-RTX plan that is built without a GPU: Ampere, Ada and Blackwell."""
 
-FIRST_WITH_FP8 = "8.9"
+FIRST_WITH_FP8 = (8, 9)
 """Compute capability of Ada, the first architecture with fp8. TensorRT builds no fp8 plans for older GPUs."""
 
 _NAMES: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
@@ -68,7 +68,7 @@ def target_of(tensorrt: TensorRT, gpu: Gpu | None, precision: Precision) -> Plan
         return PlanTarget(flavour=tensorrt.flavour, version=tensorrt.version, compute_capability=", ".join(capable))
     if not _supports(gpu.capability, precision):
         raise InputError(
-            f"{precision} needs a GPU of compute capability {FIRST_WITH_FP8} or later (Ada, Hopper, Blackwell); "
+            f"{precision} needs a GPU of compute capability 8.9 or later (Ada, Hopper, Blackwell); "
             f"{gpu.name} has {gpu.capability}. Choose another `precision`."
         )
     if tensorrt.flavour == "tensorrt_rtx" and not hasattr(tensorrt.module.ComputeCapability, sm(gpu.capability)):
@@ -95,19 +95,16 @@ def check_target(values: Mapping[str, str], tensorrt: TensorRT, gpu: Gpu, plan: 
     """
     target = PlanTarget.parse(values, f"target of {plan}")
     if (target.flavour, target.version) != (tensorrt.flavour, tensorrt.version):
-        found = f"{_NAMES[tensorrt.flavour]} {tensorrt.version} is installed"
+        difference = f"{_NAMES[tensorrt.flavour]} {tensorrt.version} is installed"
     elif gpu.capability not in target.capabilities:
-        found = f"this GPU, {gpu.name}, has {gpu.capability}"
+        difference = f"this GPU, {gpu.name}, has {gpu.capability}"
     else:
         return
-    raise InputError(f"{plan} was built by {target}, but {found}. {_REBUILD}")
+    raise InputError(f"{plan} was built by {target}, but {difference}. {_REBUILD}")
 
 
 def _supports(capability: str, precision: Precision) -> bool:
-    def number(text: str) -> tuple[int, ...]:
-        return tuple(int(part) for part in text.split("."))
-
-    return precision != "fp8" or number(capability) >= number(FIRST_WITH_FP8)
+    return precision != "fp8" or tuple(map(int, capability.split("."))) >= FIRST_WITH_FP8
 
 
 def sm(capability: str) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
-from rcdm_cli.backends.graph import EightBit
+from rcdm_cli.backends.graph import Precision
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.data.image_file import Pixels
-from rcdm_cli.diffusion.inference import Engine
 from rcdm_cli.diffusion.noise import sample_seed
 
 CALIBRATION_IMAGES = 32
@@ -45,7 +45,7 @@ class CalibrationImages:
 
 
 def read_calibration_images(
-    path: Path | None, split: str | None, precisions: Sequence[EightBit], size: int
+    path: Path | None, split: str | None, precisions: Sequence[Precision], size: int
 ) -> CalibrationImages:
     """Read images and split them, evenly spread, into calibration images and others.
 
@@ -78,22 +78,6 @@ def read_calibration_images(
     )
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Inputs of the denoiser, in the order of its calls.
-
-    Attributes:
-        x: noisy samples, float32 (N, 3, size, size).
-        modulations: float32 (N, M).
-    """
-
-    x: Tensor
-    modulations: Tensor
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-
 @torch.no_grad()
 def calibrate(
     bundle: Bundle,
@@ -102,7 +86,7 @@ def calibrate(
     steps: int = STEPS,
     batch: int = 16,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Calibration:
+) -> TensorDataset:
     """Generate one sample per image and record every input of the denoiser.
 
     Image i is sampled at representation i of the bundle, modulo the number of representations. If there are fewer
@@ -115,6 +99,9 @@ def calibrate(
         steps: sampling steps over all timesteps.
         batch: samples generated at a time.
         on_progress: called with (finished samples, total samples).
+
+    Returns:
+        Noisy samples, float32 (N, 3, size, size), and modulations, float32 (N, M), in the order of the calls.
     """
     projections = bundle.manifest.conditioning.projections
     conds, names = [], []
@@ -124,29 +111,15 @@ def calibrate(
         h = bundle.encode([image], method=projection.method, level=projection.level)
         conds.append(bundle.condition(h, method=projection.method, level=projection.level))
     cond = torch.cat(conds)
-    recorder = _RecordingEngine(bundle.engine)
-    loop = bundle.loop(bundle.settings(steps=min(steps, len(bundle.schedule))), recorder)
+    inputs: list[tuple[Tensor, Tensor]] = []
+
+    def recorded(x: Tensor, modulations: Tensor) -> Tensor:
+        inputs.append((x.contiguous().clone(), modulations.clone()))
+        return bundle.engine(x, modulations)
+
+    loop = bundle.loop(bundle.settings(steps=min(steps, len(bundle.schedule))), recorded)
     for start in range(0, len(cond), batch):
         part = cond[start : start + batch]
         loop.samples(part, [sample_seed(0, names[start + index], 0) for index in range(len(part))])
         on_progress(start + len(part), len(cond))
-    x, modulations = (torch.cat(parts) for parts in zip(*recorder.inputs, strict=True))
-    return Calibration(x, modulations)
-
-
-class _RecordingEngine:
-    """An engine that records its inputs."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.inputs: list[tuple[Tensor, Tensor]] = []
-        self.max_batch = engine.max_batch
-        self._engine = engine
-
-    def __call__(self, x: Tensor, modulations: Tensor) -> Tensor:
-        """See ``Engine``."""
-        self.inputs.append((x.contiguous().clone(), modulations.clone()))
-        return self._engine(x, modulations)
-
-    def close(self) -> None:
-        """See ``Engine``."""
-        self._engine.close()
+    return TensorDataset(*(torch.cat(parts) for parts in zip(*inputs, strict=True)))

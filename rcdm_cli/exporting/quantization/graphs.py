@@ -5,32 +5,32 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
+from torch.utils.data import TensorDataset
 
-from rcdm_cli.backends.graph import EightBit, Graph, verified_path
+from rcdm_cli.backends.base import require_package
+from rcdm_cli.backends.graph import Graph, Precision, verified_path
 from rcdm_cli.backends.select import select_backend
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.manifest import Manifest, run_context
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.exporting.graphs import denoiser_graph
 from rcdm_cli.exporting.install import Installation, finished, install, staging
-from rcdm_cli.exporting.onnx import require_exporter
 from rcdm_cli.exporting.parity import Parity, check_bounds, measure_parity
-from rcdm_cli.exporting.quantization.calibration import Calibration, CalibrationImages, calibrate
-from rcdm_cli.exporting.quantization.qdq import quantize, require_quantizer
+from rcdm_cli.exporting.quantization.calibration import CalibrationImages, calibrate
+from rcdm_cli.exporting.quantization.qdq import quantize
 from rcdm_cli.exporting.quantization.quality import PrecisionComparison, check_quality, compare_precisions
 
 OnProgress = Callable[[int, int, str], None]
 
 
-def wanted_quantized(manifest: Manifest, precisions: Sequence[EightBit]) -> list[Graph]:
+def wanted_quantized(manifest: Manifest, precisions: Sequence[Precision]) -> list[Graph]:
     """Return entries of the 8-bit graphs before the graphs are written.
 
     Raises:
-        RcdmError: A package that writes such graphs is not installed.
+        RcdmError: the quantizer is not installed.
     """
     if precisions:
-        require_exporter()
-        require_quantizer()
+        require_package("onnxruntime", "ONNX Runtime, which quantizes graphs,", "cpu")
     return [denoiser_graph(manifest, precision) for precision in precisions]
 
 
@@ -40,7 +40,7 @@ def write_quantized(
     images: CalibrationImages,
     *,
     on_progress: OnProgress = lambda done, total, note: None,
-) -> tuple[Installation, dict[EightBit, PrecisionComparison]]:
+) -> tuple[Installation, dict[Precision, PrecisionComparison]]:
     """Write 8-bit graphs and install them if the sample quality is within the limits of ``quality``.
 
     If a graph fails, no graph is installed.
@@ -64,29 +64,29 @@ def write_quantized(
             bundle, images.calibration, on_progress=lambda done, total: on_progress(done, total, "calibration")
         )
         written, parity = quantize_graphs(bundle, graphs, calibration, stage)
-        manifest = bundle.manifest.model_copy(update={"graphs": tuple(written.values())})
+        manifest = bundle.manifest.model_copy(update={"graphs": tuple(written)})
         context = run_context(stage, manifest, bundle.device)
         with ExitStack() as opened:
             engines = {}
-            for precision in written:
-                engine = select_backend(context, "auto", precision).open(lambda: bundle.model.denoiser)
-                engines[precision] = opened.enter_context(closing(engine))
+            for graph in written:
+                engine = select_backend(context, "auto", graph.precision).open(lambda: bundle.model.denoiser)
+                engines[graph.precision] = opened.enter_context(closing(engine))
             quality = compare_precisions(bundle, engines, images.check, on_progress=on_progress)
         check_quality(quality.values())
         samples = {
-            graph.file: {"calibration_inputs": len(calibration), **quality[precision].as_json()}
-            for precision, graph in written.items()
+            graph.file: {"calibration_inputs": len(calibration), **quality[graph.precision].as_json()}
+            for graph in written
         }
-        return install(bundle.folder, stage, list(written.values()), parity, samples), quality
+        return install(bundle.folder, stage, written, parity, samples), quality
 
 
 def quantize_graphs(
-    bundle: Bundle, graphs: Sequence[Graph], calibration: Calibration, stage: Path
-) -> tuple[dict[EightBit, Graph], dict[str, list[Parity]]]:
+    bundle: Bundle, graphs: Sequence[Graph], calibration: TensorDataset, stage: Path
+) -> tuple[list[Graph], dict[str, list[Parity]]]:
     """Write 8-bit graphs to ``stage`` and compare each with PyTorch.
 
     Returns:
-        Entries of the graphs by precision, and errors against PyTorch by file name.
+        Entries of the graphs with hashes, and errors against PyTorch by file name.
 
     Raises:
         CheckFailed: the error of a graph exceeds ``parity.BOUNDS``.
@@ -99,13 +99,9 @@ def quantize_graphs(
     if source is None:
         raise InputError(f"{bundle.folder} contains no fp32 graph to quantize. `rcdm export` writes the graph.")
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    by_precision: dict[EightBit, Graph] = {graph.precision: graph for graph in graphs}  # type: ignore[misc]
-    paths = {precision: stage / graph.file for precision, graph in by_precision.items()}
-    written: dict[EightBit, Graph] = {}
-    parity: dict[str, list[Parity]] = {}
-    for precision, data in quantize(verified_path(bundle.folder, source), calibration, paths).items():
-        graph = finished(by_precision[precision], paths[precision], data, versions)
-        written[precision] = graph
-        parity[graph.file] = measure_parity(bundle, graph, stage)
-        check_bounds(parity[graph.file])
+    paths = {graph.precision: stage / graph.file for graph in graphs}
+    data = quantize(verified_path(bundle.folder, source), calibration, paths)
+    written = [finished(graph, paths[graph.precision], data[graph.precision], versions) for graph in graphs]
+    parity = {graph.file: measure_parity(bundle, graph, stage) for graph in written}
+    check_bounds([case for cases in parity.values() for case in cases])
     return written, parity

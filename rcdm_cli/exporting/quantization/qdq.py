@@ -11,16 +11,15 @@ between machines, so the same graph must be correct on every CPU.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from torch.utils.data import DataLoader, TensorDataset
 
-from rcdm_cli.backends.base import require_package
-from rcdm_cli.backends.graph import EightBit
+from rcdm_cli.backends.graph import Precision
 from rcdm_cli.exporting.onnx import write_graph
-from rcdm_cli.exporting.quantization.calibration import Calibration
 
 if TYPE_CHECKING:
     import onnx
@@ -86,28 +85,18 @@ These layers have the full resolution and few channels. Quantizing them as well 
 BATCH = 8
 
 
-def require_quantizer() -> None:
-    """Check that the package that quantizes graphs is installed.
-
-    Raises:
-        RcdmError: ONNX Runtime is not installed.
-    """
-    require_package("onnxruntime", "ONNX Runtime, which quantizes graphs,", "cpu")
-
-
-def quantize(source: Path, calibration: Calibration, paths: Mapping[EightBit, Path]) -> dict[EightBit, Path | None]:
+def quantize(source: Path, calibration: TensorDataset, paths: Mapping[Precision, Path]) -> dict[Precision, Path | None]:
     """Write 8-bit graphs.
 
     Args:
         source: the denoiser's float32 graph.
-        calibration: inputs of the denoiser. The largest magnitude of a convolution's input over these maps to the
-            largest 8-bit number.
+        calibration: inputs of the denoiser, from ``calibrate``. The largest magnitude of a convolution's input over
+            these inputs maps to the largest 8-bit number.
         paths: new ONNX files, by precision. Inputs and outputs equal the inputs and outputs of ``source``.
 
     Returns:
         For each precision, the weights file beside the graph, or None; see ``export_graph``.
     """
-    require_quantizer()
     import onnx
     import onnx_ir
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -171,14 +160,9 @@ def worth_quantizing(model: "onnx.ModelProto") -> list[str]:
 class _Reader:
     """Calibration inputs in batches, as the quantizer reads them."""
 
-    def __init__(self, calibration: Calibration) -> None:
-        self._batches = self._all(calibration)
+    def __init__(self, calibration: TensorDataset) -> None:
+        self._batches = iter(DataLoader(calibration, BATCH))
 
     def get_next(self) -> "dict[str, NDArray[np.float32]] | None":
         """Return the next batch by input name, or None after the last batch."""
-        return next(self._batches, None)
-
-    @staticmethod
-    def _all(calibration: Calibration) -> Iterator[dict[str, Any]]:
-        for x, modulations in zip(calibration.x.split(BATCH), calibration.modulations.split(BATCH), strict=True):
-            yield {"x": x.numpy(), "modulations": modulations.numpy()}
+        return next(({"x": x.numpy(), "modulations": modulations.numpy()} for x, modulations in self._batches), None)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_cli.backends.graph import EightBit
+from rcdm_cli.backends.graph import Precision
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import CheckFailed
 from rcdm_cli.data.image_file import Pixels
@@ -46,35 +46,26 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class QualityPair:
-    """Quality at one (method, level), at full and at reduced precision, from the same noise."""
-
-    pair: Pair
-    full: Quality
-    reduced: Quality
-
-
-@dataclass(frozen=True)
 class PrecisionComparison:
     """Quality of samples at a reduced precision compared with fp32.
 
     Attributes:
         precision: the reduced precision.
         images: number of images, with one sample each.
-        qualities: one entry per (method, level) of the bundle.
+        qualities: quality at fp32 and at the reduced precision, from the same noise, by (method, level).
         psnr: peak signal-to-noise ratio against the samples at fp32, in decibels; None if the samples are identical.
     """
 
-    precision: EightBit
+    precision: Precision
     images: int
-    qualities: tuple[QualityPair, ...]
+    qualities: dict[Pair, tuple[Quality, Quality]]
     psnr: float | None
 
     @property
     def rank_loss(self) -> float:
         """Largest loss of mean reciprocal rank over the representations."""
-        losses = [entry.full.mean_reciprocal_rank - entry.reduced.mean_reciprocal_rank for entry in self.qualities]
-        return float(np.max(losses))
+        qualities = self.qualities.values()
+        return float(np.max([full.mean_reciprocal_rank - reduced.mean_reciprocal_rank for full, reduced in qualities]))
 
     @property
     def frechet_ratio(self) -> float:
@@ -82,7 +73,7 @@ class PrecisionComparison:
 
         The maximum is used, because an improvement at one representation does not compensate for a loss at another.
         """
-        return float(np.max([entry.reduced.frechet / entry.full.frechet for entry in self.qualities]))
+        return float(np.max([reduced.frechet / full.frechet for full, reduced in self.qualities.values()]))
 
     @property
     def accepted(self) -> bool:
@@ -105,8 +96,8 @@ class PrecisionComparison:
             "psnr": self.psnr,
             "bounds": {"mean_reciprocal_rank_loss": MAX_RANK_LOSS, "frechet_ratio": MAX_FRECHET_RATIO},
             "representations": [
-                {**entry.pair._asdict(), "fp32": asdict(entry.full), "reduced": asdict(entry.reduced)}
-                for entry in self.qualities
+                {**pair._asdict(), "fp32": asdict(full), "reduced": asdict(reduced)}
+                for pair, (full, reduced) in self.qualities.items()
             ],
         }
 
@@ -130,13 +121,13 @@ def check_quality(comparisons: Collection[PrecisionComparison]) -> None:
 
 def compare_precisions(
     bundle: Bundle,
-    engines: Mapping[EightBit, Engine],
+    engines: Mapping[Precision, Engine],
     images: Mapping[str, Pixels],
     *,
     seed: int = 0,
     batch: int = 32,
     on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
-) -> dict[EightBit, PrecisionComparison]:
+) -> dict[Precision, PrecisionComparison]:
     """Generate one sample per image at every (method, level), at fp32 and with each engine, and compare the quality.
 
     Args:
@@ -169,14 +160,14 @@ def compare_precisions(
 
     full_samples = sample(bundle.engine, 0, "fp32")
     full = measure(full_samples)
-    found: dict[EightBit, PrecisionComparison] = {}
+    comparisons: dict[Precision, PrecisionComparison] = {}
     for part, (precision, engine) in enumerate(engines.items(), 1):
         samples = sample(engine, part, precision)
-        qualities = tuple(QualityPair(*values) for values in zip(pairs, full, measure(samples), strict=True))
+        qualities = dict(zip(pairs, zip(full, measure(samples), strict=True), strict=True))
         error = np.square(full_samples.astype(np.float64) - samples).mean()
         psnr = float(10 * np.log10(255**2 / error)) if error else None
-        found[precision] = PrecisionComparison(precision, len(images), qualities, psnr)
-    return found
+        comparisons[precision] = PrecisionComparison(precision, len(images), qualities, psnr)
+    return comparisons
 
 
 def sample_quality(sample_h: Tensor, image_h: Tensor) -> Quality:

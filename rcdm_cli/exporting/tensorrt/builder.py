@@ -130,7 +130,9 @@ def serialized(request: PlanRequest, on_progress: OnProgress = lambda done, tota
     config.clear_flag(module.BuilderFlag.TF32)
     config.add_optimization_profile(_profile(builder, network, request.max_batch))
     if tensorrt.flavour == "tensorrt_rtx":
-        _prepare_rtx(module, config, request.target.capabilities)
+        config.num_compute_capabilities = len(request.target.capabilities)
+        for index, capability in enumerate(request.target.capabilities):
+            config.set_compute_capability(getattr(module.ComputeCapability, sm(capability)), index)
         plan = builder.build_serialized_network(network, config)
     else:
         cache = _timing_cache(config, request.timing_cache)
@@ -171,12 +173,6 @@ def _profile(builder: Any, network: Any, max_batch: int) -> Any:
         _, *rest = tensor.shape
         profile.set_shape(tensor.name, (1, *rest), (max_batch, *rest), (max_batch, *rest))
     return profile
-
-
-def _prepare_rtx(module: Any, config: Any, capabilities: list[str]) -> None:
-    config.num_compute_capabilities = len(capabilities)
-    for index, capability in enumerate(capabilities):
-        config.set_compute_capability(getattr(module.ComputeCapability, sm(capability)), index)
 
 
 def _timing_cache(config: Any, file: Path) -> Any:

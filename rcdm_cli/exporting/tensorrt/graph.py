@@ -1,7 +1,5 @@
 """Rewrite of ONNX graphs for TensorRT, which does not build transposed convolutions in bfloat16."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +28,12 @@ def buildable(onnx_file: Path, scratch: Path) -> Path:
     """
     import onnx
 
-    with _reading(onnx_file):
-        model = onnx.load(onnx_file, load_external_data=False)
+    try:
+        model = onnx.load(onnx_file)
+    except Exception as error:  # protobuf raises its own error types
+        raise RcdmError(f"{onnx_file} cannot be read as an ONNX graph ({error}).") from error
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = [
+    unsupported = [
         node
         for node in model.graph.node
         if node.op_type == "ConvTranspose"
@@ -41,13 +41,11 @@ def buildable(onnx_file: Path, scratch: Path) -> Path:
         and initializers[node.input[1]].data_type == onnx.TensorProto.BFLOAT16
         and _doubles_resolution(node, initializers[node.input[1]])
     ]
-    if not found:
+    if not unsupported:
         return onnx_file
-    with _reading(onnx_file):
-        onnx.load_external_data_for_model(model, str(onnx_file.parent))
     nodes = []
     for node in model.graph.node:
-        nodes += _as_convolution(node, initializers, model.graph) if node in found else [node]
+        nodes += _as_convolution(node, initializers, model.graph) if node in unsupported else [node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     path = scratch / onnx_file.name
@@ -73,14 +71,6 @@ def convolution_weights(weights: NDArray[Any]) -> NDArray[Any]:
         for column, left, kx in taps:
             result[row, column, :, :, above + 1, left + 1] = weights[:, :, ky, kx].T
     return result.reshape(4 * out_channels, channels, 3, 3)
-
-
-@contextmanager
-def _reading(onnx_file: Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # protobuf raises its own error types
-        raise RcdmError(f"{onnx_file} cannot be read as an ONNX graph ({error}).") from error
 
 
 def _doubles_resolution(node: Any, weights: Any) -> bool:
