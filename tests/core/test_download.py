@@ -37,7 +37,7 @@ def path(tmp_path):
 
 
 def visible(path):
-    return sorted(file.name for file in path.parent.iterdir() if not file.name.startswith("."))
+    return sorted(file.name for file in path.parent.glob("[!.]*"))
 
 
 def assert_complete(path, found):
