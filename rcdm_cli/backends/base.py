@@ -26,10 +26,7 @@ class RunContext:
         device: device that runs the denoiser.
         name: name of the bundle.
         denoiser: architecture of the denoiser.
-        weights_sha256: SHA-256 of the denoiser's weights file. Each graph contains the hash of the weights that it was
-            exported from.
-        encoder_sha256: SHA-256 of each encoder's file, by method.
-        decoder_sha256: SHA-256 of the file of the autoencoder's decoder; None without a latent space.
+        weights: SHA-256 of the weights files, by (network, method); ``method`` is None except for encoders.
         graphs: compiled networks of the bundle.
     """
 
@@ -37,14 +34,13 @@ class RunContext:
     device: torch.device
     name: str
     denoiser: DenoiserSpec
-    weights_sha256: str
-    encoder_sha256: Mapping[str, str]
-    decoder_sha256: str | None
+    weights: Mapping[tuple[str, str | None], str]
     graphs: tuple[Graph, ...]
 
     def graph(self, kind: str, network: str, precision: str, method: str | None = None) -> Graph | None:
-        """Return the graph with these properties, or None."""
-        return find_graph(self.graphs, kind, network, precision, method)
+        """Return the graph with these properties that was made from the weights of the bundle, or None."""
+        graph = find_graph(self.graphs, kind, network, precision, method)
+        return graph if graph and graph.source == self.weights.get((network, method)) else None
 
 
 class Backend(Protocol):

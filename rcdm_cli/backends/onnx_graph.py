@@ -36,44 +36,18 @@ def available_precisions(context: RunContext, order: Sequence[Precision]) -> tup
     return available
 
 
-def denoiser_path(context: RunContext, precision: Precision) -> Path:
-    """Return the verified path of the denoiser's ONNX graph.
+def graph_path(context: RunContext, network: str, precision: Precision) -> Path:
+    """Return the verified path of the ONNX graph of the denoiser or of the decoder.
 
     Raises:
-        InputError: the bundle has no such graph, the graph was exported from other weights, or a file is missing or
-            differs from the manifest.
+        InputError: the bundle has no such graph of its weights, or a file is missing or differs from the manifest.
     """
-    return _path(context, "denoiser", precision, context.weights_sha256)
-
-
-def decoder_path(context: RunContext, precision: Precision) -> Path:
-    """Return the verified path of the ONNX graph of an autoencoder's decoder; see ``denoiser_path``."""
-    return _path(context, "decoder", precision, context.decoder_sha256)
-
-
-def _path(context: RunContext, network: str, precision: Precision, source: str | None) -> Path:
     graph = context.graph("onnx", network, precision)
     if graph is None:
         raise InputError(
-            f"{context.folder} contains no {precision} ONNX graph of the {network}. "
+            f"{context.folder} contains no {precision} ONNX graph of the {network} with its present weights. "
             f"{how_to_export(context.folder, precision)} writes the graph."
         )
-    if graph.source != source:
-        raise InputError(
-            f"{graph.file} was exported from other weights. {how_to_export(context.folder, precision)} replaces it."
-        )
-    return verified_path(context.folder, graph)
-
-
-def encoder_path(context: RunContext, method: str) -> Path | None:
-    """Return the verified path of an encoder's ONNX graph, or None if the bundle has no graph of these weights.
-
-    Raises:
-        InputError: A file is missing or differs from the manifest.
-    """
-    graph = context.graph("onnx", "encoder", "fp32", method)
-    if graph is None or graph.source != context.encoder_sha256[method]:
-        return None
     return verified_path(context.folder, graph)
 
 

@@ -15,8 +15,7 @@ from rcdm_cli.backends.onnx_graph import (
     CpuEngine,
     GraphFunction,
     available_precisions,
-    decoder_path,
-    denoiser_path,
+    graph_path,
 )
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.diffusion.autoencoder import LatentCodec
@@ -58,7 +57,7 @@ class OnnxRuntimeBackend:
 
     def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``."""
-        path = denoiser_path(context, precision)
+        path = graph_path(context, "denoiser", precision)
         if context.device.type == "cuda":
             shape = (context.denoiser.out_channels, *context.denoiser.input_shape[1:])
             return OnnxRuntimeCudaEngine(path, context.device, shape, exact=precision == "fp32")
@@ -66,7 +65,7 @@ class OnnxRuntimeBackend:
 
     def open_decoder(self, context: RunContext, precision: Precision, codec: Callable[[], LatentCodec]) -> Codec:
         """See ``Backend.open_decoder``. The decoder runs at fp32."""
-        path = decoder_path(context, "fp32")
+        path = graph_path(context, "decoder", "fp32")
         if context.device.type == "cuda":
             shape = (3, context.denoiser.size, context.denoiser.size)
             return OnnxRuntimeCudaEngine(path, context.device, shape, exact=precision == "fp32")

@@ -14,8 +14,7 @@ from rcdm_cli.backends.onnx_graph import (
     CpuEngine,
     GraphFunction,
     available_precisions,
-    decoder_path,
-    denoiser_path,
+    graph_path,
     how_to_export,
 )
 from rcdm_cli.core.errors import InputError, RcdmError
@@ -63,7 +62,7 @@ class OpenVinoBackend:
         Raises:
             InputError: the int8 graph has larger weights.
         """
-        path = denoiser_path(context, precision)
+        path = graph_path(context, "denoiser", precision)
         if precision == "int8" and (largest := _largest_weight(path)) > LARGEST_WEIGHT:
             raise InputError(
                 f"{path} contains int8 weights up to {largest}. Weights above {LARGEST_WEIGHT} saturate on CPUs "
@@ -73,7 +72,7 @@ class OpenVinoBackend:
 
     def open_decoder(self, context: RunContext, precision: Precision, codec: Callable[[], LatentCodec]) -> Codec:
         """See ``Backend.open_decoder``. The decoder runs at bf16 with a denoiser at bf16, else at fp32."""
-        run = graph_function(decoder_path(context, "bf16" if precision == "bf16" else "fp32"))
+        run = graph_function(graph_path(context, "decoder", "bf16" if precision == "bf16" else "fp32"))
         return lambda x: run(x)[0]
 
 

@@ -141,13 +141,15 @@ def replace_manifest(folder: Path, manifest: Manifest) -> None:
 
 def run_context(folder: Path, manifest: Manifest, device: torch.device) -> RunContext:
     """Return the input of the backends for the bundle's denoiser on ``device``."""
+    weights: dict[tuple[str, str | None], str] = {("denoiser", None): manifest.model.sha256}
+    weights |= {("encoder", method): entry.sha256 for method, entry in manifest.encoders.items()}
+    if manifest.decoder:
+        weights["decoder", None] = manifest.decoder.sha256
     return RunContext(
         folder=folder,
         device=device,
         name=manifest.name,
         denoiser=manifest.denoiser,
-        weights_sha256=manifest.model.sha256,
-        encoder_sha256={method: entry.sha256 for method, entry in manifest.encoders.items()},
-        decoder_sha256=manifest.decoder.sha256 if manifest.decoder else None,
+        weights=weights,
         graphs=manifest.graphs,
     )

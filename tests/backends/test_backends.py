@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from rcdm_cli import load_bundle
-from rcdm_cli.backends.onnx_graph import denoiser_path, request_sizes
+from rcdm_cli.backends.onnx_graph import graph_path, request_sizes
 from rcdm_cli.backends.onnxruntime import OnnxRuntimeCudaEngine
 from rcdm_cli.backends.select import select_backend
 from rcdm_cli.bundle.manifest import run_context
@@ -354,8 +354,8 @@ def context_with_fp32_graph(folder, device, **changes):
 
 def test_graph_of_other_weights_is_rejected(plain):
     context = context_with_fp32_graph(plain, torch.device("cpu"), source="0" * 64)
-    with pytest.raises(InputError, match=r"was exported from other weights\. `rcdm export"):
-        denoiser_path(context, "fp32")
+    with pytest.raises(InputError, match=r"no fp32 ONNX graph of the denoiser with its present weights\. `rcdm export"):
+        graph_path(context, "denoiser", "fp32")
 
 
 def test_only_the_torch_backend_runs_on_mps(plain):

@@ -56,7 +56,7 @@ def with_plan(context, target):
         precision="fp16",
         file=plan.name,
         sha256=sha256(plan),
-        source=context.weights_sha256,
+        source=context.weights["denoiser", None],
         max_batch=8,
         target=target.model_dump(),
     )
@@ -108,7 +108,10 @@ def test_truncated_plan_is_rejected(context, on):
 def test_unlisted_plan_is_rejected(context, on):
     on(RTX, ADA)
     for function in (trt.TensorRTBackend().precisions, open_plan):
-        with pytest.raises(InputError, match=r"lists no TensorRT plan\. The folder contains denoiser.fp16.plan, but"):
+        with pytest.raises(
+            InputError,
+            match=r"lists no TensorRT plan of its present weights\. The folder contains denoiser.fp16.plan, but",
+        ):
             function(context)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.backends.base import RunContext
-from rcdm_cli.backends.graph import Graph, Precision, verified_path
+from rcdm_cli.backends.graph import Precision, verified_path
 from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt, new_log
 from rcdm_cli.backends.tensorrt.target import Gpu, check_target
 from rcdm_cli.core.errors import InputError, RcdmError
@@ -47,12 +47,11 @@ class TensorRTBackend:
 
     def open(self, context: RunContext, precision: Precision, unet: Callable[[], UNet]) -> Engine:
         """See ``Backend.open``. TensorRT reads the plan only after its hash and its target are checked."""
-        return _open(context, context.graph("tensorrt", "denoiser", precision), context.weights_sha256)
+        return _open(context, "denoiser", precision)
 
     def open_decoder(self, context: RunContext, precision: Precision, codec: Callable[[], LatentCodec]) -> Codec:
         """See ``Backend.open_decoder``. The decoder runs at fp32 with a denoiser at fp32, else at bf16."""
-        graph = context.graph("tensorrt", "decoder", decoder_precision(precision))
-        return _open(context, graph, context.decoder_sha256)
+        return _open(context, "decoder", decoder_precision(precision))
 
 
 def decoder_precision(precision: Precision) -> Precision:
@@ -60,11 +59,10 @@ def decoder_precision(precision: Precision) -> Precision:
     return "fp32" if precision == "fp32" else "bf16"
 
 
-def _open(context: RunContext, graph: Graph | None, source: str | None) -> "TensorRTEngine":
+def _open(context: RunContext, network: str, precision: Precision) -> "TensorRTEngine":
+    graph = context.graph("tensorrt", network, precision)
     if graph is None:
         raise _no_plan(context)
-    if graph.source != source:
-        raise InputError(f"{graph.file} was built from other weights. `rcdm export` with `trt` replaces it.")
     tensorrt = import_tensorrt()
     check_target(graph.target, tensorrt, gpu_of(context.device), graph.file)
     return TensorRTEngine(verified_path(context.folder, graph), tensorrt, context.device)
@@ -74,7 +72,8 @@ def _no_plan(context: RunContext) -> InputError:
     unlisted = sorted(path.name for path in context.folder.glob("*.plan"))
     note = f" The folder contains {', '.join(unlisted)}, but the target is unknown." if unlisted else ""
     return InputError(
-        f"The manifest of {context.folder} lists no TensorRT plan.{note} `rcdm export` with `trt` builds a plan."
+        f"The manifest of {context.folder} lists no TensorRT plan of its present weights.{note} `rcdm export` with "
+        "`trt` builds a plan."
     )
 
 
