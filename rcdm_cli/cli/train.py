@@ -102,10 +102,13 @@ def train(
 def _warm_start(name_or_path: str) -> "WarmStart | Path":
     """Return the folder of a run, or the weights and encoders of a bundle."""
     from rcdm_cli.bundle.bundle import load_bundle
+    from rcdm_cli.bundle.files import read_decoder
     from rcdm_cli.training.run import is_run
     from rcdm_cli.training.warm_start import WarmStart
 
     if is_run(Path(name_or_path)):
         return Path(name_or_path)
     bundle = load_bundle(name_or_path)
-    return WarmStart(bundle.model, [bundle.encoder(method) for method in bundle.methods])
+    decoder = bundle.manifest.decoder
+    codec = read_decoder(bundle.folder, decoder, bundle.device) if decoder else None
+    return WarmStart(bundle.model, [bundle.encoder(method) for method in bundle.methods], codec)

@@ -173,7 +173,13 @@ def bundle_of_run(run: Path, out: Path, *, force: bool = False) -> ExportResult:
         },
     }
     manifest = write_bundle(
-        out, finished.model, recipe.schedule, finished.encoders, about=about, training_h=cached_representations(run)
+        out,
+        finished.model,
+        recipe.schedule,
+        finished.encoders,
+        about=about,
+        codec=finished.codec,
+        training_h=cached_representations(run),
     )
     return ExportResult(out, manifest, finished.steps)
 

@@ -16,6 +16,7 @@ from rcdm_cli.data.tensor import to_float
 from rcdm_cli.diffusion.conditioning import ConditioningProjection, ConditioningProjections, Model
 from rcdm_cli.diffusion.losses import denoising_loss, min_snr_weight
 from rcdm_cli.diffusion.schedule import Schedule
+from rcdm_cli.diffusion.space import encode_x0
 from rcdm_cli.diffusion.spec import ConditioningSpec
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.training import distributed
@@ -23,6 +24,7 @@ from rcdm_cli.training.augmentation import AUG_COND_WIDTH, Augmenter
 from rcdm_cli.training.batches import Draws, draw_step, generator
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
 from rcdm_cli.training.evaluation import EvalSet
+from rcdm_cli.training.latents import CachedLatents, encode
 from rcdm_cli.training.optimizer import adamw, can_compile, set_learning_rate
 from rcdm_cli.training.recipe import TrainRecipe
 from rcdm_cli.training.representations import Representations
@@ -39,7 +41,7 @@ class _TrainingNetwork(nn.Module):
         self.denoiser, self.conditioning, self.aug_cond = denoiser, conditioning, aug_cond
 
     def forward(self, x_t: Tensor, t: Tensor, groups: list[tuple[int, Tensor]], dropped: Tensor, aug: Tensor) -> Tensor:
-        """Predict from ``x_t`` (B, 3, H, W), ``t`` (B,) and the representations of the batch, by projection."""
+        """Predict from ``x_t`` (B, C, H, W), ``t`` (B,) and the representations of the batch, by projection."""
         cond = self.conditioning.drop(self.conditioning.mixed(groups), dropped)
         if self.aug_cond is not None:
             cond = cond + self.aug_cond(aug)
@@ -65,6 +67,7 @@ class DenoiserTrainer:
         recipe: settings.
         images: training images at the denoiser's size, uint8 (N, size, size, 3).
         representations: representations of the images.
+        latents: latents of the images, for a latent space.
         device: device to train on.
         fingerprint: hash of the images, part of the resume key.
         init: model with the initial weights; random by default.
@@ -84,6 +87,7 @@ class DenoiserTrainer:
         device: torch.device,
         fingerprint: str,
         *,
+        latents: CachedLatents | None = None,
         init: Model | None = None,
         init_methods: Collection[str] = (),
         augmenter: Augmenter | None = None,
@@ -93,7 +97,7 @@ class DenoiserTrainer:
         names: Sequence[str] | None = None,
     ) -> None:
         self.recipe, self.plan, self.device = recipe, recipe.optimization, device
-        self.images, self.representations, self.augmenter = images, representations, augmenter
+        self.images, self.representations, self.augmenter, self.latents = images, representations, augmenter, latents
         self.validation, self.fingerprint, self.names = validation, fingerprint, names
         self.steps, self.images_per_step = recipe.steps, self.plan.batch
         self.description = recipe.description
@@ -101,9 +105,9 @@ class DenoiserTrainer:
         torch.manual_seed(self.plan.seed)
         self.encoders = {encoder.spec.method: encoder.to(device) for encoder in encoders}
         sizes = [self.encoders[p.method].spec.preprocessing.size for p in representations.projections if augmenter]
-        self.data = StepData(
-            self.plan, images, representations, augmenter, sizes, distributed.rank(), distributed.world_size()
-        )
+        rows = latents.rows if latents else None
+        ranks = distributed.rank(), distributed.world_size()
+        self.data = StepData(self.plan, images, representations, augmenter, sizes, *ranks, rows)
         self.workers = workers
         spec = ConditioningSpec(
             projections=representations.projections, width=recipe.denoiser.cond_width, null=recipe.objective.null
@@ -148,13 +152,16 @@ class DenoiserTrainer:
 
     def resume_key(self) -> dict[str, object]:
         """Return projections, images and the recipe, without the settings that may change between parts of a run."""
-        excluded: Any = dict.fromkeys(("steps", "save_every", "sample_every", "description", "encoders"), True)
+        excluded: Any = dict.fromkeys(
+            ("steps", "save_every", "sample_every", "description", "encoders", "autoencoder"), True
+        )
         excluded |= {"compile": True, "optimization": {"gradient_compression"}}
         return {
             "recipe": self.recipe.model_dump(mode="json", exclude=excluded),
             "conditioning": "whitened",
             "projections": [projection.model_dump(mode="json") for projection in self.representations.projections],
             "images": self.fingerprint,
+            **({"latents": self.latents.codec.statistics.model_dump(mode="json")} if self.latents else {}),
             **({"init": self.init_hash} if self.init_hash else {}),
         }
 
@@ -183,11 +190,10 @@ class DenoiserTrainer:
 
     def _backward(self, step: int, parts: Sequence[Part]) -> Tensor:
         """Compute the gradients of the mean loss over the batch of all processes, and return that loss."""
-        size = self.recipe.denoiser.size
         draws = draw_step(
             self.plan.seed,
             step,
-            (self.plan.batch, 3, size, size),
+            (self.plan.batch, *self.recipe.denoiser.input_shape),
             len(self.schedule),
             self.recipe.uncond_prob,
             self.recipe.objective,
@@ -224,11 +230,17 @@ class DenoiserTrainer:
             weight = min_snr_weight(self.schedule, draws.t, spec.prediction, objective.min_snr_gamma)
         return denoising_loss(spec, self.schedule, output, x0, x_t, draws.t, draws.noise, weight)
 
-    @staticmethod
-    def _x0(part: Part) -> Tensor:
-        """Return the flipped images (B, 3, size, size), channels_last, of ``part`` on the device."""
-        x0 = to_float(part.images)
-        return torch.where(part.flip[:, None, None, None], x0.flip(3), x0)
+    def _x0(self, part: Part) -> Tensor:
+        """Return the flipped and augmented images or latents (B, C, H, W), channels_last, of ``part`` on the device."""
+        images = to_float(part.images)
+        if self.latents is None:
+            flipped = torch.where(part.flip[:, None, None, None], images.flip(3), images)
+            return encode_x0(self.recipe.denoiser, flipped, None)
+        latents = part.latents.float()
+        if len(part.augmented):
+            changed = encode(self.latents.codec.autoencoder, images, self.plan.precision)
+            latents = latents.index_copy(0, part.augmented, changed)
+        return self.latents.codec.normalise(latents).contiguous(memory_format=torch.channels_last)
 
     def _h(self, group: Group) -> Tensor:
         """Return the representations (B, D) of ``group``, with those of augmented images."""
@@ -262,7 +274,7 @@ class DenoiserTrainer:
         if step % self.recipe.sample_every and step != self.steps:
             return {}
         self.fold_ema()
-        training = EvalSet(self.images, self.representations, self.device, self.names)
+        training = EvalSet(self.images, self.representations, self.device, self.names, self.latents)
         training.write_sample_grid(self.ema_model, self.schedule, folder / "samples" / f"step-{step:07d}.png")
         if self.validation is None:
             return {}

@@ -18,7 +18,10 @@ from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.samplers import dpmpp
 from rcdm_cli.diffusion.sampling import denoiser_of
 from rcdm_cli.diffusion.schedule import Schedule, spacing
+from rcdm_cli.diffusion.space import decode_x0, encode_x0
+from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.training.batches import draw_timesteps, generator
+from rcdm_cli.training.latents import CachedLatents
 from rcdm_cli.training.recipe import TrainPrecision
 from rcdm_cli.training.representations import Representations
 
@@ -38,12 +41,14 @@ class EvalSet:
         representations: representations of the images.
         device: device of the model.
         names: names of the images, which the noise of samples depends on; by default the indices.
+        latents: latents of the images, for a latent space.
     """
 
     images: np.ndarray
     representations: Representations
     device: torch.device
     names: Sequence[str] | None = None
+    latents: CachedLatents | None = None
 
     @torch.no_grad()
     def loss(self, model: Model, schedule: Schedule, precision: TrainPrecision) -> float:
@@ -55,9 +60,9 @@ class EvalSet:
         total = 0.0
         for index in images.split(BATCH):
             t = draw_timesteps(BATCH, len(schedule), draw)
-            x0 = to_tensor(self.images[index.numpy()])
+            x0 = self._x0(model.denoiser.spec, index)
             noise = torch.randn(x0.shape, generator=draw)
-            x0, noise, t = (value.to(self.device) for value in (x0, noise, t))
+            noise, t = noise.to(self.device), t.to(self.device)
             x_t = schedule.add_noise(x0, t, noise)
             groups = [(r, self._h(r, index[projection == r])) for r in projection.unique_consecutive().tolist()]
             with autocast(precision, self.device):
@@ -69,18 +74,25 @@ class EvalSet:
     def write_sample_grid(self, model: Model, schedule: Schedule, path: Path) -> None:
         """Write a PNG with one row per image and one column per representation, with the same noise in each call."""
         index = torch.linspace(0, len(self.images) - 1, min(GRID_IMAGES, len(self.images))).long()
-        size = model.denoiser.spec.size
+        spec, codec = model.denoiser.spec, self.latents.codec if self.latents else None
         names = map(str, index.tolist()) if self.names is None else (self.names[image] for image in index.tolist())
         seeds = [sample_seed(0, name, 0) for name in names]
-        noise = initial_noise(seeds, (3, size, size)).to(self.device, memory_format=torch.channels_last)
+        noise = initial_noise(seeds, spec.input_shape).to(self.device, memory_format=torch.channels_last)
         timesteps = spacing("logsnr", schedule, min(GRID_STEPS, len(schedule)))
         columns = [self.images[index.numpy()]]
         for number in range(len(self.representations.projections)):
             cond = model.conditioning(self._h(number, index), number)
-            columns.append(to_uint8(dpmpp(denoiser_of(model.denoiser, schedule, cond), noise, schedule, timesteps)))
+            denoise = denoiser_of(model.denoiser, schedule, cond)
+            x0 = dpmpp(denoise, noise, schedule, timesteps, clip=codec is None)
+            columns.append(to_uint8(decode_x0(spec, x0, codec)))
         titles = ["image", *(f"{each.method}\n{each.level}" for each in self.representations.projections)]
         rows = [GridRow(images) for images in zip(*columns, strict=True)]
         write_png(path, draw_grid(PixelGrid(rows, [GridGroup(title, 1) for title in titles])))
+
+    def _x0(self, spec: DenoiserSpec, index: Tensor) -> Tensor:
+        if self.latents is not None:
+            return self.latents.x0(index)
+        return encode_x0(spec, to_tensor(self.images[index.numpy()]).to(self.device), None)
 
     def _h(self, projection: int, index: Tensor) -> Tensor:
         return (

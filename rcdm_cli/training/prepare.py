@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,8 +12,10 @@ import torch
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.resources import CHECKPOINT
+from rcdm_cli.data.array_file import Array, Rows
 from rcdm_cli.data.cropped import CroppedImages, load_cropped
 from rcdm_cli.data.dataset import ImageDataset, open_dataset
+from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
 from rcdm_cli.encoders.find_layers import with_layers
@@ -22,6 +25,13 @@ from rcdm_cli.training.augmentation import Augmenter
 from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.distributed import main_process_first, world_size
 from rcdm_cli.training.evaluation import EvalSet
+from rcdm_cli.training.latents import (
+    CachedLatents,
+    autoencoder_of,
+    cache_latents,
+    copy_autoencoder,
+    latent_statistics,
+)
 from rcdm_cli.training.objectives import require_lightly
 from rcdm_cli.training.pretraining import LabelledImages, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
@@ -106,8 +116,8 @@ def prepare_denoiser(
 ) -> DenoiserTrainer:
     """Build the trainer of ``train``, which documents the arguments.
 
-    The encoders are copied into the run's folder, so that the folder is sufficient to export a bundle. Every process of
-    a distributed training calls this function.
+    The encoders and the autoencoder are copied into the run's folder, so that the folder is sufficient to export a
+    bundle. Every process of a distributed training calls this function.
 
     Raises:
         InputError: images, recipe, encoders and folder do not fit together.
@@ -122,6 +132,7 @@ def prepare_denoiser(
     source = open_dataset(data, split, on_note)
     validation_source = None if validation_split is None else open_dataset(data, validation_split, on_note)
     opened = _open_encoders(encoders or recipe.encoders, recipe, on_note)
+    autoencoder = autoencoder_of(recipe)
     config = recipe.augmentation if recipe.augmentation and recipe.augmentation.probability else None
     largest = max(recipe.denoiser.size, *(encoder.spec.preprocessing.size for encoder in opened))
     if config and config.side(1) < largest:
@@ -139,6 +150,21 @@ def prepare_denoiser(
         validation = None
         if validation_source is not None:
             validation = _eval_set(validation_source, recipe, opened, out, device, on_progress, on_note)
+        if autoencoder is not None:
+            key = copy_autoencoder(autoencoder.to(device), out)
+            precision, show = recipe.optimization.precision, _with_rate(on_progress, "Latents")
+
+            def encode(source: ImageDataset, images: Array) -> Rows:
+                path = out / "latents" / f"{key[:12]}-{source.fingerprint(out / IMAGES)[:12]}.npy"
+                return cache_latents(autoencoder, images, path, device, precision, show)
+
+            rows = encode(source, training.images)
+            statistics = init.statistics(autoencoder) if init else None
+            codec = LatentCodec(autoencoder, statistics or latent_statistics(rows)).to(device).eval()
+            training = replace(training, latents=CachedLatents(codec, rows))
+            if validation is not None and validation_source is not None:
+                rows = encode(validation_source, validation.images)
+                validation = replace(validation, latents=CachedLatents(codec, rows))
         augmenter = None
         if config:
             images = _crop(source, config.image_size, out, on_progress, on_note).images
@@ -153,6 +179,7 @@ def prepare_denoiser(
         training.representations,
         device,
         source.fingerprint(out / IMAGES),
+        latents=training.latents,
         init=init.model if init else None,
         init_methods=init_methods,
         augmenter=augmenter,

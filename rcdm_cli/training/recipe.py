@@ -205,7 +205,8 @@ class TrainRecipe(Spec):
         encoders: references of encoders, see ``open_encoder``.
         levels: levels of the encoders to condition on: ``backbone``, ``projector``, and layers by module path, for
             example ``layer3``. An encoder may have a part of these levels only.
-        denoiser: architecture of the U-Net.
+        denoiser: architecture of the U-Net, and the space of its input.
+        autoencoder: reference of the autoencoder of a latent space, see ``open_autoencoder``.
         schedule: noise schedule.
         optimization: optimizer settings.
         steps: number of optimizer steps.
@@ -226,6 +227,7 @@ class TrainRecipe(Spec):
     encoders: tuple[str, ...] = ()
     levels: tuple[Level, ...] = Field(LEVELS, min_length=1)
     denoiser: DenoiserSpec
+    autoencoder: str = ""
     schedule: ScheduleSpec
     optimization: Optimization
     steps: int = Field(ge=1)

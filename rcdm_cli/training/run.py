@@ -15,6 +15,9 @@ from rcdm_cli.core.files import sha256
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.data.array_file import open_array
+from rcdm_cli.diffusion.autoencoder import LatentCodec
+from rcdm_cli.diffusion.autoencoder_files import load_autoencoder
+from rcdm_cli.diffusion.autoencoder_spec import LatentStatistics
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditioningSpec
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
@@ -22,6 +25,7 @@ from rcdm_cli.encoders.open import ENCODER_FILE
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.distributed import is_main_process
+from rcdm_cli.training.latents import AUTOENCODER
 from rcdm_cli.training.loop import Progress, Trainer, fit
 from rcdm_cli.training.prepare import ENCODERS, Note, OnProgress, prepare_denoiser, prepare_encoder, silent
 from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe, read_recipe
@@ -55,12 +59,14 @@ class TrainedRun:
         encoders: encoders that the denoiser was trained with.
         recipe: settings of the training.
         steps: number of steps done.
+        codec: autoencoder and statistics of a latent space.
     """
 
     model: Model
     encoders: list[Encoder]
     recipe: TrainRecipe
     steps: int
+    codec: LatentCodec | None = None
 
 
 def train(
@@ -108,7 +114,7 @@ def train(
     settings = read_recipe(recipe, TrainRecipe, overrides)
     if init is not None and not isinstance(init, WarmStart):
         run = read_run(Path(init))
-        init = WarmStart(run.model, run.encoders)
+        init = WarmStart(run.model, run.encoders, run.codec)
     out = Path(out)
     # The other processes of a distributed training read files that the main process writes.
     with output_folder(out) if is_main_process() else nullcontext():
@@ -215,7 +221,11 @@ def read_run(folder: Path) -> TrainedRun:
         raise InputError(f"The weights in {path} do not match its recipe: {error}") from error
     methods = dict.fromkeys(projection.method for projection in projections.projections)
     encoders = [load_encoder(folder / ENCODERS / f"{method}.safetensors") for method in methods]
-    return TrainedRun(model.eval(), encoders, recipe, checkpoint.step)
+    codec = None
+    if recipe.denoiser.space.kind == "latents":
+        statistics = LatentStatistics.parse(cast(Any, checkpoint.resume_key.get("latents")), str(path))
+        codec = LatentCodec(load_autoencoder(folder / AUTOENCODER), statistics)
+    return TrainedRun(model.eval(), encoders, recipe, checkpoint.step, codec)
 
 
 def cached_representations(folder: Path) -> dict[Pair, Tensor]:

@@ -37,7 +37,10 @@ class Part(NamedTuple):
 
     Attributes:
         position: positions (B,) of the images in the batch of all processes.
-        images: uint8 (B, size, size, 3).
+        images: uint8 (B, size, size, 3); with latents, the augmented images (C, size, size, 3) only.
+        augmented: positions (C,) of augmented images in the part.
+        latents: cached latents, float16 (B, C, h, w), of flipped images; empty without a latent space. The rows
+            ``augmented`` are replaced by the latents of ``images``.
         flip: whether to flip an image horizontally, (B,). Augmented images are already flipped.
         aug_params: augmentation parameters (B, NUM_PARAMS).
         groups: images by conditioning projection, in the order of the part.
@@ -45,6 +48,8 @@ class Part(NamedTuple):
 
     position: Tensor
     images: Tensor
+    augmented: Tensor
+    latents: Tensor
     flip: Tensor
     aug_params: Tensor
     groups: list[Group]
@@ -63,6 +68,7 @@ class StepData(Dataset[list[Part]]):
         input_sizes: input size of the encoder of each projection, for augmented images.
         rank: index of this process.
         world_size: number of processes.
+        latents: latents of the images and their mirror images, (2 N, C, h, w), for a latent space.
     """
 
     def __init__(
@@ -74,9 +80,10 @@ class StepData(Dataset[list[Part]]):
         input_sizes: Sequence[int] = (),
         rank: int = 0,
         world_size: int = 1,
+        latents: Rows | None = None,
     ) -> None:
         self.plan, self.images, self.representations = plan, Rows(images), representations
-        self.augmenter, self.input_sizes = augmenter, input_sizes
+        self.augmenter, self.input_sizes, self.latents = augmenter, input_sizes, latents
         self.rank, self.world_size = rank, world_size
 
     def __getitem__(self, step: int) -> list[Part]:
@@ -96,8 +103,8 @@ class StepData(Dataset[list[Part]]):
         ]
 
     def _part(self, position: Tensor, index: Tensor, flip: Tensor, projection: Tensor, aug_params: Tensor) -> Part:
-        images = self.images.take(index.numpy())
-        flipped_later = flip.clone()
+        size = self.images.array.shape[1]
+        changed_images: dict[int, np.ndarray] = {}
         groups = []
         for number in projection.unique_consecutive().tolist():
             members = (projection == number).nonzero()[:, 0]
@@ -108,8 +115,17 @@ class StepData(Dataset[list[Part]]):
             if self.augmenter and len(augmented):
                 which = members[augmented]
                 changed = self.augmenter.apply(index[which], flip[which], aug_params[which])
-                images[which.numpy()] = [center_crop(image, images.shape[1]) for image in changed]
-                flipped_later[which] = False
+                crops_of_denoiser = (center_crop(image, size) for image in changed)
+                changed_images |= zip(which.tolist(), crops_of_denoiser, strict=True)
                 crops = torch.from_numpy(np.stack([center_crop(image, self.input_sizes[number]) for image in changed]))
             groups.append(Group(number, h, augmented, crops))
-        return Part(position, torch.from_numpy(images), flipped_later, aug_params, groups)
+        where = torch.tensor(list(changed_images), dtype=torch.int64)
+        flipped_later, latents = flip.clone(), torch.empty(0)
+        flipped_later[where] = False
+        new = np.stack(list(changed_images.values())) if changed_images else np.empty((0, size, size, 3), np.uint8)
+        if self.latents is None:
+            images = self.images.take(index.numpy())
+            images[where.numpy()] = new
+        else:
+            images, latents = new, torch.from_numpy(self.latents.take((2 * index + flip).numpy()))
+        return Part(position, torch.from_numpy(images), where, latents, flipped_later, aug_params, groups)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
+from rcdm_cli.diffusion.autoencoder_spec import LatentStatistics
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from rcdm_cli.encoders.encoder import Encoder
@@ -18,14 +20,34 @@ class WarmStart(NamedTuple):
     Attributes:
         model: model to copy weights from.
         encoders: encoders that ``model`` was trained with.
+        codec: autoencoder of the latent space of ``model``; the encoder of the autoencoder is not needed.
     """
 
     model: Model
     encoders: Sequence[Encoder]
+    codec: LatentCodec | None = None
 
     def was_trained_with(self, encoder: Encoder) -> bool:
         """Return whether ``encoder`` is among ``encoders``. Weights are compared in fp16, as bundles store them."""
         return any(_equal(encoder, other) for other in self.encoders)
+
+    def statistics(self, autoencoder: Autoencoder) -> LatentStatistics | None:
+        """Return the statistics of the latents that ``model`` was trained with; None without a latent space.
+
+        Raises:
+            InputError: ``model`` was trained with the latents of another autoencoder.
+        """
+        if self.codec is None:
+            return None
+        theirs, ours = self.codec.autoencoder.decoder.state_dict(), autoencoder.decoder.state_dict()
+        if autoencoder.spec != self.codec.autoencoder.spec or not all(
+            torch.equal(theirs[name].cpu().half(), ours[name].cpu().half()) for name in ours
+        ):
+            raise InputError(
+                "The initial weights were trained with the latents of another autoencoder. Set `autoencoder` in the "
+                "recipe to that autoencoder."
+            )
+        return self.codec.statistics
 
 
 def _equal(first: Encoder, second: Encoder) -> bool:
@@ -82,4 +104,4 @@ def init_from(model: Model, source: Model, methods: Collection[str]) -> str:
 def _architecture(spec: DenoiserSpec) -> dict[str, object]:
     """Return the values that weights depend on. Attention is given by depth instead of feature map size."""
     values = spec.model_dump(exclude={"size", "dropout"})
-    return {**values, "attention": sorted(spec.size // size for size in spec.attention)}
+    return {**values, "attention": sorted(spec.feature_sizes[0] // size for size in spec.attention)}
