@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from rcdm_cli.diffusion.losses import hybrid_loss, simple_loss, variational_bound
+from rcdm_cli.diffusion.losses import denoising_loss, hybrid_loss, min_snr_weight, simple_loss, variational_bound
 from rcdm_cli.diffusion.schedule import Schedule
-from rcdm_cli.diffusion.spec import ScheduleSpec
+from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec
 from tests.diffusion.golden import published_model, tensors
 
 
@@ -93,3 +93,32 @@ def test_losses_are_float32_for_bfloat16_outputs(schedule):
     output = torch.randn(1, 6, 4, 4).bfloat16()
     assert simple_loss(output[:, :3], noise).dtype == torch.float32
     assert hybrid_loss(output, noise, x0, x_t, t, schedule).dtype == torch.float32
+
+
+@pytest.mark.parametrize("gamma", [1.0, 5.0])
+def test_min_snr_weights_give_the_same_loss_of_x0_for_each_prediction(gamma):
+    """Hang et al. 2023, equation 7: the loss is min(SNR, gamma) times the squared error of x0."""
+    schedule = Schedule(ScheduleSpec())
+    x0, noise, error = torch.randn(3, 40, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    t = torch.arange(5, 1000, 25)
+    a = torch.from_numpy(schedule.alphas_cumprod)[t]
+    expected = (a / (1 - a)).clamp(max=gamma) * error.square().mean(dim=(1, 2, 3))
+    # A network whose prediction of x0 is wrong by ``error``.
+    signal, sigma = a.sqrt().view(-1, 1, 1, 1), (1 - a).sqrt().view(-1, 1, 1, 1)
+    x_t = signal * x0 + sigma * noise
+    outputs = {"eps": (x_t - signal * (x0 + error)) / sigma, "v": (signal * x_t - x0 - error) / sigma}
+    for prediction, output in outputs.items():
+        target = noise if prediction == "eps" else signal * noise - sigma * x0
+        loss = (output - target).square().mean(dim=(1, 2, 3))
+        weight = min_snr_weight(schedule, t, prediction, gamma)
+        torch.testing.assert_close(weight.double() * loss, expected, rtol=1e-5, atol=0)
+
+
+def test_weight_multiplies_the_squared_error_but_not_the_variational_bound():
+    spec = DenoiserSpec(size=4, channels=32, channel_mult=(1,), num_res_blocks=1, attention=(), learned_variance=True)
+    schedule, t, weight = Schedule(ScheduleSpec()), torch.tensor([10, 500]), torch.tensor([2.0, 0.5])
+    x0, noise = torch.rand(2, 3, 4, 4) * 2 - 1, torch.randn(2, 3, 4, 4)
+    x_t, output = schedule.add_noise(x0, t, noise), torch.randn(2, 6, 4, 4)
+    plain, weighted = (denoising_loss(spec, schedule, output, x0, x_t, t, noise, w) for w in (1.0, weight))
+    error = (output[:, :3] - noise).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(weighted - plain, (weight - 1) * error)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rcdm_cli.training.batches import Batches, batch_indices, draw_timesteps, generator
+from rcdm_cli.training.batches import Batches, batch_indices, draw_step, draw_timesteps, generator
 from rcdm_cli.training.optimizer import set_learning_rate
-from rcdm_cli.training.recipe import Optimization
+from rcdm_cli.training.recipe import Objective, Optimization
 
 
 @pytest.mark.parametrize(("images", "batch"), [(12, 4), (13, 4), (7, 7)])
@@ -95,3 +95,57 @@ def test_learning_rate_is_set_in_all_parameter_groups():
     a.grad = b.grad = torch.ones(1)
     optimizer.step()
     assert (a.item(), b.item()) == (-0.25, -0.25)
+
+
+def timesteps(**objective):
+    return draw_timesteps(20000, 1000, torch.Generator().manual_seed(3), Objective(**objective))
+
+
+def test_stratified_timesteps_have_one_value_in_each_interval():
+    for kind in ("stratified", "logit_normal"):
+        drawn = draw_timesteps(50, 1000, torch.Generator().manual_seed(1), Objective(timesteps=kind))
+        assert drawn.tolist() != sorted(drawn.tolist())
+        if kind == "stratified":
+            assert sorted((drawn // 20).tolist()) == list(range(50))
+    # Without strata, about 1/e of the intervals are empty.
+    drawn = draw_timesteps(50, 1000, torch.Generator().manual_seed(1), Objective(timesteps="uniform"))
+    assert 20 < len(set((drawn // 20).tolist())) < 45
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.5), (1.2, 1.5)])
+def test_logit_normal_timesteps_follow_the_density_of_the_paper(mean, std):
+    """Esser et al. 2024, equation 19: pi(u) = exp(-(logit(u) - m)^2 / (2 s^2)) / (s sqrt(2 pi) u (1 - u))."""
+    drawn = (timesteps(timesteps="logit_normal", logit_mean=mean, logit_std=std).double() + 0.5) / 1000
+    edges = np.linspace(0, 1, 21)
+    u = (np.arange(20000) + 0.5) / 20000
+    density = np.exp(-((np.log(u / (1 - u)) - mean) ** 2) / (2 * std**2)) / (std * np.sqrt(2 * np.pi) * u * (1 - u))
+    expected = np.histogram(u, edges, weights=density / 20000)[0]
+    found = np.histogram(drawn.numpy(), edges)[0] / 20000
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_draws_of_a_step_depend_on_seed_and_step_only():
+    def draw(seed, step, batch=64):
+        return draw_step(seed, step, (batch, 3, 4, 4), 100, 0.25, Objective(), torch.device("cpu"))
+
+    first = draw(0, 5)
+    assert first.noise.shape == (64, 3, 4, 4)
+    assert first.noise.is_contiguous(memory_format=torch.channels_last)
+    assert all(map(torch.equal, first, draw(0, 5)))
+    for other in (draw(0, 6), draw(1, 5)):
+        assert not any(map(torch.equal, first, other))
+    assert abs(float(first.noise.mean())) < 0.1
+    assert float(first.noise.std()) == pytest.approx(1, abs=0.05)
+    dropped = torch.cat([draw(2, step).dropped for step in range(100)]).double()
+    # Four standard deviations of a binomial distribution.
+    assert float(dropped.mean()) == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 6400) ** 0.5)
+    index = torch.tensor([3, 1])
+    assert torch.equal(first.select(index).noise, first.noise[[3, 1]])
+
+
+def test_processes_share_the_items_of_each_batch():
+    whole = list(Batches(10, 5, 0, 2, 4))
+    parts = [list(Batches(10, 5, 0, 2, 4, rank, 3)) for rank in range(3)]
+    for step, batch in enumerate(whole):
+        assert sorted(item for part in parts for item in part[step]) == sorted(batch)
+        assert [part[step] for part in parts] == [batch[rank::3] for rank in range(3)]
