@@ -30,6 +30,7 @@ class TrunkTensors:
         where: file, for errors.
         pool: timm's ``global_pool``; None uses the class token of a ViT if present, else the average.
         heads: number of attention heads; None infers the number.
+        activation: activation given by the user.
     """
 
     own: State
@@ -38,6 +39,7 @@ class TrunkTensors:
     where: str
     pool: str | None = None
     heads: int | None = None
+    activation: str | None = None
 
 
 @dataclass(frozen=True)

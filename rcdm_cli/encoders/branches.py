@@ -83,8 +83,15 @@ def _trained(prefixes: Sequence[str], state: State) -> list[str]:
         for prefix in prefixes
         if not words_of(prefix) & _SECONDARY
         and "_ema" not in prefix.split(".")  # data2vec in fairseq
-        and not ("target" in words_of(prefix) and not _replaced(prefix, "target_encoder", ["encoder"]) & set(prefixes))
+        and not ("target" in words_of(prefix) and not _is_open_target(prefix, prefixes))
     ]
+
+
+def _is_open_target(prefix: str, prefixes: Collection[str]) -> bool:
+    """Return whether a trunk is a ``target_encoder`` beside an ``encoder``, of which either may be the encoder."""
+    return "target_encoder" in prefix.split(".") and bool(
+        _replaced(prefix, "target_encoder", ["encoder"]) & {*prefixes}
+    )
 
 
 def _agree(one: State, other: State) -> bool:

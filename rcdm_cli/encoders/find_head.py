@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
@@ -21,7 +22,7 @@ _PARTS = ("mlp", "projection_neck", "layers")
 
 _BRANCHES = frozenset({"teacher", "student", "momentum", "online", "target", "anchor", "query", "key", "q", "k", "ema"})
 _NO_PROJECTOR = re.compile(r"predict|decod|classif|logits|(^|\.)(cls|aux|loss|queue)")
-_PROTOTYPES = re.compile(r"^(last_layer|prototypes)")
+_PROTOTYPES = re.compile(r"(^|\.)(last_layer|prototypes)")
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,21 @@ def find_head(
                     heads.append(_read(trunk.rest, root, width, where, activation, trunk.architecture))
             except InputError as error:
                 reasons.append(str(error))
-        if len(heads) > 1:
-            options = " or ".join(f"head={head.root}" for head in heads)
-            return f"{len(heads)} modules can be the head. {options} selects one of them"
-        if heads:
+        if not heads:
+            continue
+        different = [head for head in heads if not _agree(head, heads[0])]
+        if not different:
             return heads[0]
+        options = " or ".join(f"head={head.root}" for head in (heads[0], *different))
+        return f"{1 + len(different)} modules can be the head. {options} selects one of them"
     return " ".join(reasons) or "the file has no projector head beside its trunk"
+
+
+def _agree(one: DetectedHead, other: DetectedHead) -> bool:
+    """Return whether two heads are the same, such as the head of a network under two names."""
+    return one.tensors.keys() == other.tensors.keys() and all(
+        torch.equal(value, other.tensors[name]) for name, value in one.tensors.items()
+    )
 
 
 def _named(trunk: DetectedTrunk, name: str, where: str) -> str:
@@ -124,7 +134,7 @@ def _read(
     """Read the head at ``root``, or its part with a name in ``_PARTS`` if the whole is not a chain of layers."""
     what = f"The head {root!r} in {where}" if root else f"The head in {where}"
     members = _members(state, root)
-    prototypes = [name for name in members if _PROTOTYPES.match(name)]
+    prototypes = [name for name in members if _PROTOTYPES.search(name)]
     group = {name: value for name, value in members.items() if name not in prototypes}
     parts = [part for part in _PARTS if any(name.startswith(f"{part}.") for name in group)]
     if parts and not all(name.startswith(f"{parts[0]}.") for name in group):
@@ -145,8 +155,10 @@ def _activation(root: str, group: State, prototypes: Collection[str], vit: bool,
     Raises:
         InputError: the layers have the names of timm's ``Mlp``, whose activation varies.
     """
-    if any(name.startswith("last_layer") for name in prototypes):
+    if any("last_layer" in name for name in prototypes):
         return "gelu", "of DINO"
+    if prototypes and any("projection_head." in name for name in group):
+        return "relu", "of SwAV"
     modules = {name.rpartition(".")[0] for name in group}
     if vit and root.rpartition(".")[2] == "fc" and modules == {"fc1", "fc2", "fc3"}:
         return "gelu", "of MSN"

@@ -8,21 +8,24 @@ from dataclasses import dataclass, replace
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.architectures import Architecture, TrunkReader, TrunkTensors, named_architecture
 from rcdm_cli.encoders.branches import select_trunk
+from rcdm_cli.encoders.read_clip import read_clip
 from rcdm_cli.encoders.read_efficientnet import read_efficientnet_lite
 from rcdm_cli.encoders.read_resnet import read_resnet, read_sequential_resnet
 from rcdm_cli.encoders.read_vit import read_vit
-from rcdm_cli.encoders.reference import Reference
+from rcdm_cli.encoders.reference import CLIP_MEAN, CLIP_STD, Reference
+from rcdm_cli.encoders.spec import Preprocessing
 from rcdm_cli.encoders.state import State, below, listed
 
 FAMILIES: dict[str, TrunkReader] = {
     r"layer1\.0\.conv1\.weight": read_resnet,
     r"\d+\.0\.conv1\.weight": read_sequential_resnet,
     r"patch_embed\.proj\.weight": read_vit,
+    r"ln_pre\.weight": read_clip,
     r"_conv_stem\.weight": read_efficientnet_lite,
 }
 """Detection function of each family, by the pattern of a characteristic tensor name."""
 
-_CLASSIFIER = re.compile(r"(fc|head|head\.fc|classifier|linear|last_linear|logits|\d+)\.(weight|bias)")
+_CLASSIFIER = re.compile(r"(fc|head|head\.fc|classifier|linear|last_linear|logits|lm_head|\d+)\.(weight|bias)")
 _OTHER_NETWORK = re.compile(
     r"(head|heads|fc|mlp|neck|proj_head|projector|projection|projection_head|projection_neck|dino_head|ibot_head"
     r"|(online_|linear_|aux_)?classifier|mask_tokens?|.*decoder.*|.*predict.*|prototypes|queue.*|.*loss|criterion"
@@ -78,12 +81,14 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
         }
     if not readers:
         raise InputError(
-            f"{where} contains no recognised trunk. ResNets, ViTs and EfficientNet-Lites are recognised by their "
-            "tensor names. For another trunk, give timm's name: FILE,trunk=NAME."
+            f"{where} contains no recognised trunk. ResNets, ViTs, CLIPs and EfficientNet-Lites are recognised by "
+            "their tensor names. For another trunk, give timm's name: FILE,trunk=NAME."
         )
     aliases = select_trunk(list(readers), state, where, reference.prefix)
     prefix = aliases[0]
-    tensors = TrunkTensors(below(state, prefix), prefix, state, where, reference.pool, reference.heads)
+    tensors = TrunkTensors(
+        below(state, prefix), prefix, state, where, reference.pool, reference.heads, reference.activation
+    )
     try:
         architecture = readers[prefix](tensors)
     except InputError:
@@ -92,11 +97,25 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
         raise InputError(
             f"The trunk in {where} lacks tensors that define the architecture, or has other shapes ({error})."
         ) from error
+    architecture = _with_clip_scaling(architecture, tensors)
     own, unused = _check(architecture, tensors, reference)
     outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
     inside = {prefix + name: value for name, value in unused.items()}
     others = tuple(other for other in readers if other not in aliases)
     return DetectedTrunk(prefix, replace(architecture, tensors=own), {**outside, **inside}, tuple(aliases), others)
+
+
+def _with_clip_scaling(architecture: Architecture, tensors: TrunkTensors) -> Architecture:
+    """Return the architecture with the scaling of CLIP or SigLIP, which scale and bias of the logits identify."""
+    root, visual, _ = tensors.prefix.partition("visual.")
+    if not visual or f"{root}logit_scale" not in tensors.state:
+        return architecture
+    size = architecture.preprocessing.size
+    if f"{root}logit_bias" in tensors.state:
+        return replace(architecture, preprocessing=Preprocessing(size=size), scaling="of SigLIP")
+    return replace(
+        architecture, preprocessing=Preprocessing(size=size, mean=CLIP_MEAN, std=CLIP_STD), scaling="of CLIP"
+    )
 
 
 def _prefixes(state: State, expected: Iterable[str]) -> list[str]:

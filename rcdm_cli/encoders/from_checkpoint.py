@@ -64,9 +64,10 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
 
 def _head(reference: Reference, trunk: DetectedTrunk, width: int, where: str) -> DetectedHead | str:
     head = reference.head
+    activation = None if reference.activation == "quick_gelu" else reference.activation  # of a CLIP
     if head is not None and head != "none" and Path(head).is_file():
-        return read_head(load_state_dict_file(Path(head)), width, head, reference.activation)
-    return find_head(trunk, width, where, head, reference.activation)
+        return read_head(load_state_dict_file(Path(head)), width, head, activation)
+    return find_head(trunk, width, where, head, activation)
 
 
 def _inferred(encoder: Encoder, trunk: DetectedTrunk, head: DetectedHead | str, reference: Reference) -> Inferred:

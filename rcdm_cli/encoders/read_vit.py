@@ -41,7 +41,7 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
             "an optional class token. Give timm's name of the model: FILE,trunk=NAME."
         )
     size = isqrt(positions - token_position) * patch
-    heads, reason = attention_heads(own, tensors.prefix, tensors.state, tensors.where, tensors.heads)
+    heads, reason = attention_heads({**tensors.own, **own}, tensors.prefix, tensors.state, tensors.where, tensors.heads)
     swiglu = tensors.own.get("blocks.0.mlp.w12.weight") is not None
     options: dict[str, Any] = {
         "img_size": size,

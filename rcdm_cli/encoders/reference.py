@@ -16,6 +16,9 @@ Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 
+CLIP_MEAN: Triple = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Triple = (0.26862954, 0.26130258, 0.27577711)
+
 SCALINGS: dict[str, tuple[Triple, Triple]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "-1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -55,7 +58,7 @@ class Reference(Spec):
         heads: number of attention heads of a ViT, if the number is not known.
         ignore: modules of a checkpoint that its trunk does not use, with slashes between them.
         head: name of the projector head inside the checkpoint, or a separate file, or ``none``.
-        activation: activation between the layers of the head.
+        activation: activation between the layers of the head, or in the MLPs of a CLIP.
         axis: axis of the positions in an ONNX output (B, N, D) or (B, D, N).
         output: name of an ONNX output, or two names with a slash between them: backbone and projector.
     """
@@ -75,7 +78,7 @@ class Reference(Spec):
     head: str | None = None
     axis: int | None = Field(default=None, ge=1, le=2)
     output: str | None = None
-    activation: Literal["relu", "gelu", "tanh"] | None = None
+    activation: Literal["relu", "gelu", "tanh", "quick_gelu"] | None = None
 
     @field_validator("target", "head")
     @classmethod
