@@ -21,16 +21,12 @@ class Directions:
     variance: tuple[float, ...]
     correlation: tuple[float, ...]
 
-    def as_json(self) -> dict[str, list[float]]:
-        """Return all bands as JSON-able values."""
-        return {name: list(values) for name, values in vars(self).items()}
 
-
-def directions(found: Tensor, h: Tensor) -> Directions:
+def directions(sample_h: Tensor, h: Tensor) -> Directions:
     """Correlate the samples' representations with ``h`` along each principal direction of ``h``.
 
     Args:
-        found: (N, K, D), representations of K samples per image.
+        sample_h: (N, K, D), representations of K samples per image.
         h: (N, D), representations that the samples are conditioned on, N ≥ 2.
     """
     centred = (h - h.mean(dim=0)).double()
@@ -38,8 +34,8 @@ def directions(found: Tensor, h: Tensor) -> Directions:
     # N images span at most N - 1 directions. Further directions contain rounding errors only.
     count = max(1, int((deviation[: len(h) - 1] > 1e-6 * deviation[0]).sum()))
     variance = deviation[:count].square() / deviation[:count].square().sum().clamp(min=1e-300)
-    wanted = (centred @ axes[:count].T)[:, None].expand(-1, found.shape[1], -1).flatten(0, 1)
-    samples = found.double().flatten(0, 1)
+    wanted = (centred @ axes[:count].T)[:, None].expand(-1, sample_h.shape[1], -1).flatten(0, 1)
+    samples = sample_h.double().flatten(0, 1)
     reached = (samples - samples.mean(dim=0)) @ axes[:count].T
     product = wanted.norm(dim=0) * reached.norm(dim=0)
     correlation = torch.where(product > 0, (wanted * reached).sum(dim=0) / product.clamp(min=1e-300), 0.0)

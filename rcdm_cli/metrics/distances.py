@@ -1,6 +1,6 @@
 """Distances between two sets of feature vectors: Fréchet, MMD, KID, precision and recall."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -31,10 +31,6 @@ class Distances:
     precision: float
     recall: float
     neighbours: int
-
-    def as_json(self) -> dict[str, float]:
-        """Return all distances as JSON-able values."""
-        return asdict(self)
 
 
 def distances(samples: Tensor, images: Tensor) -> Distances:

@@ -29,8 +29,8 @@ class Diversity:
     def as_json(self, bootstrap: Bootstrap) -> dict[str, object]:
         """Return the spread and the diversity in the encoder's space, with intervals, as JSON-able values."""
         return {
-            "pixels": percentile_interval(self.spread(bootstrap)).as_json(),
-            "space": bootstrap.mean(self.space).as_json(),
+            "pixels": asdict(percentile_interval(self.spread(bootstrap))),
+            "space": asdict(bootstrap.mean(self.space)),
             "between": self.between,
         }
 
@@ -50,10 +50,6 @@ class DiversityDifference:
     method: str
     pixels: Interval
     space: Interval
-
-    def as_json(self) -> dict[str, object]:
-        """Return both differences as JSON-able values."""
-        return asdict(self)
 
 
 def pixel_variance(samples: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
@@ -24,10 +24,6 @@ class Interval:
     value: float
     low: float
     high: float
-
-    def as_json(self) -> dict[str, float]:
-        """Return the estimate and its bounds as JSON-able values."""
-        return asdict(self)
 
 
 class Bootstrap:

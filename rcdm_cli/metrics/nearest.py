@@ -1,7 +1,7 @@
 """Nearest neighbours by cosine similarity: search, k-NN classification, memorised training images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -147,7 +147,7 @@ class Memorised:
     def as_json(self, names: Sequence[str], bootstrap: Bootstrap) -> dict[str, object]:
         """Return all numbers as JSON-able values; ``names`` are the names of the bank's images."""
         return {
-            "above": bootstrap.mean(self.share_above).as_json(),
+            "above": asdict(bootstrap.mean(self.share_above)),
             "quantiles": quantiles(self.similarity),
             "similarity": self.similarity.tolist(),
             "image": [[names[k] for k in row] for row in self.index.tolist()],

@@ -23,7 +23,7 @@ class InceptionResult:
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON-able values under the names of the Inception space, such as ``fid``."""
-        values = self.distances.as_json()
+        values = asdict(self.distances)
         named = {"fid": values.pop("frechet"), "kid": self.kid.mean}
         subsets = {"kid_subsets": self.kid.subsets, "kid_subset_size": self.kid.subset_size}
         return {**named, **subsets, **values, "inception_score": asdict(self.score)}

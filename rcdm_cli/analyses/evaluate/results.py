@@ -1,7 +1,7 @@
 """Results of an evaluation and their JSON form."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rcdm_cli.analyses.evaluate.features import InceptionResult
@@ -94,7 +94,7 @@ class Evaluation:
             "space": self.space._asdict(),
             "interval": {"level": CONFIDENCE, "draws": NUM_RESAMPLES, "over": "images"},
             "results": [self._values_of(evaluated_pair) for evaluated_pair in self.evaluated],
-            "differences": [difference.as_json() for difference in self._differences()],
+            "differences": [asdict(difference) for difference in self._differences()],
             "training_images": self._training_images(),
             "left_out_of_knn": self.left_out_of_knn,
             "names": list(self.images),
@@ -104,11 +104,11 @@ class Evaluation:
     def _values_of(self, entry: EvaluatedRepresentation) -> dict[str, Any]:
         return {
             **entry.pair._asdict(),
-            **entry.faithfulness.as_json(),
-            "directions": entry.directions.as_json(),
-            "knn": entry.knn and entry.knn.as_json(),
+            **asdict(entry.faithfulness),
+            "directions": asdict(entry.directions),
+            "knn": entry.knn and asdict(entry.knn),
             "diversity": entry.diversity and entry.diversity.as_json(self.bootstrap),
-            "distances": entry.distances.as_json(),
+            "distances": asdict(entry.distances),
             "inception": entry.inception and entry.inception.as_json(),
             "nearest": entry.memorised and entry.memorised.as_json(self.bank, self.bootstrap),
         }
@@ -118,7 +118,7 @@ class Evaluation:
             return None
         return {
             "compared": self.compared,
-            "distances": self.real.as_json(),
+            "distances": asdict(self.real),
             "inception": self.real_inception and self.real_inception.as_json(),
             "bar": {
                 "below": MEMORISATION_QUANTILE,

@@ -101,7 +101,7 @@ class Invariance:
             "representations": [
                 {
                     **pair._asdict(),
-                    "similarity_of_different_images": others.as_json(),
+                    "similarity_of_different_images": asdict(others),
                     "augmentations": [
                         {
                             "name": augmentation.name,
@@ -117,7 +117,7 @@ class Invariance:
                 for pair, others in self.others.items()
             ],
             "projector_minus_backbone": [
-                {"method": method, "augmentation": name, **interval.as_json()}
+                {"method": method, "augmentation": name, **asdict(interval)}
                 for (method, name), interval in self.differences.items()
             ],
         }
