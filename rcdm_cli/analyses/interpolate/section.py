@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 FRAME_MS = 150
 """Duration of one frame of an animation, in milliseconds."""
 
-OptionalImage = Pixels | None
-"""uint8 (H, W, 3); None if only the representation was given."""
-
 
 def draw(result: "Interpolation", number: int) -> PixelGrid:
     """Lay out one pair of images: a row for each (method, level) and noise, from the first to the second image."""
