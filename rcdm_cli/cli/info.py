@@ -173,4 +173,4 @@ def _as_text(value: Any) -> str:
         return "yes" if value else "no"
     if value is None or value in ("", [], {}):
         return "none"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,5 +1,6 @@
 """Encoder: image → representation at every level, and encoder files."""
 
+from collections.abc import Mapping
 from copy import copy
 from pathlib import Path
 from types import MappingProxyType
@@ -163,15 +164,21 @@ def load_encoder(path: Path) -> Encoder:
         InputError: see ``read_encoder_spec``; or the tensors do not fit the spec.
     """
     spec, tensors = read_encoder_spec(path), read_tensors(path)
+    if not spec.onnx_widths:
+        # Names and shapes are compared without memory before the encoder is allocated.
+        if (blocks := block_count(spec.trunk_options)) > len(tensors):
+            raise InputError(
+                f"The weights in {path} do not fit the spec in the file: {blocks} blocks, but {len(tensors)} tensors."
+            )
+        with torch.device("meta"):
+            _load(Encoder(spec), tensors, path, assign=True)
+    encoder = Encoder(spec)
+    _load(encoder, tensors, path)
+    return encoder.float().eval().requires_grad_(False)
+
+
+def _load(encoder: Encoder, tensors: Mapping[str, Tensor], path: Path, assign: bool = False) -> None:
     try:
-        if not spec.onnx_widths:
-            # Names and shapes are compared without memory before the encoder is allocated.
-            if (blocks := block_count(spec.trunk_options)) > len(tensors):
-                raise RuntimeError(f"{blocks} blocks, but {len(tensors)} tensors")
-            with torch.device("meta"):
-                Encoder(spec).load_state_dict(tensors, assign=True)
-        encoder = Encoder(spec)
-        encoder.load_state_dict(tensors)
+        encoder.load_state_dict(tensors, assign=assign)
     except RuntimeError as error:
         raise InputError(f"The weights in {path} do not fit the spec in the file: {str(error)[:1000]}") from error
-    return encoder.float().eval().requires_grad_(False)

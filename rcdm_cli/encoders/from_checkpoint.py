@@ -98,5 +98,5 @@ def _inferred(encoder: Encoder, trunk: DetectedTrunk, head: DetectedHead | str, 
     left = [name for name in trunk.rest if not (used and name.startswith(used))]
     left = [name for name in left if not any(name.startswith(alias) for alias in trunk.aliases if alias != prefix)]
     groups = left_out_groups(left, prefix)
-    lines["left out"] = {group: f"{count} tensors" for group, count in groups.items()} or "nothing"
+    lines["left out"] = {group: f"{count} tensor{'s' * (count > 1)}" for group, count in groups.items()} or "nothing"
     return lines

@@ -37,7 +37,7 @@ def test_info_prints_everything_that_was_inferred(invoke, files):
         "scaling": "ImageNet's mean and standard deviation (default)",
         "head": "encoder_q.fc: 16 → 16, relu → 12",
         "activation": "relu (assumed, since activations have no weights)",
-        "left out": {"encoder_k": "82 tensors"},
+        "left out": {"encoder_k": "82 tensors", "queue": "1 tensor", "queue_ptr": "1 tensor"},
     }
     lines = invoke("info", "moco.pth").stdout.splitlines()
     assert "  inferred:" in lines
