@@ -10,6 +10,7 @@ import typer
 
 from rcdm_cli import __version__
 from rcdm_cli.cli import (
+    autoencoder,
     bench,
     doctor,
     embed,
@@ -44,6 +45,7 @@ COMMANDS = (
     fgsm.fgsm,
     report.report,
     pretrain.pretrain,
+    autoencoder.autoencoder,
     train.train,
     export.export,
     import_.import_checkpoint,

@@ -22,6 +22,7 @@ from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.inferred import inferred_lines
 from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.training.augmentation import Augmenter
+from rcdm_cli.training.autoencoder import EVALUATION_IMAGES, AutoencoderImages, AutoencoderTrainer
 from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.distributed import main_process_first, world_size
 from rcdm_cli.training.evaluation import EvalSet
@@ -34,7 +35,7 @@ from rcdm_cli.training.latents import (
 )
 from rcdm_cli.training.objectives import require_lightly
 from rcdm_cli.training.pretraining import LabelledImages, PretrainTrainer, class_indices
-from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe
+from rcdm_cli.training.recipe import AutoencoderRecipe, PretrainRecipe, TrainRecipe
 from rcdm_cli.training.representations import CachedRepresentations, EncoderInputs
 from rcdm_cli.training.warm_start import WarmStart
 
@@ -98,6 +99,36 @@ def prepare_encoder(
             f"({', '.join(training.classes)}). Choose another split, or omit `validation_split`."
         )
     return PretrainTrainer(recipe, method, training, device, workers, validation)
+
+
+def prepare_autoencoder(
+    recipe: AutoencoderRecipe,
+    data: Path,
+    out: Path,
+    *,
+    split: str | None = None,
+    validation_split: str | None = None,
+    device: torch.device,
+    workers: int = 0,
+    on_progress: OnProgress = silent,
+    on_note: Note = lambda _: None,
+) -> AutoencoderTrainer:
+    """Build the trainer of ``train_autoencoder``, which documents the arguments.
+
+    Raises:
+        InputError: images and recipe do not fit together, or the encoder of the perceptual loss cannot be used.
+    """
+    _check_splits(split, validation_split)
+    source = open_dataset(data, split, on_note)
+    evaluation = source if validation_split is None else open_dataset(data, validation_split, on_note)
+    perceptual = open_encoder(recipe.perceptual.encoder) if recipe.perceptual else None
+    with main_process_first():
+        training = _crop(source, recipe.image_size, out, on_progress, on_note).images
+        spread = evaluation.spread(EVALUATION_IMAGES)
+        images = load_cropped(spread, recipe.size).images
+    on_note(f"{len(training)} images, on {device}.")
+    fingerprint = source.fingerprint(out / IMAGES)
+    return AutoencoderTrainer(recipe, AutoencoderImages(training, images, fingerprint), device, perceptual, workers)
 
 
 def prepare_denoiser(

@@ -4,14 +4,15 @@ import tomllib
 from collections.abc import Iterable
 from math import cos, pi
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import LEVELS, Level
 from rcdm_cli.core.resources import recipe_path
 from rcdm_cli.core.spec import Spec
+from rcdm_cli.diffusion.autoencoder_spec import KLSpec
 from rcdm_cli.diffusion.spec import DenoiserSpec, NullCond, ScheduleSpec
 from rcdm_cli.encoders.methods import METHODS
 from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
@@ -241,8 +242,73 @@ class TrainRecipe(Spec):
     sample_every: int = Field(default=2000, ge=1)
 
 
-Recipe = TypeVar("Recipe", PretrainRecipe, TrainRecipe)
-KINDS: dict[str, type[PretrainRecipe] | type[TrainRecipe]] = {"pretrain": PretrainRecipe, "train": TrainRecipe}
+class PerceptualLoss(Spec):
+    """Distance of the features of an encoder between an image and its reconstruction.
+
+    Features are normalised to length 1 over the channels at each position, as in LPIPS (Zhang et al. 2018,
+    arXiv:1801.03924, equation 1), without its learned weights.
+
+    Attributes:
+        encoder: reference of the encoder, see ``open_encoder``; not an ONNX graph, which has no gradient.
+        layers: layers by module path, for example ``layer1``; by default, all stages of a timm trunk.
+        weight: weight of the distance, relative to the mean absolute error of values in [-1, 1].
+    """
+
+    encoder: str
+    layers: tuple[str, ...] = ()
+    weight: float = Field(default=1.0, gt=0)
+
+
+class AutoencoderRecipe(Spec):
+    """Settings for training an ``AutoencoderKL`` on images.
+
+    Attributes:
+        kind: kind of the recipe.
+        description: one line for the user.
+        data: origin of the images.
+        size: height and width of the training images in pixels.
+        image_size: side in pixels of the centre crops. Random squares with a side from ``size`` to ``image_size`` are
+            resized to ``size``.
+        autoencoder: architecture.
+        perceptual: perceptual loss; None trains with the absolute error and the KL divergence only.
+        kl_weight: weight of the KL divergence of the latents from the standard normal distribution, in nats per value
+            of the image (Rombach et al. 2022, arXiv:2112.10752, section 3.1).
+        optimization: optimizer settings.
+        steps: number of optimizer steps.
+        ema: decay of the exponential moving average (EMA) of the weights. Step n uses ``min(ema, (1 + n) / (10 + n))``.
+        save_every: steps between checkpoints.
+        sample_every: steps between grids of reconstructions.
+    """
+
+    kind: Literal["autoencoder"]
+    description: str = ""
+    data: DataOrigin = DataOrigin()
+    size: int = Field(ge=8, le=2048)
+    image_size: int = Field(ge=8, le=4096)
+    autoencoder: KLSpec
+    perceptual: PerceptualLoss | None = None
+    kl_weight: float = Field(default=1e-6, ge=0)
+    optimization: Optimization
+    steps: int = Field(ge=1)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    save_every: int = Field(default=1000, ge=1)
+    sample_every: int = Field(default=2000, ge=1)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.image_size < self.size:
+            raise ValueError(f"image_size must be at least size, {self.size}; given {self.image_size}")
+        if self.size % (factor := self.autoencoder.space.factor):
+            raise ValueError(f"size must be a multiple of {factor}, the factor of the latents; given {self.size}")
+        return self
+
+
+Recipe = TypeVar("Recipe", PretrainRecipe, TrainRecipe, AutoencoderRecipe)
+KINDS: dict[str, type[PretrainRecipe] | type[TrainRecipe] | type[AutoencoderRecipe]] = {
+    "pretrain": PretrainRecipe,
+    "autoencoder": AutoencoderRecipe,
+    "train": TrainRecipe,
+}
 
 
 def read_recipe(recipe: Recipe | Path | str, kind: type[Recipe], overrides: Iterable[str] = ()) -> Recipe:
@@ -256,7 +322,7 @@ def read_recipe(recipe: Recipe | Path | str, kind: type[Recipe], overrides: Iter
     Raises:
         InputError: the recipe does not exist, is not TOML, is of another kind or has an invalid key.
     """
-    if isinstance(recipe, PretrainRecipe | TrainRecipe):
+    if isinstance(recipe, PretrainRecipe | TrainRecipe | AutoencoderRecipe):
         where, values = "the recipe", recipe.model_dump(mode="json", exclude_unset=True)
     else:
         path = recipe_path(recipe)

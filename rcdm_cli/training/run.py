@@ -1,4 +1,4 @@
-"""Train a denoiser, pretrain an encoder, and read the result of a training."""
+"""Train a denoiser or an autoencoder, pretrain an encoder, and read the result of a training."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -27,15 +27,23 @@ from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.distributed import is_main_process
 from rcdm_cli.training.latents import AUTOENCODER
 from rcdm_cli.training.loop import Progress, Trainer, fit
-from rcdm_cli.training.prepare import ENCODERS, Note, OnProgress, prepare_denoiser, prepare_encoder, silent
-from rcdm_cli.training.recipe import PretrainRecipe, TrainRecipe, read_recipe
+from rcdm_cli.training.prepare import (
+    ENCODERS,
+    Note,
+    OnProgress,
+    prepare_autoencoder,
+    prepare_denoiser,
+    prepare_encoder,
+    silent,
+)
+from rcdm_cli.training.recipe import AutoencoderRecipe, PretrainRecipe, TrainRecipe, read_recipe
 from rcdm_cli.training.representations import CacheType, cache_path
 from rcdm_cli.training.warm_start import WarmStart
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Result of ``train`` and ``pretrain``.
+    """Result of ``train``, ``train_autoencoder`` and ``pretrain``.
 
     Attributes:
         checkpoint: last checkpoint.
@@ -191,6 +199,62 @@ def pretrain(
         )
         began_at = _fit(trainer, out, trainer.per_epoch, "Pretraining", stop, on_progress)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at, out / ENCODER_FILE)
+
+
+def train_autoencoder(
+    recipe: AutoencoderRecipe | Path | str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    split: str | None = None,
+    validation_split: str | None = None,
+    overrides: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    on_progress: OnProgress = silent,
+    on_note: Note = lambda _: None,
+) -> TrainResult:
+    """Train an ``AutoencoderKL`` on images, or resume the training in ``out``.
+
+    The folder of the run contains ``config.json`` and ``diffusion_pytorch_model.safetensors``, which diffusers opens.
+
+    Args:
+        recipe: name of a recipe, TOML file, or recipe object.
+        data: folder of images, tar of images, or folder of tars.
+        out: folder of the run.
+        split: first-level folder of ``data`` to train on; by default, all images.
+        validation_split: first-level folder of ``data`` for the error of reconstructions; by default, training images.
+        overrides: changes of the recipe, ``key=value`` with dotted keys and TOML values.
+        device: device to train on.
+        workers: number of processes that crop images; 0 crops them in this process.
+        stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.
+        on_progress: progress callback.
+        on_note: called with messages for the user.
+
+    Returns:
+        The last checkpoint and the number of steps.
+
+    Raises:
+        InputError: an argument is invalid, ``out`` contains another run, or another process writes to ``out``.
+        Interrupted: ``stop`` returned True.
+        RcdmError: the loss is not finite.
+    """
+    settings, out = read_recipe(recipe, AutoencoderRecipe, overrides), Path(out)
+    with output_folder(out) if is_main_process() else nullcontext():
+        trainer = prepare_autoencoder(
+            settings,
+            Path(data),
+            out,
+            split=split,
+            validation_split=validation_split,
+            device=torch.device(device),
+            workers=workers,
+            on_progress=_interruptible(on_progress, stop),
+            on_note=on_note,
+        )
+        began_at = _fit(trainer, out, settings.save_every, "Training", stop, on_progress)
+    return TrainResult(out / CHECKPOINT, trainer.steps, began_at)
 
 
 def is_run(folder: Path) -> bool:
