@@ -18,8 +18,8 @@ LISTED = 10
 """Maximum number of vectors in the warning."""
 
 FAR_SHARE = 1 / 3
-"""Fraction of its representations at which a far image is far. With nine representations of the demo bundle, 1.5 % of
-the validation images are far; at a single one of the nine, 5.5 %."""
+"""Fraction of its representations at which a far image is far. See docs/RESULTS.md for the fractions of far
+images."""
 
 
 def training_distances(
@@ -99,7 +99,8 @@ def far_images(results: Mapping[str, Any]) -> tuple[Element, ...]:
                 "distance": "{distance:.1f}",
                 "nearer training images in %": "{percentile:.1f}",
             },
-            "Mahalanobis distance of the representation under mean and covariance of the training images."
+            "Mahalanobis distance of the representation under mean and covariance of the training images, after division"
+            " by the square root of its length."
             f" {'A vector' if noun == 'vector' else 'An image'} is far at a representation if more than"
             f" {results.get('far_percentile', 100 * FAR):g} % of the training images are nearer.",
         ),

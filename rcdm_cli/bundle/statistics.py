@@ -1,11 +1,12 @@
 """Distance of a representation from the representations of the training images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from rcdm_cli.backends.graph import BundleFile, verified_path
 from rcdm_cli.bundle.manifest import Manifest, listed_files, unused_name
@@ -21,10 +22,18 @@ DIRECTIONS = 64
 FAR = 0.99
 """Fraction of the training images whose distance is below the limit of a far image."""
 
+FOLDS = 5
+"""Parts of the training images. The distance of each part is measured under the Gaussian of the other parts."""
+
 
 @dataclass(frozen=True)
 class TrainingStatistics:
-    """Gaussian of the representations of training images, and quantiles of the distance.
+    """Gaussian of the representations of training images, and quantiles of the Mahalanobis distance.
+
+    Each representation is divided by the square root of its length. Lengths vary much between training images and
+    would hide other directions. Representations of length 1 separate other images better (Müller and Hein 2025,
+    arXiv:2505.18032), but do not separate images without content, such as a black image. The covariance is that of
+    probabilistic principal components (Tipping and Bishop 1999).
 
     Attributes:
         mean: (D,).
@@ -41,24 +50,16 @@ class TrainingStatistics:
     @classmethod
     def fit(cls, h: Tensor) -> "TrainingStatistics":
         """Compute the statistics of representations (N, D), N at least 2."""
-        h = h.double()
-        mean = h.mean(dim=0)
-        values, vectors = torch.linalg.eigh(torch.cov(h.T))
-        rank = min(DIRECTIONS, h.shape[1] - 1, len(h) - 1)
-        values, directions = values.flip(0).clamp(min=0), vectors.flip(1)[:, :rank].T.contiguous()
-        # Equal images, or dimensions that are always 0, have no variance.
-        floor = values[0].clamp(min=1e-12) * 1e-6
-        variance = torch.cat([values[:rank], values[rank:].mean()[None]]).clamp(min=floor)
+        fold = torch.arange(len(h)) % min(FOLDS, len(h))
+        distances = torch.cat(
+            [cls(*_gaussian(h[fold != k]), torch.empty(0)).squared_distance(h[fold == k]) for k in fold.unique()]
+        )
         fractions = torch.linspace(0, 1, 1001, dtype=torch.float64)
-        fitted = cls(mean.float(), directions.float(), variance.float(), torch.empty(0))
-        return replace(fitted, quantiles=fitted.squared_distance(h).quantile(fractions).float())
+        return cls(*_gaussian(h), torch.quantile(distances, fractions).float())
 
     def squared_distance(self, h: Tensor) -> Tensor:
-        """Return the squared Mahalanobis distance of representations (N, D): (N,).
-
-        The covariance is that of probabilistic principal components (Tipping and Bishop 1999).
-        """
-        centred = h.double() - self.mean.double()
+        """Return the squared Mahalanobis distance of representations (N, D): float64 (N,)."""
+        centred = _scaled(h) - self.mean.double()
         along = (centred @ self.directions.double().T).square()
         rest = (centred.square().sum(dim=1) - along.sum(dim=1)).clamp(min=0)
         return (along / self.variance[:-1].double()).sum(dim=1) + rest / self.variance[-1].double()
@@ -67,6 +68,25 @@ class TrainingStatistics:
         """Return the fraction of training images that are nearer than each squared distance (N,)."""
         rank = torch.searchsorted(self.quantiles.double(), squared_distance.double())
         return (rank / (len(self.quantiles) - 1)).clamp(max=1)
+
+
+def _scaled(h: Tensor) -> Tensor:
+    """Divide each representation by the square root of its length, in float64."""
+    h = h.double()
+    length: Tensor = torch.linalg.vector_norm(h, dim=1, keepdim=True)
+    return F.normalize(h, dim=1) * length.sqrt()
+
+
+def _gaussian(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``mean``, ``directions`` and ``variance`` of representations (N, D)."""
+    h = _scaled(h)
+    values, vectors = torch.linalg.eigh(torch.cov(h.T, correction=0))
+    rank = min(DIRECTIONS, h.shape[1] - 1, max(1, len(h) - 1))
+    values, directions = values.flip(0).clamp(min=0), vectors.flip(1)[:, :rank].T.contiguous()
+    # Equal images, or dimensions that are always 0, have no variance.
+    floor = values[0].clamp(min=1e-12) * 1e-6
+    variance = torch.cat([values[:rank], values[rank:].mean()[None]]).clamp(min=floor)
+    return h.mean(dim=0).float(), directions.float(), variance.float()
 
 
 def write_statistics(folder: Path, h: Mapping[Pair, Tensor]) -> BundleFile:

@@ -115,7 +115,8 @@ def export(
         device: CUDA device for which plans are built; the CPU builds TensorRT-RTX plans for several GPUs.
         force: whether to replace an existing bundle and graphs that are up to date.
         on_progress: called with (done, total, note) in each step.
-        on_note: called with a sentence if the bundle is copied before the export.
+        on_note: called with a sentence if the bundle is copied before the export, or if the cache of the run lacks
+            representations of the training images.
 
     Raises:
         InputError: an argument is invalid.
@@ -133,7 +134,7 @@ def export(
     folder = _bundle_to_compile(bundle_or_run, on_note) if out is None else out
     with output_folder(folder):
         if out is not None:
-            result = bundle_of_run(Path(bundle_or_run), out, force=force)
+            result = bundle_of_run(Path(bundle_or_run), out, force=force, on_note=on_note)
             onnx = bool(onnx or trt or precisions or calibration)
         else:
             result = ExportResult(folder, read_manifest(folder))
@@ -153,8 +154,10 @@ def _bundle_to_compile(name_or_path: str, on_note: Callable[[str], None]) -> Pat
     return writable_bundle(bundle_path(name_or_path), on_note)
 
 
-def bundle_of_run(run: Path, out: Path, *, force: bool = False) -> ExportResult:
-    """Write the EMA weights and the encoders of a training run as a bundle.
+def bundle_of_run(
+    run: Path, out: Path, *, force: bool = False, on_note: Callable[[str], None] = lambda note: None
+) -> ExportResult:
+    """Write the EMA weights, the encoders and the statistics of the training images of a run as a bundle.
 
     Raises:
         InputError: ``run`` is not a training run, or ``out`` contains a bundle and ``force`` is False.
@@ -179,7 +182,7 @@ def bundle_of_run(run: Path, out: Path, *, force: bool = False) -> ExportResult:
         finished.encoders,
         about=about,
         codec=finished.codec,
-        training_h=cached_representations(run),
+        training_h=cached_representations(run, on_note),
     )
     return ExportResult(out, manifest, finished.steps)
 

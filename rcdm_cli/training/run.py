@@ -292,14 +292,14 @@ def read_run(folder: Path) -> TrainedRun:
     return TrainedRun(model.eval(), encoders, recipe, checkpoint.step, codec)
 
 
-def cached_representations(folder: Path) -> dict[Pair, Tensor]:
+def cached_representations(folder: Path, on_note: Note) -> dict[Pair, Tensor]:
     """Return the representations of the training images from the cache of a run, at most 16,384 per (method, level).
 
-    Representations without a cache file are left out.
+    Representations without a cache file are left out and reported in a note.
     """
     checkpoint = load_checkpoint(folder / CHECKPOINT)
     images = str(checkpoint.resume_key.get("images", ""))[:12]
-    found = {}
+    found, missing = {}, []
     for values in cast(list[dict[str, Any]], checkpoint.resume_key["projections"]):
         pair = Pair(values["method"], values["level"])
         weights = sha256(folder / ENCODERS / f"{pair.method}.safetensors")[:12]
@@ -310,6 +310,14 @@ def cached_representations(folder: Path) -> dict[Pair, Tensor]:
                 array = open_array(path)
                 index = np.linspace(0, len(array) - 1, min(len(array), 16384)).astype(np.int64)
                 found[pair] = torch.from_numpy(array[index, 0]).float()
+        if pair not in found:
+            missing.append(f"{pair.method} at {pair.level} level")
+    if missing:
+        on_note(
+            f"{folder} has no cached representations of the training images for {', '.join(missing)}. At these levels,"
+            " images far from the training images will not be reported. To restore the cache, run the training command"
+            " again."
+        )
     return found
 
 

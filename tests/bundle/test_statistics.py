@@ -8,9 +8,14 @@ import torch
 from PIL import Image
 
 from rcdm_cli import load_bundle
+from rcdm_cli.analyses.training_distance import FAR_SHARE
 from rcdm_cli.analyses.visualize.compute import visualize
 from rcdm_cli.bundle.statistics import DIRECTIONS, FAR, TrainingStatistics, read_statistics
 from tests.cli.conftest import ROOT
+
+
+def by_root_of_length(h):
+    return h.double() / h.double().norm(dim=1, keepdim=True).sqrt()
 
 
 def test_distance_is_the_mahalanobis_distance():
@@ -18,12 +23,28 @@ def test_distance_is_the_mahalanobis_distance():
     h = torch.randn(500, 8, generator=generator) @ torch.randn(8, 8, generator=generator) + 3
     found = TrainingStatistics.fit(h)
     # Seven directions have a variance of their own, and the eighth is alone with the mean variance of the others.
-    centred = h.double() - h.double().mean(dim=0)
-    expected = (centred @ torch.linalg.inv(torch.cov(h.double().T)) * centred).sum(dim=1)
-    torch.testing.assert_close(found.squared_distance(h), expected, rtol=2e-2, atol=1e-2)
-    assert found.fraction_nearer(expected.median()[None]).item() == pytest.approx(0.5, abs=0.01)
+    scaled = by_root_of_length(h)
+    centred = scaled - scaled.mean(dim=0)
+    expected = (centred @ torch.linalg.inv(torch.cov(scaled.T, correction=0)) * centred).sum(dim=1)
+    torch.testing.assert_close(found.squared_distance(h), expected, rtol=1e-3, atol=1e-3)
+    assert found.fraction_nearer(expected.median()[None]).item() == pytest.approx(0.5, abs=0.02)
     assert found.fraction_nearer(torch.tensor([1e9])).item() == 1
-    assert (found.fraction_nearer(found.squared_distance(h)) > FAR).float().mean() == pytest.approx(1 - FAR, abs=0.003)
+
+
+def test_false_alarms_on_new_images_are_as_frequent_as_stated_for_few_training_images():
+    """Under the Gaussian of all training images, their own distances are smaller than distances of new images."""
+    generator = torch.Generator().manual_seed(0)
+    h, new = (torch.randn(count, 40, generator=generator) + 5 for count in (400, 4000))
+    found = TrainingStatistics.fit(h)
+    alarms = (found.fraction_nearer(found.squared_distance(new)) > 0.9).float().mean().item()
+    assert alarms == pytest.approx(0.1, abs=0.05)
+    limit = found.squared_distance(h).quantile(0.9)
+    assert (found.squared_distance(new) > limit).float().mean() > 0.2
+
+
+def test_two_images_are_enough_for_statistics():
+    found = TrainingStatistics.fit(torch.tensor([[1.0, 2.0, 3.0], [2.0, 1.0, 3.0]]))
+    assert all(torch.isfinite(value).all() for value in vars(found).values())
 
 
 def test_distance_counts_directions_that_training_images_lack():
@@ -51,14 +72,15 @@ def far_pairs(demo, images):
     return found
 
 
-def test_demo_bundle_reports_a_rocket_and_no_example_image(demo):
+def test_demo_bundle_reports_a_rocket_and_a_black_image_and_no_example_image(demo):
     data = pytest.importorskip("skimage.data")
     examples = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((ROOT / "examples").glob("*.png"))]
     assert len(examples) == 12
-    assert far_pairs(demo, examples) == [[] for _ in examples]
+    least = FAR_SHARE * len(demo.pairs())
+    assert all(len(pairs) < least for pairs in far_pairs(demo, examples))
     [rocket, black] = far_pairs(demo, [data.rocket(), np.zeros((96, 96, 3), np.uint8)])
-    assert len(rocket) >= 3
-    assert len(black) >= 5
+    assert len(rocket) >= least
+    assert len(black) >= least
 
 
 def test_visualize_reports_far_images_in_a_note_in_the_results_and_on_the_page(demo, tmp_path):

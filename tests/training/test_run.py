@@ -1,5 +1,7 @@
 """``train`` and ``read_run`` as Python functions; the commands are tested in ``tests/cli/test_training.py``."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,11 @@ from PIL import Image
 
 from rcdm_cli.core.errors import InputError, Interrupted
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
+from rcdm_cli.data.crop import center_crop
+from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.training.prepare import prepare_denoiser
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
-from rcdm_cli.training.run import read_run, train
+from rcdm_cli.training.run import cached_representations, read_run, train
 from tests.training.tiny import TRAIN, equal_tensors, tiny_encoder, write_images
 
 
@@ -54,6 +58,29 @@ def test_init_from_a_run_folder_uses_the_ema_weights(data, trained, tmp_path):
     train(data / "tiny.toml", data / "images", tmp_path, encoders=[tiny_encoder()], init=trained, overrides=overrides)
     for ours, expected in zip(read_run(tmp_path).model.parameters(), read_run(trained).model.parameters(), strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cached_representations_are_the_representations_of_the_training_images(data, trained):
+    notes = []
+    found = cached_representations(trained, notes.append)
+    images = [np.asarray(Image.open(path)) for path in sorted((data / "images").rglob("*.png"))]
+    encoder = tiny_encoder()
+    assert list(found) == [("simclr", level) for level in encoder.spec.levels]
+    for (_, level), h in found.items():
+        crops = to_tensor(np.stack([center_crop(image, encoder.spec.preprocessing.size) for image in images]))
+        torch.testing.assert_close(h, encoder.encode(crops, level), rtol=1e-4, atol=1e-5)
+    assert not notes
+
+
+def test_missing_cache_of_representations_is_reported(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    [path] = (tmp_path / "run" / "representations").glob("*-projector.npy")
+    path.unlink()
+    notes = []
+    assert list(cached_representations(tmp_path / "run", notes.append)) == [("simclr", "backbone")]
+    [note] = notes
+    assert "no cached representations" in note
+    assert "simclr at projector level" in note
 
 
 def test_stop_interrupts_the_preparation(data, tmp_path):
