@@ -1,6 +1,7 @@
 """``rcdm export``: from a training run to a bundle with graphs."""
 
 import json
+import shutil
 from importlib.util import find_spec
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from rcdm_cli import load_bundle
+from rcdm_cli.bundle.statistics import read_statistics
 from rcdm_cli.data.tensor import to_tensor
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
 from rcdm_cli.exporting.graphs import wanted_graphs
@@ -61,6 +63,22 @@ def test_bundle_contains_the_ema_weights_and_the_encoder(run, workplace, invoke)
     # The bundle stores half precision.
     torch.testing.assert_close(bundle.encode(images, level="projector"), trained, atol=1e-2, rtol=1e-2)
     assert bundle.sample(bundle.encode(images), num_samples=1, steps=2).shape == (2, 1, 32, 32, 3)
+
+
+def test_bundle_contains_statistics_of_the_training_images_unless_the_cache_is_missing(run, workplace, invoke):
+    assert "cached representations" not in invoke("export", "run", "--out", "engines/mine").stderr
+    bundle = load_bundle(workplace / "engines" / "mine")
+    found = read_statistics(bundle.folder, bundle.manifest)
+    assert list(found) == bundle.pairs()
+    for pair, own in found.items():
+        [path] = (run / "representations").glob(f"*-{pair.level}.npy")
+        h = torch.from_numpy(np.load(path)[:, 0]).double()
+        torch.testing.assert_close(own.mean.double(), (h / h.norm(dim=1, keepdim=True).sqrt()).mean(dim=0))
+    shutil.rmtree(run / "representations")
+    done = invoke("export", "run", "--out", "engines/other")
+    assert done.exit_code == 0
+    assert "no cached representations" in done.stderr
+    assert load_bundle(workplace / "engines" / "other").manifest.statistics is None
 
 
 @pytest.mark.usefixtures("run")
