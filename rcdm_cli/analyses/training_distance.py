@@ -99,8 +99,8 @@ def far_images(results: Mapping[str, Any]) -> tuple[Element, ...]:
                 "distance": "{distance:.1f}",
                 "nearer training images in %": "{percentile:.1f}",
             },
-            "Mahalanobis distance of the representation under mean and covariance of the training images, after division"
-            " by the square root of its length."
+            "Mahalanobis distance of the representation under mean and covariance of the training images, after"
+            " division by the square root of its length."
             f" {'A vector' if noun == 'vector' else 'An image'} is far at a representation if more than"
             f" {results.get('far_percentile', 100 * FAR):g} % of the training images are nearer.",
         ),
