@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
-from rcdm_cli.core.levels import Level, missing_level_message
+from rcdm_cli.core.levels import LEVELS, Level, missing_level_message
 from rcdm_cli.encoders.heads import build_head
 from rcdm_cli.encoders.inferred import Inferred
-from rcdm_cli.encoders.layers import pooled_outputs
+from rcdm_cli.encoders.layers import pool, pooled_outputs
 from rcdm_cli.encoders.spec import HEAD_PREFIX, EncoderSpec, LayerSpec
 from rcdm_cli.encoders.trunk_options import block_count
 from rcdm_cli.encoders.trunks import OnnxTrunk, build_trunk, trunk_width
@@ -61,13 +61,20 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Encode images (B, 3, H, W) in [-1, 1]: one (B, D) per level, in the order of ``spec.levels``."""
+        x = self.preprocess(images)
+        if isinstance(self.trunk, OnnxTrunk):
+            return self._onnx_levels(self.trunk, x)
         with pooled_outputs(self._layers) as found:
-            backbone = self.trunk(self.preprocess(images))
-            if isinstance(backbone, tuple):  # an ONNX graph returns every level
-                return backbone
-            found["backbone"] = backbone
+            found["backbone"] = self.trunk(x)
             if self.head is not None:
-                found["projector"] = self.head(backbone)
+                found["projector"] = self.head(found["backbone"])
+        return tuple(found[level] for level in self.spec.levels)
+
+    def _onnx_levels(self, trunk: OnnxTrunk, x: Tensor) -> tuple[Tensor, ...]:
+        layers, own = self.spec.layers, len(self.spec.onnx_widths)
+        outputs = trunk(x, [*trunk.outputs[:own], *(layer.name for layer in layers)])
+        found = dict(zip(LEVELS, outputs[:own], strict=False))
+        found |= {layer.name: pool(layer, output) for layer, output in zip(layers, outputs[own:], strict=True)}
         return tuple(found[level] for level in self.spec.levels)
 
     def encode(self, images: Tensor, level: Level) -> Tensor:
@@ -92,6 +99,8 @@ class Encoder(nn.Module):
         return encoder
 
     def _modules_of(self, spec: EncoderSpec) -> dict[LayerSpec, nn.Module]:
+        if isinstance(self.trunk, OnnxTrunk):
+            return {}
         found = {}
         for layer in spec.layers:
             root = self.head if layer.in_head else self.trunk

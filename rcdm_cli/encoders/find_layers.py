@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import BOTH, LEVEL_PATTERN, LEVELS, MAX_LENGTH
 from rcdm_cli.encoders.encoder import Encoder
+from rcdm_cli.encoders.from_onnx import output_layers
 from rcdm_cli.encoders.spec import HEAD_PREFIX, LayerSpec
+from rcdm_cli.encoders.trunks import OnnxTrunk
 
 _BATCH = 2
 _CONTAINERS = (nn.Sequential, nn.ModuleList)
@@ -24,10 +26,13 @@ Axes = tuple[int, int]
 def find_layers(encoder: Encoder) -> dict[str, LayerSpec]:
     """Return the layers of an encoder that can be levels, by name, in the order of the forward pass.
 
-    The layers are the modules that run once for an image and return (B, D), (B, D, H, W), (B, H, W, D) or tokens
-    (B, N, D). Feature maps and tokens are pooled as the encoder pools its last ones; an average replaces a pooling with
-    weights. Tokens without class token, such as the tokens of the patch embedding, are averaged.
+    The layers are the outputs of an ONNX graph, or the modules that run once for an image and return (B, D),
+    (B, D, H, W), (B, H, W, D) or tokens (B, N, D). Feature maps and tokens are pooled as the encoder pools its last
+    ones; an average replaces a pooling with weights. Tokens without class token, such as the tokens of the patch
+    embedding, are averaged.
     """
+    if isinstance(encoder.trunk, OnnxTrunk):
+        return output_layers(encoder.trunk, encoder.spec)
     modules = {
         name: module
         for part, root in (("", encoder.trunk), (HEAD_PREFIX, encoder.head))
@@ -84,7 +89,10 @@ def with_layers(encoders: Sequence[Encoder], levels: Iterable[str] | None) -> li
     for level in wanted:
         if not any(level in layers for layers in available):
             methods = [encoder.spec.method for encoder in encoders]
-            raise InputError(unknown_layer_message(level, methods, {name for own in available for name in own}))
+            message = _unknown_layer_message(level, methods, {name for own in available for name in own})
+            if any(encoder.spec.onnx_widths and encoder.spec.pool is None for encoder in encoders):
+                message += " Outputs of an ONNX graph with positions need the option pool=."
+            raise InputError(message)
     found = []
     for encoder, layers in zip(encoders, available, strict=True):
         names = {*wanted, *(layer.name for layer in encoder.spec.layers)}
@@ -92,7 +100,7 @@ def with_layers(encoders: Sequence[Encoder], levels: Iterable[str] | None) -> li
     return found
 
 
-def unknown_layer_message(level: str, methods: Sequence[str], layers: Collection[str]) -> str:
+def _unknown_layer_message(level: str, methods: Sequence[str], layers: Collection[str]) -> str:
     """Return a message that lists the names of layers that are similar to ``level``."""
     ordered = sorted(layers, key=lambda name: (name.count("."), name))
     near = dict.fromkeys([*get_close_matches(level, ordered, n=4), *(name for name in ordered if level in name)])
@@ -126,7 +134,7 @@ def _layer(name: str, shape: tuple[int, ...], encoder: Encoder, of_cubes: Axes |
     """
     pool = _encoder_pool(encoder)
     if len(shape) == 1:
-        return LayerSpec(name=name, width=shape[0])
+        return LayerSpec(name=name, width=shape[0], after_backbone=name.startswith(HEAD_PREFIX))
     if len(shape) == 2:
         return _token_layer(name, *shape, encoder.trunk, pool)
     axes = _map_axes(shape) or (of_cubes if len(shape) == 3 and len(set(shape)) == 1 else None)

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Literal
 from rcdm_cli.core.errors import InputError
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 LARGEST = 2**31 - 2**20
 """Maximum size of a graph with its weights in bytes. Protobuf messages are limited to 2 GB."""
+
+POOL_PREFIX = "rcdm.pool"
+"""Prefix of the names of nodes and outputs that ``append_pooling`` appends."""
 
 OnnxPool = Literal["avg", "max", "token"]
 
@@ -117,6 +120,29 @@ def select_outputs(model: "ModelProto", names: Sequence[str], what: str) -> None
     model.graph.output.extend(chosen)
 
 
+def append_outputs(model: "ModelProto", outputs: "Iterable[ValueInfoProto]") -> None:
+    """Append outputs of floating-point numbers to the outputs of the graph, except outputs that the graph has."""
+    from onnx import TensorProto
+
+    present = {value.name for value in model.graph.output}
+    types = (TensorProto.FLOAT, TensorProto.FLOAT16)
+    more = [each for each in outputs if each.name not in present and each.type.tensor_type.elem_type in types]
+    model.graph.output.extend(more)
+
+
+def output_order(content: bytes, names: Sequence[str], what: str) -> dict[str, int]:
+    """Return the position of the node of each output in the graph. The nodes of a graph are sorted topologically.
+
+    An output of ``append_pooling`` has the position of the output that is pooled.
+    """
+    nodes = parse_graph(content, what).graph.node
+    produced = {output: index for index, node in enumerate(nodes) for output in node.output}
+    for node in nodes:
+        if node.name.startswith(POOL_PREFIX):
+            produced[node.name] = produced.get(node.input[0], -1)
+    return {name: produced.get(name, -1) for name in names}
+
+
 def append_pooling(model: "ModelProto", index: int, shape: Sequence[int], axes: Sequence[int], pool: OnnxPool) -> None:
     """Append nodes that pool an output over ``axes`` to (B, D), in float32.
 
@@ -136,10 +162,10 @@ def append_pooling(model: "ModelProto", index: int, shape: Sequence[int], axes: 
     from onnx import TensorProto, helper, numpy_helper
 
     output = model.graph.output[index]
-    base = f"rcdm.pool{index}"
+    base = f"{POOL_PREFIX}{index}"
     permutation = [0, *(axis for axis in range(1, len(shape)) if axis not in axes), *axes]
     nodes = [
-        helper.make_node("Cast", [output.name], [f"{base}.float"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", [output.name], [f"{base}.float"], f"{base}.h", to=TensorProto.FLOAT),
         helper.make_node("Transpose", [f"{base}.float"], [f"{base}.positions"], perm=permutation),
     ]
     last = f"{base}.positions"

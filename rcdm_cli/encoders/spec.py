@@ -58,12 +58,14 @@ class LayerSpec(Spec):
     """Layer of an encoder whose pooled output is a level.
 
     Attributes:
-        name: path of the module in the trunk, or ``projector.`` and the path of the module in the projector head.
+        name: path of the module in the trunk, ``projector.`` and the path of the module in the projector head, or name
+            of an output of an ONNX graph.
         width: width of the pooled output.
-        axes: pooled axes of the output: (2, 3) for (B, D, H, W), (1, 2) for (B, H, W, D), (1,) for tokens (B, N, D);
-            empty for (B, D), which is not pooled.
+        axes: pooled axes of the output: (2, 3) for (B, D, H, W), (1, 2) for (B, H, W, D), (1,) for tokens (B, N, D),
+            (2,) for (B, D, N); empty for (B, D), which is not pooled.
         pool: average or maximum over ``axes``, or the first token.
         prefix_tokens: number of class and register tokens that the average and the maximum leave out.
+        after_backbone: whether the layer is deeper than the backbone, such as the layers of the projector head.
     """
 
     name: Level
@@ -71,6 +73,7 @@ class LayerSpec(Spec):
     axes: tuple[int, ...] = ()
     pool: Literal["avg", "max", "token"] = "avg"
     prefix_tokens: int = Field(default=0, ge=0)
+    after_backbone: bool = False
 
     @property
     def in_head(self) -> bool:
@@ -83,8 +86,8 @@ class LayerSpec(Spec):
             raise ValueError(f"{self.name} is not the name of a layer")
         if self.axes not in ((), (1,), (2,), (1, 2), (2, 3)):
             raise ValueError("axes must be (), (1), (2), (1, 2) or (2, 3)")
-        if self.axes != (1,) and (self.prefix_tokens or self.pool == "token"):
-            raise ValueError("only tokens (B, N, D) have a class token or prefix tokens")
+        if len(self.axes) != 1 and (self.prefix_tokens or self.pool == "token"):
+            raise ValueError("only tokens have a class token or prefix tokens")
         return self
 
 
@@ -132,9 +135,9 @@ class EncoderSpec(Spec):
     @property
     def widths(self) -> dict[Level, int]:
         """Width D of the representation at each level, by depth: from the input of the encoder to its output."""
-        widths = {layer.name: layer.width for layer in self.layers if not layer.in_head}
+        widths = {layer.name: layer.width for layer in self.layers if not layer.after_backbone}
         widths["backbone"] = self.width
-        widths |= {layer.name: layer.width for layer in self.layers if layer.in_head}
+        widths |= {layer.name: layer.width for layer in self.layers if layer.after_backbone}
         if self.head or len(self.onnx_widths) == 2:
             widths["projector"] = self.onnx_widths[1] if self.onnx_widths else self.head[-1].width
         return widths

@@ -1,6 +1,6 @@
 """Trunks of encoders: timm models without classifier, and ONNX graphs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cached_property
 from glob import escape
@@ -92,7 +92,9 @@ def trunk_width(trunk: nn.Module) -> int:
 
 
 class OnnxTrunk(nn.Module):
-    """ONNX graph (B, 3, H, W) → one or two float32 (B, D), run by ONNX Runtime on the CPU, without gradient.
+    """ONNX graph with the input (B, 3, H, W), run by ONNX Runtime on the CPU, without gradient.
+
+    The first one or two outputs are backbone and projector, float32 (B, D). Further outputs can be layers.
 
     The bytes of the graph are the module's only state, a uint8 tensor in the state dict and in encoder files.
 
@@ -142,22 +144,29 @@ class OnnxTrunk(nn.Module):
                 f"{self.what} stores its weights in another file. Save a single file with onnx.save_model."
             )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return all outputs of the graph for (B, 3, H, W), on the device of ``x``.
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs of the graph."""
+        return [output.name for output in self.session.get_outputs()]
+
+    def forward(self, x: Tensor, names: Sequence[str] | None = None) -> tuple[Tensor, ...]:
+        """Return the outputs ``names``, by default all, for (B, 3, H, W), on the device of ``x``.
 
         Raises:
-            InputError: a gradient is required.
+            InputError: a gradient is required, or the graph does not have an output.
             RcdmError: the graph fails on this input.
         """
         if x.requires_grad:
             raise InputError("An ONNX encoder has no gradient, which is needed here. Give the PyTorch weights instead.")
+        if missing := [name for name in names or () if name not in self.outputs]:
+            raise InputError(f"{self.what} has no output {missing[0]!r}.")
         entry = self.session.get_inputs()[0]
         element = torch.float16 if entry.type == "tensor(float16)" else torch.float32
         values = x.detach().to(element).cpu().numpy()
         fixed = entry.shape[0] if isinstance(entry.shape[0], int) else len(values)
         try:
             parts = [
-                self.session.run(None, {entry.name: _pad_batch(values[start : start + fixed], fixed)})
+                self.session.run(names, {entry.name: _pad_batch(values[start : start + fixed], fixed)})
                 for start in range(0, len(values), fixed)
             ]
             outputs = [np.concatenate(output)[: len(values)] for output in zip(*parts, strict=True)]

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rcdm_cli.encoders.pairs import levels_by_depth
+
 
 @dataclass(frozen=True)
 class Sentence:
@@ -102,8 +104,8 @@ class ImageGrid:
 
     @property
     def levels(self) -> list[str]:
-        """Levels of the groups."""
-        return list(dict.fromkeys(group.level for row in self.rows for group in row.groups if group.level))
+        """Levels of the groups by depth."""
+        return levels_by_depth((group.method, group.level) for row in self.rows for group in row.groups if group.level)
 
     @property
     def sortable(self) -> bool:

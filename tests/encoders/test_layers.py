@@ -7,6 +7,7 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.encoder import Encoder, load_encoder, save_encoder
 from rcdm_cli.encoders.find_layers import block_names, find_layers, with_layers
 from rcdm_cli.encoders.open import open_encoder
+from rcdm_cli.encoders.pairs import levels_by_depth
 from rcdm_cli.encoders.spec import EncoderSpec, LayerSpec
 from tests.training.tiny import encoder_spec, tiny_encoder
 
@@ -173,6 +174,38 @@ def test_layer_that_the_trunk_does_not_have_is_an_error():
     spec = encoder_spec().model_copy(update={"layers": (LayerSpec(name="layer9", width=8, axes=(2, 3)),)})
     with pytest.raises(InputError, match=r"'simclr' has no layer 'layer9', which its spec lists"):
         Encoder(spec)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        LayerSpec(name="layer1", width=8),
+        LayerSpec(name="layer1", width=8, axes=(1,)),
+        LayerSpec(name="layer1", width=7, axes=(2, 3)),
+        LayerSpec(name="global_pool", width=16, axes=(2, 3)),
+        LayerSpec(name="global_pool", width=16, axes=(1,), prefix_tokens=50),
+    ],
+)
+def test_layer_with_another_width_or_other_axes_is_an_error(layer, images):
+    encoder = Encoder(encoder_spec().model_copy(update={"layers": (layer,)}))
+    with pytest.raises(InputError, match=f"'{layer.name}' returns .*does not fit the spec"):
+        encoder(images)
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ({"a": ["x", "backbone"], "b": ["backbone", "projector"]}, ["x", "backbone", "projector"]),
+        (
+            {"vit": ["b2", "b5", "backbone"], "cnn": ["l3", "backbone", "projector"]},
+            "b2 b5 l3 backbone projector".split(),
+        ),
+        ({"a": ["x"], "b": ["y", "x", "z"]}, ["y", "x", "z"]),
+    ],
+)
+def test_levels_of_several_methods_are_ordered_by_depth(levels, expected):
+    pairs = [(method, level) for method, own in levels.items() for level in own]
+    assert levels_by_depth(pairs) == expected
 
 
 def test_repeated_layer_is_an_error():

@@ -10,8 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import convert_model_to_external_data, set_external_data
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.encoders.encoder import load_encoder, save_encoder
+from rcdm_cli.encoders.encoder import Encoder, load_encoder, save_encoder
+from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.open import open_encoder
+from rcdm_cli.encoders.spec import LayerSpec
 
 RNG = np.random.default_rng(0)
 FIRST, SECOND = RNG.normal(size=(3, 8)).astype(np.float32), RNG.normal(size=(8, 5)).astype(np.float32)
@@ -329,3 +331,70 @@ def test_output_option_selects_the_backbone(images, tmp_path):
     torch.testing.assert_close(encoder(images)[0], reference_levels(images)[1], rtol=1e-5, atol=1e-5)
     both = open_encoder(f"{path},scaling=imagenet,output=logits/pooler_output")
     assert (both.spec.levels, both.spec.width) == (("backbone", "projector"), 5)
+
+
+def several_outputs(path, names=("z", "map", "h", "wide")):
+    """Write a graph whose outputs are a feature map, its 4 tokens, wide tokens, the backbone and the projector."""
+    nodes = [
+        helper.make_node("AveragePool", ["x"], ["map"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Reshape", ["map", "flat"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["tokens"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["tokens", "first"], ["wide"]),
+        helper.make_node("ReduceMean", ["tokens", "one"], ["pooled"], keepdims=0),
+        helper.make_node("MatMul", ["pooled", "first"], ["h"]),
+        helper.make_node("Tanh", ["h"], ["hidden"]),
+        helper.make_node("MatMul", ["hidden", "second"], ["z"]),
+        helper.make_node("Identity", ["h"], ["backbone"]),
+        helper.make_node("Identity", ["z"], ["projector"]),
+    ]
+    constants = {"flat": np.array([0, 3, 4], np.int64), "one": np.array([1], np.int64)}
+    constants |= {"first": FIRST, "second": SECOND}
+    made = helper.make_graph(
+        nodes,
+        "encoder",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_outputs_are_levels_by_name_in_the_order_of_the_graph(images, tmp_path):
+    encoder = open_encoder(f"{several_outputs(tmp_path / 'own.onnx')},scaling=imagenet,output=h,pool=max")
+    assert encoder.spec.levels == ("backbone",)
+    [encoder] = with_layers([encoder], ["z", "map", "wide"])
+    assert encoder.spec.levels == ("map", "wide", "backbone", "z")
+    h, z = reference_levels(images)
+    grid = encoder.preprocess(images).reshape(5, 3, 2, 16, 2, 16).mean((3, 5))
+    wide = grid.flatten(2).mT @ torch.from_numpy(FIRST)
+    for ours, theirs in zip(encoder(images), (grid.amax((2, 3)), wide.amax(1), h, z), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    save_encoder(encoder, tmp_path / "own.safetensors")
+    loaded = load_encoder(tmp_path / "own.safetensors")
+    for ours, theirs in zip(loaded(images), encoder(images), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_outputs_named_backbone_and_projector_are_found_in_any_order(images, tmp_path):
+    path = several_outputs(tmp_path / "own.onnx", ("projector", "map", "backbone"))
+    encoder = open_encoder(f"{path},scaling=imagenet")
+    assert encoder.spec.levels == ("backbone", "projector")
+    for ours, theirs in zip(encoder(images), reference_levels(images), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_after_a_pooled_backbone_are_deeper(tmp_path):
+    path = several_outputs(tmp_path / "own.onnx", ("tokens", "z", "map"))
+    encoder = open_encoder(f"{path},scaling=imagenet,output=tokens,pool=avg,axis=1")
+    [encoder] = with_layers([encoder], ["z", "map"])
+    assert encoder.spec.levels == ("map", "backbone", "z")
+
+
+def test_unknown_output_and_missing_pool_are_reported(tmp_path):
+    encoder = open_encoder(f"{several_outputs(tmp_path / 'own.onnx')},scaling=imagenet,output=h")
+    with pytest.raises(InputError, match=r"no layer 'map'.*pool="):
+        with_layers([encoder], ["map"])
+    spec = encoder.spec.model_copy(update={"layers": (LayerSpec(name="nothing", width=3),)})
+    with pytest.raises(InputError, match="no output 'nothing'"):
+        Encoder(spec, encoder.trunk)(torch.zeros(1, 3, 32, 32))

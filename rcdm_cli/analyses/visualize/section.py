@@ -7,9 +7,11 @@ import numpy as np
 
 from rcdm_cli.analyses.training_distance import far_images, input_noun
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
+from rcdm_cli.core.levels import LEVELS
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import Pixels, write_png
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
+from rcdm_cli.encoders.pairs import levels_by_depth
 from rcdm_cli.report.charts import colour_bar, colour_map
 from rcdm_cli.report.elements import PAIR, GridImage, ImageGrid, ImageGroup, ImageRow, Section, Sentence, table
 from rcdm_cli.report.numbers import counted, listed, name_of
@@ -28,6 +30,8 @@ BRIGHTEST = 0.995
 def draw(result: "Visualization", top: float) -> Pixels:
     """Draw the grid: one row per image and method, with the samples and the standard-deviation map of each level.
 
+    The columns of the levels are ordered by depth.
+
     Args:
         result: Samples of all images.
         top: Standard deviation of the brightest colour of the maps.
@@ -36,7 +40,7 @@ def draw(result: "Visualization", top: float) -> Pixels:
         uint8 (height, width, 3). All maps have one colour scale, with a legend on the right. Without maps if there is
         one sample of each image.
     """
-    levels = list(dict.fromkeys(pair.level for pair in result.pairs))
+    levels = levels_by_depth(result.pairs)
     num_samples = len(result.seeds[0])
     with_map = num_samples > 1
     with_image = any(image is not None for image in result.images)
@@ -112,6 +116,10 @@ def section(results: Mapping[str, Any]) -> Section:
     methods = list(dict.fromkeys(entry["method"] for entry in results["summary"]))
     noun = input_noun(results)
     part = f" This page shows the first {len(on_page)} of {len(images)} {noun}s." if len(on_page) < len(images) else ""
+    deep = any(entry["level"] not in LEVELS for entry in results["summary"])
+    by_depth = (
+        " The levels of a method are ordered by depth, from the input of the encoder to its output." if deep else ""
+    )
     title, question = (
         f"What {listed(methods)} encode{'s' if len(methods) == 1 else ''} of an image",
         "Samples are new images, generated from the representation of one image. What all samples have in common is"
@@ -132,8 +140,8 @@ def section(results: Mapping[str, Any]) -> Section:
             ImageGrid(
                 f"Each row: {'' if noun == 'vector' else 'the input image, then '}{counted(num_samples, 'sample')} of"
                 f" each {'vector' if noun == 'vector' else 'representation'}"
-                f"{' and the map of their standard deviation' if num_samples > 1 else ''}. Hover over an image for"
-                f" details, click to enlarge.{part}",
+                f"{' and the map of their standard deviation' if num_samples > 1 else ''}.{by_depth} Hover over an"
+                f" image for details, click to enlarge.{part}",
                 tuple(_row(image, len(images)) for image in on_page),
                 map_top=results["map_top"],
             ),
