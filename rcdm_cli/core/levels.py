@@ -1,6 +1,6 @@
 """Levels of an encoder at which a representation is taken."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Annotated
 
@@ -43,3 +43,22 @@ def missing_level_message(where: str, level: str, available: Sequence[str]) -> s
     near = get_close_matches(level, available, n=1) if len(available) > 1 else []
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"{where} has no {level} level. Available levels: {', '.join(available)}.{hint}"
+
+
+def levels_by_depth(pairs: Iterable[tuple[str, str]]) -> list[Level]:
+    """Return the levels of all methods in one order that preserves the order of the levels of each method.
+
+    Args:
+        pairs: method and level; the levels of a method are in the order of their depth.
+    """
+    by_method: dict[str, list[str]] = {}
+    for method, level in dict.fromkeys(pairs):
+        by_method.setdefault(method, []).append(level)
+    order: list[str] = []
+    for own in by_method.values():
+        for index, level in enumerate(own):
+            if level not in order:
+                # A new level precedes the deeper levels that other methods have too.
+                deeper = (order.index(other) for other in own[index:] if other in order)
+                order.insert(min(deeper, default=len(order)), level)
+    return order

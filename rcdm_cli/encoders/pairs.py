@@ -1,6 +1,6 @@
 """Pairs of method and level, at which representations are taken."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from rcdm_cli.core.errors import InputError, unknown_name_message
@@ -12,25 +12,6 @@ class Pair(NamedTuple):
 
     method: str
     level: Level
-
-
-def levels_by_depth(pairs: Iterable[tuple[str, str]]) -> list[Level]:
-    """Return the levels of all methods in one order that preserves the order of the levels of each method.
-
-    Args:
-        pairs: method and level; the levels of a method are in the order of their depth.
-    """
-    by_method: dict[str, list[str]] = {}
-    for method, level in dict.fromkeys(pairs):
-        by_method.setdefault(method, []).append(level)
-    order: list[str] = []
-    for own in by_method.values():
-        for index, level in enumerate(own):
-            if level not in order:
-                # A new level precedes the deeper levels that other methods have too.
-                deeper = (order.index(other) for other in own[index:] if other in order)
-                order.insert(min(deeper, default=len(order)), level)
-    return order
 
 
 def choose_among(

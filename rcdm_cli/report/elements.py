@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rcdm_cli.encoders.pairs import levels_by_depth
+from rcdm_cli.core.levels import levels_by_depth
 
 
 @dataclass(frozen=True)

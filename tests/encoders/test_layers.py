@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.levels import levels_by_depth
 from rcdm_cli.encoders.encoder import Encoder, load_encoder, save_encoder
 from rcdm_cli.encoders.find_layers import block_names, find_layers, with_layers
 from rcdm_cli.encoders.open import open_encoder
-from rcdm_cli.encoders.pairs import levels_by_depth
 from rcdm_cli.encoders.spec import EncoderSpec, LayerSpec
 from tests.training.tiny import encoder_spec, tiny_encoder
 
@@ -198,7 +198,7 @@ def test_layer_with_another_width_or_other_axes_is_an_error(layer, images):
         ({"a": ["x", "backbone"], "b": ["backbone", "projector"]}, ["x", "backbone", "projector"]),
         (
             {"vit": ["b2", "b5", "backbone"], "cnn": ["l3", "backbone", "projector"]},
-            "b2 b5 l3 backbone projector".split(),
+            ["b2", "b5", "l3", "backbone", "projector"],
         ),
         ({"a": ["x"], "b": ["y", "x", "z"]}, ["y", "x", "z"]),
     ],

@@ -7,11 +7,10 @@ import numpy as np
 
 from rcdm_cli.analyses.training_distance import far_images, input_noun
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
-from rcdm_cli.core.levels import LEVELS
+from rcdm_cli.core.levels import LEVELS, levels_by_depth
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import Pixels, write_png
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
-from rcdm_cli.encoders.pairs import levels_by_depth
 from rcdm_cli.report.charts import colour_bar, colour_map
 from rcdm_cli.report.elements import PAIR, GridImage, ImageGrid, ImageGroup, ImageRow, Section, Sentence, table
 from rcdm_cli.report.numbers import counted, listed, name_of
