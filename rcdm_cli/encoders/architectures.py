@@ -31,6 +31,8 @@ class TrunkTensors:
         pool: timm's ``global_pool``; None uses the class token of a ViT if present, else the average.
         heads: number of attention heads; None infers the number.
         activation: activation given by the user.
+        padding: padding of a ResNet's stem for small images; None infers the padding.
+        has_scaling: whether the file or the user defines the scaling of images.
     """
 
     own: State
@@ -40,6 +42,8 @@ class TrunkTensors:
     pool: str | None = None
     heads: int | None = None
     activation: str | None = None
+    padding: int | None = None
+    has_scaling: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,15 @@ def named_architecture(name: str, tensors: TrunkTensors) -> Architecture:
         InputError: timm's conversion changes the values of tensors or drops tensors that the output depends on.
     """
     config = timm_config(name)
-    converted = _convert(tensors, name) if tensors.own else {}
+    options = {"num_heads": tensors.heads} if tensors.heads else {}
+    converted = _convert(tensors, name, options) if tensors.own else {}
     size = config.input_size[-1] if config.fixed_input_size else DEFAULT_SIZE
-    return Architecture(name, converted, imagenet_preprocessing(size), pool=tensors.pool)
+    return Architecture(name, converted, imagenet_preprocessing(size), options, tensors.pool)
 
 
-def _convert(tensors: TrunkTensors, name: str) -> dict[str, Tensor]:
+def _convert(tensors: TrunkTensors, name: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
     own = tensors.own
-    converted = convert_names(own, name, {}, tensors.pool)
+    converted = convert_names(own, name, options, tensors.pool)
     # Positions and patches of another size are resampled, and a layer before the classifier is dropped.
     changed = [name for name in converted if name in own and own[name].numel() != converted[name].numel()]
     dropped = [name for name in own if name not in converted and "pre_logits" in name]

@@ -15,6 +15,7 @@ from rcdm_cli.encoders.read_vit import read_vit
 from rcdm_cli.encoders.reference import CLIP_MEAN, CLIP_STD, Reference
 from rcdm_cli.encoders.spec import Preprocessing
 from rcdm_cli.encoders.state import State, below, listed
+from rcdm_cli.encoders.stored_scaling import StoredScaling, stored_scaling
 
 FAMILIES: dict[str, TrunkReader] = {
     r"layer1\.0\.conv1\.weight": read_resnet,
@@ -28,7 +29,7 @@ FAMILIES: dict[str, TrunkReader] = {
 _CLASSIFIER = re.compile(r"(fc|head|head\.fc|classifier|linear|last_linear|logits|lm_head|\d+)\.(weight|bias)")
 _OTHER_NETWORK = re.compile(
     r"(head|heads|fc|mlp|neck|proj_head|projector|projection|projection_head|projection_neck|dino_head|ibot_head"
-    r"|(online_|linear_|aux_)?classifier|mask_tokens?|.*decoder.*|.*predict.*|prototypes|queue.*|.*loss|criterion"
+    r"|(online_|linear_|aux_)?classifier|mask_tokens?|masked_embed|.*decoder.*|.*predict.*|prototypes|queue.*|.*loss|criterion"
     r"|momentum_.*|.*_momentum|teacher.*|student.*|target_.*|_ema)"
 )
 """Modules beside the modules of a trunk that do not change the output of the trunk."""
@@ -86,8 +87,19 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
         )
     aliases = select_trunk(list(readers), state, where, reference.prefix)
     prefix = aliases[0]
+    given = reference.scaling is not None or reference.mean is not None
+    stored = None if given else stored_scaling(state, prefix, where)
+    own_state = below({name: value for name, value in state.items() if not stored or name not in stored.names}, prefix)
     tensors = TrunkTensors(
-        below(state, prefix), prefix, state, where, reference.pool, reference.heads, reference.activation
+        own_state,
+        prefix,
+        state,
+        where,
+        reference.pool,
+        reference.heads,
+        reference.activation,
+        reference.padding,
+        given or stored is not None,
     )
     try:
         architecture = readers[prefix](tensors)
@@ -97,7 +109,7 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
         raise InputError(
             f"The trunk in {where} lacks tensors that define the architecture, or has other shapes ({error})."
         ) from error
-    architecture = _with_clip_scaling(architecture, tensors)
+    architecture = _with_scaling(architecture, tensors, stored)
     own, unused = _check(architecture, tensors, reference)
     outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
     inside = {prefix + name: value for name, value in unused.items()}
@@ -105,8 +117,15 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
     return DetectedTrunk(prefix, replace(architecture, tensors=own), {**outside, **inside}, tuple(aliases), others)
 
 
-def _with_clip_scaling(architecture: Architecture, tensors: TrunkTensors) -> Architecture:
-    """Return the architecture with the scaling of CLIP or SigLIP, which scale and bias of the logits identify."""
+def _with_scaling(architecture: Architecture, tensors: TrunkTensors, stored: StoredScaling | None) -> Architecture:
+    """Return the architecture with the scaling in the file, or of CLIP or SigLIP.
+
+    Scale and bias of the logits identify CLIP and SigLIP.
+    """
+    if stored:
+        values = {"mean": stored.mean, "std": stored.std}
+        preprocessing = Preprocessing(size=architecture.preprocessing.size, **values)
+        return replace(architecture, preprocessing=preprocessing, scaling=f"of {stored.names[0]}")
     root, visual, _ = tensors.prefix.partition("visual.")
     if not visual or f"{root}logit_scale" not in tensors.state:
         return architecture
@@ -141,6 +160,11 @@ def _check(architecture: Architecture, tensors: TrunkTensors, reference: Referen
     # num_batches_tracked is missing in checkpoints before PyTorch 0.4.1 and is not used in evaluation mode.
     lacking = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
     wrong = [name for name, shape in expected.items() if name in found and list(found[name].shape) != shape]
+    integers = [
+        name
+        for name in expected
+        if name in found and not found[name].is_floating_point() and not name.endswith("num_batches_tracked")
+    ]
     modules = {name.partition(".")[0] for name in expected}
     unused = {name: value for name, value in found.items() if name not in expected}
     unexpected = [name for name in unused if name.partition(".")[0] in modules and not _CLASSIFIER.fullmatch(name)]
@@ -150,6 +174,7 @@ def _check(architecture: Architecture, tensors: TrunkTensors, reference: Referen
             ("lacks", lacking),
             ("has another shape at", wrong),
             ("has unexpected tensors:", unexpected),
+            ("has quantized weights at", integers),
         )
         if names
     ]

@@ -15,12 +15,12 @@ from rcdm_cli.encoders.hugging_face_networks import is_from_transformers
 from rcdm_cli.encoders.inferred import Inferred, describe_head, describe_pool, describe_scaling, describe_trunk
 from rcdm_cli.encoders.published import LAYOUTS
 from rcdm_cli.encoders.reference import Reference
-from rcdm_cli.encoders.state import left_out_groups
+from rcdm_cli.encoders.state import left_out_groups, listed
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 
 OPTIONS = (
     *("pool", "size", "scaling", "mean", "std"),
-    *("trunk", "prefix", "heads", "ignore", "head", "activation"),
+    *("trunk", "prefix", "heads", "padding", "ignore", "head", "activation"),
 )
 
 
@@ -48,6 +48,7 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
         trunk = build_trunk(architecture.name, architecture.options, architecture.pool, architecture.stem_padding)
     found = _head(reference, detected, trunk_width(trunk), where)
     head = found if isinstance(found, DetectedHead) else None
+    _check_used(reference, detected, head)
     layout = LAYOUTS[head.method] if head and head.method else None
     encoder = build_encoder(
         architecture,
@@ -68,6 +69,29 @@ def _head(reference: Reference, trunk: DetectedTrunk, width: int, where: str) ->
     if head is not None and head != "none" and Path(head).is_file():
         return read_head(load_state_dict_file(Path(head)), width, head, activation)
     return find_head(trunk, width, where, head, activation)
+
+
+def _check_used(reference: Reference, trunk: DetectedTrunk, head: DetectedHead | None) -> None:
+    """Check that every option changes the encoder.
+
+    Raises:
+        InputError: an option has no effect.
+    """
+    options, rest = trunk.architecture.options, trunk.rest
+    unused = {
+        "heads": reference.heads is not None and "num_heads" not in options,
+        "padding": reference.padding is not None and trunk.architecture.stem_padding is None,
+        "activation": reference.activation is not None
+        and "act_layer" not in options
+        and not (head and head.activation),
+    }
+    unused |= {
+        f"ignore={module}": not any(f".{name}.".find(f".{module}.") >= 0 for name in rest)
+        for module in (reference.ignore or "").split("/")
+        if module
+    }
+    if names := [name for name, is_unused in unused.items() if is_unused]:
+        raise InputError(f"`encoder` {reference.target}: {listed(names)} has no effect on this encoder.")
 
 
 def _inferred(encoder: Encoder, trunk: DetectedTrunk, head: DetectedHead | str, reference: Reference) -> Inferred:

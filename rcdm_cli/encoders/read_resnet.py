@@ -36,12 +36,17 @@ def read_resnet(tensors: TrunkTensors) -> Architecture:
     stem = own.get("conv1.weight")
     padding = _small_stem_padding(tensors) if stem is not None and stem.shape[-1] == 3 else None
     size = {} if padding is None else {"size": SMALL_STEM_SIZE}
-    facts = {} if padding is None else {"stem": f"3×3, stride 1, padding {padding}, no max pooling (convention)"}
+    facts: dict[str, str] = {}
+    if padding is not None:
+        reason = "convention" if tensors.padding is None else "given"
+        facts["stem"] = f"3×3, stride 1, padding {padding} ({reason}), no max pooling (convention)"
     return Architecture(name, own, imagenet_preprocessing(**size), options, tensors.pool, padding, facts=facts)
 
 
 def _small_stem_padding(tensors: TrunkTensors) -> int:
-    """Return 1, or 2 for solo-learn, whose checkpoints contain a classifier next to the trunk."""
+    """Return the given padding, or 2 for solo-learn, whose files have a classifier beside the trunk, else 1."""
+    if tensors.padding is not None:
+        return tensors.padding
     parent, _, module = tensors.prefix.rstrip(".").rpartition(".")
     beside = f"{parent}.classifier.weight".lstrip(".")
     return 2 if module in ("backbone", "encoder") and beside in tensors.state else 1

@@ -81,7 +81,14 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
 
 def _beit(tensors: TrunkTensors, own: dict[str, Tensor]) -> Architecture:
     """Detect BEiT (arXiv:2106.08254) and data2vec: relative positions, whose tables define heads and input size."""
+    if not tensors.has_scaling and "decoder.0.weight" not in tensors.state:  # SimMIM has ImageNet's scaling
+        raise InputError(
+            f"The ViT in {tensors.where} has the layout of BEiT, whose versions have different scalings. Give "
+            "FILE,scaling=-1..1 for BEiT, or scaling=imagenet for BEiT v2 and data2vec."
+        )
     table = next(value for name, value in own.items() if name.endswith(_POSITION_TABLE))
+    if tensors.heads not in (None, table.shape[1]):
+        raise InputError(f"The ViT in {tensors.where} has {table.shape[1]} attention heads, not heads={tensors.heads}.")
     width, _, patch, _ = own["patch_embed.proj.weight"].shape
     size = (isqrt(len(table) - 3) + 1) // 2 * patch
     fc_norm = "norm.weight" not in own

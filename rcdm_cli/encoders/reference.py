@@ -56,6 +56,7 @@ class Reference(Spec):
         trunk: timm's name of a checkpoint's trunk, if the trunk is not recognised.
         prefix: prefix of the names of a checkpoint's trunk, if the checkpoint has several trunks.
         heads: number of attention heads of a ViT, if the number is not known.
+        padding: padding of the first convolution of a ResNet for small images.
         ignore: modules of a checkpoint that its trunk does not use, with slashes between them.
         head: name of the projector head inside the checkpoint, or a separate file, or ``none``.
         activation: activation between the layers of the head, or in the MLPs of a CLIP.
@@ -74,6 +75,7 @@ class Reference(Spec):
     trunk: str | None = None
     prefix: str | None = None
     heads: int | None = Field(default=None, ge=1, le=256)
+    padding: int | None = Field(default=None, ge=0, le=16)
     ignore: str | None = None
     head: str | None = None
     axis: int | None = Field(default=None, ge=1, le=2)

@@ -373,6 +373,38 @@ def test_head_that_cannot_be_read_is_left_out_unless_selected(change, words, ima
     assert open_saved(tmp_path, state, f"{PLAIN},head=none").inferred["head"] == "none: left out by head=none"
 
 
+@pytest.mark.parametrize("option", ["heads=4", "padding=1", "activation=gelu", "ignore=decoder"])
+def test_option_without_effect_is_refused(option, tmp_path):
+    with pytest.raises(InputError, match=rf"{option.split('=')[0]}.* has no effect"):
+        open_saved(tmp_path, tiny_resnet().state_dict(), f"{PLAIN},{option}")
+
+
+def test_number_of_heads_applies_to_a_named_trunk(tmp_path):
+    trunk = timm.create_model("test_vit", num_classes=0, num_heads=4).eval()
+    assert timm.create_model("test_vit").blocks[0].attn.num_heads == 2
+    encoder = open_saved(tmp_path, trunk.state_dict(), "trunk=test_vit,heads=4,scaling=-1..1")
+    x = torch.rand(2, 3, 160, 160) * 2 - 1
+    with torch.no_grad():
+        assert_same(encoder(x)[0], trunk(x))
+
+
+def test_padding_of_a_small_stem_can_be_given(images, tmp_path):
+    trunk = tiny_resnet()
+    trunk.conv1, trunk.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    filled(trunk)
+    state = with_prefix("backbone.", trunk) | {"classifier.weight": torch.zeros(10, 16)}
+    encoder = open_saved(tmp_path, state, "scaling=-1..1,padding=1")
+    assert encoder.inferred["stem"].startswith("3×3, stride 1, padding 1 (given)")
+    assert_same(encoder(images)[0], trunk(images))
+
+
+def test_quantized_weights_are_refused(tmp_path):
+    state = tiny_resnet().state_dict()
+    state["layer1.0.conv1.weight"] = (state["layer1.0.conv1.weight"] * 100).to(torch.int8)
+    with pytest.raises(InputError, match=r"has quantized weights at layer1\.0\.conv1\.weight"):
+        open_saved(tmp_path, state)
+
+
 def test_missing_head_is_reported_with_the_levels(images, tmp_path):
     encoder = open_saved(tmp_path, tiny_resnet().state_dict())
     with pytest.raises(InputError, match=r"'own' has no projector level.*Available levels: backbone"):

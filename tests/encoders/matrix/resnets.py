@@ -10,6 +10,7 @@ from torchvision.models import resnet as torchvision_resnet
 
 from tests.encoders.matrix.case import Case, Checkpoint, State, prefixed, randomised, then
 
+CIFAR = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
 POOLED = "average of the last feature map"
 
 
@@ -96,6 +97,19 @@ def _timm_ema() -> Checkpoint:
         "state_dict_ema": averaged.state_dict(),
     }
     return Checkpoint(content, averaged)
+
+
+def _normalised(mean: str, std: str, scale: float):
+    """The network standardises its own input, with the statistics of CIFAR-10."""
+
+    def make() -> Checkpoint:
+        trunk = resnet()
+        state = prefixed("model.", trunk.state_dict() | prefixed("fc.", linear(16, 10)))
+        for name, values in zip((mean, std), CIFAR, strict=True):
+            state[name] = torch.tensor(values).view(1, 3, 1, 1) * scale
+        return Checkpoint({"state_dict": state}, trunk)
+
+    return make
 
 
 def _deep_stem() -> Checkpoint:
@@ -420,6 +434,24 @@ CASES = [
         POOLED,
         options="prefix=state_dict_ema",
         refused=("prefix=state_dict ", "prefix=state_dict_ema"),
+        size=32,
+    ),
+    Case(
+        "normalised",
+        "network with its own normalisation",
+        "`model.*`, `normalize.mean`, `normalize.std`",
+        _normalised("normalize.mean", "normalize.std", 1),
+        f"{POOLED}; scaling of the file",
+        scaling=CIFAR,
+        size=32,
+    ),
+    Case(
+        "normalised_255",
+        "network with its own normalisation of 8-bit values",
+        "`model.*`, `pixel_mean`, `pixel_std`",
+        _normalised("pixel_mean", "pixel_std", 255),
+        f"{POOLED}; scaling of the file",
+        scaling=CIFAR,
         size=32,
     ),
     Case("deep_stem", "timm, ResNet-D", "`conv1.0`, `conv1.3`, `layer1.0.conv1`", _deep_stem, refused=("trunk=NAME",)),

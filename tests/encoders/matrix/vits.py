@@ -59,18 +59,20 @@ def average(trunk: VisionTransformer) -> Forward:
 # DINO
 
 
-def _dino(extra_heads: State | None = None) -> Checkpoint:
+def _dino(extra_heads: State | None = None, extra_student: State | None = None) -> Checkpoint:
     student, teacher, head = vit(seed=5), vit(), dino_head()
     branches = {}
     for name, trunk, mlp_head in (("student", student, dino_head(seed=7)), ("teacher", teacher, head)):
         state = prefixed("backbone.", trunk) | prefixed("head.mlp.", mlp_head) | last_layer("head.last_layer")
-        branches[name] = prefixed("module.", state | (extra_heads or {}))
+        own = (extra_student or {}) if name == "student" else {}
+        branches[name] = prefixed("module.", state | (extra_heads or {}) | own)
     content = {**branches, "optimizer": {"state": {}}, "epoch": 9, "dino_loss": {"center": torch.zeros(1, 40)}}
     return Checkpoint(content, teacher, then(teacher, head))
 
 
 def _ibot() -> Checkpoint:
-    return _dino(prefixed("head.mlp2.", dino_head(seed=9)) | last_layer("head.last_layer2"))
+    heads = prefixed("head.mlp2.", dino_head(seed=9)) | last_layer("head.last_layer2")
+    return _dino(heads, {"backbone.masked_embed": torch.zeros(1, 384)})
 
 
 def _dino_backbone() -> Checkpoint:
@@ -520,6 +522,9 @@ CASES = [
         "`rel_pos_bias.relative_position_bias_table`, `blocks.0.attn.q_bias`, `lm_head`",
         _beit,
         TOKEN,
+        options="scaling=-1..1",
+        refused=("scaling=-1..1", "scaling=imagenet"),
+        scaling=HALF,
     ),
     Case(
         "beit_finetuned",
@@ -527,6 +532,9 @@ CASES = [
         "`blocks.0.attn.relative_position_bias_table`, `fc_norm`, `head`",
         _beit_finetuned,
         "norm of the average of the patches",
+        options="scaling=-1..1",
+        refused=("scaling=-1..1", "scaling=imagenet"),
+        scaling=HALF,
     ),
     Case(
         "data2vec",
@@ -534,6 +542,8 @@ CASES = [
         "as BEiT, without `lm_head`",
         _data2vec,
         TOKEN,
+        options="scaling=imagenet",
+        refused=("scaling=-1..1", "scaling=imagenet"),
     ),
     Case("simmim", "SimMIM (microsoft/SimMIM), ViT", "`encoder.*`, `decoder.0`", _simmim, TOKEN),
     Case(
