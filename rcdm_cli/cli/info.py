@@ -52,10 +52,12 @@ def info(out: Output, context: typer.Context, target: Target) -> None:
 
     Checkpoints of other programs are read as data only: a pickle that runs code is refused. Of an encoder of another
     program, everything that was inferred is shown: trunk, prefix, attention heads, pooling, scaling, head, activations,
-    and the tensors that are left out.
+    and the tensors that are left out. Of a recipe, the expected cost is computed: parameters, operations per step, and
+    hours on an H100 at an assumed utilisation. Encoders and the autoencoder of a latent space are not counted.
 
     Examples:
         $ rcdm info clothing32
+        $ rcdm info latent256
         $ rcdm info runs/dino/checkpoint.safetensors
         $ rcdm info my-recipe.toml --json
         $ rcdm info vit_small.pth,heads=12
@@ -110,7 +112,10 @@ def _read(path: Path) -> Info:
 
         return Info("bundle", content, _or_problem(lambda: describe_bundle(path)))
     if path.suffix == ".toml":
-        return Info("recipe", _parse(path, tomllib.loads, "TOML"), {})
+        from rcdm_cli.training.cost import training_cost
+
+        content = _parse(path, tomllib.loads, "TOML")
+        return Info("recipe", content, _or_problem(lambda: training_cost(content, str(path))))
     if path.suffix == ".onnx":
         from rcdm_cli.bundle.describe import describe_onnx
 

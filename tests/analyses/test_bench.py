@@ -6,8 +6,9 @@ import torch
 
 from rcdm_cli import load_bundle
 from rcdm_cli.analyses.bench.compute import Contender, bench, open_contenders
-from rcdm_cli.analyses.bench.timing import Times, count_macs, count_macs_of_call, matrix_product, time_in_turns
+from rcdm_cli.analyses.bench.timing import Times, matrix_product, time_in_turns
 from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.diffusion.flops import count_macs, count_macs_of_call
 from rcdm_cli.diffusion.spec import DenoiserSpec
 from tests.bundle.tiny import tiny_bundle
 

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.cli import doctor
 from rcdm_cli.core.files import write_tensors
+from rcdm_cli.core.resources import recipes
 from rcdm_cli.encoders.encoder import save_encoder
 from rcdm_cli.encoders.methods import METHODS
 from tests.bundle.tiny import tiny_bundle
@@ -245,7 +246,16 @@ def test_info_prints_a_recipe(invoke, workplace):
     (workplace / "mine.toml").write_text(recipe)
     lines = invoke("info", "mine.toml").stdout.splitlines()
     top = ["recipe: mine.toml", "  kind: train", "  levels: none", "  scale_shift_norm: yes"]
+    assert lines[1].startswith("  problem: mine.toml: ")
+    del lines[1]
     assert lines == [*top, "  data:", "    licence: CC0-1.0", "    origin: none", "  denoiser: none"]
+
+
+def test_info_reports_the_cost_of_a_recipe(invoke, workplace):
+    kind, found = facts(invoke, recipes()["clothing32"])
+    assert kind == "recipe"
+    assert found["images seen"] == 13500 * 36
+    assert found["H100-hours"] > 0
 
 
 def facts(invoke, path):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcdm_cli import __version__
-from rcdm_cli.analyses.bench.timing import Times, count_macs, count_macs_of_call, matrix_product, time_in_turns
+from rcdm_cli.analyses.bench.timing import Times, matrix_product, time_in_turns
 from rcdm_cli.backends.select import BACKENDS
 from rcdm_cli.bundle.arguments import require_name
 from rcdm_cli.bundle.bundle import Bundle, load_bundle
@@ -19,6 +19,7 @@ from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.precision import has_bf16
 from rcdm_cli.core.resources import MANIFEST
+from rcdm_cli.diffusion.flops import count_macs, count_macs_of_call
 from rcdm_cli.diffusion.inference import DTYPES
 from rcdm_cli.diffusion.noise import initial_noise, sample_seed
 from rcdm_cli.diffusion.spec import Settings

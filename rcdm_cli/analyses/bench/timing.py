@@ -1,4 +1,4 @@
-"""Interleaved timing of several functions, and counts of multiply-accumulate operations."""
+"""Interleaved timing of several functions."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,10 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
-from rcdm_cli.diffusion.spec import DenoiserSpec
-from rcdm_cli.diffusion.unet import UNet
 
 
 @dataclass(frozen=True)
@@ -71,18 +67,3 @@ def matrix_product(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(width, width, generator=generator).to(device, dtype) for _ in range(2))
     return lambda: left @ right, width**3
-
-
-def count_macs_of_call(spec: DenoiserSpec) -> int:
-    """Count the multiply-accumulates of convolutions and matrix products in one denoiser call for one sample."""
-    with torch.device("meta"):
-        unet = UNet(spec).eval()
-        inputs = torch.zeros(1, *spec.input_shape), torch.zeros(1), torch.zeros(1, spec.cond_width)
-    return count_macs(lambda: unet(*inputs))
-
-
-def count_macs(call: Callable[[], object]) -> int:
-    """Count the multiply-accumulates of ``call`` with PyTorch's counter."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        call()
-    return int(counter.get_total_flops()) // 2
