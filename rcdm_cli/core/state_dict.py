@@ -44,6 +44,15 @@ _PLACEHOLDERS = (
     "numpy._core.multiarray._reconstruct",
     "pathlib.PosixPath",
     "pathlib.WindowsPath",
+    # OmegaConf in checkpoints of Lightning and Hydra
+    "typing.Any",
+    *(f"builtins.{name}" for name in ("bool", "bytes", "dict", "float", "int", "list", "str", "tuple")),
+    *(f"omegaconf.{name}" for name in ("dictconfig.DictConfig", "listconfig.ListConfig")),
+    *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata", "Node", "UnionNode")),
+    *(
+        f"omegaconf.nodes.{name}Node"
+        for name in ("Any", "Boolean", "Bytes", "Enum", "Float", "Integer", "InterpolationResult", "Path", "String")
+    ),
 )
 """Classes and functions that are replaced by an empty object."""
 
@@ -51,8 +60,16 @@ _ATTRIBUTE_DICTS = (
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning.pytorch.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",
+    "collections.defaultdict",
 )
 """Subclasses of dict that are loaded as dict."""
+
+
+class _PlainDict(dict[Any, Any]):
+    """Empty dict that ignores its arguments, such as the function of a ``defaultdict``."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__()
 
 
 _TRAINING_STATE = re.compile(r"optim|^opt$|scheduler|scaler|^amp$|^callbacks$|^loops$")
@@ -148,7 +165,9 @@ def _load(path: Path, zipped: bool) -> Any:
     from torch import load
     from torch.serialization import safe_globals
 
-    allowed: list[Any] = [(_Placeholder, name) for name in _PLACEHOLDERS] + [(dict, name) for name in _ATTRIBUTE_DICTS]
+    allowed: list[Any] = [(_Placeholder, name) for name in _PLACEHOLDERS] + [
+        (_PlainDict, name) for name in _ATTRIBUTE_DICTS
+    ]
     try:
         with safe_globals(allowed):
             return load(path, map_location="cpu", weights_only=True, mmap=zipped)

@@ -7,6 +7,7 @@ more than 8 bits. Colour profiles are not applied, as in the published code.
 import importlib.util
 import struct
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -103,6 +104,9 @@ def read_image(source: Path | BinaryIO, name: str | None = None) -> Pixels:
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
+        if (bands := _tiff_bands(source)) > 1:
+            reason = f"the file has {bands} bands in a combination that is neither grey nor RGB (multispectral)"
+            raise UnreadableImage(name, reason) from None
         readable = ", ".join(FORMATS)
         raise UnreadableImage(name, f"the file is damaged or has none of the formats {readable}") from None
     except Image.DecompressionBombError as error:
@@ -112,6 +116,22 @@ def read_image(source: Path | BinaryIO, name: str | None = None) -> Pixels:
     # For damaged files, Pillow also raises SyntaxError, ValueError, struct.error, KeyError and others.
     except Exception as error:
         raise UnreadableImage(name, f"the file is damaged ({_clause(error) or type(error).__name__})") from error
+
+
+def _tiff_bands(source: Path | BinaryIO) -> int:
+    """Return the number of bands of a TIFF that Pillow does not read; 0 for other files."""
+    try:
+        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+            file.seek(0)
+            if (head := file.read(8))[:4] not in (b"II*\0", b"MM\0*"):
+                return 0
+            directory = TiffImagePlugin.ImageFileDirectory_v2(head)
+            file.seek(directory.next)  # type: ignore[attr-defined]
+            directory.load(file)
+            return int(directory.get(TiffImagePlugin.SAMPLESPERPIXEL, 0))
+    # A damaged directory raises errors of any type.
+    except Exception:
+        return 0
 
 
 def _clause(error: object) -> str:

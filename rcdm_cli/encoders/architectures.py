@@ -1,5 +1,6 @@
 """Architectures of trunks, and tensors under timm's names."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
@@ -8,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.reference import IMAGENET_MEAN, IMAGENET_STD
@@ -33,6 +34,7 @@ class TrunkTensors:
         activation: activation given by the user.
         padding: padding of a ResNet's stem for small images; None infers the padding.
         has_scaling: whether the file or the user defines the scaling of images.
+        size: height and width of the images in pixels; None uses the size of the position embeddings or the default.
     """
 
     own: State
@@ -44,6 +46,7 @@ class TrunkTensors:
     activation: str | None = None
     padding: int | None = None
     has_scaling: bool = False
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,36 @@ def named_architecture(name: str, tensors: TrunkTensors) -> Architecture:
         InputError: timm's conversion changes the values of tensors or drops tensors that the output depends on.
     """
     config = timm_config(name)
-    options = {"num_heads": tensors.heads} if tensors.heads else {}
+    options = input_options(name, tensors.size, tensors.pool)
+    if tensors.heads:
+        options["num_heads"] = tensors.heads
     converted = _convert(tensors, name, options) if tensors.own else {}
-    size = config.input_size[-1] if config.fixed_input_size else DEFAULT_SIZE
+    size = options.get("img_size", config.input_size[-1] if config.fixed_input_size else DEFAULT_SIZE)
     return Architecture(name, converted, imagenet_preprocessing(size), options, tensors.pool)
+
+
+def input_options(name: str, size: int | None, pool: str | None) -> dict[str, Any]:
+    """Return the options with which the weights of a timm model fit another size or pooling."""
+    options: dict[str, Any] = {}
+    if size and timm_config(name).fixed_input_size:
+        options["img_size"] = size
+    if pool:
+        with torch.device("meta"):
+            trunk = build_trunk(name, {}, None)
+        # For average pooling, timm moves the last norm of a ViT behind the pooling; the weights have the trained order.
+        for option in {"fc_norm", "use_fc_norm"} & inspect.signature(type(trunk).__init__).parameters.keys():
+            options[option] = not isinstance(trunk.fc_norm, nn.Identity)
+    return options
 
 
 def _convert(tensors: TrunkTensors, name: str, options: Mapping[str, Any]) -> dict[str, Tensor]:
     own = tensors.own
     converted = convert_names(own, name, options, tensors.pool)
     # Positions and patches of another size are resampled, and a layer before the classifier is dropped.
-    changed = [name for name in converted if name in own and own[name].numel() != converted[name].numel()]
+    expected = {"pos_embed"} if tensors.size else set()
+    changed = [
+        name for name in converted.keys() & own.keys() - expected if own[name].numel() != converted[name].numel()
+    ]
     dropped = [name for name in own if name not in converted and "pre_logits" in name]
     if changed or dropped:
         raise InputError(

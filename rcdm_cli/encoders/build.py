@@ -7,7 +7,7 @@ from torch import Tensor
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.architectures import Architecture
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
+from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing, multispectral
 from rcdm_cli.encoders.state import listed
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 
@@ -29,6 +29,22 @@ def require_tensors(architecture: Architecture, where: str) -> None:
     ]
     if clauses:
         raise InputError(f"{where} does not fit timm's {architecture.name!r}: it {' and '.join(clauses)}.")
+
+
+def check_channels(channels: int, preprocessing: Preprocessing, where: str) -> None:
+    """Check that images can be converted to the channels of an encoder.
+
+    Raises:
+        InputError: the encoder takes multispectral images; or the encoder takes grey images, and the scaling has
+            several values.
+    """
+    if channels not in (1, 3):
+        raise InputError(f"{where} cannot be used: {multispectral(channels)}.")
+    if channels == 1 and len({*preprocessing.mean}) > 1:
+        raise InputError(
+            f"{where} takes grey images (1 channel), whose scaling is not known. Give the scaling: scaling=0..1, "
+            "scaling=-1..1, or mean=M,std=S."
+        )
 
 
 def build_encoder(
@@ -54,6 +70,9 @@ def build_encoder(
         layers: layers of the head.
         head: tensors of the head.
     """
+    channels = architecture.options.get("in_chans", 3)
+    preprocessing = preprocessing or architecture.preprocessing
+    check_channels(channels, preprocessing, origin)
     trunk = build_trunk(
         architecture.name,
         architecture.options,
@@ -71,7 +90,7 @@ def build_encoder(
         norm_eps=architecture.norm_eps,
         width=trunk_width(trunk),
         head=layers,
-        preprocessing=preprocessing or architecture.preprocessing,
+        preprocessing=preprocessing,
         origin=origin,
         licence=licence,
     )

@@ -22,6 +22,9 @@ from rcdm_cli.encoders.trunks import OnnxTrunk, build_trunk, trunk_width
 
 KIND = "encoder"
 
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in grey values (ITU-R BT.601)."""
+
 
 class Encoder(nn.Module):
     """Trunk and optional projector head.
@@ -46,18 +49,26 @@ class Encoder(nn.Module):
         self.trunk = trunk or _build(spec)
         self.head = build_head(spec.width, spec.head) if spec.head else None
         self._layers = self._modules_of(spec)
-        self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor(spec.preprocessing.mean[: spec.channels]).view(1, -1, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(spec.preprocessing.std[: spec.channels]).view(1, -1, 1, 1), persistent=False
+        )
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) in [-1, 1] to the trunk's input (B, 3, size, size).
+        """Map images (B, 3, H, W) in [-1, 1] to the trunk's input (B, C, size, size).
 
-        Images of another size, such as samples of a smaller denoiser, are resized (bicubic, antialiased).
+        For C = 1, the channels are combined with the weights of ITU-R BT.601, which does not change grey images. Images
+        of another size, such as samples of a smaller denoiser, are resized (bicubic, antialiased).
         """
         size = self.spec.preprocessing.size
         if images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bicubic", antialias=True)
-        return ((images + 1) / 2 - self.mean) / self.std
+        values = (images + 1) / 2
+        if self.spec.channels == 1:
+            values = (values * values.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        return (values - self.mean) / self.std
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Encode images (B, 3, H, W) in [-1, 1]: one (B, D) per level, in the order of ``spec.levels``."""

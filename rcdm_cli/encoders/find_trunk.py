@@ -9,8 +9,10 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.architectures import Architecture, TrunkReader, TrunkTensors, named_architecture
 from rcdm_cli.encoders.branches import select_trunk
 from rcdm_cli.encoders.read_clip import read_clip
+from rcdm_cli.encoders.read_dinov3 import read_dinov3
 from rcdm_cli.encoders.read_efficientnet import read_efficientnet_lite
 from rcdm_cli.encoders.read_resnet import read_resnet, read_sequential_resnet
+from rcdm_cli.encoders.read_torchvision_vit import read_torchvision_vit
 from rcdm_cli.encoders.read_vit import read_vit
 from rcdm_cli.encoders.reference import CLIP_MEAN, CLIP_STD, Reference
 from rcdm_cli.encoders.spec import Preprocessing
@@ -22,9 +24,14 @@ FAMILIES: dict[str, TrunkReader] = {
     r"\d+\.0\.conv1\.weight": read_sequential_resnet,
     r"patch_embed\.proj\.weight": read_vit,
     r"ln_pre\.weight": read_clip,
+    r"storage_tokens": read_dinov3,
+    r"conv_proj\.weight": read_torchvision_vit,
     r"_conv_stem\.weight": read_efficientnet_lite,
 }
-"""Detection function of each family, by the pattern of a characteristic tensor name."""
+"""Detection function of each family, by the pattern of a characteristic tensor name.
+
+Of several functions for the same prefix, the last is used.
+"""
 
 _CLASSIFIER = re.compile(r"(fc|head|head\.fc|classifier|linear|last_linear|logits|lm_head|\d+)\.(weight|bias)")
 _OTHER_NETWORK = re.compile(
@@ -69,7 +76,9 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
     reference = reference or Reference(target=where)
     if reference.trunk is not None:
         name = reference.trunk
-        expected = named_architecture(name, TrunkTensors({}, "", {}, where, reference.pool)).expected()
+        expected = named_architecture(
+            name, TrunkTensors({}, "", {}, where, reference.pool, size=reference.size)
+        ).expected()
         readers: dict[str, TrunkReader] = dict.fromkeys(
             _prefixes(state, expected), lambda tensors: named_architecture(name, tensors)
         )
@@ -95,11 +104,12 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
         prefix,
         state,
         where,
-        reference.pool,
-        reference.heads,
-        reference.activation,
-        reference.padding,
-        given or stored is not None,
+        pool=reference.pool,
+        heads=reference.heads,
+        activation=reference.activation,
+        padding=reference.padding,
+        has_scaling=given or stored is not None,
+        size=reference.size,
     )
     try:
         architecture = readers[prefix](tensors)

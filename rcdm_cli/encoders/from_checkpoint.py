@@ -19,7 +19,7 @@ from rcdm_cli.encoders.state import left_out_groups, listed
 from rcdm_cli.encoders.trunks import build_trunk, trunk_width
 
 OPTIONS = (
-    *("pool", "size", "scaling", "mean", "std"),
+    *("pool", "size", "channels", "scaling", "mean", "std"),
     *("trunk", "prefix", "heads", "padding", "ignore", "head", "activation"),
 )
 
@@ -44,6 +44,11 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
     if reference.size and "img_size" in architecture.options and reference.size != architecture.options["img_size"]:
         size = architecture.options["img_size"]
         raise InputError(f"The ViT in {path} has position embeddings for {size} pixels. Remove size={reference.size}.")
+    patch = architecture.options.get("patch_size", 1)
+    if reference.size and reference.size % patch:
+        raise InputError(f"The ViT in {path} has patches of {patch} pixels; {reference.size} is not a multiple.")
+    if reference.channels not in (None, channels := architecture.options.get("in_chans", 3)):
+        raise InputError(f"The trunk in {path} takes images with {channels} channels, not {reference.channels}.")
     with torch.device("meta"):
         trunk = build_trunk(architecture.name, architecture.options, architecture.pool, architecture.stem_padding)
     found = _head(reference, detected, trunk_width(trunk), where)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import LEVELS
+from rcdm_cli.encoders.build import check_channels
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.onnx_graph import (
     POOL_PREFIX,
@@ -51,13 +52,15 @@ def open_onnx(path: Path, reference: Reference) -> Encoder:
     elif "backbone" in (names := {value.name for value in outputs}):
         select_outputs(model, [name for name in LEVELS if name in names], str(path))
     trunk = OnnxTrunk(model.SerializeToString(), str(path))
-    size = _input_size(trunk.session, reference, path)
+    size, channels = _input_size(trunk.session, reference, path)
     if reference.scaling is None and reference.mean is None:
         raise InputError(
             f"{path} does not define the scaling of its images. Give {path},scaling=imagenet, -1..1 or 0..1, "
             "or mean=R/G/B,std=R/G/B."
         )
-    image = torch.zeros(1, 3, size, size)
+    preprocessing = reference.preprocessing(Preprocessing(size=size))
+    check_channels(channels, preprocessing, str(path))
+    image = torch.zeros(1, channels, size, size)
     shapes = [list(h.shape) for h in trunk(image)]
     _check_outputs([output.name for output in model.graph.output], shapes, reference, path)
     pooled = [index for index, shape in enumerate(shapes) if len(shape) > 2]
@@ -76,22 +79,24 @@ def open_onnx(path: Path, reference: Reference) -> Encoder:
     spec = EncoderSpec(
         method=reference.name(),
         trunk="onnx",
+        trunk_options={} if channels == 3 else {"in_chans": channels},
         pool=reference.pool,
         width=widths[0],
         onnx_widths=widths,
-        preprocessing=reference.preprocessing(Preprocessing(size=size)),
+        preprocessing=preprocessing,
         origin=path.name,
     )
     return Encoder(spec, trunk)
 
 
-def _input_size(session: Any, reference: Reference, path: Path) -> int:
+def _input_size(session: Any, reference: Reference, path: Path) -> tuple[int, int]:
+    """Return the height and width in pixels, and the number of channels."""
     entries = session.get_inputs()
     shape = entries[0].shape if len(entries) == 1 else []
-    if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3) or entries[0].type not in _INPUTS:
+    if len(shape) != 4 or entries[0].type not in _INPUTS:
         inputs = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in entries)
         raise InputError(
-            f"{path} has the inputs {inputs}. An encoder has a single input: float32 or float16 images (B, 3, H, W)."
+            f"{path} has the inputs {inputs}. An encoder has a single input: float32 or float16 images (B, C, H, W)."
         )
     fixed = {side for side in shape[2:] if isinstance(side, int)}
     if len(fixed) > 1 or (fixed and reference.size and reference.size not in fixed):
@@ -100,7 +105,7 @@ def _input_size(session: Any, reference: Reference, path: Path) -> int:
     size = reference.size or next(iter(fixed), None)
     if size is None:
         raise InputError(f"{path} takes images of any size. Give the size: {path},size=224.")
-    return size
+    return size, shape[1] if isinstance(shape[1], int) else 3
 
 
 def _check_outputs(names: Sequence[str], shapes: list[list[int]], reference: Reference, path: Path) -> None:
@@ -127,7 +132,7 @@ def output_layers(trunk: OnnxTrunk, spec: EncoderSpec) -> dict[str, LayerSpec]:
     if len(names) == 1:
         return {}
     order = output_order(trunk.graph, names, trunk.what)
-    shapes = {name: h.shape for name, h in zip(names, trunk(torch.zeros(1, 3, size, size)), strict=True)}
+    shapes = {name: h.shape for name, h in zip(names, trunk(torch.zeros(1, spec.channels, size, size)), strict=True)}
     found = {}
     for name in sorted(names, key=order.__getitem__):
         layer = _output_layer(name, list(shapes[name]), spec)

@@ -1,6 +1,5 @@
 """Encoders with timm models as trunks."""
 
-import inspect
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,8 +12,8 @@ from torch import nn
 
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import read_tensors
-from rcdm_cli.encoders.architectures import Architecture, convert_names
-from rcdm_cli.encoders.build import build_encoder, require_tensors
+from rcdm_cli.encoders.architectures import Architecture, convert_names, input_options
+from rcdm_cli.encoders.build import build_encoder, check_channels, require_tensors
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.hub import CONFIG, WEIGHTS, HubFile, read_json
 from rcdm_cli.encoders.inferred import configured_lines
@@ -24,7 +23,7 @@ from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions
 from rcdm_cli.encoders.trunks import build_trunk, timm_config, trunk_width
 
 PREFIX = "timm:"
-OPTIONS = ("pretrained", "pool", "size", "scaling", "mean", "std")
+OPTIONS = ("pretrained", "pool", "size", "channels", "scaling", "mean", "std")
 
 
 def open_timm(reference: Reference) -> Encoder:
@@ -44,7 +43,11 @@ def open_timm(reference: Reference) -> Encoder:
     if reference.pretrained and not config.has_weights:
         available = ", ".join(timm.list_pretrained(name.partition(".")[0])) or "none"
         raise InputError(f"timm has no weights for {name!r}. Available weights of this model: {available}.")
-    options = _options(name, reference)
+    options = input_options(name, reference.size, reference.pool)
+    if reference.channels and reference.channels != 3:
+        options["in_chans"] = reference.channels
+    preprocessing = reference.preprocessing(Preprocessing(size=config.input_size[-1], mean=config.mean, std=config.std))
+    check_channels(reference.channels or 3, preprocessing, reference.target)
     trunk = _build(name, options, reference)
     spec = EncoderSpec(
         method=reference.name(),
@@ -52,9 +55,7 @@ def open_timm(reference: Reference) -> Encoder:
         trunk_options=options,
         pool=reference.pool,
         width=trunk_width(trunk),
-        preprocessing=reference.preprocessing(
-            Preprocessing(size=config.input_size[-1], mean=config.mean, std=config.std)
-        ),
+        preprocessing=preprocessing,
         origin=f"timm {name}" if reference.pretrained else f"timm {name}, random weights",
         licence=(config.license or "") if reference.pretrained else "",
     )
@@ -85,7 +86,7 @@ def open_timm_folder(folder: Path, reference: Reference, origin: str) -> Encoder
     reference.check("a timm model of the Hugging Face hub", OPTIONS)
     config = TimmConfig.parse(read_json(folder / CONFIG), str(folder / CONFIG))
     name, trained = config.architecture, config.pretrained_cfg
-    options = dict(config.model_args) | _options(name, reference)
+    options = dict(config.model_args) | input_options(name, reference.size, reference.pool)
     if timm_config(name).fixed_input_size:
         options.setdefault("img_size", trained.input_size[-1])
     preprocessing = Preprocessing.parse(
@@ -100,20 +101,6 @@ def open_timm_folder(folder: Path, reference: Reference, origin: str) -> Encoder
     encoder = build_encoder(architecture, reference.name(), origin, licence=trained.license or "")
     encoder.inferred = configured_lines(encoder.trunk, encoder.spec, reference, CONFIG)
     return encoder
-
-
-def _options(name: str, reference: Reference) -> dict[str, Any]:
-    """Return the options with which pretrained weights fit another size or pooling."""
-    options: dict[str, Any] = {}
-    if reference.size and timm_config(name).fixed_input_size:
-        options["img_size"] = reference.size
-    if reference.pool:
-        with torch.device("meta"):
-            own = build_trunk(name, {}, None)
-        # For average pooling, timm moves the last norm of a ViT behind the pooling; the weights have the trained order.
-        if "fc_norm" in inspect.signature(type(own).__init__).parameters:
-            options["fc_norm"] = not isinstance(own.fc_norm, nn.Identity)
-    return options
 
 
 def _build(name: str, options: dict[str, Any], reference: Reference) -> nn.Module:

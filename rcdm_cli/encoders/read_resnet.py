@@ -14,7 +14,10 @@ _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 def read_resnet(tensors: TrunkTensors) -> Architecture:
     """Detect ResNets (arXiv:1512.03385), wide ResNets and ResNeXts with the names of torchvision and timm."""
-    own = tensors.own
+    # kuangliu/pytorch-cifar, SupContrast and others name the projection of the input of a block "shortcut".
+    own = {
+        re.sub(r"^(layer\d\.\d+)\.shortcut\.", r"\1.downsample.", name): value for name, value in tensors.own.items()
+    }
     blocks = [_count(own, rf"{stage}\.(\d+)\.") for stage in _STAGES]
     deep = "layer1.0.conv3.weight" in own
     last = f"conv{3 if deep else 2}.weight"
@@ -34,6 +37,8 @@ def read_resnet(tensors: TrunkTensors) -> Architecture:
         if (groups, base := width * 64 // (planes[0] * groups)) != (1, 64):
             options |= {"cardinality": groups, "base_width": base}
     stem = own.get("conv1.weight")
+    if stem is not None and stem.shape[1] != 3:
+        options["in_chans"] = stem.shape[1]
     padding = _small_stem_padding(tensors) if stem is not None and stem.shape[-1] == 3 else None
     size = {} if padding is None else {"size": SMALL_STEM_SIZE}
     facts: dict[str, str] = {}

@@ -1,6 +1,7 @@
 """Architecture of ViTs from names and shapes of their tensors."""
 
 import re
+from dataclasses import replace
 from math import isqrt
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.architectures import Architecture, TrunkTensors, imagenet_preprocessing
 from rcdm_cli.encoders.attention_heads import attention_heads
+from rcdm_cli.encoders.positions import Interpolation, resample_positions
 from rcdm_cli.encoders.state import State
 
 _POSITION_TABLE = "relative_position_bias_table"
@@ -27,10 +29,11 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
             f"The ViT in {tensors.where} takes videos: its patches have {patches.shape[2]} frames. Networks for videos "
             "are not supported."
         )
+    tensors = replace(tensors, own=unchunked(tensors.own))
     own = _timm_names(tensors.own)
     if any(name.endswith(_POSITION_TABLE) for name in own):
         return _beit(tensors, own)
-    width, _, patch, _ = patches.shape
+    width, channels, patch, _ = patches.shape
     positions = own["pos_embed"].shape[1] if "pos_embed" in own else 0
     token, registers = "cls_token" in own, own.get("reg_token")
     # DINOv2 has a position embedding for the class token. In models with registers, timm adds it to the token.
@@ -41,18 +44,26 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
             "an optional class token. Give timm's name of the model: FILE,trunk=NAME."
         )
     size = isqrt(positions - token_position) * patch
+    facts = {}
+    if tensors.size and tensors.size != size:
+        interpolation = _interpolation(tensors.own)
+        facts["positions"] = f"resampled from {size} to {tensors.size} pixels ({_INTERPOLATIONS[interpolation]})"
+        size = tensors.size
+        own["pos_embed"] = resample_positions(own["pos_embed"], size // patch, interpolation)
     heads, reason = attention_heads({**tensors.own, **own}, tensors.prefix, tensors.state, tensors.where, tensors.heads)
     swiglu = tensors.own.get("blocks.0.mlp.w12.weight") is not None
     options: dict[str, Any] = {
         "img_size": size,
         "patch_size": patch,
         "embed_dim": width,
-        "depth": _depth(own),
+        "depth": block_count(own),
         "num_heads": heads,
     }
     hidden = len(own.get("blocks.0.mlp.fc1.weight", ()))
     if swiglu or hidden != 4 * width:
-        options["mlp_ratio"] = _ratio(hidden, width)
+        options["mlp_ratio"] = mlp_ratio(hidden, width)
+    if channels != 3:
+        options["in_chans"] = channels
     if "blocks.0.ls1.gamma" in own:
         options["init_values"] = 1e-5
     elif swiglu:
@@ -75,7 +86,7 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
         imagenet_preprocessing(size),
         options,
         pool,
-        facts={"attention heads": f"{heads} ({reason})", "norm": _norm(options["fc_norm"])},
+        facts={"attention heads": f"{heads} ({reason})", "norm": _norm(options["fc_norm"]), **facts},
     )
 
 
@@ -97,9 +108,9 @@ def _beit(tensors: TrunkTensors, own: dict[str, Tensor]) -> Architecture:
         "img_size": size,
         "patch_size": patch,
         "embed_dim": width,
-        "depth": _depth(own),
+        "depth": block_count(own),
         "num_heads": table.shape[1],
-        "mlp_ratio": _ratio(len(own["blocks.0.mlp.fc1.weight"]), width),
+        "mlp_ratio": mlp_ratio(len(own["blocks.0.mlp.fc1.weight"]), width),
         "init_values": 1e-5 if "blocks.0.gamma_1" in own else None,
         "qkv_bias": "blocks.0.attn.q_bias" in own,
         "use_abs_pos_emb": "pos_embed" in own,
@@ -120,15 +131,33 @@ def _beit(tensors: TrunkTensors, own: dict[str, Tensor]) -> Architecture:
     )
 
 
+_INTERPOLATIONS: dict[Interpolation, str] = {
+    "antialias": "bicubic with antialiasing, as in timm and DINOv2 with registers",
+    "offset": "bicubic, as in DINOv2",
+}
+
+
+def _interpolation(own: State) -> Interpolation:
+    """Return the interpolation of DINOv2 without registers, which has layer scales and a mask token, or of timm."""
+    without_registers = "register_tokens" not in own and "reg_token" not in own
+    return "offset" if without_registers and {"mask_token", "blocks.0.ls1.gamma"} <= own.keys() else "antialias"
+
+
+def unchunked(own: State) -> dict[str, Tensor]:
+    """Return the tensors with one number per block: DINOv2 and DINOv3 also write ``blocks.CHUNK.BLOCK``."""
+    return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): value for name, value in own.items()}
+
+
 def _norm(fc_norm: bool) -> str:
     return "after the pooling" if fc_norm else "after the last block, before the pooling"
 
 
-def _depth(own: State) -> int:
+def block_count(own: State) -> int:
+    """Return the number of blocks."""
     return len({match[1] for match in map(re.compile(r"blocks\.(\d+)\.").match, own) if match})
 
 
-def _ratio(hidden: int, width: int) -> float:
+def mlp_ratio(hidden: int, width: int) -> float:
     """Return the ratio with which ``int(width * ratio)`` equals ``hidden``."""
     return hidden / width if int(width * (hidden / width)) == hidden else (hidden + 0.5) / width
 

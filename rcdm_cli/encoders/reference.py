@@ -51,8 +51,9 @@ class Reference(Spec):
         pool: pooling: ``avg`` or ``max`` over all positions, or the class ``token`` (alias ``cls``).
         size: height and width of the input in pixels.
         scaling: scaling of the input.
-        mean: mean of pixel values in [0, 1] (``R/G/B``), instead of ``scaling``.
-        std: standard deviation of pixel values in [0, 1] (``R/G/B``), instead of ``scaling``.
+        channels: number of channels of the input: 3, or 1 for grey images.
+        mean: mean of pixel values in [0, 1] (``R/G/B``, or one value), instead of ``scaling``.
+        std: standard deviation of pixel values in [0, 1] (``R/G/B``, or one value), instead of ``scaling``.
         trunk: timm's name of a checkpoint's trunk, if the trunk is not recognised.
         prefix: prefix of the names of a checkpoint's trunk, if the checkpoint has several trunks.
         heads: number of attention heads of a ViT, if the number is not known.
@@ -70,6 +71,7 @@ class Reference(Spec):
     pool: Literal["avg", "max", "token"] | None = None
     size: int | None = Field(default=None, ge=16, le=2048)
     scaling: Literal["imagenet", "-1..1", "0..1"] | None = None
+    channels: int | None = Field(default=None, ge=1, le=1024)
     mean: Triple | None = None
     std: Triple | None = None
     trunk: str | None = None
@@ -95,7 +97,10 @@ class Reference(Spec):
     @field_validator("mean", "std", mode="before")
     @classmethod
     def _three(cls, value: Any) -> Any:
-        return tuple(value.split("/")) if isinstance(value, str) else value
+        if isinstance(value, str):
+            values = value.split("/")
+            return tuple(values * 3 if len(values) == 1 else values)
+        return value
 
     @model_validator(mode="after")
     def _one_scaling(self) -> "Reference":

@@ -91,6 +91,13 @@ class LayerSpec(Spec):
         return self
 
 
+def multispectral(channels: int) -> str:
+    """Return the reason why an encoder with ``channels`` input channels is refused."""
+    return (
+        f"it takes images with {channels} channels (multispectral images); images are read with 3 channels or as grey"
+    )
+
+
 class EncoderSpec(Spec):
     """Spec of an encoder.
 
@@ -141,6 +148,20 @@ class EncoderSpec(Spec):
         if self.head or len(self.onnx_widths) == 2:
             widths["projector"] = self.onnx_widths[1] if self.onnx_widths else self.head[-1].width
         return widths
+
+    @model_validator(mode="after")
+    def _supported_channels(self) -> "EncoderSpec":
+        if self.channels not in (1, 3):
+            raise ValueError(multispectral(self.channels))
+        means, stds = self.preprocessing.mean, self.preprocessing.std
+        if self.channels == 1 and (len(set(means)) > 1 or len(set(stds)) > 1):
+            raise ValueError("grey images need one mean and one std")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the trunk's input: 3 for colour images, 1 for grey images."""
+        return self.trunk_options.get("in_chans", 3)
 
     @property
     def levels(self) -> tuple[Level, ...]:

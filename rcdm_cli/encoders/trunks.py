@@ -82,7 +82,9 @@ def _use_small_stem(trunk: nn.Module, padding: int) -> None:
     if not (isinstance(trunk, timm.models.resnet.ResNet) and isinstance(trunk.conv1, nn.Conv2d)):
         raise InputError(f"stem_padding requires a plain ResNet; the trunk is a {type(trunk).__name__}.")
     channels = trunk.conv1.out_channels
-    trunk.register_module("conv1", nn.Conv2d(3, channels, 3, stride=1, padding=padding, bias=False))
+    trunk.register_module(
+        "conv1", nn.Conv2d(trunk.conv1.in_channels, channels, 3, stride=1, padding=padding, bias=False)
+    )
     trunk.register_module("maxpool", nn.Identity())
 
 

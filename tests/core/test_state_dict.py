@@ -283,3 +283,34 @@ def test_long_or_unprintable_names_are_refused(tmp_path, name):
     assert name not in assert_refused(tmp_path / "a.pt", "names")
     save_file({name: torch.ones(1)}, tmp_path / "a.safetensors")
     assert_refused(tmp_path / "a.safetensors", "names")
+
+
+# OmegaConf in checkpoints of Lightning
+
+
+def save_omegaconf(path, content=None, **options):
+    omegaconf = pytest.importorskip("omegaconf")
+    values = {"lr": 0.1, "list": [1, 2.5, "x", None, True], "inner": {"link": "${lr}", "path": path}}
+    config = omegaconf.OmegaConf.create(content or values)
+    torch.save({"state_dict": with_prefix("model."), "hyper_parameters": config, "part": config}, path, **options)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_omegaconf_objects_are_ignored(zipped, tmp_path):
+    save_omegaconf(tmp_path / "a.ckpt", _use_new_zipfile_serialization=zipped)
+    assert_equal(load_state_dict_file(tmp_path / "a.ckpt"))
+
+
+def test_omegaconf_object_that_calls_a_function_is_refused(tmp_path):
+    """A pickle with an allowed class may still contain a call."""
+    omegaconf = pytest.importorskip("omegaconf")
+
+    class Call:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    config = omegaconf.OmegaConf.create({"lr": 0.1}, flags={"allow_objects": True})
+    config.call = Call()
+    torch.save({"state_dict": with_prefix(""), "hyper_parameters": config}, tmp_path / "a.ckpt")
+    assert_refused(tmp_path / "a.ckpt", "system")
+    assert not (tmp_path / "executed").exists()

@@ -405,3 +405,22 @@ def test_png_of_a_wrong_array_is_refused_and_the_old_file_is_unchanged(tmp_path:
     with pytest.raises(InputError, match=r"uint8 \(H, W, 3\), not"):
         write_png(tmp_path / "a.png", wrong)
     assert (tmp_path / "a.png").read_text() == "old"
+
+
+def multispectral_tiff(bands):
+    """Uncompressed TIFF of 20 × 20 pixels with ``bands`` 8-bit bands."""
+    size = 400 * bands
+    extra = 8 + size + 2 + 9 * 12 + 4
+    entries = [(256, 4, 1, 20), (257, 4, 1, 20), (258, 3, bands, extra), (259, 3, 1, 1), (262, 3, 1, 1)]
+    entries += [(273, 4, 1, 8), (277, 3, 1, bands), (278, 4, 1, 20), (279, 4, 1, size)]
+    directory = struct.pack("<H", 9) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + directory + bytes(4) + struct.pack("<H", 8) * bands
+
+
+@pytest.mark.parametrize("bands", [2, 5, 13])
+def test_multispectral_tiff_is_refused_with_the_number_of_bands(bands, tmp_path):
+    path = tmp_path / "image.tif"
+    path.write_bytes(multispectral_tiff(bands))
+    for source in (path, io.BytesIO(path.read_bytes())):
+        with pytest.raises(UnreadableImage, match=rf"{bands} bands .*multispectral"):
+            read_image(source, "image.tif")

@@ -413,6 +413,6 @@ def test_missing_head_is_reported_with_the_levels(images, tmp_path):
         open_saved(tmp_path, tiny_resnet().state_dict(), "head=expander")
 
 
-def test_size_of_a_vit_cannot_be_changed(tmp_path):
-    with pytest.raises(InputError, match=r"position embeddings for 32 pixels"):
-        open_saved(tmp_path, vit().state_dict(), "size=64,heads=2")
+def test_size_of_a_vit_is_a_multiple_of_its_patches(tmp_path):
+    with pytest.raises(InputError, match=r"patches of 8 pixels; 60 is not a multiple"):
+        open_saved(tmp_path, vit().state_dict(), "size=60,heads=2")
