@@ -1,7 +1,7 @@
 """Shared parts of all analyses: keyword arguments, bundle and sampling settings, cache and run folder."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -23,7 +23,7 @@ from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.report.run import RESULTS
+from rcdm_cli.report.run import RESULTS, remove_replaced, replacing_run
 
 OnProgress = Callable[[str, int, int], None]
 """Progress callback: name of the stage, items done, number of items."""
@@ -54,7 +54,7 @@ class RunArguments(StepArguments, total=False):
 
     Attributes:
         out: run folder, for ``results.json``, images and ``report.html``. Default: None, which writes no files.
-        force: whether to replace a finished run in ``out``. Default: False.
+        force: whether to replace a finished run in ``out``, which stays complete until the new run is. Default: False.
         cache: cache of expensive steps. Default: a folder in ``out`` that is deleted at the end of the run.
     """
 
@@ -98,7 +98,7 @@ class Run:
     Attributes:
         seed: seed of all random numbers.
         batch: maximum number of images or samples per batch.
-        out: run folder; None if the run writes no files.
+        out: folder to write to, which becomes the run folder; None if the run writes no files.
         cache: cache of expensive steps.
         on_progress: called with (stage, items done, items).
         on_note: called with a sentence for each unreadable image.
@@ -212,9 +212,15 @@ def open_run(
     run = Run(out=None if out is None else Path(out), **options)
     require_at_least(0, seed=run.seed)
     require_at_least(1, batch=run.batch)
-    with output_folder(run.out) if run.out else nullcontext():
-        if run.out and (run.out / RESULTS).exists() and not force:
-            raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
+    with ExitStack() as stack:
+        if run.out:
+            stack.enter_context(output_folder(run.out))
+            remove_replaced(run.out)
+            if (run.out / RESULTS).exists():
+                StepCache(run.out / "parts").discard()  # of a run that was killed when it was finished
+                if not force:
+                    raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
+                run = replace(run, out=stack.enter_context(replacing_run(run.out)))
         own_cache = StepCache(run.out / "parts", about) if run.out and cache is None else None
         yield replace(run, cache=cache or own_cache or run.cache)
         if own_cache:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
+from rcdm_cli.core.files import read_metadata, read_tensors, remove_temporary, write_tensors
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
 
@@ -51,6 +51,7 @@ class StepCache:
         """
         if self.folder is None or not self.folder.is_dir():
             return
+        remove_temporary(self.folder)
         for path in self.folder.glob("*.safetensors"):
             if _is_part(path):
                 path.unlink()

@@ -1,5 +1,6 @@
 """Atomic writes, hashes, JSON and safetensors files."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +20,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_TEMPORARY = re.compile(r"\.(?P<stem>.+)\.rcdm-[a-z0-9_]{8}(?P<suffix>\.[^.]*)?", re.DOTALL)
+"""Name of a temporary file of ``atomic_write``."""
+
+_EXCHANGE, _HERE = 2, -100
+"""Flag ``RENAME_EXCHANGE`` and directory ``AT_FDCWD`` of the system call renameat2 of Linux."""
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which replaces ``path`` on success and is removed on failure.
 
-    The temporary file has the suffix of ``path``, from which some writers infer the format.
+    The temporary file has the suffix of ``path``, from which some writers infer the format. If the process is killed,
+    the temporary file stays until ``remove_temporary``.
 
     Raises:
         RcdmError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.rcdm-", suffix=path.suffix, dir=path.parent)
     except OSError as error:
         raise RcdmError(f"Could not write {path}: {error.strerror or error}.") from error
     os.close(handle)
@@ -45,6 +54,32 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise RcdmError(f"Could not write {path}: {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path, target: str | None = None) -> None:
+    """Remove the temporary files of ``atomic_write`` in ``folder`` that killed processes left.
+
+    The caller holds the lock of the output, so that no other process uses the files.
+
+    Args:
+        folder: folder of the temporary files.
+        target: name of the file that was to be written; None selects all files.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found and target in (None, found["stem"] + (found["suffix"] or "")) and entry.is_file():
+                os.unlink(entry.path)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one atomic step.
+
+    Returns:
+        Whether the folders were exchanged. Only Linux and some file systems can do so.
+    """
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    return rename is not None and rename(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0
 
 
 def _umask() -> int:

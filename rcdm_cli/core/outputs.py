@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.files import remove_temporary
 
 LOCK = ".rcdm.lock"
 """Lock file of an output folder. The file exists only while a command writes to the folder."""
@@ -39,13 +40,15 @@ def require_output_file(path: Path) -> None:
 def output_folder(folder: Path) -> Iterator[None]:
     """Create an output folder and lock it against other processes. An empty folder is removed at the end.
 
-    The operating system releases the lock if the process ends in any way.
+    The operating system releases the lock if the process ends in any way. Temporary files of a process that was killed
+    are removed from the folder.
 
     Raises:
         InputError: another process writes to the folder, or the folder cannot be written.
     """
     require_output_folder(folder)
     with _created(folder), _locked(folder / LOCK, folder):
+        _remove_temporary_below(folder)
         yield
 
 
@@ -54,7 +57,19 @@ def output_file(path: Path) -> Iterator[None]:
     """Lock an output file against other processes; see ``output_folder``."""
     require_output_file(path)
     with _created(path.parent), _locked(path.with_name(f".{path.name}.lock"), path):
+        remove_temporary(path.parent, path.name)
         yield
+
+
+def _remove_temporary_below(folder: Path, depth: int = 3) -> None:
+    """Remove temporary files of killed processes in ``folder`` and its sub-folders, except other locked outputs."""
+    remove_temporary(folder)
+    if depth > 1:
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                own = entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+                if own and not os.path.lexists(os.path.join(entry.path, LOCK)):
+                    _remove_temporary_below(Path(entry.path), depth - 1)
 
 
 @contextmanager

@@ -1,13 +1,17 @@
 """Results of one run: written as JSON and as a page, and read back."""
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rcdm_cli.core.errors import InputError, unknown_name_message
-from rcdm_cli.core.files import sha256, write_json
+from rcdm_cli.core.files import exchange, sha256, write_json
+from rcdm_cli.core.outputs import LOCK, output_folder
 from rcdm_cli.report.elements import Section
 from rcdm_cli.report.page import write_page
 
@@ -51,14 +55,71 @@ def output_files(folder: Path, results: Mapping[str, Any]) -> list[Path]:
     return [folder / name for name in (*names, RESULTS, PAGE)]
 
 
-def remove_finished(folder: Path) -> None:
-    """Remove a finished run before a new run writes into the same folder.
+@contextmanager
+def replacing_run(folder: Path) -> Iterator[Path]:
+    """Yield the folder to write a new run to, which replaces the finished run in ``folder`` in one step.
 
-    Without this step, an interrupted new run would leave new images under the results of the old run.
+    The new run is written beside ``folder``, and at the end both folders are exchanged, so that the finished run is
+    complete until then. If the new run is interrupted, its folder stays for the next call. Files that are not part of a
+    run stay in ``folder``. If the folders cannot be exchanged (``folder`` is a mount point or the current directory, or
+    the system has no such operation), the new run is written inside ``folder`` and moved at the end, file by file.
+
+    The caller holds the lock of ``folder``.
     """
+    folder = folder.resolve()
+    stage = _stage(folder)
+    with output_folder(stage):
+        yield stage
+        stage.chmod(folder.stat().st_mode)
+        if stage.parent != folder and exchange(stage, folder):
+            remove_replaced(folder)
+        else:
+            _discard(folder, None)
+            # ``results.json`` is the last file.
+            for path in sorted(stage.iterdir(), key=lambda path: path.name == RESULTS):
+                if path.name != LOCK:
+                    _merge(path, folder / path.name)
+            shutil.rmtree(stage)
+
+
+def remove_replaced(folder: Path) -> None:
+    """Remove the run that ``replacing_run`` has replaced, after a kill too. An unfinished new run stays.
+
+    The caller holds the lock of ``folder``.
+    """
+    folder = folder.resolve()
+    stage = _stage(folder)
+    if (stage / RESULTS).is_file():
+        _discard(stage, folder)
+
+
+def _stage(folder: Path) -> Path:
+    beside = not folder.is_mount() and os.access(folder.parent, os.W_OK) and not Path.cwd().is_relative_to(folder)
+    return folder.with_name(f".{folder.name}.new") if beside else folder / ".new"
+
+
+def _discard(folder: Path, keep_in: Path | None) -> None:
+    """Remove a finished run, ``results.json`` last. Other files are moved to ``keep_in``, or stay if it is None."""
     _remove_stale(folder, {})
-    for name in (PAGE, RESULTS):
-        (folder / name).unlink(missing_ok=True)
+    (folder / PAGE).unlink(missing_ok=True)
+    if keep_in is not None:
+        for path in folder.iterdir():
+            if path.name not in (RESULTS, LOCK):
+                _merge(path, keep_in / path.name, replace=False)
+    (folder / RESULTS).unlink(missing_ok=True)
+    if keep_in is not None:
+        shutil.rmtree(folder)
+
+
+def _merge(source: Path, target: Path, replace: bool = True) -> None:
+    """Move a file or folder to ``target``. Existing files are replaced, or kept if ``replace`` is False."""
+    if not os.path.lexists(target):
+        source.rename(target)
+    elif source.is_dir() and target.is_dir() and not source.is_symlink():
+        for path in source.iterdir():
+            _merge(path, target / path.name, replace)
+    elif replace:
+        source.replace(target)
 
 
 def _remove_stale(folder: Path, new: Mapping[str, str]) -> None:
@@ -69,6 +130,8 @@ def _remove_stale(folder: Path, new: Mapping[str, str]) -> None:
         return
     root = folder.resolve()
     for name, digest in before:
+        if "\0" in name:
+            continue
         path = (root / name).resolve()
         if name in new or not path.is_relative_to(root) or not path.is_file() or sha256(path) != digest:
             continue

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.outputs import output_file, output_folder, require_output_file, require_output_folder
+from rcdm_cli.core.outputs import LOCK, output_file, output_folder, require_output_file, require_output_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from rcdm_cli.core.outputs import output_file, output_folder
+from rcdm_cli.core.outputs import LOCK, output_file, output_folder
 with {lock}(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(60)
@@ -78,3 +78,24 @@ def test_folder_without_write_permission_is_refused(tmp_path, monkeypatch):
 def test_error_of_the_file_system_is_an_input_error(lock):
     with pytest.raises(InputError, match="Could not write to /proc/self/rcdm"), lock(Path("/proc/self/rcdm/a")):
         pass
+
+
+def test_temporary_files_of_killed_processes_are_removed(tmp_path):
+    folder = tmp_path / "run"
+    left = [folder / ".grid.rcdm-a1b2c3d4.png", folder / "samples" / "a" / ".x.rcdm-a1b2c3d4.png"]
+    stay = [folder / ".grid.png", folder / "a.rcdm-a1b2c3d4.png", folder / "other" / ".x.rcdm-a1b2c3d4.png"]
+    for path in (*left, *stay):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (folder / "other" / LOCK).touch()  # another process writes to this folder
+    with output_folder(folder):
+        pass
+    assert [path for path in (*left, *stay) if path.exists()] == stay
+
+
+def test_temporary_file_of_another_output_file_stays(tmp_path):
+    for name in (".a.rcdm-a1b2c3d4.npz", ".b.rcdm-a1b2c3d4.npz", ".a.rcdm-a1b2c3d4.png"):
+        (tmp_path / name).touch()
+    with output_file(tmp_path / "a.npz"):
+        assert not (tmp_path / ".a.rcdm-a1b2c3d4.npz").exists()
+    assert len(list(tmp_path.iterdir())) == 2

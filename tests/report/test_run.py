@@ -7,6 +7,7 @@ import pytest
 from rcdm_cli.analyses import join
 from rcdm_cli.analyses.join import write_joined
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.report import run
 from rcdm_cli.report.elements import Section, Sentence
 from rcdm_cli.report.run import read_results
@@ -132,3 +133,57 @@ def test_unreadable_old_results_are_ignored(tmp_path, before):
     (tmp_path / "results.json").write_text(before)
     assert "files" not in written(tmp_path)
     assert read_run(tmp_path)["kind"] == "a"
+
+
+def write_files(folder, said, **files):
+    for name, content in files.items():
+        (folder / f"{name}.png").write_text(content)
+    write_run(folder, {"kind": "a", "said": said}, [f"{name}.png" for name in files])
+
+
+def files_of(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("place", ["beside", "inside", "in the current directory"])
+def test_run_is_replaced_as_a_whole_and_other_files_stay(tmp_path, monkeypatch, place):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write_files(folder, "old", a="a", b="b")
+    (folder / "own").mkdir()
+    (folder / "own" / "notes.txt").write_text("mine")
+    if place == "inside":
+        monkeypatch.setattr(run, "exchange", lambda first, second: False)
+    elif place == "in the current directory":
+        monkeypatch.chdir(folder)
+    with output_folder(folder), run.replacing_run(folder) as new:
+        write_files(new, "new", a="c", d="d")
+        assert read_run(folder)["said"] == "old"
+        assert (folder / "b.png").read_text() == "b"
+    assert read_run(folder)["said"] == "new"
+    assert files_of(tmp_path) == {
+        f"out/{name}" for name in ("a.png", "d.png", "own/notes.txt", "results.json", "report.html")
+    }
+    assert (folder / "a.png").read_text() == "c"
+
+
+def test_run_that_is_not_replaced_stays_and_the_new_run_is_continued(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write_files(folder, "old", a="a")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def interrupted():
+        with run.replacing_run(folder) as new:
+            (new / "part").write_text("1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    run.remove_replaced(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    with output_folder(folder), run.replacing_run(folder) as new:
+        assert (new / "part").read_text() == "1"
+        (new / "part").unlink()
+        write_files(new, "new")
+    assert files_of(tmp_path) == {"out/results.json", "out/report.html"}

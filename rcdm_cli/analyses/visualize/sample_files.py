@@ -9,7 +9,6 @@ from typing import Self
 
 from rcdm_cli.data.image_file import Pixels, write_png
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.report.run import remove_finished
 
 _OWN = re.compile(r"samples/\d{3,}-[A-Za-z0-9_-]*/(?:image|.+-(?:\d{2,}|std))\.png")
 
@@ -17,8 +16,7 @@ _OWN = re.compile(r"samples/\d{3,}-[A-Za-z0-9_-]*/(?:image|.+-(?:\d{2,}|std))\.p
 class SampleFiles:
     """Context manager that writes ``samples/<image>/<method>-<level>-<k>.png`` of a run.
 
-    On entry, a finished run in the folder is removed. On successful exit, all files are written, and samples that an
-    interrupted run has left are removed.
+    On successful exit, all files are written, and samples that an interrupted run has left are removed.
 
     Args:
         folder: Folder of the run.
@@ -46,7 +44,6 @@ class SampleFiles:
         self._written[name] = self._writer.submit(write_png, self.folder / name, sample)
 
     def __enter__(self) -> Self:
-        remove_finished(self.folder)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
