@@ -67,6 +67,11 @@ class PublishedRcdm:
         )
         return x0
 
+    def training_losses(self, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+        """Return the published training loss (B,) of images x (B, 3, size, size) at steps t (B,) for h (B, D)."""
+        losses: Tensor = self._diffusion.training_losses(self.unet, x, t, model_kwargs={"feat": h})["loss"]
+        return losses
+
 
 def published_options(spec: DenoiserSpec, schedule: ScheduleSpec, width: int, steps: int) -> dict[str, Any]:
     """Return the arguments of the published ``create_model_and_diffusion``; ``width`` is the width of h."""

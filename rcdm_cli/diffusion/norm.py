@@ -9,6 +9,9 @@ from torch.autograd.function import once_differentiable
 
 from rcdm_cli.diffusion.spec import NORM_GROUPS
 
+SMALL, SMALL_GRAD = 1 << 14, 1 << 15
+"""Largest number of features of the group norm of PyTorch on a CPU, in inference and in training."""
+
 
 class GroupNorm(nn.Module):
     """Group norm (Wu and He 2018, arXiv:1803.08494), followed by a scale and a shift per sample.
@@ -42,12 +45,29 @@ class GroupNorm(nn.Module):
         if modulation is not None:
             scale, shift = modulation.to(gain.dtype).chunk(2, dim=1)
             gain, offset = gain * (1 + scale), torch.addcmul(shift, offset, 1 + scale)
+        normalised: Tensor
         if x.is_cuda:
             return _native(x, gain, offset, self.groups, self.epsilon)
+        if _is_small(x):
+            # For channels_last features on a CPU, PyTorch computes E[x²] - E[x]² in float32, which is not exact.
+            normalised = _native(x.contiguous(), gain, offset, self.groups, self.epsilon)
+            return normalised.contiguous(memory_format=_memory_format(x))
         if torch.is_grad_enabled():
-            normalised: Tensor = _Normalise.apply(x, gain, offset, self.groups, self.epsilon)
+            normalised = _Normalise.apply(x, gain, offset, self.groups, self.epsilon)
             return normalised
         return _normalise(x, gain, offset, self.groups, self.epsilon)[0]
+
+
+def _is_small(x: Tensor) -> bool:
+    """Return whether two copies and the group norm of PyTorch take less time than many small operations on a CPU."""
+    limit = SMALL_GRAD if torch.is_grad_enabled() else SMALL
+    # A compiler fuses the small operations. The size of an exported graph is not known.
+    return not torch.compiler.is_compiling() and x.numel() <= limit
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 def _native(x: Tensor, gain: Tensor, offset: Tensor, groups: int, epsilon: float) -> Tensor:

@@ -138,7 +138,7 @@ class _Gather(torch.autograd.Function):
 
 def any_process(flag: bool) -> bool:
     """Return whether ``flag`` is True in any process. Every process must call this function."""
-    return bool(all_reduce_sum(torch.tensor(float(flag))))
+    return flag if world_size() == 1 else bool(all_reduce_sum(torch.tensor(float(flag))))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
+from torch.profiler import record_function
 
 from rcdm_cli.core.errors import InputError, Interrupted, RcdmError
 from rcdm_cli.core.files import write_text
@@ -143,7 +144,8 @@ class _Means:
         self.count += 1
 
     def read(self) -> dict[str, float]:
-        return {name: float(total) / self.count for name, total in self.sums.items()}
+        with record_function("train: log"):
+            return {name: float(total) / self.count for name, total in self.sums.items()}
 
 
 def _check_finite(loss: float, done: int, folder: Path) -> None:

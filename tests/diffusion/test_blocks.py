@@ -15,10 +15,12 @@ def test_timestep_embedding_equals_golden_numbers(width):
     torch.testing.assert_close(embedding, published[f"timestep_embedding/dim{width}"], rtol=0, atol=1e-6)
 
 
-def test_repeat_then_convolve_equals_upsampling_and_convolution():
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_repeat_then_convolve_equals_upsampling_and_convolution(batch):
     torch.manual_seed(0)
     convolution = nn.Conv2d(5, 7, 3, padding=1).double()
-    x = torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    # In training, up to 64 positions are not folded.
+    x = torch.randn(batch, 5, 4, 6, dtype=torch.float64)
     expected = convolution(x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3))
     torch.testing.assert_close(repeat_then_convolve(x, convolution), expected)
     torch.testing.assert_close(repeat(x), x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3), rtol=0, atol=0)

@@ -6,8 +6,11 @@ from rcdm_cli.diffusion import norm as module
 from rcdm_cli.diffusion.norm import GroupNorm
 
 
-@pytest.fixture
-def norm():
+@pytest.fixture(params=["small", "large"])
+def norm(request, monkeypatch):
+    if request.param == "large":
+        monkeypatch.setattr(module, "SMALL", 0)
+        monkeypatch.setattr(module, "SMALL_GRAD", 0)
     layer = GroupNorm(64)
     torch.manual_seed(0)
     torch.nn.init.normal_(layer.weight)
@@ -67,7 +70,8 @@ def test_bfloat16_is_as_exact_as_torch(norm):
     assert error < 1.5 * error_of_torch < 0.01
 
 
-def test_second_derivative_raises(norm):
+def test_second_derivative_of_large_features_raises(norm, monkeypatch):
+    monkeypatch.setattr(module, "SMALL_GRAD", 0)
     x = features().requires_grad_()
     (grad,) = torch.autograd.grad(norm(x).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -81,10 +85,12 @@ def test_constant_features_give_the_bias(norm):
 
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("ratio", [1e3, 1e4])
-def test_variance_is_exact_for_a_large_mean(norm, grad, ratio):
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_variance_is_exact_for_a_large_mean(norm, grad, ratio, memory_format):
     """For |mean| / std = 1000, E[x²] - E[x]² in float32 is wrong by 1 %."""
     generator = torch.Generator().manual_seed(2)
-    x = torch.randn(2, 64, 16, 16, generator=generator) + ratio
+    x = torch.randn(1, 64, 16, 16, generator=generator) + ratio
+    x = x.contiguous(memory_format=memory_format)
     exact = by_torch(norm.double(), x.double(), None)
     norm.float()
     with torch.set_grad_enabled(grad):
@@ -109,3 +115,15 @@ def test_native_group_norm_equals_own_group_norm(norm, modulated, device):
     if device == "cuda":
         on_gpu = norm.to(device)(x.to(device), None if modulation is None else modulation.to(device))
         torch.testing.assert_close(on_gpu.cpu(), expected)
+
+
+def test_small_features_use_the_group_norm_of_torch(norm, monkeypatch):
+    used = []
+    monkeypatch.setattr(module, "_native", lambda x, *rest: used.append(x) or x)
+    small, limit = features(memory_format=torch.channels_last), module.SMALL_GRAD
+    norm(small)
+    # Features are contiguous, because the group norm of torch is not exact for channels_last features.
+    assert [x.is_contiguous() for x in used] == ([True] if limit else [])
+    used.clear()
+    norm(torch.randn(9, 64, 8, 8))
+    assert not used

@@ -1,0 +1,253 @@
+"""Time the parts of a training step, and the loader of training images.
+
+    python -m tools.bench_training --recipe clothing32 --steps 20
+    python -m tools.bench_training --device cuda --published PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM
+    python -m tools.bench_training --only loader --images 200000
+
+Images and representations are random, and the weights are new. Prints one JSON object:
+
+- `step`: milliseconds of a step by part (waiting for data, forward, backward, exchange of gradients, optimizer, EMA,
+  log), from the ranges and operations of the profiler, and images per second without the profiler.
+- `published`: images per second of the published network and objective (PyTorch at float32, AdamW, EMA) at the same
+  batch.
+- `loader`: images per second from a cold memory map with a network that costs nothing, for the loader of `rcdm train`
+  and for a gather and a conversion in the main process, in interleaved rounds; and images per second of CPU time of
+  the loader without workers, which other programs on the machine affect less.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from rcdm_cli.data.array_file import ArrayWriter, open_array
+from rcdm_cli.data.loader import load_batches
+from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.diffusion.spec import Representation
+from rcdm_cli.training.batches import batch_indices
+from rcdm_cli.training.denoiser import DenoiserTrainer
+from rcdm_cli.training.loop import fit
+from rcdm_cli.training.recipe import Optimization, TrainRecipe, read_recipe
+from rcdm_cli.training.step_data import StepData
+from tools.published_rcdm import PublishedRcdm
+
+PARTS = ("data", "forward", "backward", "optimizer", "ema", "log")
+WIDTH = 512
+
+
+class RandomRepresentations:
+    """Random representations of images and their mirror images."""
+
+    def __init__(self, count: int) -> None:
+        self.projections: tuple[Representation, ...] = (Representation(method="random", level="backbone", width=WIDTH),)
+        self.h = np.random.default_rng(0).standard_normal((2 * count, WIDTH)).astype(np.float32)
+
+    def take(self, projection: int, index: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+        """Return ``h`` (B, WIDTH)."""
+        return torch.from_numpy(self.h[(2 * index + flip).numpy()])
+
+    def statistics(self, projection: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and covariance of a standard normal distribution."""
+        return torch.zeros(WIDTH, dtype=torch.float64), torch.eye(WIDTH, dtype=torch.float64)
+
+
+def make_trainer(recipe: TrainRecipe, images: int, device: torch.device, workers: int) -> DenoiserTrainer:
+    """Return a trainer with random images and representations."""
+    size = recipe.denoiser.size
+    pixels = np.random.default_rng(1).integers(0, 256, (images, size, size, 3), np.uint8)
+    return DenoiserTrainer(recipe, pixels, RandomRepresentations(images), device, "random", workers=workers)
+
+
+def _quiet(trainer: DenoiserTrainer) -> DenoiserTrainer:
+    """Remove evaluation and checkpoints, which are not part of a step."""
+    trainer.on_step_end = lambda step, folder: {}  # type: ignore[method-assign]
+    trainer.tensors = dict  # type: ignore[method-assign]
+    return trainer
+
+
+def time_step(recipe: TrainRecipe, images: int, device: torch.device, workers: int) -> dict[str, Any]:
+    """Return milliseconds of a step by part, and images per second. The first steps warm up."""
+    trainer = _quiet(make_trainer(recipe, images, device, workers))
+    warm_up, steps = 3, recipe.steps
+    with tempfile.TemporaryDirectory() as folder:
+
+        def run(first: int, last: int) -> float:
+            trainer.steps = last
+            trainer.setup(first)
+            start_time = time.perf_counter()
+            for step in range(first, last):
+                trainer.train_step(step)
+            _synchronise(device)
+            return time.perf_counter() - start_time
+
+        run(0, warm_up)
+        seconds = run(warm_up, warm_up + steps)
+        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+        trainer.steps = steps
+        with profile(activities=activities) as found:
+            fit(trainer, Path(folder), save_every=10**9, log_every=max(steps // 2, 1), show_every=10**9)
+            _synchronise(device)
+    spent = {event.key: _total(event, device) / 1000 / steps for event in found.key_averages()}
+    parts = {name: spent.get(f"train: {name}", 0.0) for name in PARTS}
+    parts["gradient sync"] = sum(value for name, value in spent.items() if "all_reduce" in name or "AllReduce" in name)
+    memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    return {
+        "batch": recipe.optimization.batch,
+        "milliseconds": {name: round(value, 3) for name, value in parts.items()},
+        "step_milliseconds": round(1000 * seconds / steps, 3),
+        "images_per_second": round(steps * recipe.optimization.batch / seconds, 1),
+        "peak_gib": memory and round(memory, 2),
+    }
+
+
+def _total(event: Any, device: torch.device) -> float:
+    """Return the time of an event in microseconds. The ranges of a GPU contain the time of their kernels."""
+    return float(event.device_time_total if device.type == "cuda" else event.cpu_time_total)
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_published(recipe: TrainRecipe, checkout: Path, device: torch.device) -> dict[str, Any]:
+    """Return images per second of the published network, objective, AdamW and EMA, as in the published loop."""
+    trainer = make_trainer(recipe, 16, torch.device("cpu"), 0)
+    baseline = PublishedRcdm(checkout, trainer.ema_model, 0, recipe.schedule, device)
+    unet = baseline.unet.requires_grad_(True).train()
+    average = [parameter.detach().clone() for parameter in unet.parameters()]
+    optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-4, weight_decay=0.0, foreach=False)
+    batch, size = recipe.optimization.batch, recipe.denoiser.size
+    x, h = torch.rand(batch, 3, size, size) * 2 - 1, torch.randn(batch, WIDTH)
+
+    def step() -> None:
+        t = torch.randint(0, baseline.steps, (batch,), device=device)
+        losses = baseline.training_losses(x.to(device), t, h.to(device))
+        optimizer.zero_grad()
+        losses.mean().backward()
+        optimizer.step()
+        with torch.no_grad():
+            for target, source in zip(average, unet.parameters(), strict=True):
+                target.mul_(0.9999).add_(source, alpha=1 - 0.9999)
+        losses.mean().item()
+
+    for _ in range(3):
+        step()
+    _synchronise(device)
+    start_time = time.perf_counter()
+    for _ in range(recipe.steps):
+        step()
+    _synchronise(device)
+    seconds = time.perf_counter() - start_time
+    return {"batch": batch, "images_per_second": round(recipe.steps * batch / seconds, 1)}
+
+
+def time_loader(count: int, size: int, batch: int, steps: int, rounds: int, workers: int) -> dict[str, Any]:
+    """Return images per second of the loader and of a gather in the main process, from cold memory maps."""
+    rates: dict[str, list[float]] = {"loader": [], "main process": []}
+    cpu_rates: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        draw = np.random.default_rng(0)
+        with ArrayWriter(path, (size, size, 3), np.uint8) as writer:
+            while writer.rows < count:
+                rows = min(4096, count - writer.rows)
+                writer.append(draw.integers(0, 256, (rows, size, size, 3), np.uint8))
+            writer.finish()
+        representations = RandomRepresentations(count)
+        for _ in range(rounds):
+            for name, batches in (("loader", _loader), ("main process", _main_process)):
+                _forget(path)
+                stream = batches(open_array(path), representations, batch, workers)
+                next(stream)
+                start_time = time.perf_counter()
+                for _ in islice(stream, steps):
+                    pass
+                rates[name].append(steps * batch / (time.perf_counter() - start_time))
+            _forget(path)
+            stream = _loader(open_array(path), representations, batch, 0)
+            start_time = time.process_time()
+            for _ in islice(stream, steps):
+                pass
+            cpu_rates.append(steps * batch / (time.process_time() - start_time))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    return {
+        **{f"{name}, images per second": round(value) for name, value in medians.items()},
+        "loader, images per second of CPU time": round(statistics.median(cpu_rates)),
+        "ratio": round(medians["loader"] / medians["main process"], 2),
+        "images": count,
+        "size": size,
+        "batch": batch,
+        "workers": workers,
+    }
+
+
+Batches = Callable[[np.ndarray, RandomRepresentations, int, int], Iterator[Any]]
+
+
+def _loader(images: np.ndarray, representations: RandomRepresentations, batch: int, workers: int) -> Iterator[Any]:
+    data = StepData(Optimization(batch=batch, lr=1.0), images, representations)
+    return load_batches(data, range(10**6), torch.device("cpu"), workers)
+
+
+def _main_process(
+    images: np.ndarray, representations: RandomRepresentations, batch: int, workers: int
+) -> Iterator[Any]:
+    """Gather, flip and convert images to float32 without workers."""
+    for step in range(10**6):
+        index = batch_indices(step, len(images), batch, 0)
+        flip = torch.rand(batch) < 0.5
+        originals = images[index.numpy()]
+        flipped = np.where(flip.numpy()[:, None, None, None], originals[:, :, ::-1], originals)
+        yield to_tensor(flipped), representations.take(0, index, flip)
+
+
+def _forget(path: Path) -> None:
+    """Remove the pages of a file from the cache of the operating system."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)
+
+
+def main() -> None:
+    """Measure and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="clothing32")
+    parser.add_argument("--set", action="append", default=[], help="change of the recipe, key=value; repeatable")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--images", type=int, default=20000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--published", type=Path)
+    parser.add_argument("--only", choices=("step", "loader"))
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    recipe = read_recipe(options.recipe, TrainRecipe, [*options.set, f"steps={options.steps}"])
+    result: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": options.device}
+    if options.only != "loader":
+        result["step"] = time_step(recipe, 256, device, options.workers)
+        if options.published:
+            result["published"] = time_published(recipe, options.published, device)
+            ours, theirs = (result[name]["images_per_second"] for name in ("step", "published"))
+            result["speedup"] = round(ours / theirs, 2)
+    if options.only != "step":
+        result["loader"] = time_loader(options.images, 64, 256, 40, options.rounds, options.workers)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
