@@ -1,6 +1,6 @@
 """Measure the numbers of docs/RESULTS.md that depend on a bundle, and write its tables.
 
-    python tools/make_results.py clothing96.tar --bundle clothing32
+    python -m tools.make_results clothing96.tar --bundle clothing32
 
 Each measurement is a command of docs/RESULTS.md. Its run folder is in ``--work``, and the same call resumes. The script
 works on copies of the bundle, because `rcdm export` and `rcdm tune` change a bundle. All numbers are written to
