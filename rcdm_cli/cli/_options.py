@@ -230,8 +230,9 @@ UncheckedBundleName = Annotated[
 """Bundle of `rcdm doctor`, which reports a missing bundle as a failed check."""
 BundleName = Annotated[UncheckedBundleName, BUNDLE]
 ENCODER_HELP = (
-    "an encoder file, the folder of an `rcdm pretrain` run, timm:NAME[,pretrained], hf:OWNER/NAME, a .pt, .pth or"
-    " .safetensors checkpoint of another project, or FILE.onnx; options follow after commas (docs/ENCODERS.md)"
+    "an encoder file, the folder of an `rcdm pretrain` run, timm:NAME[,pretrained], torchvision:NAME[,pretrained],"
+    " hf:OWNER/NAME, a .pt, .pth or .safetensors checkpoint of another project, or FILE.onnx; options follow after"
+    " commas (docs/ENCODERS.md)"
 )
 EncoderReference = Annotated[
     str | None, option("REF", f"Encoder to use instead of the bundle's encoders: {ENCODER_HELP}."), ENCODER

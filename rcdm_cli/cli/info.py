@@ -105,6 +105,8 @@ def _find(target: str) -> Path:
 def _read(path: Path) -> Info:
     if path.is_dir():
         manifest = path / MANIFEST
+        if not manifest.is_file() and (path / "config.json").is_file():
+            return _read_encoder(str(path), str(path))
         if not manifest.is_file():
             raise InputError(f"{path} is not a bundle: it contains no {MANIFEST}.")
         content = _parse(manifest, json.loads, "JSON")

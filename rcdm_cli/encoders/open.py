@@ -9,6 +9,8 @@ from rcdm_cli.encoders.from_checkpoint import open_checkpoint
 from rcdm_cli.encoders.from_hugging_face import open_transformers
 from rcdm_cli.encoders.from_onnx import open_onnx
 from rcdm_cli.encoders.from_timm import PREFIX, open_timm, open_timm_folder
+from rcdm_cli.encoders.from_torchvision import PREFIX as TORCHVISION_PREFIX
+from rcdm_cli.encoders.from_torchvision import open_torchvision
 from rcdm_cli.encoders.hub import CONFIG, download, read_json
 from rcdm_cli.encoders.reference import NOT_A_FILE, Reference, parse_reference
 
@@ -27,6 +29,7 @@ def open_encoder(reference: str, method: str | None = None, head: Path | None = 
     - ``FILE.safetensors`` or ``FOLDER``: an encoder that rcdm wrote, or the folder of an ``rcdm pretrain`` run;
     - ``timm:NAME`` (random weights) or ``timm:NAME,pretrained``, such as
       ``timm:vit_small_patch14_dinov2,pretrained,pool=token,size=224``;
+    - ``torchvision:NAME`` (random weights), ``torchvision:NAME,pretrained`` or ``torchvision:NAME,weights=WEIGHTS``;
     - ``timm:hf-hub:OWNER/NAME`` or ``hf:OWNER/NAME``: a timm model or a model of transformers of the Hugging Face hub,
       or a folder in the layout of the hub;
     - ``FILE.pt``, ``FILE.pth``, ...: a checkpoint of another project. Trunk and head are recognised by names and
@@ -57,6 +60,8 @@ def _open(reference: Reference) -> Encoder:
         return open_timm(reference)
     if reference.target.startswith(HUB_PREFIX):
         return _open_hub_folder(download(reference.target.removeprefix(HUB_PREFIX)), reference, reference.target)
+    if reference.target.startswith(TORCHVISION_PREFIX):
+        return open_torchvision(reference)
     path = Path(reference.target)
     if (path / CONFIG).is_file():
         return _open_hub_folder(path, reference, path.name)

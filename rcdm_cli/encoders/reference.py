@@ -46,7 +46,8 @@ class Reference(Spec):
 
     Attributes:
         target: ``timm:NAME``, or the path of a file or folder.
-        pretrained: use timm's pretrained weights instead of random weights.
+        pretrained: use pretrained weights of timm or torchvision instead of random weights.
+        weights: name of torchvision's weights, such as ``IMAGENET1K_V2``.
         method: name of the encoder.
         pool: pooling: ``avg`` or ``max`` over all positions, or the class ``token`` (alias ``cls``).
         size: height and width of the input in pixels.
@@ -67,6 +68,7 @@ class Reference(Spec):
 
     target: str
     pretrained: bool = False
+    weights: str | None = None
     method: str | None = Field(default=None, pattern=METHOD_PATTERN)
     pool: Literal["avg", "max", "token"] | None = None
     size: int | None = Field(default=None, ge=16, le=2048)
