@@ -10,6 +10,9 @@ from rcdm_cli.encoders.state import State, below, words_of
 
 _PREDICTOR = re.compile(r"(^|\.)predictor\.(.*\.)?predictor_(embed|blocks|pos_embed|norm|proj)")
 _PROTOTYPES = re.compile(r"(^|\.)(last_layer|prototypes)")
+_EVALUATED = {"student": "teacher", r"encoder(?=\.)": "target_encoder", "encoder_k": "encoder_q", "target": "online"}
+"""Names of trained networks and of their evaluated counterparts."""
+
 _SECONDARY = {"momentum", "k", "key", "alignment"}
 
 
@@ -49,6 +52,20 @@ def select_trunk(prefixes: Sequence[str], state: State, where: str, selected: st
             f"encoder. Give FILE,{options}."
         )
     return list(tensors)
+
+
+def evaluated_counterparts(prefixes: Collection[str], state: State) -> dict[str, str]:
+    """Return the prefixes of evaluated networks whose trunk is not recognised, with the prefix of their counterpart.
+
+    A teacher that is not recognised must not be replaced by its student.
+    """
+    found = {}
+    for prefix in prefixes:
+        for trained, evaluated in _EVALUATED.items():
+            other = re.sub(rf"(^|\.){trained}(?=[._])", rf"\1{evaluated}", prefix)
+            if other not in prefixes and any(name.startswith(other) for name in state):
+                found[other] = prefix
+    return found
 
 
 def _with_prefix(prefixes: Sequence[str], selected: str) -> list[str]:

@@ -2,12 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.architectures import Architecture, TrunkReader, TrunkTensors, named_architecture
-from rcdm_cli.encoders.branches import select_trunk
+from rcdm_cli.encoders.branches import evaluated_counterparts, select_trunk
 from rcdm_cli.encoders.read_clip import read_clip
 from rcdm_cli.encoders.read_dinov3 import read_dinov3
 from rcdm_cli.encoders.read_efficientnet import read_efficientnet_lite
@@ -94,6 +94,7 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
             f"{where} contains no recognised trunk. ResNets, ViTs, CLIPs and EfficientNet-Lites are recognised by "
             "their tensor names. For another trunk, give timm's name: FILE,trunk=NAME."
         )
+    readers |= {other: readers[own] for other, own in evaluated_counterparts(readers, state).items()}
     aliases = select_trunk(list(readers), state, where, reference.prefix)
     prefix = aliases[0]
     given = reference.scaling is not None or reference.mean is not None
@@ -120,10 +121,10 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
             f"The trunk in {where} lacks tensors that define the architecture, or has other shapes ({error})."
         ) from error
     architecture = _with_scaling(architecture, tensors, stored)
-    own, unused = _check(architecture, tensors, reference)
+    others = tuple(other for other in readers if other not in aliases)
+    own, unused = _check(architecture, tensors, reference, others)
     outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
     inside = {prefix + name: value for name, value in unused.items()}
-    others = tuple(other for other in readers if other not in aliases)
     return DetectedTrunk(prefix, replace(architecture, tensors=own), {**outside, **inside}, tuple(aliases), others)
 
 
@@ -160,7 +161,9 @@ def _prefixes(state: State, expected: Iterable[str]) -> list[str]:
     return [prefix for prefix, count in counts.items() if count > 0.9 * most]
 
 
-def _check(architecture: Architecture, tensors: TrunkTensors, reference: Reference) -> tuple[State, State]:
+def _check(
+    architecture: Architecture, tensors: TrunkTensors, reference: Reference, others: Collection[str]
+) -> tuple[State, State]:
     """Return the tensors of the trunk and the other tensors below its prefix.
 
     Raises:
@@ -194,7 +197,9 @@ def _check(architecture: Architecture, tensors: TrunkTensors, reference: Referen
     unknown = [
         module
         for module in dict.fromkeys(name.partition(".")[0] for name in unused)
-        if module not in modules and not _is_separate(module, unused, tensors, reference)
+        if module not in modules
+        and not _is_separate(module, unused, tensors, reference)
+        and not any(other.startswith(f"{tensors.prefix}{module}.") for other in others)
     ]
     if unknown:
         raise InputError(

@@ -379,6 +379,33 @@ def test_option_without_effect_is_refused(option, tmp_path):
         open_saved(tmp_path, tiny_resnet().state_dict(), f"{PLAIN},{option}")
 
 
+def test_second_trunk_below_the_first_is_selected_by_its_prefix(images, tmp_path):
+    first, second = tiny_resnet(), filled(tiny_resnet(), 4)
+    state = first.state_dict() | with_prefix("depth.", second)
+    with pytest.raises(InputError, match=r"2 trunks.*prefix=\. or prefix=depth"):
+        open_saved(tmp_path, state)
+    for prefix, trunk in ((".", first), ("depth", second)):
+        assert_same(open_saved(tmp_path, state, f"{PLAIN},prefix={prefix}")(images)[0], trunk(images))
+    with pytest.raises(InputError, match=r"no trunk with prefix=text\. Prefixes of trunks: \., depth"):
+        open_saved(tmp_path, state, f"{PLAIN},prefix=text")
+
+
+def test_damaged_teacher_is_not_replaced_by_its_student(tmp_path):
+    state = with_prefix("student.backbone.", tiny_resnet()) | with_prefix("teacher.backbone.", tiny_resnet())
+    state |= {"teacher.head.last_layer.weight_v": torch.zeros(9, 12)}
+    del state["teacher.backbone.layer1.0.conv1.weight"]
+    with pytest.raises(InputError, match=r"lacks.*layer1\.0\.conv1\.weight"):
+        open_saved(tmp_path, state)
+
+
+def test_named_trunk_has_the_default_scaling(tmp_path):
+    assert timm.create_model("vit_tiny_patch16_224").pretrained_cfg["mean"] == (0.5, 0.5, 0.5)
+    trunk = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=12)
+    encoder = open_saved(tmp_path, trunk.state_dict(), "trunk=vit_tiny_patch16_224")
+    assert encoder.spec.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert encoder.inferred["scaling"] == "ImageNet's mean and standard deviation (default)"
+
+
 def test_number_of_heads_applies_to_a_named_trunk(tmp_path):
     trunk = timm.create_model("test_vit", num_classes=0, num_heads=4).eval()
     assert timm.create_model("test_vit").blocks[0].attn.num_heads == 2
