@@ -87,24 +87,37 @@ def encoder_set(
     methods: Sequence[str] | str | None = None,
     level: str | Sequence[str] | None = None,
 ) -> EncoderSet:
-    """Return the encoders of a bundle, or a single encoder, for the chosen methods and level.
+    """Return the encoders of a bundle, or a single encoder, for the chosen methods and levels.
+
+    Levels on which the denoiser of the bundle was not trained are computed in PyTorch.
 
     Raises:
         InputError: the bundle, the method or the level does not exist.
     """
-    if not isinstance(bundle, Encoder):
-        bundle = as_bundle(bundle)
+    levels, named = selected_levels(level), [methods] if isinstance(methods, str) else methods
+    if isinstance(bundle, Encoder):
+        [encoder] = with_layers([bundle], levels)
+        pairs = choose_among(_pairs_of([encoder]), named or [encoder.spec.method], levels, True, "The encoder")
+        origin = {"encoder": bundle.reference or encoder.spec.method}
+        return EncoderSet(lone_encoder(encoder), pairs, encoder.mean.device, origin)
+    bundle = as_bundle(bundle)
+    if {pair.level for pair in bundle.pairs(named)}.issuperset(levels or ()):
         return bundle_encoders(bundle, chosen_pairs(bundle, methods, level))
-    name, levels = bundle.spec.method, selected_levels(level)
-    [bundle] = with_layers([bundle], levels)
-    pairs = choose_among(
-        [Pair(name, each_level) for each_level in bundle.spec.levels],
-        [methods] if isinstance(methods, str) else methods or [name],
-        levels,
-        True,
-        "The encoder",
-    )
-    return EncoderSet(lone_encoder(bundle), pairs, bundle.mean.device, {"encoder": bundle.reference or name})
+    opened = with_layers([bundle.encoder(method) for method in named or bundle.methods], levels)
+    pairs = choose_among(_pairs_of(opened), named or bundle.methods, levels, bool(named), "The bundle")
+    trained = bundle_encoders(bundle, pairs)
+    functions = {
+        encoder.spec.method: trained.encoders[encoder.spec.method]._replace(
+            spec=encoder.spec, function=EncoderFunction(encoder, encoder.spec.preprocessing.size)
+        )
+        for encoder in opened
+        if encoder.spec.method in trained.encoders
+    }
+    return replace(trained, encoders=functions)
+
+
+def _pairs_of(encoders: Sequence[Encoder]) -> list[Pair]:
+    return [Pair(encoder.spec.method, level) for encoder in encoders for level in encoder.spec.levels]
 
 
 def bundle_encoders(bundle: Bundle, pairs: list[Pair]) -> EncoderSet:

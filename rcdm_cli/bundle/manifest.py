@@ -73,6 +73,18 @@ class Manifest(Spec):
     defaults: Settings = Settings()
     measured: dict[str, Any] = {}
 
+    @model_validator(mode="after")
+    def _encoders_have_the_levels(self) -> "Manifest":
+        for projection in self.conditioning.projections:
+            entry = self.encoders.get(projection.method)
+            width = entry.spec.widths.get(projection.level) if entry else None
+            if width != projection.width:
+                reason = "no encoder has this level" if width is None else f"the encoder returns the width {width}"
+                raise ValueError(
+                    f"conditioning on {projection.method} at {projection.level} with width {projection.width}: {reason}"
+                )
+        return self
+
     @property
     def files(self) -> tuple[BundleFile, ...]:
         """All files that the manifest lists."""

@@ -259,8 +259,8 @@ def _copy_encoder(encoder: Encoder, out: Path) -> None:
         return
     if (out / CHECKPOINT).exists():
         raise InputError(
-            f"The run in {out} was trained with another encoder: {path} does not contain the given encoder "
-            f"{encoder.spec.method!r}. Choose another `out` folder, or delete this folder."
+            f"The run in {out} was trained with another encoder or other levels: {path} does not contain the given "
+            f"encoder {encoder.spec.method!r}. Choose another `out` folder, or delete this folder."
         )
     save_encoder(encoder, path)
 

@@ -28,7 +28,10 @@ class WarmStart(NamedTuple):
     codec: LatentCodec | None = None
 
     def was_trained_with(self, encoder: Encoder) -> bool:
-        """Return whether ``encoder`` is among ``encoders``. Weights are compared in fp16, as bundles store them."""
+        """Return whether ``encoder`` is among ``encoders``, whose layers are not compared.
+
+        Weights are compared in fp16, as bundles store them.
+        """
         return any(_equal(encoder, other) for other in self.encoders)
 
     def statistics(self, autoencoder: Autoencoder) -> LatentStatistics | None:
@@ -51,7 +54,7 @@ class WarmStart(NamedTuple):
 
 
 def _equal(first: Encoder, second: Encoder) -> bool:
-    if first.spec != second.spec:
+    if first.spec.model_copy(update={"layers": ()}) != second.spec.model_copy(update={"layers": ()}):
         return False
     states = first.state_dict(), second.state_dict()
     return all(torch.equal(states[0][name].cpu().half(), states[1][name].cpu().half()) for name in states[0])
