@@ -1,12 +1,13 @@
 """Batches for a training loop: read by worker processes, and copied to the device ahead of the step."""
 
-import signal
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from rcdm_cli.core.signals import ignore_stop_signals
 
 Batch = TypeVar("Batch")
 
@@ -36,7 +37,7 @@ def load_batches(
         sampler=keys,
         num_workers=workers,
         collate_fn=_unchanged,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_ignore_signals,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=on_cuda,
     )
@@ -89,6 +90,6 @@ def _unchanged(batch: Batch) -> Batch:
     return batch
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes, to the main process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(worker: int) -> None:
+    """Leave signals to the main process, which ends its workers after the checkpoint."""
+    ignore_stop_signals()

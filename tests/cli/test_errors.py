@@ -1,7 +1,6 @@
 """Tests of the exit codes and messages of commands."""
 
 import errno
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,6 @@ import typer
 from typer.testing import CliRunner
 
 from rcdm_cli.cli._errors import with_flags
-from rcdm_cli.cli._signals import interrupt_on_signals, stop_on_signal
 from rcdm_cli.core.errors import CheckFailed, InputError, Interrupted, RcdmError
 from tests.cli.conftest import rcdm, start
 
@@ -92,60 +90,12 @@ def test_traceback_is_printed_only_with_rcdm_debug(invoke_function, monkeypatch,
     assert ("Traceback" in result.stderr and "in fail" in result.stderr) is (value == "1")
 
 
-SLEEPER = """
-import time, typer
-from rcdm_cli.cli._command import command
-
-@command("sleep", panel="Test")
-def sleep(out):
-    out.result({}, ["ready"])
-    time.sleep(30)
-
-app = typer.Typer()
-sleep.add_to(app)
-app()
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_interrupt_with_130(number):
-    process = start(SLEEPER)
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=20)
-    assert (process.returncode, stderr) == (130, "Interrupted: stopped before the end.\n")
-
-
 def test_closed_stdout_prints_no_message():
     process = rcdm("list")
     process.stdout.close()
     assert process.stderr.read() == ""
     assert process.wait(timeout=20) == 1
     process.stderr.close()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_second_signal_interrupts_work_that_stops_on_the_first(number):
-    with stop_on_signal() as stop:
-        assert not stop()
-        signal.raise_signal(number)
-        assert stop()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
-
-
-def test_signal_handlers_are_restored_and_ignored_signals_stay_ignored():
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        with interrupt_on_signals(), stop_on_signal() as stop:
-            assert signal.getsignal(signal.SIGINT) is not interrupt
-            signal.raise_signal(signal.SIGTERM)
-            assert not stop()
-        assert signal.getsignal(signal.SIGINT) is interrupt
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def test_undecodable_file_names_are_printed_unchanged(tmp_path):

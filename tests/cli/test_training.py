@@ -1,6 +1,7 @@
 """``rcdm pretrain`` and ``rcdm train``: interrupted, killed, resumed and distributed runs, and errors."""
 
 import json
+import os
 import random
 import signal
 import sys
@@ -36,6 +37,7 @@ def data(tmp_path_factory):
     write_images(folder / "images", {"cat": 4, "dog": 3})
     save_encoder(tiny_encoder(), folder / "encoder.safetensors")
     (folder / "tiny.toml").write_text(TRAIN + AUGMENTATION)
+    (folder / "pretrain.toml").write_text(PRETRAIN)
     return folder
 
 
@@ -46,7 +48,7 @@ def arguments(data, run, *more):
 
 def start_training(data, run):
     # With several threads, the order of additions, and therefore rounding, would depend on the load of the machine.
-    return rcdm(*arguments(data, run, "--json"), env={"OMP_NUM_THREADS": "1"})
+    return rcdm(*arguments(data, run, "--json", "--workers", "1"), env={"OMP_NUM_THREADS": "1"}, start_new_session=True)
 
 
 def wait_for_step(process, run, step):
@@ -99,17 +101,48 @@ def test_killed_run_resumes_to_identical_weights(data, uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_writes_a_checkpoint_and_the_run_resumes_to_identical_weights(data, uninterrupted, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_signal_to_all_processes_writes_a_checkpoint_and_the_run_resumes_to_identical_weights(
+    data, uninterrupted, tmp_path, number
+):
     run = tmp_path / "run"
     process = start_training(data, run)
     wait_for_step(process, run, 2)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")
     step = load_checkpoint(run / CHECKPOINT).step
     assert f"Interrupted: Stopped at step {step} of {STEPS}" in stderr
     assert "Run the same command again to resume." in stderr
     assert_resumes_to_the_same_result(data, run, uninterrupted)
+
+
+def start_pretraining(data, run):
+    options = ("--method", "vicreg", "--set", "methods.vicreg.epochs=12", "--recipe", str(data / "pretrain.toml"))
+    more = ("--workers", "2", "--out", str(run), "--json")
+    command = ("pretrain", str(data / "images"), *options, *more)
+    return rcdm(*command, env={"OMP_NUM_THREADS": "1"}, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_signal_to_all_processes_of_a_pretraining_writes_a_checkpoint_and_the_run_resumes(data, tmp_path):
+    process = start_pretraining(data, tmp_path / "whole")
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    run = tmp_path / "run"
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        step = load_checkpoint(run / CHECKPOINT).step if run.exists() else 0
+        process = start_pretraining(data, run)
+        wait_for_step(process, run, step + 2)
+        os.killpg(process.pid, number)
+        stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout) == (130, "")
+        assert f"Interrupted: Stopped at step {load_checkpoint(run / CHECKPOINT).step} of 12" in stderr
+    process = start_pretraining(data, run)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    ours, theirs = load_checkpoint(run / CHECKPOINT), load_checkpoint(tmp_path / "whole" / CHECKPOINT)
+    assert equal_tensors(ours.tensors, theirs.tensors)
 
 
 def start_torchrun(data, run):

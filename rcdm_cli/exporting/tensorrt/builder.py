@@ -5,7 +5,6 @@ any time, and its memory is freed.
 """
 
 import multiprocessing
-import signal
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt, new_lo
 from rcdm_cli.backends.tensorrt.target import PlanTarget, sm
 from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.core.files import atomic_write
+from rcdm_cli.core.signals import ignore_stop_signals
 from rcdm_cli.exporting.tensorrt.graph import buildable
 
 OnProgress = Callable[[int, int, str], None]
@@ -92,8 +92,8 @@ def _follow(receiver: Connection, on_progress: OnProgress) -> str | None:
 
 
 def _child(request: PlanRequest, plan: Path, sender: Connection) -> None:
-    """Build the plan in the child process. Ctrl-C reaches parent and child; the parent then kills the child."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Build the plan in the child process. Signals reach parent and child; the parent then kills the child."""
+    ignore_stop_signals()
     lock = threading.Lock()
 
     def send(*message: object) -> None:
