@@ -152,6 +152,7 @@ def embed(
     out: str | Path | None = None,
     force: bool = False,
     cache: StepCache | None = None,
+    request: Mapping[str, Any] | None = None,
     on_progress: OnProgress = no_progress,
     on_note: OnNote = no_note,
 ) -> Embeddings:
@@ -171,6 +172,7 @@ def embed(
         out: ``.safetensors`` or ``.npz`` file to write; None writes no file.
         force: whether to replace ``out``.
         cache: cache of parts; by default a folder beside ``out`` that is deleted at the end.
+        request: JSON-able description of the call, which the file contains.
         on_progress: called with (stage, images done, images).
         on_note: called with a sentence for each unreadable image.
 
@@ -191,9 +193,17 @@ def embed(
         own_cache = None
         if cache is None and out is not None:
             own_cache = cache = StepCache(out.with_name(f"{out.name}.parts"), {"rcdm": __version__})
-        run = Run(batch=batch, cache=cache or StepCache(), on_progress=on_progress, on_note=on_note)
+        run = Run(
+            batch=batch,
+            cache=cache or StepCache(),
+            request=request,
+            on_progress=on_progress,
+            on_note=on_note,
+        )
         embeddings = embed_dataset(run, encoders, dataset)
-        embeddings = replace(embeddings, origin={"rcdm": __version__, **encoders.origin})
+        unreadable = [path for path, _ in embeddings.skipped]
+        origin = {"rcdm": __version__, **encoders.origin, "unreadable": unreadable, **run.requested}
+        embeddings = replace(embeddings, origin=origin)
         if labels is not None:
             by_key = dict(zip(dataset.keys, labels, strict=True))
             embeddings = replace(embeddings, labels=tuple(by_key[path] for path in embeddings.paths))

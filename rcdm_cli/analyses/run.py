@@ -56,11 +56,14 @@ class RunArguments(StepArguments, total=False):
         out: run folder, for ``results.json``, images and ``report.html``. Default: None, which writes no files.
         force: whether to replace a finished run in ``out``, which stays complete until the new run is. Default: False.
         cache: cache of expensive steps. Default: a folder in ``out`` that is deleted at the end of the run.
+        request: JSON-able description of the call for ``results.json``, such as the command line of ``rcdm``. Default:
+            None.
     """
 
     out: str | Path | None
     force: bool
     cache: StepCache | None
+    request: Mapping[str, Any] | None
 
 
 class AnalysisArguments(RunArguments, total=False):
@@ -100,6 +103,7 @@ class Run:
         batch: maximum number of images or samples per batch.
         out: folder to write to, which becomes the run folder; None if the run writes no files.
         cache: cache of expensive steps.
+        request: description of the call; None if the caller gave none.
         on_progress: called with (stage, items done, items).
         on_note: called with a sentence for each unreadable image.
     """
@@ -108,8 +112,14 @@ class Run:
     batch: int = 32
     out: Path | None = None
     cache: StepCache = field(default_factory=StepCache)
+    request: Mapping[str, Any] | None = None
     on_progress: OnProgress = no_progress
     on_note: OnNote = no_note
+
+    @property
+    def requested(self) -> dict[str, Any]:
+        """Entry ``request`` of ``results.json``; empty without a request."""
+        return {} if self.request is None else {"request": dict(self.request)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +138,7 @@ class SamplingRun(Run):
 
     def provenance(self) -> dict[str, Any]:
         """Return the first entries of ``results.json``: versions, hashes and settings."""
-        return {**_identity(self.bundle), "seed": self.seed, "settings": self.settings.model_dump()}
+        return {**self.requested, **_identity(self.bundle), "seed": self.seed, "settings": self.settings.model_dump()}
 
     def encode(self, images: Sequence[Pixels]) -> dict[Pair, Tensor]:
         """Return the representations of images uint8 (H, W, 3): float32 (N, D) by pair. See ``encode_pairs``."""
@@ -194,6 +204,7 @@ def open_run(
     out: str | Path | None = None,
     force: bool = False,
     cache: StepCache | None = None,
+    request: Mapping[str, Any] | None = None,
     **options: Unpack[StepArguments],
 ) -> Iterator[Run]:
     """Check ``RunArguments`` and open the cache. At the end of the run, the default cache is deleted.
@@ -203,13 +214,14 @@ def open_run(
         out: run folder.
         force: whether to replace a finished run.
         cache: cache of the caller, which is not deleted.
+        request: description of the call.
         **options: see ``StepArguments``.
 
     Raises:
         InputError: a value is out of range, ``out`` contains a finished run and ``force`` is False, ``out`` cannot be
             written, or another process writes to ``out``.
     """
-    run = Run(out=None if out is None else Path(out), **options)
+    run = Run(out=None if out is None else Path(out), request=request, **options)
     require_at_least(0, seed=run.seed)
     require_at_least(1, batch=run.batch)
     with ExitStack() as stack:

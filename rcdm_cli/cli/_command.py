@@ -106,7 +106,7 @@ class Command:
 
         @wraps(self.function)
         def run(*, context: typer.Context, as_json: bool, quiet: bool, **options: Any) -> None:
-            out = Output(as_json, quiet, lambda message: with_flags(message, context))
+            out = Output(as_json, quiet, lambda message: with_flags(message, context), context)
             if takes_context:
                 options["context"] = context
             with report_errors(out), interrupt_on_signals(), _image_warnings(out):

@@ -5,13 +5,15 @@ stderr. A command that ends with exit code 1, 2 or 130 writes nothing to stdout.
 unreadable images, which writes its result and ends with exit code 2.
 """
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from rcdm_cli.cli._progress import ShowProgress, ShowStage, SparseLines, bar
 
@@ -26,13 +28,19 @@ class Output:
         as_json: print the result as one JSON object.
         quiet: print only the result, warnings and errors.
         reword: applied to notes, warnings and errors, which name parameters as in Python.
+        context: Typer's context of the command.
     """
 
     def __init__(
-        self, as_json: bool = False, quiet: bool = False, reword: Callable[[str], str] = lambda message: message
+        self,
+        as_json: bool = False,
+        quiet: bool = False,
+        reword: Callable[[str], str] = lambda message: message,
+        context: Any = None,
     ) -> None:
         self.as_json = as_json
         self.quiet = quiet
+        self.context = context
         self._reword = reword
 
     def result(self, values: Mapping[str, Any], lines: Iterable[object]) -> None:
@@ -94,12 +102,41 @@ class Output:
         from rich.console import Console
 
         # Paths are printed unchanged: no wrapping, no [markup] and no colours inside them.
-        return Console(stderr=True, soft_wrap=True, markup=False, highlight=False, emoji=False)
+        return Console(file=cast("IO[str]", _Stderr()), soft_wrap=True, markup=False, highlight=False, emoji=False)
 
     def _labelled(self, label: str, colour: str, message: str) -> None:
         from rich.text import Text
 
         self._stderr.print(Text.assemble((f"{label}:", f"bold {colour}"), " ", self._reword(message)))
+
+
+class _Stderr:
+    """stderr, where messages are lost after the terminal has closed, so that a training reaches its checkpoint."""
+
+    def write(self, text: str) -> int:
+        with _terminal_may_be_closed():
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with _terminal_may_be_closed():
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+@contextmanager
+def _terminal_may_be_closed() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        # Python flushes stderr again at exit, where an error would change the exit code.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stderr.fileno())
+        os.close(null)
 
 
 def text_table(rows: Sequence[Sequence[str]], text_columns: int = 2) -> list[str]:

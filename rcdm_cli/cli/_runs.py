@@ -1,15 +1,15 @@
 """Inputs and printed results that the analysis commands share."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcdm_cli.cli._device import choose_device, open_bundle
-from rcdm_cli.cli._options import AnalysisOptions, EngineOptions, SelectionOptions
+from rcdm_cli.cli._options import AnalysisOptions, EngineOptions, RunOptions, SelectionOptions
 from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._request import Request, is_finished, request_of
 from rcdm_cli.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,17 +17,46 @@ if TYPE_CHECKING:
     from rcdm_cli.encoders.encoder import Encoder
 
 
-@contextmanager
-def open_analysis(output: Output, analysis: AnalysisOptions) -> Iterator[tuple["Bundle", dict[str, Any]]]:
-    """Open the bundle, and show the progress of the analysis.
+def run_analysis(
+    output: Output, analysis: AnalysisOptions, compute: Callable[..., object], *inputs: object, **arguments: object
+) -> None:
+    """Run an analysis function on the bundle and show its progress, unless the run is finished already.
 
-    Yields the bundle and the keyword arguments that all analysis functions share.
+    Args:
+        output: output of the command.
+        analysis: options that all analyses share.
+        compute: analysis function.
+        *inputs: inputs of ``compute`` after the bundle.
+        **arguments: keyword arguments of ``compute`` that other analyses do not have.
     """
+    request = request_of(output.context)
+    if already_finished(output, analysis, request):
+        return
     bundle = open_bundle(output, analysis.bundle, analysis)
     of_bundle = {"bundle", *(option.name for option in fields(EngineOptions))}
     options = {name: value for name, value in vars(analysis).items() if name not in of_bundle}
     with output.stages() as show:
-        yield bundle, {**options, "on_progress": show, "on_note": output.warn}
+        compute(
+            bundle,
+            *inputs,
+            **arguments,
+            **options,
+            request=request.model_dump(),
+            on_progress=show,
+            on_note=output.warn,
+        )
+
+
+def already_finished(output: Output, run: RunOptions, request: Request) -> bool:
+    """Return whether the run folder contains the results of this command. A requeued job then ends with its result.
+
+    Raises:
+        InputError: the folder contains other results, and ``--force`` was not given.
+    """
+    finished = is_finished(run.out, request, run.force)
+    if finished:
+        output.note(f"{run.out} contains the results of the same command and inputs.")
+    return finished
 
 
 def print_run(

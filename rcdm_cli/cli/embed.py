@@ -20,6 +20,7 @@ from rcdm_cli.cli._options import (
     option,
 )
 from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._request import is_written, request_of
 from rcdm_cli.cli._runs import fail_if_skipped, open_source
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.resources import EMBEDDINGS
@@ -62,27 +63,34 @@ def embed(
         $ rcdm embed images.tar --split val --method dino,vicreg --level backbone -o val.npz
     """
     from rcdm_cli.analyses.embed import embed as compute
+    from rcdm_cli.encoders.embeddings import read_embeddings
 
-    source, methods = open_source(output, selection, encoder, device)
-    with output.stages() as show:
-        found = compute(
-            source,
-            images,
-            split=split,
-            methods=methods,
-            level=selection.level,
-            batch=batch,
-            out=out,
-            force=force,
-            on_progress=show,
-            on_note=output.warn,
-        )
+    request = request_of(output.context)
+    if is_written(out, request, force):
+        output.note(f"{out} contains the representations of the same command and inputs.")
+    else:
+        source, methods = open_source(output, selection, encoder, device)
+        with output.stages() as show:
+            compute(
+                source,
+                images,
+                split=split,
+                methods=methods,
+                level=selection.level,
+                batch=batch,
+                out=out,
+                force=force,
+                request=request.model_dump(),
+                on_progress=show,
+                on_note=output.warn,
+            )
+    found = read_embeddings(out)
     values = {
         "file": out,
         **found.origin,
         "images": len(found.paths),
-        "unreadable": [path for path, _ in found.skipped],
         "representations": [{**pair._asdict(), "width": h.shape[1]} for pair, h in found.representations.items()],
     }
     output.result(values, [out])
-    fail_if_skipped(len(found.skipped), len(found.skipped) + len(found.paths))
+    skipped = len(found.origin["unreadable"])
+    fail_if_skipped(skipped, skipped + len(found.paths))

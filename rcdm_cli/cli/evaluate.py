@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import AnalysisOptions, IgnoredClasses, Source, Split, limit_option, option
 from rcdm_cli.cli._output import Output, text_table
-from rcdm_cli.cli._runs import open_analysis, print_run
+from rcdm_cli.cli._runs import print_run, run_analysis
 
 
 @command("evaluate", panel="Analyses")
@@ -44,18 +44,18 @@ def evaluate(
     from rcdm_cli.analyses.evaluate.compute import evaluate as compute
     from rcdm_cli.analyses.evaluate.section import answers
 
-    with open_analysis(output, analysis) as (bundle, options):
-        compute(
-            bundle,
-            images,
-            split=split,
-            limit=limit,
-            bank_split=bank_split,
-            ignore_classes=ignore_classes or (),
-            space=space,
-            inception=inception,
-            **options,
-        )
+    run_analysis(
+        output,
+        analysis,
+        compute,
+        images,
+        split=split,
+        limit=limit,
+        bank_split=bank_split,
+        ignore_classes=ignore_classes or (),
+        space=space,
+        inception=inception,
+    )
     print_run(
         output, analysis.out, lambda values: [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)]
     )

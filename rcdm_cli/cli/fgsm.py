@@ -8,7 +8,7 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import SAMPLING_PANEL, AnalysisOptions, IgnoredClasses, Source, Split, limit_option, option
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import open_analysis, print_run
+from rcdm_cli.cli._runs import print_run, run_analysis
 from rcdm_cli.core.errors import CheckFailed, unknown_name_message
 
 ATTACKS = ("fgsm", "pgd", "drift")
@@ -88,25 +88,27 @@ def fgsm(
     from rcdm_cli.analyses.fgsm.compute import fgsm as compute
     from rcdm_cli.analyses.fgsm.section import answers
 
-    with open_analysis(output, analysis) as (bundle, options):
-        result = compute(
-            bundle,
-            images,
-            split=split,
-            limit=limit,
-            probe=probe,
-            probe_split=probe_split,
-            ignore_classes=ignore_classes or (),
-            attacks=attacks,
-            epsilons=[_epsilon(text) for text in epsilons],
-            attack_steps=attack_steps,
-            examples=examples,
-            **options,
-        )
-    print_run(output, analysis.out, answers)
-    largest, curve = result.largest_drift
+    run_analysis(
+        output,
+        analysis,
+        compute,
+        images,
+        split=split,
+        limit=limit,
+        probe=probe,
+        probe_split=probe_split,
+        ignore_classes=ignore_classes or (),
+        attacks=attacks,
+        epsilons=[_epsilon(text) for text in epsilons],
+        attack_steps=attack_steps,
+        examples=examples,
+    )
+    values = print_run(output, analysis.out, answers)
+    largest, curve = max(
+        ((drift["value"], curve) for curve in values["results"] for drift in curve["drift"]), key=lambda pair: pair[0]
+    )
     if max_drift is not None and largest > max_drift:
         raise CheckFailed(
-            f"The representation of {curve.pair.method} at {curve.pair.level} level has a mean drift of {largest:.4f}"
-            f" under the attack {curve.attack}, above --max-drift {max_drift:g}."
+            f"The representation of {curve['method']} at {curve['level']} level has a mean drift of {largest:.4f}"
+            f" under the attack {curve['attack']}, above --max-drift {max_drift:g}."
         )

@@ -8,7 +8,7 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import SAMPLING_PANEL, AnalysisOptions, choice_option, option
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, run_analysis
 
 PATHS = ("linear", "spherical")
 ANIMATIONS = ("webp", "gif")
@@ -49,17 +49,17 @@ def interpolate(
     """
     from rcdm_cli.analyses.interpolate.compute import interpolate as compute
 
-    with open_analysis(output, analysis) as (bundle, options):
-        compute(
-            bundle,
-            first,
-            second,
-            path=path,
-            start=start,
-            end=end,
-            frames=frames,
-            animation=animation,
-            **options,
-        )
+    run_analysis(
+        output,
+        analysis,
+        compute,
+        first,
+        second,
+        path=path,
+        start=start,
+        end=end,
+        frames=frames,
+        animation=animation,
+    )
     values = print_run(output, analysis.out)
     fail_if_skipped(len(values["unreadable"]), values["images_given"])

@@ -6,7 +6,7 @@ from typing import Annotated
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import SAMPLING_PANEL, AnalysisOptions, Images, option
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, run_analysis
 
 
 @command("invariance", panel="Analyses")
@@ -35,7 +35,12 @@ def invariance(
     from rcdm_cli.analyses.invariance.compute import invariance as compute
     from rcdm_cli.analyses.invariance.section import sentences
 
-    with open_analysis(output, analysis) as (bundle, options):
-        compute(bundle, images, examples=examples, **options)
+    run_analysis(
+        output,
+        analysis,
+        compute,
+        images,
+        examples=examples,
+    )
     values = print_run(output, analysis.out, sentences)
     fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + values["images"])

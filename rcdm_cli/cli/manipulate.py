@@ -8,7 +8,7 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import AnalysisOptions, option
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, run_analysis
 
 
 @command("manipulate", panel="Analyses")
@@ -48,17 +48,17 @@ def manipulate(
     """
     from rcdm_cli.analyses.manipulate.compute import manipulate as compute
 
-    with open_analysis(output, analysis) as (bundle, options):
-        compute(
-            bundle,
-            source,
-            target,
-            neighbours,
-            nearest=nearest,
-            threshold=threshold,
-            share=share,
-            **options,
-        )
+    run_analysis(
+        output,
+        analysis,
+        compute,
+        source,
+        target,
+        neighbours,
+        nearest=nearest,
+        threshold=threshold,
+        share=share,
+    )
     values = print_run(output, analysis.out)
     skipped = len(values["unreadable"])
     fail_if_skipped(skipped, skipped + values["bank"], "neighbours")

@@ -17,7 +17,8 @@ from rcdm_cli.cli._options import (
     option,
 )
 from rcdm_cli.cli._output import Output, text_table
-from rcdm_cli.cli._runs import open_source, print_run
+from rcdm_cli.cli._request import request_of
+from rcdm_cli.cli._runs import already_finished, open_source, print_run
 
 
 @command("probe", panel="Analyses")
@@ -61,27 +62,30 @@ def probe(
     from rcdm_cli.analyses.probe.section import answers
     from rcdm_cli.encoders.embeddings import is_embeddings
 
-    # A file of representations needs no bundle, unless the user names the bundle or encoder that must have made it.
-    named = context.get_parameter_source("bundle")
-    needs_none = is_embeddings(data) and encoder is None and named is not None and named.name == "DEFAULT"
-    source, methods = (None, selection.methods) if needs_none else open_source(output, selection, encoder, device)
-    with output.stages() as show:
-        compute(
-            source,
-            data,
-            split=split,
-            validation_split=validation_split,
-            ignore_classes=ignore_classes or (),
-            seeds=seeds,
-            methods=methods,
-            level=selection.level,
-            seed=seed,
-            batch=batch,
-            out=run.out,
-            force=run.force,
-            on_progress=show,
-            on_note=output.warn,
-        )
+    request = request_of(output.context)
+    if not already_finished(output, run, request):
+        # A file of representations needs no bundle, unless the user names the bundle or encoder that must have made it.
+        named = context.get_parameter_source("bundle")
+        needs_none = is_embeddings(data) and encoder is None and named is not None and named.name == "DEFAULT"
+        source, methods = (None, selection.methods) if needs_none else open_source(output, selection, encoder, device)
+        with output.stages() as show:
+            compute(
+                source,
+                data,
+                split=split,
+                validation_split=validation_split,
+                ignore_classes=ignore_classes or (),
+                seeds=seeds,
+                methods=methods,
+                level=selection.level,
+                seed=seed,
+                batch=batch,
+                out=run.out,
+                force=run.force,
+                request=request.model_dump(),
+                on_progress=show,
+                on_note=output.warn,
+            )
     print_run(output, run.out, lambda values: [*text_table([HEAD, *map(_row, values["results"])]), *answers(values)])
 
 

@@ -24,7 +24,8 @@ from rcdm_cli.cli._options import (
     option,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import print_run
+from rcdm_cli.cli._request import request_of
+from rcdm_cli.cli._runs import already_finished, print_run
 from rcdm_cli.core.resources import MANIFEST
 
 
@@ -71,24 +72,27 @@ def tune(
     from rcdm_cli.analyses.tune.compute import tune as compute
     from rcdm_cli.analyses.tune.section import answer
 
-    opened = open_bundle(output, bundle, engine)
-    with output.stages() as show:
-        compute(
-            opened,
-            images,
-            split=split,
-            limit=limit,
-            sampler=sampler.split(","),
-            steps=[int(count) for count in steps.split(",")],
-            guidance=[float(scale) for scale in guidance.split(",")],
-            margin=margin,
-            methods=methods,
-            level=level,
-            seed=seed,
-            batch=batch,
-            out=run.out,
-            force=run.force,
-            on_progress=show,
-            on_note=output.warn,
-        )
+    request = request_of(output.context)
+    if not already_finished(output, run, request):
+        opened = open_bundle(output, bundle, engine)
+        with output.stages() as show:
+            compute(
+                opened,
+                images,
+                split=split,
+                limit=limit,
+                sampler=sampler.split(","),
+                steps=[int(count) for count in steps.split(",")],
+                guidance=[float(scale) for scale in guidance.split(",")],
+                margin=margin,
+                methods=methods,
+                level=level,
+                seed=seed,
+                batch=batch,
+                out=run.out,
+                force=run.force,
+                request=request.model_dump(),
+                on_progress=show,
+                on_note=output.warn,
+            )
     print_run(output, run.out, lambda values: [answer(values), Path(values["tuned_bundle"]) / MANIFEST])

@@ -8,7 +8,7 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import EXISTING, AnalysisOptions
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._runs import fail_if_skipped, open_analysis, print_run
+from rcdm_cli.cli._runs import fail_if_skipped, print_run, run_analysis
 
 
 @command("visualize", panel="Analyses")
@@ -41,7 +41,11 @@ def visualize(
     """
     from rcdm_cli.analyses.visualize.compute import visualize as compute
 
-    with open_analysis(output, analysis) as (bundle, options):
-        compute(bundle, images, **options)
+    run_analysis(
+        output,
+        analysis,
+        compute,
+        images,
+    )
     values = print_run(output, analysis.out, lambda _: [analysis.out / "samples"])
     fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + len(values["paths"]))

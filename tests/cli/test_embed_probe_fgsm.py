@@ -77,7 +77,7 @@ def test_embed_replaces_a_file_only_with_force(invoke, workplace):
     once = ("embed", "data/val/dark/0.png", "data/val/light", "--bundle", "tiny", "-o", "some.npz")
     assert invoke(*once).exit_code == 0
     assert len(read_embeddings(workplace / "some.npz").paths) == 4
-    again = invoke(*once)
+    again = invoke(*once, "--batch", "1")
     assert again.exit_code == 2
     assert "Give --force" in again.stderr
     assert invoke(*once, "--force").exit_code == 0
@@ -129,7 +129,7 @@ def test_probe_classifies_bright_and_dark_images(invoke, workplace):
         "results.json",
     ]
     assert "Class information" in (workplace / "probe" / "report.html").read_text(encoding="utf-8")
-    again = probed(invoke)
+    again = probed(invoke, "--seed", "1")
     assert again.exit_code == 2
     assert "Give --force" in again.stderr
 
@@ -219,7 +219,7 @@ def test_fgsm_run_folder_contains_curves_samples_and_page(invoke, workplace):
     assert not (workplace / "fgsm" / "parts").exists()
     page = (workplace / "fgsm" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == 1 + len([name for name in values["files"] if "/" in name])
-    again = attacked(invoke, *PROBE)
+    again = attacked(invoke, *PROBE, "--seed", "1")
     assert again.exit_code == 2
     assert "Give --force" in again.stderr
 

@@ -58,7 +58,7 @@ def test_run_folder_contains_results_and_is_replaced_only_with_force(invoke, wor
     page = (workplace / "found" / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == len([image for image in images if "/" in image]) + 1
 
-    again = run(invoke, name)
+    again = run(invoke, name, "--seed", "1")
     assert again.exit_code == 2
     assert "Give --force" in again.stderr
     forced = run(invoke, name, "--force")

@@ -74,7 +74,7 @@ def probe(
             has = list(stored.representations)
             named = [methods] if isinstance(methods, str) else methods
             pairs = choose_among(has, named or list(stored.encoders), selected_levels(level), bool(named), "The file")
-            origin = stored.origin
+            origin = {name: value for name, value in stored.origin.items() if name != "request"}
             training = stored.split(split)
             other = stored if validation is None else as_embeddings(validation)
             if other is None:
@@ -103,7 +103,7 @@ def probe(
                 "validation_split": validation_split,
                 "ignored_classes": list(ignore_classes),
             }
-            about = {**origin, "rcdm": __version__, "seed": run.seed, "settings": settings}
+            about = {**run.requested, **origin, "rcdm": __version__, "seed": run.seed, "settings": settings}
             about["unreadable"] = list(result.unreadable)
             write(run.out, {"kind": "probe", **about, **result.as_json()})
     return result

@@ -179,7 +179,7 @@ def tune(
             tuned = {"manifest_sha256": sha256(folder / MANIFEST), "tuned_bundle": str(folder)}
             update = {"defaults": result.chosen.settings, "measured": numbers}
             replace_manifest(folder, read_manifest(folder).model_copy(update=update))
-            write_run(run.out, {"kind": "tune", **tuned, **numbers, "seeds": seeds}, section)
+            write_run(run.out, {"kind": "tune", **run.requested, **tuned, **numbers, "seeds": seeds}, section)
     return result
 
 
