@@ -28,7 +28,7 @@ def autoencoder(
     The run's folder contains config.json and diffusion_pytorch_model.safetensors, which `rcdm train` opens as the
     `autoencoder` of a recipe and diffusers opens with `AutoencoderKL.from_pretrained`. The loss is the absolute error,
     the distance of the features of an encoder, and the KL divergence of the latents. The same command resumes an
-    interrupted run. Ctrl-C and SIGTERM write a checkpoint first.
+    interrupted run. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 write a checkpoint first.
 
     `torchrun --standalone --nproc-per-node 8 --module rcdm_cli autoencoder …` trains with several processes, one per
     GPU.

@@ -27,8 +27,8 @@ def pretrain(
     """Pretrain an encoder on images with one method.
 
     The encoder is written to encoder.safetensors in the run's folder, for `rcdm train --encoder`. The same command
-    resumes an interrupted run. Ctrl-C and SIGTERM write a checkpoint first. Sub-folders of DATA are classes, which only
-    the method supervised uses in training.
+    resumes an interrupted run. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 write a checkpoint first. Sub-folders of
+    DATA are classes, which only the method supervised uses in training.
 
     `torchrun --standalone --nproc-per-node 8 --module rcdm_cli pretrain …` or `srun` pretrains with several processes,
     one per GPU. Each process computes a part of every batch. Losses and batch norms use the whole batch, so that the

@@ -39,7 +39,7 @@ def train(
     """Train a denoiser on the representations of images.
 
     Representations are computed once and cached in the run's folder. The same command resumes an interrupted run.
-    Ctrl-C and SIGTERM write a checkpoint first. `rcdm export` makes a bundle of the run.
+    Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 write a checkpoint first. `rcdm export` makes a bundle of the run.
 
     On small datasets the denoiser overfits. With --validation-split, log.jsonl contains the loss of the EMA weights on
     training and validation images; overfitting increases the difference. The recipe's `augmentation` reduces
