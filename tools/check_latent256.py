@@ -2,10 +2,10 @@
 
     python -m tools.check_latent256 --out /tmp/latent256
 
-The autoencoder has the configuration of stabilityai/sd-vae-ft-mse and random weights, so that no download is needed; the
+The autoencoder has the configuration of stabilityai/sd-vae-ft-mse and random weights, so that no download is needed. The
 images are random too. The commands are those of a real training: `rcdm train` with the recipe latent256-small, `rcdm
-export` to a bundle and to ONNX graphs with parity, and `rcdm visualize`. The time and the peak memory of each command
-are printed as JSON.
+export` to a bundle and to ONNX graphs with parity, and `rcdm visualize`. Time and peak memory of each command, and the
+sizes of the cached latents in bytes, are printed as JSON.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def write_inputs(out: Path, images: int) -> None:
         coarse.resize((256, 256), Image.Resampling.BICUBIC).save(out / "images" / f"{index}.png")
 
 
-def _run(arguments: list[str], sender: "multiprocessing.connection.Connection") -> None:
+def _run(arguments: list[str], sender: Connection) -> None:
     started = time.perf_counter()
     code = subprocess.run([sys.executable, "-m", "rcdm_cli", *arguments], check=False).returncode
     # Linux reports kibibytes.
@@ -88,10 +89,8 @@ def main() -> None:
             "visualize", one, "--bundle", out / "bundle", *sampling, out / "graphs", "--force"
         ),
     }
-    report |= {
-        "cache": {"latents": {path.name: path.stat().st_size for path in (out / "run" / "latents").glob("*.npy")}}
-    }
-    print(json.dumps(report, indent=2, default=str))
+    latents = [path.stat().st_size for path in (out / "run" / "latents").glob("*.npy")]
+    print(json.dumps({**report, "latents": latents}, indent=2))
     sys.exit(any(each.get("exit_code", 0) for each in report.values()))
 
 
