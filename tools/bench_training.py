@@ -62,7 +62,13 @@ class RandomRepresentations:
 
 
 def make_trainer(recipe: TrainRecipe, images: int, device: torch.device, workers: int) -> DenoiserTrainer:
-    """Return a trainer with random images and representations."""
+    """Return a trainer with random images and representations.
+
+    Raises:
+        SystemExit: the denoiser works in latents, whose autoencoder this tool does not open.
+    """
+    if recipe.denoiser.space.kind == "latents":
+        raise SystemExit("The recipe has a latent space, which this tool does not time.")
     size = recipe.denoiser.size
     pixels = np.random.default_rng(1).integers(0, 256, (images, size, size, 3), np.uint8)
     return DenoiserTrainer(recipe, pixels, RandomRepresentations(images), device, "random", workers=workers)

@@ -2,7 +2,7 @@
 
     python -m tools.check_latent256 --out /tmp/latent256
 
-The autoencoder has the configuration of stabilityai/sd-vae-ft-mse and random weights, so that no download is needed. The
+The autoencoder has the layout of stabilityai/sd-vae-ft-mse and random weights, so that no download is needed. The
 images are random too. The commands are those of a real training: `rcdm train` with the recipe latent256-small, `rcdm
 export` to a bundle and to ONNX graphs with parity, and `rcdm visualize`. Time and peak memory of each command, and the
 sizes of the cached latents in bytes, are printed as JSON.

@@ -4,7 +4,8 @@
     python tools/make_random_bundle.py rcdm128 --set denoiser.size=64 --out engines/random64
 
 The recipe defines the denoiser. The encoder is copied from the demo bundle. Zero-initialised layers get random weights
-too: otherwise the output would be zero and errors could not be measured.
+too: otherwise the output would be zero and errors could not be measured. A latent space gets the decoder of Stable
+Diffusion with random weights.
 """
 
 import argparse
@@ -15,8 +16,10 @@ import torch
 from rcdm_cli import load_bundle
 from rcdm_cli.bundle.files import write_bundle
 from rcdm_cli.core.resources import DEMO_BUNDLE, recipe_path
+from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
+from rcdm_cli.diffusion.autoencoder_spec import KLSpec, LatentStatistics
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ConditioningSpec, Representation
+from rcdm_cli.diffusion.spec import ConditioningSpec, LatentSpace, Representation
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 
 METHOD = "dino"
@@ -30,6 +33,15 @@ def random_model(recipe: TrainRecipe, projections: tuple[Representation, ...], s
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
     return model.eval()
+
+
+def random_codec(space: LatentSpace, seed: int) -> LatentCodec:
+    """Return an autoencoder with random weights whose latents have the factor and the channels of ``space``."""
+    torch.manual_seed(seed)
+    widths = (128, 256, 512, 512, 512, 512)[: space.factor.bit_length()]
+    spec = KLSpec(block_out_channels=widths, layers_per_block=2, latent_channels=space.channels)
+    statistics = LatentStatistics(mean=(0.0,) * space.channels, std=(1.0,) * space.channels)
+    return LatentCodec(Autoencoder(spec), statistics).eval()
 
 
 def main() -> None:
@@ -46,7 +58,9 @@ def main() -> None:
         Representation(method=METHOD, level=level, width=encoder.spec.width_at(level)) for level in encoder.spec.levels
     )
     model = random_model(recipe, projections, options.seed)
-    write_bundle(options.out, model, recipe.schedule, [encoder], about={"description": "Random weights"})
+    space = recipe.denoiser.space
+    codec = random_codec(space, options.seed) if isinstance(space, LatentSpace) else None
+    write_bundle(options.out, model, recipe.schedule, [encoder], about={"description": "Random weights"}, codec=codec)
     print(options.out)
 
 

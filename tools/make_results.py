@@ -29,10 +29,13 @@ from rcdm_cli.core.resources import MANIFEST, bundle_path
 from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.data.tensor import to_tensor, to_uint8
+from rcdm_cli.diffusion.autoencoder import LatentCodec
+from rcdm_cli.diffusion.autoencoder_files import open_autoencoder
 from rcdm_cli.diffusion.noise import initial_noise, sample_seeds
 from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import denoiser_of
 from rcdm_cli.diffusion.schedule import spacing
+from rcdm_cli.diffusion.space import decode_x0, encode_x0
 from rcdm_cli.metrics.ranks import mean_reciprocal_rank, ranks
 from tools.results_tables import TABLES, with_tables
 
@@ -57,10 +60,11 @@ class Measurements:
         source: folder of the bundle.
         data: dataset with the sub-folders ``train`` and ``val``.
         work: folder of the copies and of the run folders.
+        autoencoder: autoencoder of a latent space. A bundle contains the decoder only.
     """
 
-    def __init__(self, source: Path, data: Path, work: Path) -> None:
-        self.data, self.work, self.name = data.resolve(), work, source.name
+    def __init__(self, source: Path, data: Path, work: Path, autoencoder: str | None = None) -> None:
+        self.data, self.work, self.name, self.autoencoder = data.resolve(), work, source.name, autoencoder
         self.bundle, self.tuned = work / "bundle" / source.name, work / "tuned" / source.name
         if not self.bundle.exists():
             shutil.copytree(source, self.bundle)
@@ -195,18 +199,23 @@ class Measurements:
         bundle = load_bundle(self.bundle, backend="torch")
         crops = load_cropped(open_dataset(self.data, "val"), max(96, bundle.size))
         small = load_cropped(open_dataset(self.data, "val"), bundle.size)
+        encoder = None
+        if entry := bundle.manifest.decoder:
+            if self.autoencoder is None:
+                sys.exit("The measurement denoised of a bundle of latents needs --autoencoder.")
+            encoder = LatentCodec(open_autoencoder(self.autoencoder), entry.statistics).encode
         schedule, sampler = bundle.schedule, SAMPLERS["dpmpp"]
         timesteps = [t for t in spacing(sampler.spacing, schedule, 10) if t <= NOISED]
         seeds = [seed for [seed] in sample_seeds(0, small.keys, 1)]
         parts = []
         for part in np.array_split(np.arange(len(seeds)), len(seeds) // 50 + 1):
-            x0 = to_tensor(small.images[part])
+            x0 = encode_x0(bundle.manifest.denoiser, to_tensor(small.images[part]), encoder)
             noise = initial_noise([seeds[i] for i in part], tuple(x0.shape[1:]))
             unet = bundle.model.denoiser
             denoise = denoiser_of(unet, schedule, torch.zeros(len(part), unet.spec.cond_width))
-            parts.append(
-                to_uint8(sampler.run(denoise, schedule.add_noise(x0, timesteps[0], noise), schedule, timesteps))
-            )
+            x_t = schedule.add_noise(x0, timesteps[0], noise)
+            x0 = sampler.run(denoise, x_t, schedule, timesteps, clip=encoder is None)
+            parts.append(to_uint8(decode_x0(bundle.manifest.denoiser, x0, bundle.decoder)))
         denoised = list(np.concatenate(parts))
         found = {}
         for method in bundle.methods:
@@ -240,6 +249,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="default: runs/results-BUNDLE")
     parser.add_argument("--numbers", type=Path, default=Path("docs/results.json"))
     parser.add_argument("--document", type=Path, default=Path("docs/RESULTS.md"))
+    parser.add_argument("--autoencoder", help="autoencoder of a bundle of latents, such as its folder")
     parser.add_argument("--tables-only", action="store_true")
     options = parser.parse_args()
     numbers = json.loads(options.numbers.read_text()) if options.numbers.exists() else {}
@@ -249,7 +259,7 @@ def main() -> None:
         source = bundle_path(options.bundle)
         os.environ["PYTHONPATH"] = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
         work = options.work or Path("runs") / f"results-{source.name}"
-        measurements = Measurements(source, options.data, work)
+        measurements = Measurements(source, options.data, work, options.autoencoder)
         numbers = measure(measurements, options.numbers, options.only or TABLES, numbers)
     write_text(options.document, with_tables(options.document.read_text(encoding="utf-8"), numbers))
 

@@ -38,7 +38,11 @@ def kind_of(name: str) -> str:
 
 def profile_published(published: PublishedRcdm, bundle: Bundle, batch: int, width: int) -> dict[str, float]:
     """Return milliseconds of a call by kind for the published U-Net in PyTorch at float32."""
-    x, t, h = torch.randn(batch, 3, bundle.size, bundle.size), torch.full((batch,), 500), torch.randn(batch, width)
+    x, t, h = (
+        torch.randn(batch, *bundle.manifest.denoiser.input_shape),
+        torch.full((batch,), 500),
+        torch.randn(batch, width),
+    )
     with torch.no_grad():
         published.call(x, t, h)
         with profile(activities=[ProfilerActivity.CPU]) as found:
