@@ -8,6 +8,7 @@ Images and representations are random, and the weights are new. Prints one JSON 
 
 - `step`: milliseconds of a step by part (waiting for data, forward, backward, exchange of gradients, optimizer, EMA,
   log), from the ranges and operations of the profiler, and images per second without the profiler.
+- `peak`: measured TFLOP/s of large matrix products, and the fraction that the training reaches.
 - `published`: images per second of the published network and objective (PyTorch at float32, AdamW, EMA) at the same
   batch.
 - `loader`: images per second from a cold memory map with a network that costs nothing, for the loader of `rcdm train`
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from rcdm_cli.data.array_file import ArrayWriter, open_array
 from rcdm_cli.data.loader import load_batches
@@ -74,6 +76,30 @@ def make_trainer(recipe: TrainRecipe, images: int, device: torch.device, workers
     return DenoiserTrainer(recipe, pixels, RandomRepresentations(images), device, "random", workers=workers)
 
 
+def measured_peak(device: torch.device) -> float:
+    """Return TFLOP/s of bf16 matrix products on a GPU, or of float32 matrix products on a CPU."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (512, torch.float32)
+    first, second = torch.randn(2, size, size, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(5):
+        _synchronise(device)
+        start_time = time.perf_counter()
+        for _ in range(4):
+            first @ second
+        _synchronise(device)
+        best = max(best, 4 * 2 * size**3 / (time.perf_counter() - start_time))
+    return best / 1e12
+
+
+def step_tflop(trainer: DenoiserTrainer) -> float:
+    """Return 10^12 floating-point operations of a step per image: forward, and twice as many in backward."""
+    spec, device = trainer.recipe.denoiser, trainer.device
+    x, t, cond = torch.zeros(1, *spec.input_shape), torch.zeros(1), torch.zeros(1, spec.cond_width)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        trainer.ema_model.denoiser(x.to(device), t.to(device), cond.to(device))
+    return 3 * float(counter.get_total_flops()) / 1e12
+
+
 def _quiet(trainer: DenoiserTrainer) -> DenoiserTrainer:
     """Remove evaluation and checkpoints, which are not part of a step."""
     trainer.on_step_end = lambda step, folder: {}  # type: ignore[method-assign]
@@ -107,12 +133,16 @@ def time_step(recipe: TrainRecipe, images: int, device: torch.device, workers: i
     parts = {name: spent.get(f"train: {name}", 0.0) for name in PARTS}
     parts["gradient sync"] = sum(value for name, value in spent.items() if "all_reduce" in name or "AllReduce" in name)
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
+    rate = steps * recipe.optimization.batch / seconds
+    tflops, peak = rate * step_tflop(trainer), measured_peak(device)
     return {
         "batch": recipe.optimization.batch,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "milliseconds": {name: round(value, 3) for name, value in parts.items()},
         "step_milliseconds": round(1000 * seconds / steps, 3),
-        "images_per_second": round(steps * recipe.optimization.batch / seconds, 1),
-        "peak_gib": memory and round(memory, 2),
+        "images_per_second": round(rate, 1),
+        "peak": {"tflops": round(tflops, 3), "measured_peak": round(peak, 2), "fraction": round(tflops / peak, 3)},
+        "memory_gib": memory and round(memory, 2),
     }
 
 
@@ -128,7 +158,8 @@ def _synchronise(device: torch.device) -> None:
 
 def time_published(recipe: TrainRecipe, checkout: Path, device: torch.device) -> dict[str, Any]:
     """Return images per second of the published network, objective, AdamW and EMA, as in the published loop."""
-    trainer = make_trainer(recipe, 16, torch.device("cpu"), 0)
+    plain = recipe.model_copy(update={"compile": False})
+    trainer = make_trainer(plain, 16, torch.device("cpu"), 0)
     baseline = PublishedRcdm(checkout, trainer.ema_model, 0, recipe.schedule, device)
     unet = baseline.unet.requires_grad_(True).train()
     average = [parameter.detach().clone() for parameter in unet.parameters()]

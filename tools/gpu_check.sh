@@ -1,85 +1,71 @@
 #!/usr/bin/env bash
-# Run all checks that need a GPU and write one JSON file.
+# Run all measurements that need a GPU, in at most six minutes, and write one JSON file.
 #
-#   tools/gpu_check.sh [BUNDLE] [RESULT.json] [PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM]
+#   OUT=results tools/gpu_check.sh [PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM]
 #
-# Runs the tests marked gpu, exports a copy of the bundle to ONNX and TensorRT, and times PyTorch (torch and inductor),
-# ONNX Runtime and TensorRT in interleaved runs; with a checkout, also the published implementation. Environment
-# variables: PYTHON (interpreter), BATCHES (batch sizes), PRECISIONS (of the TensorRT plans), CALIBRATION (images for
-# int8 and fp8). The exit code is 1 if a part failed or a backend was not timed; the JSON file contains the reason.
+# Stages, each with a time limit: training steps at 64 px and 100 M parameters and at the published 128 px network, with
+# a checkout also of the published code on the same card; tests marked gpu; sampling with torch (CUDA graph) and
+# inductor; export to ONNX and TensorRT; sampling with the exported graphs. $OUT/gpu_check.json is written after each
+# stage. The exit code is 1 if a stage failed or was ended at its limit.
+#
+# Environment variables: BUDGET (seconds), DEVICE, PYTHON (interpreter), BUNDLE (for sampling), BATCHES, PRECISIONS (of
+# the TensorRT plans), TESTS (arguments of pytest), TRAIN_STEPS, ROUNDS, EAGER_BACKENDS and EXPORTED_BACKENDS (of the two
+# sampling stages), SMALL and LARGE (changes of the recipe rcdm128 for the two training stages, separated by spaces), and
+# SCALE (multiplies the limits of the stages).
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-
+BUDGET=${BUDGET:-360}
+OUT=$(realpath -m "${OUT:-gpu_check}")
 python=${PYTHON:-python}
-bundle=$(realpath "${1:-$root/engines/clothing32}")
-result=$(realpath -m "${2:-gpu_check.json}")
+device=${DEVICE:-cuda}
+bundle=$(realpath "${BUNDLE:-$root/engines/clothing32}")
 batches=${BATCHES:-1,8,64}
-precisions=${PRECISIONS:-fp32,fp16}
-calibration=()
-[ -n "${CALIBRATION:-}" ] && calibration=(--calibration "$(realpath "$CALIBRATION")")
-if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "PyTorch finds no CUDA device: all tests would be skipped." >&2
+train_steps=${TRAIN_STEPS:-20}
+rounds=${ROUNDS:-10}
+read -ra tests <<<"${TESTS:--m gpu}"
+read -ra small <<<"${SMALL:-denoiser.size=64 denoiser.channels=128 denoiser.channel_mult=[1,2,3,4] denoiser.attention=[16,8] optimization.batch=128 optimization.accumulate=1}"
+read -ra large <<<"${LARGE:-optimization.batch=64 optimization.accumulate=1}"
+checkout=()
+[ $# -ge 1 ] && checkout=("$(realpath "$1")")
+result=$OUT/gpu_check.json
+cd "$root" || exit 1
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+
+if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "PyTorch finds no CUDA device: all stages would fail." >&2
     exit 1
 fi
-[ $# -ge 3 ] && checkout=$(realpath "$3")
-cd "$root"
+source "$root/tools/gpu_stages.sh"
+cp -r "$bundle" "$stages/bundle"
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-cp -r "$bundle" "$work/bundle"
-
-run() { # name, command...: stores stdout, stderr and the exit code
-    local name=$1
-    shift
-    echo "== $name: $*" >&2
-    "$@" >"$work/$name.out" 2> >(tee "$work/$name.err" >&2)
-    echo $? >"$work/$name.code"
+train() { # name, limit, changes of the recipe...
+    local name=$1 limit=$2
+    shift 2
+    local sets=()
+    for change in "$@"; do sets+=(--set "$change"); done
+    stage "$name" "$limit" "$python" -m tools.bench_training --recipe rcdm128 "${sets[@]}" --device "$device" \
+        --steps "$train_steps" --only step ${checkout:+--published "$checkout"}
+}
+bench() { # name, limit, backends
+    if [ ${#checkout[@]} -gt 0 ]; then
+        stage "$1" "$2" "$python" -m tools.bench_published "$stages/bundle" "$checkout" --device "$device" \
+            --batch "$batches" --backend "$3" --rounds "$rounds" --sample-rounds 1
+    else
+        stage "$1" "$2" "$python" -m rcdm_cli bench "$stages/bundle" --device "$device" --batch "$batches" \
+            --backend "$3" --rounds "$rounds" --sample-rounds 1 --json
+    fi
 }
 
+failed=0
+train train_64 90 "${small[@]}" || failed=1
+train train_128 90 "${large[@]}" || failed=1
+stage tests 70 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" || failed=1
+bench sampling_torch 60 "${EAGER_BACKENDS:-torch,inductor}" || failed=1
 largest=$(tr , '\n' <<<"$batches" | sort -n | tail -n 1)
-run tests "$python" -m pytest -q -m gpu
-run export "$python" -m rcdm_cli export "$work/bundle" --trt --precision "$precisions" "${calibration[@]}" \
-    --max-batch "$largest" --json
-if [ $# -ge 3 ]; then
-    run bench "$python" -m tools.bench_published "$work/bundle" "$checkout" --device cuda --batch "$batches"
-else
-    run bench "$python" -m rcdm_cli bench "$work/bundle" --device cuda --batch "$batches" --json
-fi
-
-"$python" - "$work" "$result" <<'PYTHON'
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-work, result = Path(sys.argv[1]), Path(sys.argv[2])
-parts = {}
-missing = []
-for name in ("tests", "export", "bench"):
-    code = int((work / f"{name}.code").read_text())
-    output = (work / f"{name}.out").read_text()
-    try:
-        value = json.loads(output)
-    except ValueError:
-        value = output.splitlines()[-20:]
-    parts[name] = {"exit_code": code, "result": value}
-    if name == "bench" and not code:
-        # Unavailable backends are left out of the result, with a note on stderr.
-        timed = {timing["backend"] for timing in value["calls"]}
-        missing = sorted({"torch", "inductor", "onnxruntime", "tensorrt"} - timed)
-        parts[name]["not_timed"] = missing
-    if code or missing:
-        parts[name]["stderr"] = (work / f"{name}.err").read_text().splitlines()[-20:]
-fields = "name,driver_version,compute_cap,memory.total"
-try:
-    card = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], capture_output=True, text=True
-    ).stdout.strip()
-except OSError:
-    card = "no nvidia-smi"
-result.write_text(json.dumps({"kind": "gpu_check", "gpu": card, **parts}, indent=2) + "\n")
-print(result)
-if missing:
-    print(f"Not timed: {', '.join(missing)}.", file=sys.stderr)
-sys.exit(bool(missing) or any(part["exit_code"] for part in parts.values()))
-PYTHON
+trt=(--trt)
+[ "$device" = cuda ] || trt=()
+stage export 60 "$python" -m rcdm_cli export "$stages/bundle" "${trt[@]}" --precision "${PRECISIONS:-fp32,fp16}" \
+    --max-batch "$largest" --json || failed=1
+bench sampling_exported 60 "${EXPORTED_BACKENDS:-auto}" || failed=1
+echo "$result"
+exit $failed

@@ -4,7 +4,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -127,6 +129,9 @@ def _import(checkout: Path) -> Any:
     if not hasattr(torch._C, "has_mkldnn"):
         # The published code imports this name without using it. Current versions of PyTorch have removed it.
         torch._C.has_mkldnn = True  # type: ignore[attr-defined]
+    if "blobfile" not in sys.modules and find_spec("blobfile") is None:
+        # The published code reads files in cloud storage with this package. No file is read here.
+        sys.modules["blobfile"] = ModuleType("blobfile")
     with _first_on_path(checkout):
         try:
             return import_module(f"{PACKAGE}.script_util")
