@@ -81,19 +81,20 @@ def build_encoder(
         norm_eps=architecture.norm_eps,
     )
     trunk.load_state_dict(architecture.tensors)
-    spec = EncoderSpec(
-        method=method,
-        trunk=architecture.name,
-        trunk_options=architecture.options,
-        pool=architecture.pool,
-        stem_padding=architecture.stem_padding,
-        norm_eps=architecture.norm_eps,
-        width=trunk_width(trunk),
-        head=layers,
-        preprocessing=preprocessing,
-        origin=origin,
-        licence=licence,
-    )
+    values = {
+        "method": method,
+        "trunk": architecture.name,
+        "trunk_options": architecture.options,
+        "pool": architecture.pool,
+        "stem_padding": architecture.stem_padding,
+        "norm_eps": architecture.norm_eps,
+        "width": trunk_width(trunk),
+        "head": layers,
+        "preprocessing": preprocessing,
+        "origin": origin,
+        "licence": licence,
+    }
+    spec = EncoderSpec.parse(values, origin)
     encoder = Encoder(spec, trunk)
     if encoder.head is not None and head is not None:
         encoder.head.load_state_dict(head)

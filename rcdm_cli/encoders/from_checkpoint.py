@@ -44,9 +44,6 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
     if reference.size and "img_size" in architecture.options and reference.size != architecture.options["img_size"]:
         size = architecture.options["img_size"]
         raise InputError(f"The ViT in {path} has position embeddings for {size} pixels. Remove size={reference.size}.")
-    patch = architecture.options.get("patch_size", 1)
-    if reference.size and reference.size % patch:
-        raise InputError(f"The ViT in {path} has patches of {patch} pixels; {reference.size} is not a multiple.")
     if reference.channels not in (None, channels := architecture.options.get("in_chans", 3)):
         raise InputError(f"The trunk in {path} takes images with {channels} channels, not {reference.channels}.")
     with torch.device("meta"):

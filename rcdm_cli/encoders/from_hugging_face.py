@@ -10,15 +10,12 @@ from rcdm_cli.encoders.build import build_encoder, require_tensors
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.hub import CONFIG, PREPROCESSOR
 from rcdm_cli.encoders.hugging_face_files import read_config, read_preprocessing, read_weights
-from rcdm_cli.encoders.hugging_face_networks import convert
+from rcdm_cli.encoders.hugging_face_networks import PROJECTION, convert
 from rcdm_cli.encoders.inferred import configured_lines
 from rcdm_cli.encoders.reference import Reference
 from rcdm_cli.encoders.spec import HeadLayer
 
 OPTIONS = ("pool", "size", "scaling", "mean", "std")
-
-_PROJECTION = "visual_projection.weight"
-"""Projection of CLIP to the space that text and images share."""
 
 
 def open_transformers(folder: Path, reference: Reference, origin: str) -> Encoder:
@@ -52,7 +49,7 @@ def _open(folder: Path, state: Mapping[str, Tensor], reference: Reference, origi
     preprocessing = read_preprocessing(folder, reference, size)
     architecture = convert(state, config, preprocessing, reference.pool, where)
     require_tensors(architecture, where)
-    projection = state.get(_PROJECTION)
+    projection = state.get(PROJECTION)
     encoder = build_encoder(
         architecture,
         reference.name(),
@@ -60,5 +57,6 @@ def _open(folder: Path, state: Mapping[str, Tensor], reference: Reference, origi
         layers=() if projection is None else (HeadLayer(width=len(projection), bias=False),),
         head=None if projection is None else {"0.weight": projection},
     )
-    encoder.inferred = configured_lines(encoder.trunk, encoder.spec, reference, PREPROCESSOR)
+    lines = configured_lines(encoder.trunk, encoder.spec, reference, PREPROCESSOR)
+    encoder.inferred = {**lines, **architecture.facts}
     return encoder

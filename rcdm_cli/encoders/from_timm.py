@@ -19,7 +19,7 @@ from rcdm_cli.encoders.hub import CONFIG, WEIGHTS, HubFile, read_json
 from rcdm_cli.encoders.inferred import configured_lines
 from rcdm_cli.encoders.reference import Reference
 from rcdm_cli.encoders.spec import EncoderSpec, Preprocessing
-from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions
+from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions, TrunkPool
 from rcdm_cli.encoders.trunks import build_trunk, timm_config, trunk_width
 
 PREFIX = "timm:"
@@ -73,6 +73,7 @@ class TimmConfig(HubFile):
     """``config.json`` of a timm model on the Hugging Face hub."""
 
     architecture: str = Field(pattern=TRUNK_NAME_PATTERN)
+    global_pool: TrunkPool | None = None
     model_args: TrunkOptions = {}
     pretrained_cfg: _PretrainedConfig
 
@@ -87,16 +88,17 @@ def open_timm_folder(folder: Path, reference: Reference, origin: str) -> Encoder
     config = TimmConfig.parse(read_json(folder / CONFIG), str(folder / CONFIG))
     name, trained = config.architecture, config.pretrained_cfg
     options = dict(config.model_args) | input_options(name, reference.size, reference.pool)
+    pool = reference.pool or config.global_pool
     if timm_config(name).fixed_input_size:
         options.setdefault("img_size", trained.input_size[-1])
     preprocessing = Preprocessing.parse(
         {"size": trained.input_size[-1], "mean": trained.mean, "std": trained.std}, str(folder / CONFIG)
     )
-    tensors = convert_names(read_tensors(folder / WEIGHTS), name, options, reference.pool)
+    tensors = convert_names(read_tensors(folder / WEIGHTS), name, options, pool)
     names = timm_config(name).classifier or ()
     classifiers = tuple(f"{module}." for module in ((names,) if isinstance(names, str) else names))
     tensors = {name: value for name, value in tensors.items() if not name.startswith(classifiers)}
-    architecture = Architecture(name, tensors, reference.preprocessing(preprocessing), options, reference.pool)
+    architecture = Architecture(name, tensors, reference.preprocessing(preprocessing), options, pool)
     require_tensors(architecture, origin)
     encoder = build_encoder(architecture, reference.name(), origin, licence=trained.license or "")
     encoder.inferred = configured_lines(encoder.trunk, encoder.spec, reference, CONFIG)

@@ -20,10 +20,11 @@ from rcdm_cli.core.spec import Spec
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
+PROCESSOR = "processor_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-_FILES = (CONFIG, PREPROCESSOR, WEIGHTS, INDEX, "model-*-of-*.safetensors")
+_FILES = (CONFIG, PREPROCESSOR, PROCESSOR, WEIGHTS, INDEX, "model-*-of-*.safetensors")
 _LARGEST_JSON = 1 << 24
 
 

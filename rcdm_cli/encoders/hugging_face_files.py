@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_tensors
 from rcdm_cli.core.state_dict import load_state_dict_file
-from rcdm_cli.encoders.hub import CONFIG, INDEX, PREPROCESSOR, WEIGHTS, HubFile, read_json
+from rcdm_cli.encoders.hub import CONFIG, INDEX, PREPROCESSOR, PROCESSOR, WEIGHTS, HubFile, read_json
 from rcdm_cli.encoders.reference import Reference
 from rcdm_cli.encoders.spec import Preprocessing
 
@@ -37,7 +37,7 @@ class NetworkConfig(HubFile):
         vision_config: vision tower of CLIP and SigLIP.
     """
 
-    model_type: str = Field(max_length=64)
+    model_type: str = Field(default="", max_length=64)
     num_attention_heads: int | None = Field(default=None, ge=1, le=256)
     hidden_act: Activation | None = None
     layer_norm_eps: float | None = Field(default=None, gt=0, le=0.1)
@@ -75,12 +75,17 @@ class ImageProcessorConfig(HubFile):
     do_rescale: bool = True
     rescale_factor: float = Field(default=_RESCALE, gt=0, le=1)
     do_normalize: bool = True
-    image_mean: Annotated[tuple[Channel, ...], Field(min_length=3, max_length=3)]
-    image_std: Annotated[tuple[Channel, ...], Field(min_length=3, max_length=3)]
+    image_mean: tuple[Channel, Channel, Channel]
+    image_std: tuple[Channel, Channel, Channel]
     do_resize: bool = True
     size: _Size | None = None
     do_center_crop: bool = False
     crop_size: _Size | None = None
+
+    @field_validator("image_mean", "image_std", mode="before")
+    @classmethod
+    def _for_grey_images(cls, value: Any) -> Any:
+        return value * 3 if isinstance(value, list) and len(value) == 1 else value
 
     @model_validator(mode="after")
     def _unit_range(self) -> "ImageProcessorConfig":
@@ -112,12 +117,13 @@ def read_preprocessing(folder: Path, reference: Reference, default_size: int) ->
         InputError: the file is invalid; or the file is missing, and the scaling is not given.
     """
     path = folder / PREPROCESSOR
+    both = folder / PROCESSOR  # written by transformers 5 for models with a tokenizer
     given = reference.scaling is not None or reference.mean is not None
-    if not path.is_file():
+    if not path.is_file() and not both.is_file():
         if not given:
             raise InputError(f"{folder} has no {PREPROCESSOR}. Give the scaling: scaling=imagenet, -1..1 or 0..1.")
         return reference.preprocessing(Preprocessing(size=default_size))
-    values = read_json(path)
+    values = read_json(path) if path.is_file() else read_json(both).get("image_processor", {})
     if given:  # the options replace the values of the file
         unused = {"do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"}
         values = {name: value for name, value in values.items() if name not in unused}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.architectures import Architecture
+from rcdm_cli.encoders.hub import CONFIG
 from rcdm_cli.encoders.hugging_face_files import NetworkConfig
 from rcdm_cli.encoders.positions import resample_positions
 from rcdm_cli.encoders.spec import Preprocessing
-from rcdm_cli.encoders.state import State
+from rcdm_cli.encoders.state import State, left_out_groups
 
 Names = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 """Patterns of names, and names of timm or functions of the match. The first pattern that matches is used."""
@@ -41,6 +42,9 @@ class Family:
     activation: str = "gelu"
     eps: float = 1e-6
 
+
+PROJECTION = "visual_projection.weight"
+"""Projection of CLIP to the space that text and images share."""
 
 _ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -76,23 +80,34 @@ def convert(
     own = {name.removeprefix(prefixes[0]): value for name, value in state.items() if name.startswith(prefixes[0])}
     renamed: dict[str, Tensor] = {}
     unknown = []
+    used = set()
     for name, value in own.items():
         for pattern, replacement in family.names:
             if match := re.fullmatch(pattern, name):
                 renamed[match.expand(replacement) if isinstance(replacement, str) else replacement(match)] = value
+                used.add(prefixes[0] + name)
                 break
         else:
             if not re.match(family.left_out, name):
                 unknown.append(name)
     if unknown:
         raise InputError(f"{where} has tensors that a {config.model_type} does not have: {', '.join(unknown[:3])}.")
-    patch = 1 if config.model_type == "resnet" else max(own[family.stem].shape[-1:], default=1)
-    if preprocessing.size % patch:
+    vision = config.vision_config or config
+    patch = 1 if config.model_type == "resnet" else max([*own[family.stem].shape[-1:], 1])
+    # The size may be no multiple, as in SigLIP so400m: the convolution ignores the last pixels.
+    if preprocessing.size % patch and preprocessing.size != vision.image_size:
         raise InputError(f"{where} has patches of {patch} pixels, and {preprocessing.size} pixels are not a multiple.")
     try:
-        return family.build(family, renamed, config.vision_config or config, preprocessing, pool)
-    except (LookupError, ValueError, RuntimeError) as error:
+        architecture = family.build(family, renamed, vision, preprocessing, pool)
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"{where} lacks tensors of a {config.model_type}, or has other shapes ({error}).") from error
+    facts = {"network": f"{config.model_type} of transformers"}
+    if "num_heads" in architecture.options:
+        facts["attention heads"] = f"{architecture.options['num_heads']} ({CONFIG})"
+    left_out = [name for name in state if name not in used and name != PROJECTION]
+    groups = left_out_groups(left_out, prefixes[0])
+    facts["left out"] = "; ".join(f"{group} ({count} tensors)" for group, count in groups.items()) or "nothing"
+    return replace(architecture, facts=facts)
 
 
 def _vit(
@@ -100,8 +115,8 @@ def _vit(
 ) -> Architecture:
     width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
     if "cls_token" in tensors:
-        tensors["cls_token"] = tensors["cls_token"].reshape(1, 1, width)
-    positions = tensors["pos_embed"].reshape(1, -1, width)
+        tensors["cls_token"] = tensors["cls_token"].reshape(1, 1, width).float()
+    positions = tensors["pos_embed"].reshape(1, -1, width).float()
     registers = tensors.get("reg_token")
     positions = resample_positions(
         positions, preprocessing.size // patch, "plain" if registers is None else "antialias"

@@ -13,7 +13,7 @@ Interpolation = Literal["antialias", "plain", "offset"]
 
 
 def resample_positions(positions: Tensor, grid: int, interpolation: Interpolation) -> Tensor:
-    """Resample position embeddings (1, P + N², D) of a square grid to (1, P + grid², D), with P prefix tokens.
+    """Resample position embeddings (1, P + N², D) of a square grid to float32 (1, P + grid², D), with P prefix tokens.
 
     Args:
         positions: position embeddings.
@@ -29,5 +29,5 @@ def resample_positions(positions: Tensor, grid: int, interpolation: Interpolatio
         resampled = F.interpolate(patches, scale_factor=(grid + 0.1) / old, mode="bicubic")
     else:
         resampled = F.interpolate(patches, (grid, grid), mode="bicubic", antialias=interpolation == "antialias")
-    flat = resampled.permute(0, 2, 3, 1).reshape(1, grid**2, -1).to(positions.dtype)
-    return torch.cat([positions[:, :prefix], flat], dim=1)
+    flat = resampled.permute(0, 2, 3, 1).reshape(1, grid**2, -1)
+    return torch.cat([positions[:, :prefix].float(), flat], dim=1)

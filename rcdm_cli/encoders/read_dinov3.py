@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.architectures import DEFAULT_SIZE, Architecture, TrunkTensors, imagenet_preprocessing
-from rcdm_cli.encoders.read_vit import block_count, mlp_ratio, unchunked
+from rcdm_cli.encoders.read_vit import block_count, mlp_ratio, require_multiple, unchunked
 from rcdm_cli.encoders.state import State
 
 _ROPE_BASE = 100.0
@@ -39,12 +39,14 @@ def read_dinov3(tensors: TrunkTensors) -> Architecture:
         raise InputError(
             f"The periods of the rotary positions of the ViT in {where} are not those of DINOv3 (base 100)."
         )
+    size = tensors.size or DEFAULT_SIZE
+    require_multiple(size, patch, where)
     own = {name: value for name, value in state.items() if not _LEFT_OUT.fullmatch(name)}
     own["reg_token"] = own.pop("storage_tokens")
     gated = "blocks.0.mlp.w1.weight" in own
     biased = "blocks.0.attn.qkv.bias" in own
     options: dict[str, Any] = {
-        "img_size": tensors.size or DEFAULT_SIZE,
+        "img_size": size,
         "patch_size": patch,
         "embed_dim": width,
         "depth": block_count(own),
@@ -54,12 +56,11 @@ def read_dinov3(tensors: TrunkTensors) -> Architecture:
     }
     if channels != 3:
         options["in_chans"] = channels
-    size = imagenet_preprocessing(options["img_size"])
     name = ("vit_small_plus_patch16_dinov3" if gated else "vit_small_patch16_dinov3") + ("_qkvb" if biased else "")
     return Architecture(
         name,
         _timm_names(own, state, where),
-        size,
+        imagenet_preprocessing(size),
         options,
         tensors.pool or "token",
         facts={

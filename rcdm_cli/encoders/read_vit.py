@@ -45,11 +45,12 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
         )
     size = isqrt(positions - token_position) * patch
     facts = {}
-    if tensors.size and tensors.size != size:
+    if tensors.size and tensors.size // patch != size // patch:
+        require_multiple(tensors.size, patch, tensors.where)
         interpolation = _interpolation(tensors.own)
         facts["positions"] = f"resampled from {size} to {tensors.size} pixels ({_INTERPOLATIONS[interpolation]})"
-        size = tensors.size
-        own["pos_embed"] = resample_positions(own["pos_embed"], size // patch, interpolation)
+        own["pos_embed"] = resample_positions(own["pos_embed"], tensors.size // patch, interpolation)
+    size = tensors.size or size
     heads, reason = attention_heads({**tensors.own, **own}, tensors.prefix, tensors.state, tensors.where, tensors.heads)
     swiglu = tensors.own.get("blocks.0.mlp.w12.weight") is not None
     options: dict[str, Any] = {
@@ -143,6 +144,16 @@ def _interpolation(own: State) -> Interpolation:
     return "offset" if without_registers and {"mask_token", "blocks.0.ls1.gamma"} <= own.keys() else "antialias"
 
 
+def require_multiple(size: int, patch: int, where: str) -> None:
+    """Check that patches cover an image of another size than the size of the position embeddings.
+
+    Raises:
+        InputError: ``size`` is not a multiple of ``patch``.
+    """
+    if size % patch:
+        raise InputError(f"The ViT in {where} has patches of {patch} pixels; {size} is not a multiple.")
+
+
 def unchunked(own: State) -> dict[str, Tensor]:
     """Return the tensors with one number per block: DINOv2 and DINOv3 also write ``blocks.CHUNK.BLOCK``."""
     return {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", name): value for name, value in own.items()}
@@ -173,7 +184,7 @@ def _timm_names(own: State) -> dict[str, Tensor]:
     if "register_tokens" in tensors:
         position = tensors["pos_embed"]
         tensors["reg_token"] = tensors.pop("register_tokens")
-        tensors["cls_token"] = tensors["cls_token"] + position[:, :1]
+        tensors["cls_token"] = tensors["cls_token"].float() + position[:, :1].float()
         tensors["pos_embed"] = position[:, 1:]
     renamed: dict[str, Tensor] = {}
     for name, value in tensors.items():

@@ -125,7 +125,7 @@ def test_config_that_does_not_fit_is_refused(config, words, folder):
     [
         ({"rescale_factor": 1 / 127.5}, "not rescaled to 0..1; give scaling"),
         ({"do_rescale": False}, "not rescaled"),
-        ({"image_mean": [0.5]}, "image_mean"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean"),
         ({"image_std": [0, 0, 0]}, "std must be above 0"),
         ({"image_mean": [1e300, 0, 0]}, "image_mean"),
         ({"size": {"height": 32, "width": 48}}, "must be square"),
@@ -145,6 +145,42 @@ def test_options_replace_the_preprocessing(folder):
     assert (spec.preprocessing.size, spec.preprocessing.mean) == (64, (0.5, 0.5, 0.5))
     change(folder, "preprocessor_config.json", rescale_factor=1 / 255, do_normalize=False)
     assert open_encoder(str(folder)).spec.preprocessing.std == (1.0, 1.0, 1.0)
+
+
+def test_preprocessing_of_transformers_5_is_nested(folder):
+    values = {"image_processor": processor(32, (0.1, 0.2, 0.3)), "processor_class": "AnyProcessor"}
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps(values))
+    assert open_encoder(str(folder)).spec.preprocessing.mean == (0.1, 0.2, 0.3)
+
+
+def test_half_precision_positions_are_resampled_in_float32(folder, images):
+    state = {name: value.half() for name, value in read_tensors(folder / "model.safetensors").items()}
+    exact = {name: value.float() for name, value in state.items()}
+    outputs = []
+    for tensors in (state, exact):
+        save_file(tensors, folder / "model.safetensors")
+        outputs.append(open_encoder(f"{folder},size=48")(images)[0])
+    assert torch.equal(*outputs)
+
+
+def test_inferred_properties_name_the_network_and_the_tensors_that_were_left_out(folder):
+    state = read_tensors(folder / "model.safetensors")
+    save_file(state | {"pooler.dense.weight": torch.zeros(16, 16)}, folder / "model.safetensors")
+    inferred = open_encoder(str(folder)).inferred
+    assert inferred["network"] == "vit of transformers"
+    assert inferred["attention heads"] == "2 (config.json)"
+    assert inferred["left out"] == "pooler (1 tensors)"
+    assert "preprocessor_config.json" in inferred["scaling"]
+
+
+@pytest.mark.parametrize("name", sorted(vit_tensors()))
+@pytest.mark.parametrize("shape", [(), (0,), (1, 0, 3), (16, 3, 0, 0), (20000, 2)])
+def test_tensor_of_another_shape_is_refused(name, shape, folder):
+    state = read_tensors(folder / "model.safetensors") | {name: torch.zeros(shape)}
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(InputError):
+        open_encoder(str(folder))
 
 
 def test_missing_files_are_named(folder):
@@ -250,6 +286,14 @@ def test_timm_model_of_the_hub_has_resampled_positions_at_another_size(timm_fold
     x = torch.randn(2, 3, 64, 64)
     encoder = open_encoder("timm:hf-hub:timm/test_vit,size=64,pool=token")
     torch.testing.assert_close(encoder.trunk(x), other.forward_features(x)[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_pooling_of_a_timm_config_is_used(timm_folder):
+    folder, model = timm_folder
+    change(folder, global_pool="avg", model_args={"fc_norm": False})
+    x = torch.randn(2, 3, 160, 160)
+    expected = model.forward_features(x)[:, 1:].mean(1)
+    torch.testing.assert_close(open_encoder(str(folder)).trunk(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -272,6 +272,18 @@ CASES = [
         scaling=(HALF, HALF),
     ),
     case(
+        "siglip_so400m",
+        "SigLIP so400m: 384 pixels are no multiple of 14",
+        network(
+            "SiglipVisionModel",
+            VIT | {"image_size": 38},
+            lambda output: output.pooler_output,
+            prepare=processor(38, HALF, HALF),
+        ),
+        "attention pooling of `head`",
+        scaling=(HALF, HALF),
+    ),
+    case(
         "siglip_average",
         "SigLIP, average of the patches",
         network(
