@@ -12,6 +12,7 @@ from rcdm_cli.analyses.embed import as_embeddings, bundle_encoders, load_or_embe
 from rcdm_cli.analyses.inputs import ImageInput, read_images
 from rcdm_cli.analyses.run import SamplingRun
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.resources import EMBEDDINGS
 from rcdm_cli.core.seeds import distinct_names
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.embeddings import Embeddings
@@ -82,6 +83,9 @@ def _as_vectors(inputs: Any) -> tuple[Tensor, str] | None:
         return checked_vectors(inputs, "The array"), ""
     if isinstance(inputs, str | Path) and is_vectors(Path(inputs)):
         return read_vectors(Path(inputs)), str(inputs)
+    for path in inputs if isinstance(inputs, list | tuple) else ():
+        if isinstance(path, str | Path) and Path(path).suffix.lower() in (".npy", *EMBEDDINGS):
+            raise InputError(f"{path} is a file of vectors or representations. Give one such file, without images.")
     return None
 
 

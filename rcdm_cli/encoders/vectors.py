@@ -69,6 +69,6 @@ def checked_vectors(values: Array | Tensor, where: str) -> Tensor:
             found = torch.from_numpy(np.array(values, np.float32))
     if wrong := (~found.isfinite()).any(dim=1).nonzero().flatten().tolist():
         more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
-        rows = ", ".join(map(str, wrong[:LISTED]))
-        raise InputError(f"{where}: values are NaN, infinite or too large for float32 in the rows {rows}{more}.")
+        rows = f"row{'s' if len(wrong) > 1 else ''} {', '.join(map(str, wrong[:LISTED]))}{more}"
+        raise InputError(f"{where}: values are NaN, infinite or too large for float32 in {rows}.")
     return found

@@ -108,9 +108,16 @@ def test_vectors_need_the_method_and_the_level_of_their_width(bundle, vectors, o
         interpolate(bundle, vectors, vectors, **options)
 
 
+def test_file_of_vectors_is_given_alone(bundle, vectors, tmp_path):
+    np.save(tmp_path / "a.npy", vectors)
+    for paths in ([tmp_path / "a.npy"] * 2, [tmp_path, tmp_path / "a.npy"]):
+        with pytest.raises(InputError, match=r"a\.npy is a file of vectors or representations.*one"):
+            visualize(bundle, paths, **OPTIONS)
+
+
 def test_wrong_array_is_refused(bundle, vectors):
     vectors[3, 0] = np.nan
-    with pytest.raises(InputError, match=r"The array: values are NaN.*rows 3"):
+    with pytest.raises(InputError, match=r"The array: values are NaN.*row 3"):
         visualize(bundle, vectors, **OPTIONS)
     with pytest.raises(InputError, match=r"The array: vectors have the shape \(N, D\)"):
         visualize(bundle, vectors[0], **OPTIONS)

@@ -159,3 +159,18 @@ def test_missing_folder_is_named(invoke, imgs):
     assert done.exit_code == 2
     assert "nowhere" in done.stderr
     assert imgs.exists()
+
+
+@pytest.mark.usefixtures("imgs")
+def test_vectors_of_a_file_need_method_and_level(invoke, workplace):
+    np.save("edited.npy", np.random.default_rng(0).normal(size=(3, 12)))
+    command = ("visualize", "edited.npy", "--bundle", "tiny", "--samples", "2", "--steps", "1", "--out", "run")
+    wrong = invoke(*command, "--method", "dino")
+    assert wrong.exit_code == 2
+    assert "--method and --level" in " ".join(wrong.stderr.split())
+    done = invoke(*command, "--method", "dino", "--level", "projector", "--json")
+    assert done.exit_code == 0
+    values = json.loads(done.stdout)
+    assert [image["image"] for image in values["images"]] == ["edited.npy[0]", "edited.npy[1]", "edited.npy[2]"]
+    assert {image["file"] for image in values["images"]} == {None}
+    assert all((workplace / "run" / name).is_file() for name in sample_names(values))

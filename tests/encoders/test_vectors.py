@@ -51,9 +51,9 @@ def test_files_of_rcdm_are_not_vectors(tmp_path):
         (np.zeros((2, 6), complex), "not of the type complex128"),
         (np.array([["a", "b"]]), "floating-point"),
         (np.zeros((2,), [("a", "f4")]), "floating-point"),
-        (np.where(np.arange(24).reshape(4, 6) == 13, np.nan, VALUES), r"NaN.* in the rows 2\.$"),
-        (np.where(np.arange(24).reshape(4, 6) % 6 == 1, np.inf, VALUES), "in the rows 0, 1, 2, 3"),
-        (np.full((7, 2), 1e39), "too large for float32 in the rows 0, 1, 2, 3, 4 and 2 more"),
+        (np.where(np.arange(24).reshape(4, 6) == 13, np.nan, VALUES), r"NaN.* in row 2\.$"),
+        (np.where(np.arange(24).reshape(4, 6) % 6 == 1, np.inf, VALUES), "in rows 0, 1, 2, 3"),
+        (np.full((7, 2), 1e39), "too large for float32 in rows 0, 1, 2, 3, 4 and 2 more"),
     ],
 )
 def test_wrong_vectors_are_refused(tmp_path, values, words):

@@ -83,8 +83,7 @@ def section(results: Mapping[str, Any]) -> Section:
         elements.append(compared)
     return Section(
         "Class information in the representation",
-        "How accurately do a linear classifier and k-NN predict the class from the representation, at the backbone and"
-        " at the projector?",
+        "How accurately do a linear classifier and k-NN predict the class from the representation at each level?",
         (*elements, by_class),
     )
 
