@@ -11,6 +11,7 @@ from rcdm_cli.bundle.manifest import read_manifest
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors
 from rcdm_cli.core.state_dict import load_state_dict_file
+from rcdm_cli.diffusion.autoencoder_files import open_autoencoder
 from rcdm_cli.diffusion.published import UNetOptions, read_architecture, spec_of, split_state
 from rcdm_cli.encoders.encoder import KIND as ENCODER_KIND
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
@@ -40,6 +41,20 @@ def describe_bundle(folder: Path) -> dict[str, Any]:
         "parameters": {part: _tensor_facts(read_tensors(folder / file))["parameters"] for part, file in files.items()},
         "levels": {method: ", ".join(entries) for method, entries in levels.items()},
         "bytes": sum(file.stat().st_size for file in folder.iterdir() if file.is_file()),
+    }
+
+
+def describe_autoencoder(folder: Path) -> dict[str, Any]:
+    """Return the parameters and the space of the latents of an autoencoder in a folder of diffusers.
+
+    Raises:
+        InputError: the folder has no ``AutoencoderKL`` or ``AutoencoderTiny``.
+    """
+    autoencoder = open_autoencoder(str(folder))
+    parts = {"encoder": autoencoder.encoder, "decoder": autoencoder.decoder}
+    return {
+        "parameters": {name: sum(value.numel() for value in part.parameters()) for name, part in parts.items()},
+        "latents": autoencoder.spec.space.model_dump(exclude={"kind"}),
     }
 
 

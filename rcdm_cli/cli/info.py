@@ -105,8 +105,13 @@ def _find(target: str) -> Path:
 def _read(path: Path) -> Info:
     if path.is_dir():
         manifest = path / MANIFEST
-        if not manifest.is_file() and (path / "config.json").is_file():
-            return _read_encoder(str(path), str(path))
+        if not manifest.is_file() and (config := path / "config.json").is_file():
+            content = _parse(config, json.loads, "JSON")
+            if "_class_name" not in content:  # a model of transformers
+                return _read_encoder(str(path), str(path))
+            from rcdm_cli.bundle.describe import describe_autoencoder
+
+            return Info("autoencoder", content, _or_problem(lambda: describe_autoencoder(path)))
         if not manifest.is_file():
             raise InputError(f"{path} is not a bundle: it contains no {MANIFEST}.")
         content = _parse(manifest, json.loads, "JSON")

@@ -24,6 +24,11 @@ def test_autoencoder_writes_its_folder_as_the_result(folder, invoke):
     assert (values["steps"], values["began_at"]) == (1, 0)
     assert (out / "config.json").is_file()
 
+    shown = json.loads(invoke("info", str(out), "--json").stdout)
+    assert shown["kind"] == "autoencoder"
+    assert shown["properties"]["latents"] == {"factor": 2, "channels": 3}
+    assert shown["properties"]["parameters"].keys() == {"encoder", "decoder"}
+
 
 def test_missing_encoder_of_the_perceptual_loss_is_reported_before_any_work(folder, invoke):
     out = folder / "run"
