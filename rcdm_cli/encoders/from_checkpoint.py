@@ -67,7 +67,9 @@ def open_checkpoint(path: Path, reference: Reference) -> Encoder:
 
 def _head(reference: Reference, trunk: DetectedTrunk, width: int, where: str) -> DetectedHead | str:
     head = reference.head
-    activation = None if reference.activation == "quick_gelu" else reference.activation  # of a CLIP
+    # The activations of CLIP and SigLIP are no activations of heads.
+    given = reference.activation
+    activation = None if given == "quick_gelu" or given == "gelu_tanh" else given
     if head is not None and head != "none" and Path(head).is_file():
         return read_head(load_state_dict_file(Path(head)), width, head, activation)
     return find_head(trunk, width, where, head, activation)

@@ -14,6 +14,7 @@ from rcdm_cli.encoders.attention_heads import attention_heads
 from rcdm_cli.encoders.positions import Interpolation, resample_positions
 from rcdm_cli.encoders.state import State
 
+_SIGLIP_WIDTH = 1152
 _POSITION_TABLE = "relative_position_bias_table"
 
 
@@ -21,7 +22,8 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
     """Detect ViTs (arXiv:2010.11929) with the names of timm, DINO, DINOv2, MAE, BEiT, data2vec and CAE.
 
     Raises:
-        InputError: the ViT takes videos, or the number of attention heads is not known.
+        InputError: the ViT takes videos, or the number of attention heads, the activation or the order of the norms is
+            not known.
     """
     patches = tensors.own["patch_embed.proj.weight"]
     if patches.ndim == 5:
@@ -79,6 +81,13 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
         options["no_embed_class"] = True
     if not token:
         options["class_token"] = False
+    if not token and "qkv_bias" in options:
+        raise InputError(
+            f"The ViT in {tensors.where} has no class token and no bias of queries, keys and values. Its norms may be "
+            "before or after attention and MLP. Give timm's name of the model: FILE,trunk=NAME."
+        )
+    if width == _SIGLIP_WIDTH:
+        options["act_layer"] = _siglip_activation(tensors)
     options["fc_norm"] = "norm.weight" not in own
     pool = tensors.pool or ("token" if token and not options["fc_norm"] else "avg")
     return Architecture(
@@ -89,6 +98,15 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
         pool,
         facts={"attention heads": f"{heads} ({reason})", "norm": _norm(options["fc_norm"]), **facts},
     )
+
+
+def _siglip_activation(tensors: TrunkTensors) -> str:
+    if tensors.activation not in ("gelu", "gelu_tanh"):
+        raise InputError(
+            f"The ViT in {tensors.where} has the width of SigLIP's so400m, whose activation its tensors do not define. "
+            "Give FILE,activation=gelu_tanh for weights from Google, or activation=gelu."
+        )
+    return tensors.activation
 
 
 def _beit(tensors: TrunkTensors, own: dict[str, Tensor]) -> Architecture:

@@ -61,7 +61,7 @@ class Reference(Spec):
         padding: padding of the first convolution of a ResNet for small images.
         ignore: modules of a checkpoint that its trunk does not use, with slashes between them.
         head: name of the projector head inside the checkpoint, or a separate file, or ``none``.
-        activation: activation between the layers of the head, or in the MLPs of a CLIP.
+        activation: activation between the layers of the head, or in the MLPs of CLIP and SigLIP.
         axis: axis of the positions in an ONNX output (B, N, D) or (B, D, N).
         output: name of an ONNX output, or two names with a slash between them: backbone and projector.
     """
@@ -84,7 +84,7 @@ class Reference(Spec):
     head: str | None = None
     axis: int | None = Field(default=None, ge=1, le=2)
     output: str | None = None
-    activation: Literal["relu", "gelu", "tanh", "quick_gelu"] | None = None
+    activation: Literal["relu", "gelu", "tanh", "quick_gelu", "gelu_tanh"] | None = None
 
     @field_validator("target", "head")
     @classmethod

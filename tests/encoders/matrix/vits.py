@@ -3,7 +3,7 @@
 import timm
 import torch
 from timm.models.beit import Beit
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from tests.encoders.matrix.case import Case, Checkpoint, Forward, State, prefixed, randomised, then
@@ -322,6 +322,19 @@ def _openclip(activation: str):
     return make
 
 
+def _so400m() -> Checkpoint:
+    trunk = vit(
+        1152, 16, class_token=False, global_pool="avg", fc_norm=False, act_layer="gelu_tanh", mlp_ratio=3.7362, depth=1
+    )
+    return Checkpoint(trunk.state_dict(), trunk)
+
+
+def _norms_after() -> Checkpoint:
+    """timm's ``vit_base_patch16_rpn_224`` has norms after attention and MLP, with the names of other ViTs."""
+    options = {"class_token": False, "global_pool": "avg", "qkv_bias": False, "block_fn": ResPostBlock}
+    return Checkpoint(vit(768, 12, **options).state_dict())
+
+
 def _siglip() -> Checkpoint:
     trunk = vit(768, 12, class_token=False, global_pool="map")
     assert "attn_pool.latent" in trunk.state_dict()
@@ -582,6 +595,22 @@ CASES = [
         options="ignore=attn_pool",
         refused=("attn_pool", "trunk=NAME", "ignore=attn_pool"),
         scaling=HALF,
+    ),
+    Case(
+        "so400m",
+        "SigLIP's so400m without head (timm)",
+        "`blocks.*` of width 1152, `norm`",
+        _so400m,
+        AVERAGE,
+        options="activation=gelu_tanh",
+        refused=("activation=gelu_tanh", "activation=gelu"),
+    ),
+    Case(
+        "norms_after",
+        "timm, norms after attention and MLP",
+        "`blocks.*` without class token and `qkv.bias`",
+        _norms_after,
+        refused=("before or after", "trunk=NAME"),
     ),
     Case("timm_vit", "timm, supervised ViT-B", "`blocks.*`, `norm`, `head`", _supervised, TOKEN),
     Case(
