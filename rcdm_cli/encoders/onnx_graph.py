@@ -83,7 +83,8 @@ def read_graph(path: Path) -> "ModelProto":
 
 def _external_range(tensor: "TensorProto", path: Path) -> tuple[Path, int, int]:
     """Return file, offset and number of bytes of an external tensor."""
-    values = {entry.key: entry.value for entry in tensor.external_data}
+    # Strings that are not UTF-8 are bytes.
+    values = {str(entry.key): str(entry.value) for entry in tensor.external_data}
     location = values.get("location", "")
     parts = PurePosixPath(location.replace("\\", "/")).parts
     if not parts or not location.isprintable() or parts[0].endswith((":", "/")) or ".." in parts:

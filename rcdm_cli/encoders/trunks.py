@@ -46,7 +46,7 @@ def build_trunk(
     pooling: dict[str, Any] = {} if pool is None else {"global_pool": pool}
     try:
         trunk = timm.create_model(name, pretrained=pretrained, num_classes=0, **pooling, **options)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, AssertionError, ArithmeticError, LookupError, RuntimeError) as error:
         raise InputError(f"timm cannot build the trunk {name!r} with {dict(options) | pooling}: {error}") from error
     if stem_padding is not None:
         _use_small_stem(trunk, stem_padding)
@@ -133,9 +133,15 @@ class OnnxTrunk(nn.Module):
             raise RcdmError("An ONNX encoder needs ONNX Runtime: pip install onnxruntime.") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 4  # fatal errors; other errors are exceptions
         try:
-            return onnxruntime.InferenceSession(self.graph, options, providers=["CPUExecutionProvider"])
+            # The fallback to other providers prints to stdout.
+            session = onnxruntime.InferenceSession(
+                self.graph, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+            for entry in (*session.get_inputs(), *session.get_outputs()):
+                _ = entry.name, entry.shape  # names that are not UTF-8 raise an error
+            return session
         except Exception as error:  # ONNX Runtime has an error class for each status code
             raise InputError(f"ONNX Runtime cannot open {self.what}: {str(error).splitlines()[0]}") from error
 

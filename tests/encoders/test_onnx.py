@@ -111,6 +111,14 @@ def test_graph_of_another_kind_is_refused(settings, options, words, tmp_path):
         open_encoder(f"{graph(tmp_path / 'own.onnx', **settings)}{options}")
 
 
+def test_damaged_name_is_refused_without_output(tmp_path, capfd):
+    path = graph(tmp_path / "own.onnx")
+    path.write_bytes(path.read_bytes().replace(b"pooled", b"poo\xffed", 1))
+    with pytest.raises(InputError, match="cannot open"):
+        open_encoder(f"{path},scaling=imagenet")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_damaged_file_is_refused(tmp_path):
     path = graph(tmp_path / "own.onnx")
     complete = path.read_bytes()
