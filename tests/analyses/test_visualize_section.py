@@ -9,11 +9,12 @@ from PIL import Image
 from rcdm_cli.analyses.visualize import section as module
 from rcdm_cli.analyses.visualize.compute import visualize
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
-from rcdm_cli.analyses.visualize.section import draw, section, write
+from rcdm_cli.analyses.visualize.section import _columns, draw, section, write
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import read_image
+from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.report.charts import colour_map
 from rcdm_cli.report.elements import ImageGrid, Sentence
 from tests.bundle.tiny import tiny_bundle
@@ -164,3 +165,14 @@ def test_sentence_compares_levels_by_image(result, tmp_path):
     assert isinstance(sentence, Sentence)
     assert "dino 1 of 2 (standard deviation 22.5 % against 20.0 %" in sentence.text
     assert sentence.text.endswith("in % of the pixel range: supervised backbone 12.3 %.")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        ([("a", "layer1"), ("a", "backbone"), ("b", "backbone")], [["layer1"], ["backbone"]]),
+        ([("a", "x"), ("a", "y"), ("b", "z")], [["x", "z"], ["y"]]),
+    ],
+)
+def test_methods_share_columns_only_without_a_common_level(pairs, expected):
+    assert _columns([Pair(*pair) for pair in pairs]) == expected

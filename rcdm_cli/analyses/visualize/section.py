@@ -1,16 +1,18 @@
 """Files and page section of a visualization: image grid, samples, standard-deviation maps, numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcdm_cli.analyses.training_distance import far_images, input_noun
 from rcdm_cli.analyses.visualize.sample_files import SampleFiles
-from rcdm_cli.core.levels import LEVELS, levels_by_depth
+from rcdm_cli.core.levels import LEVELS, Level, levels_by_depth
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.image_file import Pixels, write_png
 from rcdm_cli.data.image_grid import GridGroup, GridRow, PixelGrid, draw_grid
+from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.report.charts import colour_bar, colour_map
 from rcdm_cli.report.elements import PAIR, GridImage, ImageGrid, ImageGroup, ImageRow, Section, Sentence, table
 from rcdm_cli.report.numbers import counted, listed, name_of
@@ -29,7 +31,7 @@ BRIGHTEST = 0.995
 def draw(result: "Visualization", top: float) -> Pixels:
     """Draw the grid: one row per image and method, with the samples and the standard-deviation map of each level.
 
-    The columns of the levels are ordered by depth.
+    The columns of the levels are ordered by depth. Methods without a common level share the columns.
 
     Args:
         result: Samples of all images.
@@ -39,7 +41,7 @@ def draw(result: "Visualization", top: float) -> Pixels:
         uint8 (height, width, 3). All maps have one colour scale, with a legend on the right. Without maps if there is
         one sample of each image.
     """
-    levels = levels_by_depth(result.pairs)
+    columns = _columns(result.pairs)
     num_samples = len(result.seeds[0])
     with_map = num_samples > 1
     with_image = any(image is not None for image in result.images)
@@ -50,15 +52,18 @@ def draw(result: "Visualization", top: float) -> Pixels:
         for method in dict.fromkeys(pair.method for pair in result.pairs):
             cells: list[Pixels | None] = [None if image is None else center_crop(image, size)] if with_image else []
             by_level = {pair.level: result.results[pair][i] for pair in result.pairs if pair.method == method}
-            for level in levels:
-                if found := by_level.get(level):
+            for levels in columns:
+                if found := next((by_level[level] for level in levels if level in by_level), None):
                     cells += [*found.samples, *([] if found.spread is None else [colour_map(found.spread / top)])]
                 else:
                     cells += [None] * (num_samples + with_map)
             rows.append(GridRow(cells, f"{name}\n{method}"))
     groups = [GridGroup("image", 1)] if with_image else []
-    for level in levels:
-        groups += [GridGroup(f"{level}: samples", num_samples), *([GridGroup("std. dev.", 1)] if with_map else [])]
+    for levels in columns:
+        groups += [
+            GridGroup(f"{' / '.join(levels)}: samples", num_samples),
+            *([GridGroup("std. dev.", 1)] if with_map else []),
+        ]
     body = draw_grid(PixelGrid(rows, groups))
     if not with_map:
         return body
@@ -67,6 +72,17 @@ def draw(result: "Visualization", top: float) -> Pixels:
     canvas[: len(body), : body.shape[1]] = body
     canvas[: len(bar), body.shape[1] :] = bar
     return canvas
+
+
+def _columns(pairs: Sequence[Pair]) -> list[list[Level]]:
+    """Return the levels in each group of columns, by depth. Methods without a common level share the columns."""
+    by_method: dict[str, list[Level]] = {}
+    for pair in pairs:
+        by_method.setdefault(pair.method, []).append(pair.level)
+    levels = levels_by_depth(pairs)
+    if len(levels) < len(pairs):
+        return [[level] for level in levels]
+    return [[level for level in column if level] for column in zip_longest(*by_method.values())]
 
 
 def write(result: "Visualization", files: SampleFiles, about: dict[str, Any]) -> dict[str, Any]:
