@@ -25,6 +25,10 @@ INTRODUCTION = """\
 - `rcdm --install-completion` installs shell completion for bash, zsh and fish.
 - Environment variables: `RCDM_CACHE` is the folder of downloaded weights. `RCDM_OFFLINE=1` forbids downloads.
   `RCDM_DEBUG=1` prints tracebacks and warnings of libraries. `NO_COLOR=1` disables colours.
+- Environment variables replace the defaults of common options, for batch jobs: `RCDM_BUNDLE`, `RCDM_METHOD`,
+  `RCDM_LEVEL`, `RCDM_RECIPE`, `RCDM_SAMPLER`, `RCDM_STEPS`, `RCDM_SAMPLES`, `RCDM_GUIDANCE`, `RCDM_SEED`,
+  `RCDM_BATCH`, `RCDM_BACKEND`, `RCDM_DEVICE`, `RCDM_PRECISION`, `RCDM_OUT`, `RCDM_SHARD`,
+  `RCDM_JSON` and `RCDM_QUIET`. An option on the command line has priority.
 """
 
 

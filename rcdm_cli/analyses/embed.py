@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,13 @@ from rcdm_cli.analyses.run import (
     no_progress,
     require_at_least,
 )
-from rcdm_cli.analyses.step_cache import StepCache
+from rcdm_cli.analyses.shards import recording_shard
+from rcdm_cli.analyses.step_cache import PARTS, Shard, StepCache
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.levels import selected_levels
-from rcdm_cli.core.outputs import output_file
+from rcdm_cli.core.outputs import output_file, output_folder
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.encode import EncoderFunction, encode_dataset
@@ -47,7 +48,7 @@ from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.pairs import Pair, choose_among
 from rcdm_cli.encoders.spec import EncoderSpec
 
-CHUNK = 1024
+CHUNK = 256
 """Number of images in one part of the cache."""
 
 
@@ -153,6 +154,8 @@ def embed(
     force: bool = False,
     cache: StepCache | None = None,
     request: Mapping[str, Any] | None = None,
+    shard: Shard | None = None,
+    shards: Sequence[Path] = (),
     on_progress: OnProgress = no_progress,
     on_note: OnNote = no_note,
 ) -> Embeddings:
@@ -173,18 +176,23 @@ def embed(
         force: whether to replace ``out``.
         cache: cache of parts; by default a folder beside ``out`` that is deleted at the end.
         request: JSON-able description of the call, which the file contains.
+        shard: part of the images to encode; ``out`` is then a folder for ``shards`` of a later call.
+        shards: folders of finished shards, whose images are not encoded again.
         on_progress: called with (stage, images done, images).
         on_note: called with a sentence for each unreadable image.
 
     Raises:
         InputError: no image is readable, or ``out`` exists or has another suffix.
+        ShardFinished: the images of ``shard`` are encoded.
     """
     require_at_least(1, batch=batch)
     out = None if out is None else Path(out)
-    if out is not None:
+    if out is not None and not shard:
         embeddings_suffix(out)
-    with nullcontext() if out is None else output_file(out):
-        if out is not None and out.exists() and not force:
+    with ExitStack() as stack:
+        if out is not None:
+            stack.enter_context(output_folder(out) if shard else output_file(out))
+        if out is not None and out.exists() and not force and not shard:
             raise InputError(f"{out} exists already. Give `force` to replace the file, or another `out`.")
         encoders = encoder_set(bundle, methods, level)
         dataset = open_images(images, split, on_note)
@@ -192,7 +200,10 @@ def embed(
             raise InputError(f"`labels` has {len(labels)} entries for {len(dataset)} images.")
         own_cache = None
         if cache is None and out is not None:
-            own_cache = cache = StepCache(out.with_name(f"{out.name}.parts"), {"rcdm": __version__})
+            parts = out / PARTS if shard else out.with_name(f"{out.name}.parts")
+            others = [folder / PARTS for folder in shards]
+            own_cache = cache = StepCache(parts, {"rcdm": __version__}, shard, others)
+            stack.enter_context(recording_shard(out, shard, request))
         run = Run(
             batch=batch,
             cache=cache or StepCache(),
@@ -200,7 +211,7 @@ def embed(
             on_progress=on_progress,
             on_note=on_note,
         )
-        embeddings = embed_dataset(run, encoders, dataset)
+        embeddings = embed_dataset(run, encoders, dataset, divided=True)
         unreadable = [path for path, _ in embeddings.skipped]
         origin = {"rcdm": __version__, **encoders.origin, "unreadable": unreadable, **run.requested}
         embeddings = replace(embeddings, origin=origin)
@@ -214,7 +225,9 @@ def embed(
     return embeddings
 
 
-def embed_dataset(run: Run, encoders: EncoderSet, dataset: ImageDataset, stage: str = "Encoding") -> Embeddings:
+def embed_dataset(
+    run: Run, encoders: EncoderSet, dataset: ImageDataset, stage: str = "Encoding", divided: bool = False
+) -> Embeddings:
     """Compute the representations of all readable images of a dataset, one cached part per ``CHUNK`` images.
 
     Args:
@@ -222,9 +235,11 @@ def embed_dataset(run: Run, encoders: EncoderSet, dataset: ImageDataset, stage: 
         encoders: encoders and pairs.
         dataset: images; each encoder centre-crops the images to its own input size.
         stage: name of the stage for ``on_progress``.
+        divided: whether a shard encodes its part of the images only.
 
     Raises:
         InputError: no image is readable.
+        ShardFinished: ``divided`` is True, and the images of the shard are encoded.
     """
     show = partial(run.on_progress, stage)
     about = {
@@ -237,11 +252,16 @@ def embed_dataset(run: Run, encoders: EncoderSet, dataset: ImageDataset, stage: 
     for start in range(0, len(dataset), CHUNK):
         index = range(start, min(start + CHUNK, len(dataset)))
         compute = partial(_chunk, encoders, dataset, index, run.batch, show)
-        part = run.cache.get_or_compute({"step": "embed", **about, "start": start, "stop": index.stop}, compute)
+        key = {"step": "embed", **about, "start": start, "stop": index.stop}
+        part = (run.cache.compute_divided if divided else run.cache.get_or_compute)(key, compute)
+        if part is None:
+            continue
         read += part["read"].tolist()
         skipped += tensor_to_json(part["skipped"])
         parts.append(part)
     show(len(dataset), len(dataset))
+    if divided:
+        run.cache.require_all()
     if not read:
         raise InputError(f"None of the {len(dataset)} images in {dataset.root} is readable; first: {skipped[0][1]}")
     for _, reason in skipped:

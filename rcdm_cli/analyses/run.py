@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from rcdm_cli import __version__
-from rcdm_cli.analyses.step_cache import StepCache, encode_pairs, tensors_hash
+from rcdm_cli.analyses.shards import recording_shard
+from rcdm_cli.analyses.step_cache import PARTS, Shard, StepCache, encode_pairs, tensors_hash
 from rcdm_cli.bundle.arguments import require_integer
 from rcdm_cli.bundle.bundle import Bundle, load_bundle
 from rcdm_cli.core.errors import InputError
@@ -58,12 +59,17 @@ class RunArguments(StepArguments, total=False):
         cache: cache of expensive steps. Default: a folder in ``out`` that is deleted at the end of the run.
         request: JSON-able description of the call for ``results.json``, such as the command line of ``rcdm``. Default:
             None.
+        shard: steps to compute in this run. The run then ends with ``ShardFinished``, and ``out`` contains the computed
+            steps. Default: None, which computes all steps.
+        shards: folders of finished shards, whose steps are not computed again. Default: none.
     """
 
     out: str | Path | None
     force: bool
     cache: StepCache | None
     request: Mapping[str, Any] | None
+    shard: Shard | None
+    shards: Sequence[Path]
 
 
 class AnalysisArguments(RunArguments, total=False):
@@ -171,6 +177,9 @@ class SamplingRun(Run):
 
         Returns:
             uint8 (N, K, S, S, 3), by pair.
+
+        Raises:
+            ShardFinished: the run is a shard, and its batches are computed.
         """
         num_samples, show = len(seeds[0]), on_progress or partial(self.on_progress, "Sampling")
         cond = torch.cat([self.bundle.condition(one, method=pair.method, level=pair.level) for pair, one in h.items()])
@@ -190,9 +199,13 @@ class SamplingRun(Run):
                 "seeds": batch_seeds,
                 "settings": self.settings.model_dump(),
             }
-            parts.append(self.cache.get_or_compute(key, sample)["samples"].numpy())
+            part = self.cache.compute_divided(key, sample)
+            if part is None:
+                continue
+            parts.append(part["samples"].numpy())
             on_samples(start, parts[-1])
             show(start + len(batch_seeds), len(flat_seeds))
+        self.cache.require_all()
         flat = np.concatenate(parts)
         return dict(zip(h, flat.reshape(len(h), len(seeds), num_samples, *flat.shape[1:]), strict=True))
 
@@ -205,6 +218,8 @@ def open_run(
     force: bool = False,
     cache: StepCache | None = None,
     request: Mapping[str, Any] | None = None,
+    shard: Shard | None = None,
+    shards: Sequence[Path] = (),
     **options: Unpack[StepArguments],
 ) -> Iterator[Run]:
     """Check ``RunArguments`` and open the cache. At the end of the run, the default cache is deleted.
@@ -215,11 +230,14 @@ def open_run(
         force: whether to replace a finished run.
         cache: cache of the caller, which is not deleted.
         request: description of the call.
+        shard: steps to compute.
+        shards: folders of finished shards.
         **options: see ``StepArguments``.
 
     Raises:
         InputError: a value is out of range, ``out`` contains a finished run and ``force`` is False, ``out`` cannot be
             written, or another process writes to ``out``.
+        ShardFinished: the steps of ``shard`` are computed.
     """
     run = Run(out=None if out is None else Path(out), request=request, **options)
     require_at_least(0, seed=run.seed)
@@ -229,11 +247,14 @@ def open_run(
             stack.enter_context(output_folder(run.out))
             remove_replaced(run.out)
             if (run.out / RESULTS).exists():
-                StepCache(run.out / "parts").discard()  # of a run that was killed when it was finished
-                if not force:
+                StepCache(run.out / PARTS).discard()  # of a run that was killed when it was finished
+                if not force or shard:
                     raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
                 run = replace(run, out=stack.enter_context(replacing_run(run.out)))
-        own_cache = StepCache(run.out / "parts", about) if run.out and cache is None else None
+        own_cache = None
+        if run.out and cache is None:
+            own_cache = StepCache(run.out / PARTS, about, shard, [folder / PARTS for folder in shards])
+            stack.enter_context(recording_shard(run.out, shard, request))
         yield replace(run, cache=cache or own_cache or run.cache)
         if own_cache:
             own_cache.discard()

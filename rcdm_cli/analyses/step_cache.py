@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,25 @@ import numpy as np
 from torch import Tensor
 
 from rcdm_cli.bundle.bundle import Bundle
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import read_metadata, read_tensors, remove_temporary, write_tensors
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
+
+PARTS = "parts"
+"""Folder of the cached parts in a run folder."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index`` of ``count`` of the expensive steps of an analysis, for job arrays."""
+
+    index: int
+    count: int
+
+
+class ShardFinished(RcdmError):
+    """A shard has computed its steps, and the results need the steps of other shards."""
 
 
 class StepCache:
@@ -22,10 +39,46 @@ class StepCache:
     Args:
         folder: folder of the cached parts; None disables the cache.
         about: inputs that every part depends on, such as the hash of the bundle. JSON-able.
+        shard: steps to compute; None computes all steps.
+        others: folders of further parts, which other shards have computed.
     """
 
-    def __init__(self, folder: Path | None = None, about: Mapping[str, Any] | None = None) -> None:
-        self.folder, self.about = folder, dict(about or {})
+    def __init__(
+        self,
+        folder: Path | None = None,
+        about: Mapping[str, Any] | None = None,
+        shard: Shard | None = None,
+        others: Sequence[Path] = (),
+    ) -> None:
+        self.folder, self.about, self.shard, self.others = folder, dict(about or {}), shard, others
+        self._divided = 0
+
+    def compute_divided(
+        self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Tensor] | None:
+        """Return the tensors as ``get_or_compute``, or None if the step belongs to another shard.
+
+        Every shard calls this function for the same steps in the same order. Shards take the steps in turn.
+        """
+        number, self._divided = self._divided, self._divided + 1
+        if self.shard is None or number % self.shard.count == self.shard.index:
+            return self.get_or_compute(key, compute)
+        return None
+
+    def require_all(self) -> None:
+        """End a shard before results are computed from divided steps.
+
+        Raises:
+            ShardFinished: the cache computes the steps of one shard.
+        """
+        if self.shard:
+            raise ShardFinished(f"Shard {self.shard.index} of {self.shard.count} is finished.")
+
+    @contextmanager
+    def divided(self) -> Iterator[None]:
+        """Continue after ``ShardFinished``, so that a shard computes its steps of the next stage too."""
+        with suppress(ShardFinished):
+            yield
 
     def get_or_compute(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Return the cached tensors of ``key``. Call ``compute`` and store the result if the cache has none.
@@ -38,8 +91,9 @@ class StepCache:
             return dict(compute())
         text = json.dumps({**self.about, "part": dict(key)}, sort_keys=True)
         path = self.folder / _file_name(text)
-        if path.exists() and read_metadata(path).get("part") == text:
-            return read_tensors(path)
+        for found in (path, *(other / path.name for other in self.others)):
+            if found.exists() and read_metadata(found).get("part") == text:
+                return read_tensors(found)
         tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
         write_tensors(path, tensors, {"part": text})
         return tensors

@@ -20,11 +20,20 @@ from rcdm_cli.cli._signals import interrupt_on_signals
 from rcdm_cli.core.errors import ImageWarning
 
 Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as one JSON object.", rich_help_panel=OUTPUT_PANEL)
+    bool,
+    typer.Option(
+        "--json", help="Print the result as one JSON object.", rich_help_panel=OUTPUT_PANEL, envvar="RCDM_JSON"
+    ),
 ]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="Print only the result, warnings and errors.", rich_help_panel=OUTPUT_PANEL),
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="Print only the result, warnings and errors.",
+        rich_help_panel=OUTPUT_PANEL,
+        envvar="RCDM_QUIET",
+    ),
 ]
 
 

@@ -40,6 +40,16 @@ def choose_device(name: str, local_rank: int = 0) -> "torch.device":
     return device
 
 
+def device_of_process(name: str) -> "torch.device":
+    """Return the device for ``--device`` of one of the processes that ``torchrun`` or ``srun`` started."""
+    import torch
+
+    own = processes()
+    # With ``srun --gpus-per-task``, a process sees its own CUDA device only.
+    sees_own_only = own.launcher == "srun" and torch.cuda.device_count() == 1
+    return choose_device(name, 0 if sees_own_only else own.local_rank)
+
+
 def _why_not(count: int) -> str:
     import torch
 
@@ -69,7 +79,7 @@ def open_bundle(out: Output, bundle_name: str, engine: EngineOptions) -> "Bundle
 
     bundle = load_bundle(
         bundle_path(bundle_name),
-        choose_device(engine.device),
+        device_of_process(engine.device),
         backend=engine.backend,
         precision=engine.precision,
         on_note=out.note,
@@ -88,17 +98,13 @@ def distributed(out: Output, device: str) -> Iterator[tuple["torch.device", Outp
         InputError: ``device`` is one GPU, or MPS, and there are several processes.
         RcdmError: the device is not available.
     """
-    import torch
-
     from rcdm_cli.training.distributed import is_main_process, process_group
 
     own = processes()
     started = f"but {own.launcher} started {own.world_size} processes"
     if own.world_size > 1 and ":" in device:
         raise InputError(f"--device {device} is one device, {started}. Use cuda.")
-    # With ``srun --gpus-per-task``, a process sees its own CUDA device only.
-    sees_own_only = own.launcher == "srun" and torch.cuda.device_count() == 1
-    own_device = choose_device(device, 0 if sees_own_only else own.local_rank)
+    own_device = device_of_process(device)
     if own.world_size > 1 and own_device.type == "mps":
         raise InputError(f"MPS is one device, {started}. Use --device cpu.")
     with process_group(own.rank, own.world_size, own_device, own.init_method):

@@ -46,6 +46,11 @@ class Processes(NamedTuple):
     launcher: str = "torchrun"
     init_method: str = "env://"
 
+    @property
+    def several(self) -> bool:
+        """Whether a launcher started several processes. ``WORLD_SIZE`` alone may have another meaning."""
+        return self.world_size > 1 and (self.launcher == "srun" or "LOCAL_RANK" in os.environ)
+
 
 def processes(environment: Mapping[str, str] = os.environ) -> Processes:
     """Return the processes that ``torchrun`` or ``srun`` started. Without either, this process is the only one.
@@ -86,12 +91,12 @@ def require_single_process(command: str) -> None:
         InputError: there are several processes. Only the main process has a message.
     """
     own = processes()
-    if own.world_size > 1 and (own.launcher == "srun" or "LOCAL_RANK" in os.environ):
+    if own.several:
         if own.rank:
             raise typer.Exit(InputError.exit_code)
         raise InputError(
-            f"`rcdm {command}` runs in one process, but {own.launcher} started {own.world_size}. Only `rcdm train` and "
-            "`rcdm pretrain` support several processes."
+            f"`rcdm {command}` runs in one process, but {own.launcher} started {own.world_size}. These commands "
+            "support several processes: autoencoder, embed, evaluate, fgsm, invariance, pretrain, train, visualize."
         )
 
 

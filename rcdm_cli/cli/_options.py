@@ -1,6 +1,7 @@
 """Options that several commands share. Each option has one name, one meaning and one help text.
 
-A command uses the type and sets its own default: ``steps: Steps = 20``.
+A command uses the type and sets its own default: ``steps: Steps = 20``. The environment variable ``RCDM_STEPS``
+replaces the default, for batch jobs.
 """
 
 import os
@@ -83,10 +84,13 @@ def option(
     return typer.Option(*flags, metavar=metavar, help=text, rich_help_panel=panel, **settings)
 
 
-def choice_option(flag: str, choices: Sequence[str], text: str | None = None, *, panel: str | None = None) -> Any:
+def choice_option(
+    flag: str, choices: Sequence[str], text: str | None = None, *, panel: str | None = None, envvar: str | None = None
+) -> Any:
     """Return an option with one value of ``choices``, which the shell completes."""
     check, complete = one_of(flag.removeprefix("--"), choices), _completion.one_of(choices)
-    return option("|".join(choices), text, flags=(flag,), panel=panel, callback=check, autocompletion=complete)
+    settings = {"callback": check, "autocompletion": complete, "envvar": envvar}
+    return option("|".join(choices), text, flags=(flag,), panel=panel, **settings)
 
 
 def names_option(flag: str, choices: Sequence[str], text: str | None = None, *, panel: str) -> Any:
@@ -125,6 +129,14 @@ def _device(value: str) -> str:
     kind, _, index = value.partition(":")
     if value not in ("auto", "cpu", "cuda", "mps") and not (kind == "cuda" and index.isdecimal()):
         raise typer.BadParameter(unknown_name_message("device", value, ("auto", "cpu", "cuda", "cuda:N", "mps")))
+    return value
+
+
+def _shard(value: str | None) -> str | None:
+    if value is not None:
+        index, slash, count = value.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+            raise typer.BadParameter(f"{value!r} is not I/N with I from 0 to N - 1, such as 0/4.")
     return value
 
 
@@ -189,19 +201,23 @@ Split = Annotated[str | None, option("NAME", "Sub-folder of DATA to use. Default
 RecipeName = Annotated[
     str,
     option(
-        "NAME|FILE", "Recipe: its name (see `rcdm list recipes`) or a TOML file.", autocompletion=_completion.recipe
+        "NAME|FILE",
+        "Recipe: its name (see `rcdm list recipes`) or a TOML file.",
+        envvar="RCDM_RECIPE",
+        autocompletion=_completion.recipe,
     ),
     ParameterCheck(recipe_path),
 ]
 Set = Annotated[list[str] | None, option("KEY=VALUE", "Change a value of the recipe. Repeatable.", flags=("--set",))]
 METHOD_HELP = "Method, such as dino (see `rcdm list methods`)."
-Method = Annotated[str, option("NAME", METHOD_HELP, autocompletion=_completion.methods)]
+Method = Annotated[str, option("NAME", METHOD_HELP, envvar="RCDM_METHOD", autocompletion=_completion.methods)]
 Methods = Annotated[
     list[str] | None,
     option(
         "NAME[,NAME]",
         METHOD_HELP,
         flags=("--method",),
+        envvar="RCDM_METHOD",
         callback=_names,
         show_default="all in the bundle",
         autocompletion=_completion.methods,
@@ -213,6 +229,7 @@ Level = Annotated[
     option(
         "backbone|projector|both|LAYER[,LAYER]",
         LEVEL_HELP,
+        envvar="RCDM_LEVEL",
         callback=_names,
         show_default="all in the bundle",
         autocompletion=_completion.levels,
@@ -224,6 +241,7 @@ UncheckedBundleName = Annotated[
         "NAME",
         "Bundle: its name (see `rcdm list bundles`) or its folder.",
         flags=("--bundle",),
+        envvar="RCDM_BUNDLE",
         autocompletion=_completion.bundle,
     ),
 ]
@@ -244,35 +262,51 @@ IgnoredClasses = Annotated[
 
 Sampler = Annotated[
     str | None,
-    choice_option("--sampler", SAMPLERS, "Diffusion sampler. Default: the bundle's.", panel=SAMPLING_PANEL),
+    choice_option(
+        "--sampler", SAMPLERS, "Diffusion sampler. Default: the bundle's.", panel=SAMPLING_PANEL, envvar="RCDM_SAMPLER"
+    ),
 ]
 STEPS_HELP = "Number of sampling steps. More steps are slower and more accurate. Default: the bundle's."
-Steps = Annotated[int | None, option("N", STEPS_HELP, min=1, panel=SAMPLING_PANEL)]
-Samples = Annotated[int, option("N", "Samples per representation.", flags=("--samples",), min=1, panel=SAMPLING_PANEL)]
+Steps = Annotated[int | None, option("N", STEPS_HELP, min=1, panel=SAMPLING_PANEL, envvar="RCDM_STEPS")]
+Samples = Annotated[
+    int,
+    option(
+        "N", "Samples per representation.", flags=("--samples",), min=1, panel=SAMPLING_PANEL, envvar="RCDM_SAMPLES"
+    ),
+]
 GUIDANCE_HELP = "Classifier-free guidance scale; 1 is no guidance. Default: the bundle's."
-Guidance = Annotated[float | None, option("SCALE", GUIDANCE_HELP, min=0, max=100, panel=SAMPLING_PANEL)]
+Guidance = Annotated[
+    float | None, option("SCALE", GUIDANCE_HELP, min=0, max=100, panel=SAMPLING_PANEL, envvar="RCDM_GUIDANCE")
+]
 SEED_HELP = "Random seed. The same seed gives the same noise on every machine."
-Seed = Annotated[int, option("N", SEED_HELP, min=0, panel=SAMPLING_PANEL)]
+Seed = Annotated[int, option("N", SEED_HELP, min=0, panel=SAMPLING_PANEL, envvar="RCDM_SEED")]
 
 BACKEND_HELP = "Backend that runs the denoiser; auto is the fastest installed backend that the bundle has graphs for."
-Backend = Annotated[str, choice_option("--backend", BACKENDS, BACKEND_HELP, panel=MACHINE_PANEL)]
+Backend = Annotated[str, choice_option("--backend", BACKENDS, BACKEND_HELP, panel=MACHINE_PANEL, envvar="RCDM_BACKEND")]
 Device = Annotated[
     str,
     option(
         "auto|cpu|cuda|cuda:N|mps",
         "Device to run on; auto is the first CUDA device if available, else MPS if available, else the CPU.",
+        envvar="RCDM_DEVICE",
         callback=_device,
         panel=MACHINE_PANEL,
         autocompletion=_completion.one_of(("auto", "cpu", "cuda", "mps")),
     ),
 ]
 PRECISION_HELP = "Number format of the denoiser's matrix products; auto is the fastest on the device."
-Precision = Annotated[str, choice_option("--precision", PRECISIONS, PRECISION_HELP, panel=MACHINE_PANEL)]
-Batch = Annotated[int, option("N", "Batch size.", min=1, panel=MACHINE_PANEL)]
+Precision = Annotated[
+    str, choice_option("--precision", PRECISIONS, PRECISION_HELP, panel=MACHINE_PANEL, envvar="RCDM_PRECISION")
+]
+Batch = Annotated[int, option("N", "Batch size.", min=1, panel=MACHINE_PANEL, envvar="RCDM_BATCH")]
 CACHE_HELP = f"Folder of downloaded weights. Default: {CACHE}, else ~/.cache/rcdm."
 Cache = Annotated[Path | None, option("PATH", CACHE_HELP, panel=MACHINE_PANEL)]
 
-Out = Annotated[Path, option("PATH", "Folder for the results.", panel=OUTPUT_PANEL), OUTPUT_FOLDER]
+SHARD_HELP = (
+    "Compute part I of N, from 0, of the expensive steps, for job arrays. `rcdm merge` joins the folders of all parts."
+)
+ShardText = Annotated[str | None, option("I/N", SHARD_HELP, panel=OUTPUT_PANEL, envvar="RCDM_SHARD", callback=_shard)]
+Out = Annotated[Path, option("PATH", "Folder for the results.", panel=OUTPUT_PANEL, envvar="RCDM_OUT"), OUTPUT_FOLDER]
 Force = Annotated[bool, option(text="Replace existing results.", panel=OUTPUT_PANEL)]
 DRY_RUN_HELP = "Check the arguments and print the plan without downloading."
 DryRun = Annotated[bool, option(text=DRY_RUN_HELP, panel=OUTPUT_PANEL)]
@@ -323,3 +357,10 @@ class RunOptions:
 @dataclass(frozen=True, kw_only=True)
 class AnalysisOptions(RunOptions, EngineOptions, SamplingOptions, SelectionOptions):
     """Options of every analysis of samples. The help lists the options of the last base class first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardedOptions(AnalysisOptions):
+    """Options of analyses whose expensive steps can be divided."""
+
+    shard: ShardText = None

@@ -6,10 +6,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rcdm_cli.cli._device import choose_device, open_bundle
+from rcdm_cli.cli._device import device_of_process, open_bundle
 from rcdm_cli.cli._options import AnalysisOptions, EngineOptions, RunOptions, SelectionOptions
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._request import Request, is_finished, request_of
+from rcdm_cli.cli._shards import chosen_shard, end_finished_shard, ending_shard, merged_shards
 from rcdm_cli.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,23 +29,23 @@ def run_analysis(
         compute: analysis function.
         *inputs: inputs of ``compute`` after the bundle.
         **arguments: keyword arguments of ``compute`` that other analyses do not have.
+
+    Raises:
+        typer.Exit: the command is a shard, whose result is printed.
     """
     request = request_of(output.context)
-    if already_finished(output, analysis, request):
+    shard, out = chosen_shard(output.context, getattr(analysis, "shard", None), analysis.out)
+    shards = merged_shards(output.context, request)
+    if shard:
+        end_finished_shard(output, out, shard, request, analysis.force)
+    elif already_finished(output, analysis, request):
         return
     bundle = open_bundle(output, analysis.bundle, analysis)
     of_bundle = {"bundle", *(option.name for option in fields(EngineOptions))}
     options = {name: value for name, value in vars(analysis).items() if name not in of_bundle}
-    with output.stages() as show:
-        compute(
-            bundle,
-            *inputs,
-            **arguments,
-            **options,
-            request=request.model_dump(),
-            on_progress=show,
-            on_note=output.warn,
-        )
+    options |= {"out": out, "shard": shard, "shards": shards, "request": request.model_dump()}
+    with ending_shard(output, out, shard), output.stages() as show:
+        compute(bundle, *inputs, **arguments, **options, on_progress=show, on_note=output.warn)
 
 
 def already_finished(output: Output, run: RunOptions, request: Request) -> bool:
@@ -102,10 +103,10 @@ def open_source(
 
     methods = selection.methods
     if encoder is None:
-        return load_bundle(selection.bundle, choose_device(device)), methods
+        return load_bundle(selection.bundle, device_of_process(device)), methods
     if methods and len(methods) > 1:
         raise InputError(f"`encoder` opens one encoder. Give one name as `methods`, not {', '.join(methods)}.")
     opened = open_encoder(encoder, methods[0] if methods else None)
     for line in inferred_lines(opened.inferred, opened.spec.method):
         output.note(line)
-    return opened.to(choose_device(device)), None
+    return opened.to(device_of_process(device)), None

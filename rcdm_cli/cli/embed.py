@@ -8,21 +8,22 @@ import typer
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._options import (
     EXISTING,
-    OUTPUT_FILE,
     OUTPUT_PANEL,
     Batch,
     Device,
     EncoderReference,
     Force,
-    ParameterCheck,
     SelectionOptions,
+    ShardText,
     Split,
     option,
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._request import is_written, request_of
 from rcdm_cli.cli._runs import fail_if_skipped, open_source
+from rcdm_cli.cli._shards import chosen_shard, end_finished_shard, ending_shard, merged_shards
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.outputs import require_output_file, require_output_folder
 from rcdm_cli.core.resources import EMBEDDINGS
 
 
@@ -31,22 +32,18 @@ def _require_suffix(path: Path) -> None:
         raise InputError(f"A file of representations ends in {' or '.join(EMBEDDINGS)}; given {path}.")
 
 
-@command("embed", panel="Analyses")
+@command("embed", panel="Analyses", distributed=True)
 def embed(
     output: Output,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES|DATA..."), EXISTING],
-    out: Annotated[
-        Path,
-        option("FILE", flags=("--out", "-o"), panel=OUTPUT_PANEL),
-        OUTPUT_FILE,
-        ParameterCheck(_require_suffix),
-    ],
+    out: Annotated[Path, option("FILE", flags=("--out", "-o"), panel=OUTPUT_PANEL)],
     split: Split = None,
     selection: SelectionOptions = SelectionOptions(),
     encoder: EncoderReference = None,
     batch: Batch = 64,
     device: Device = "auto",
     force: Force = False,
+    shard: ShardText = None,
 ) -> None:
     """Write the representations of images to a file, with paths, classes and the specs of the encoders.
 
@@ -56,21 +53,30 @@ def embed(
 
     Args:
         images: Images and folders of images, or one dataset: a folder with class folders, a tar, a folder of tars.
-        out: File to write; it ends in .safetensors or .npz.
+        out: File to write; it ends in .safetensors or .npz. With --shard, a folder.
 
     Examples:
         $ rcdm embed imgs -o imgs.safetensors
         $ rcdm embed images.tar --split val --method dino,vicreg --level backbone -o val.npz
     """
+    own_shard, out = chosen_shard(output.context, shard, out)
+    if own_shard:
+        require_output_folder(out)
+    else:
+        require_output_file(out)
+        _require_suffix(out)
     from rcdm_cli.analyses.embed import embed as compute
     from rcdm_cli.encoders.embeddings import read_embeddings
 
     request = request_of(output.context)
-    if is_written(out, request, force):
+    shards = merged_shards(output.context, request)
+    if own_shard:
+        end_finished_shard(output, out, own_shard, request, force)
+    if not own_shard and is_written(out, request, force):
         output.note(f"{out} contains the representations of the same command and inputs.")
     else:
         source, methods = open_source(output, selection, encoder, device)
-        with output.stages() as show:
+        with ending_shard(output, out, own_shard), output.stages() as show:
             compute(
                 source,
                 images,
@@ -81,6 +87,8 @@ def embed(
                 out=out,
                 force=force,
                 request=request.model_dump(),
+                shard=own_shard,
+                shards=shards,
                 on_progress=show,
                 on_note=output.warn,
             )

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import AnalysisOptions, IgnoredClasses, Source, Split, limit_option, option
+from rcdm_cli.cli._options import IgnoredClasses, ShardedOptions, Source, Split, limit_option, option
 from rcdm_cli.cli._output import Output, text_table
 from rcdm_cli.cli._runs import print_run, run_analysis
 
 
-@command("evaluate", panel="Analyses")
+@command("evaluate", panel="Analyses", distributed=True)
 def evaluate(
     output: Output,
     images: Source,
@@ -19,7 +19,7 @@ def evaluate(
     ignore_classes: IgnoredClasses = None,
     space: Annotated[str | None, option("METHOD[/LEVEL]")] = None,
     inception: Annotated[Path | None, option("FILE")] = None,
-    analysis: AnalysisOptions = AnalysisOptions(num_samples=2, batch=64, out=Path("evaluation")),
+    analysis: ShardedOptions = ShardedOptions(num_samples=2, batch=64, out=Path("evaluation")),
 ) -> None:
     """Measure the faithfulness, diversity, realism and memorisation of samples.
 

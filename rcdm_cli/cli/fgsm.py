@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import SAMPLING_PANEL, AnalysisOptions, IgnoredClasses, Source, Split, limit_option, option
+from rcdm_cli.cli._options import SAMPLING_PANEL, IgnoredClasses, ShardedOptions, Source, Split, limit_option, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import print_run, run_analysis
 from rcdm_cli.core.errors import CheckFailed, unknown_name_message
@@ -41,7 +41,7 @@ def _epsilons(values: list[str]) -> list[str]:
     return sorted(set(texts), key=_epsilon)
 
 
-@command("fgsm", panel="Analyses")
+@command("fgsm", panel="Analyses", distributed=True)
 def fgsm(
     output: Output,
     images: Source,
@@ -58,7 +58,7 @@ def fgsm(
     attack_steps: Annotated[int, option("N", min=1)] = 10,
     max_drift: Annotated[float | None, option("X", min=0)] = None,
     examples: Annotated[int, option("N", min=0, panel=SAMPLING_PANEL)] = 3,
-    analysis: AnalysisOptions = AnalysisOptions(num_samples=2, out=Path("fgsm")),
+    analysis: ShardedOptions = ShardedOptions(num_samples=2, out=Path("fgsm")),
 ) -> None:
     """Measure the robustness of representations to small adversarial changes of the image.
 

@@ -4,17 +4,17 @@ from pathlib import Path
 from typing import Annotated
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import SAMPLING_PANEL, AnalysisOptions, Images, option
+from rcdm_cli.cli._options import SAMPLING_PANEL, Images, ShardedOptions, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, print_run, run_analysis
 
 
-@command("invariance", panel="Analyses")
+@command("invariance", panel="Analyses", distributed=True)
 def invariance(
     output: Output,
     images: Images,
     examples: Annotated[int, option("N", min=0, panel=SAMPLING_PANEL)] = 1,
-    analysis: AnalysisOptions = AnalysisOptions(num_samples=3, out=Path("invariance")),
+    analysis: ShardedOptions = ShardedOptions(num_samples=3, out=Path("invariance")),
 ) -> None:
     """Measure the similarity of a representation before and after augmentations of the image.
 

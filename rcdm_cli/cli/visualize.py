@@ -6,16 +6,16 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._options import EXISTING, AnalysisOptions
+from rcdm_cli.cli._options import EXISTING, ShardedOptions
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import fail_if_skipped, print_run, run_analysis
 
 
-@command("visualize", panel="Analyses")
+@command("visualize", panel="Analyses", distributed=True)
 def visualize(
     output: Output,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES..."), EXISTING],
-    analysis: AnalysisOptions = AnalysisOptions(num_samples=6, out=Path("visualization")),
+    analysis: ShardedOptions = ShardedOptions(num_samples=6, out=Path("visualization")),
 ) -> None:
     """Generate samples from the representations of images.
 

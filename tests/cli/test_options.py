@@ -205,3 +205,33 @@ def test_mps_that_is_not_available_is_an_error_and_never_replaced(monkeypatch, b
     with pytest.raises(RcdmError, match=f"^--device mps: .*{reason}.*--device cpu") as caught:
         choose_device("mps")
     assert caught.value.exit_code == 1
+
+
+TWINS = {
+    "RCDM_METHOD": ("dino,simclr", "method", ["dino", "simclr"]),
+    "RCDM_LEVEL": ("layer3", "level", ["layer3"]),
+    "RCDM_SAMPLER": ("ddim", "sampler", "ddim"),
+    "RCDM_STEPS": ("7", "steps", 7),
+    "RCDM_GUIDANCE": ("1.5", "guidance", 1.5),
+    "RCDM_BACKEND": ("torch", "backend", "torch"),
+    "RCDM_DEVICE": ("cuda:1", "device", "cuda:1"),
+    "RCDM_PRECISION": ("bf16", "precision", "bf16"),
+    "RCDM_BATCH": ("3", "batch", 3),
+}
+
+
+@pytest.mark.parametrize("variable", TWINS)
+def test_environment_variable_replaces_the_default_of_an_option(invoke_function, monkeypatch, variable):
+    text, name, value = TWINS[variable]
+    monkeypatch.setenv(variable, text)
+    monkeypatch.setenv("RCDM_JSON", "1")
+    assert json.loads(invoke_function(print_options).stdout) == DEFAULTS | {name: value}
+
+
+def test_option_has_priority_over_its_environment_variable(invoke_function, monkeypatch):
+    monkeypatch.setenv("RCDM_STEPS", "7")
+    assert json.loads(invoke_function(print_options, "--steps", "9", "--json").stdout)["steps"] == 9
+    monkeypatch.setenv("RCDM_DEVICE", "gpu")
+    wrong = invoke_function(print_options)
+    assert wrong.exit_code == 2
+    assert "RCDM_DEVICE" in wrong.stderr or "gpu" in wrong.stderr

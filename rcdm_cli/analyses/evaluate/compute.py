@@ -177,26 +177,28 @@ def measure_samples(
         def show(done: int, samples: int, number: int = number) -> None:
             run.on_progress("Sampling", number * samples + done, len(run.pairs) * samples)
 
-        samples = run.sample({pair: h[pair]}, seeds, on_progress=show)[pair]
-        flat = samples.reshape(-1, *samples.shape[2:])
-        sample_h = encode_pairs(bundle, list(flat), [pair], batch=run.batch, cache=run.cache)[pair]
-        sample_h = sample_h.unflatten(0, (count, num_samples))
-        features = feature_space.features(flat, every=num_samples)
-        by_image = features.own.unflatten(0, (count, num_samples))
-        nearest = memorised(by_image, real.own, real_bank.own) if real_bank else None
-        evaluated.append(
-            EvaluatedRepresentation(
-                pair=pair,
-                faithfulness=faithfulness(sample_h, h[pair], bootstrap),
-                directions=directions(sample_h, h[pair]),
-                knn=accuracies.get(pair),
-                diversity=diversity(samples, by_image) if num_samples > 1 else None,
-                distances=distances(features.own[::num_samples], real.own),
-                inception=features.compare(real),
-                memorised=nearest,
-                nearest=_most_similar(nearest, small, samples, small_bank) if nearest else (),
+        with run.cache.divided():
+            samples = run.sample({pair: h[pair]}, seeds, on_progress=show)[pair]
+            flat = samples.reshape(-1, *samples.shape[2:])
+            sample_h = encode_pairs(bundle, list(flat), [pair], batch=run.batch, cache=run.cache)[pair]
+            sample_h = sample_h.unflatten(0, (count, num_samples))
+            features = feature_space.features(flat, every=num_samples)
+            by_image = features.own.unflatten(0, (count, num_samples))
+            nearest = memorised(by_image, real.own, real_bank.own) if real_bank else None
+            evaluated.append(
+                EvaluatedRepresentation(
+                    pair=pair,
+                    faithfulness=faithfulness(sample_h, h[pair], bootstrap),
+                    directions=directions(sample_h, h[pair]),
+                    knn=accuracies.get(pair),
+                    diversity=diversity(samples, by_image) if num_samples > 1 else None,
+                    distances=distances(features.own[::num_samples], real.own),
+                    inception=features.compare(real),
+                    memorised=nearest,
+                    nearest=_most_similar(nearest, small, samples, small_bank) if nearest else (),
+                )
             )
-        )
+    run.cache.require_all()
     # Distances depend on the sizes of the sets. The reference therefore has as many training images as images.
     subset = np.linspace(0, len(small_bank) - 1, min(count, len(small_bank))).round().astype(int)
     reference = feature_space.features(small_bank[subset]) if bank else None

@@ -242,9 +242,11 @@ def attack_all(run: SamplingRun, subjects: AttackedImages, plan: AttackPlan) -> 
             "labels": subjects.labels.tolist() if subjects.labels is not None else None,
             "classifier": tensors_hash(*subjects.classifiers.get(case.pair, ())),
         }
-        part = run.cache.get_or_compute(key, compute)
-        outcomes[case] = AttackOutcome(part["similarity"], part["largest"], part.get("predicted"))
+        part = run.cache.compute_divided(key, compute)
+        if part is not None:
+            outcomes[case] = AttackOutcome(part["similarity"], part["largest"], part.get("predicted"))
     run.on_progress("Attacking", total, total)
+    run.cache.require_all()
     return outcomes
 
 

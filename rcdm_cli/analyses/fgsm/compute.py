@@ -99,11 +99,14 @@ def fgsm(
             run.on_note(reason)
         if sentence := left_out_sentence(subjects.left_out, "images"):
             run.on_note(sentence)
-        outcomes = attack_all(run, subjects, plan)
-        result = summarise(outcomes, subjects, run.pairs, plan)
+        with run.cache.divided():
+            outcomes = attack_all(run, subjects, plan)
+            result = summarise(outcomes, subjects, run.pairs, plan)
         if examples:
-            samples = sample_attacked(run, subjects, range(min(examples, len(subjects))), plan, num_samples)
-            result = replace(result, samples=samples)
+            with run.cache.divided():
+                samples = sample_attacked(run, subjects, range(min(examples, len(subjects))), plan, num_samples)
+                result = replace(result, samples=samples)
+        run.cache.require_all()
         if run.out:
             about = run.provenance()
             about["settings"] |= {

@@ -66,11 +66,14 @@ def invariance(
             )
         size = image_size(run.bundle, run.pairs)
         crops = [center_crop(image, size) for image in read.pixels]
-        result = _compare(run, crops, read.names, augmentations)
-        result = replace(result, unreadable=tuple(read.unreadable))
+        with run.cache.divided():
+            result = _compare(run, crops, read.names, augmentations)
+            result = replace(result, unreadable=tuple(read.unreadable))
         if examples:
-            samples = before_and_after(run, crops[:examples], read.names[:examples], augmentations, num_samples)
-            result = replace(result, samples=samples)
+            with run.cache.divided():
+                samples = before_and_after(run, crops[:examples], read.names[:examples], augmentations, num_samples)
+                result = replace(result, samples=samples)
+        run.cache.require_all()
         if run.out:
             about = {**run.provenance(), "paths": read.paths, "unreadable": read.unreadable}
             write(result, run.out, about)
@@ -113,12 +116,15 @@ def _compare(
             }
 
         key = {"step": "invariance", "images": hashed, "names": list(names), "pairs": run.pairs, "seed": run.seed}
-        similarities = run.cache.get_or_compute(
+        similarities = run.cache.compute_divided(
             {**key, "augmentation": augmentation.name, "strength": strength}, compare
         )
+        if similarities is None:
+            continue
         for pair in run.pairs:
             cosine[pair, augmentation.name, strength] = similarities[f"{pair.method}/{pair.level}"]
     run.on_progress("Augmenting", len(steps), len(steps))
+    run.cache.require_all()
     covered = float(np.mean([background(crop).mean() for crop in crops]))
     return _summarise(cosine, before, tuple(augmentations), Bootstrap(len(crops), run.seed), crops[0].shape[0], covered)
 

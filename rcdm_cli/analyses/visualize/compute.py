@@ -51,7 +51,7 @@ def visualize(
         names = [PurePath(path).name for path in inputs.paths]
         distances = training_distances(run, names, inputs.h, inputs.are_vectors)
         seeds = sample_seeds(run.seed, inputs.names, num_samples)
-        with SampleFiles(run.out, names) if run.out else nullcontext() as files:
+        with SampleFiles(run.out, names) if run.out and not run.cache.shard else nullcontext() as files:
 
             def write_samples(start: int, samples: Pixels) -> None:
                 for index, sample in enumerate(samples, start):
