@@ -13,7 +13,7 @@ import typer
 from PIL import Image
 
 import rcdm_cli
-from rcdm_cli.analyses.run import AnalysisArguments, RunArguments, open_run, open_sampling_run
+from rcdm_cli.analyses.run import AnalysisArguments, RunArguments, StepArguments, open_run, open_sampling_run
 from rcdm_cli.cli.app import app
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import TRAIN
@@ -75,7 +75,10 @@ def arguments_of(name: str) -> dict[str, str]:
     function = getattr(rcdm_cli, name)
     parameters = inspect.signature(function).parameters
     (shared,) = get_args(get_type_hints(function)["options"])
-    documents = [(function, parameters), *((kind, kind.__annotations__) for kind in (RunArguments, shared))]
+    documents = [
+        (function, parameters),
+        *((kind, kind.__annotations__) for kind in (StepArguments, RunArguments, shared)),
+    ]
     return {
         key: match[1]
         for document, keys in documents
@@ -121,5 +124,7 @@ def test_page_describes_the_shared_arguments():
 @pytest.mark.parametrize("name", ANALYSES)
 def test_command_has_the_same_options_as_the_function(name):
     command = {parameter.name for parameter in typer.main.get_command(app).commands[name].params}
-    python_only = {"cache", "on_progress", "on_note", "options", "validation", "augmentations"}
+    python_only = {"cache", "request", "shards", "on_progress", "on_note", "options", "validation", "augmentations"}
+    if name not in ("visualize", "evaluate", "invariance", "fgsm"):
+        python_only.add("shard")
     assert set(arguments_of(name)) - python_only <= command

@@ -24,13 +24,14 @@ from rcdm_cli.analyses.run import (
     require_at_least,
 )
 from rcdm_cli.analyses.shards import recording_shard
-from rcdm_cli.analyses.step_cache import PARTS, Shard, StepCache
+from rcdm_cli.analyses.step_cache import PARTS, StepCache
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.levels import selected_levels
 from rcdm_cli.core.outputs import output_file, output_folder
 from rcdm_cli.core.resources import MANIFEST
+from rcdm_cli.core.shard import Shard
 from rcdm_cli.data.dataset import ImageDataset
 from rcdm_cli.data.encode import EncoderFunction, encode_dataset
 from rcdm_cli.encoders.embeddings import (

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from rcdm_cli import __version__
 from rcdm_cli.analyses.shards import recording_shard
-from rcdm_cli.analyses.step_cache import PARTS, Shard, StepCache, encode_pairs, tensors_hash
+from rcdm_cli.analyses.step_cache import PARTS, StepCache, encode_pairs, tensors_hash
 from rcdm_cli.bundle.arguments import require_integer
 from rcdm_cli.bundle.bundle import Bundle, load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import MANIFEST
+from rcdm_cli.core.shard import Shard
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import Field, JsonValue
 
-from rcdm_cli.analyses.step_cache import Shard, ShardFinished
+from rcdm_cli.analyses.step_cache import ShardFinished
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_json
+from rcdm_cli.core.shard import Shard
 from rcdm_cli.core.spec import Spec
 
 SHARD = "shard.json"

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,12 @@ from torch import Tensor
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import read_metadata, read_tensors, remove_temporary, write_tensors
+from rcdm_cli.core.shard import Shard
 from rcdm_cli.data.image_file import Pixels
 from rcdm_cli.encoders.pairs import Pair
 
 PARTS = "parts"
 """Folder of the cached parts in a run folder."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part ``index`` of ``count`` of the expensive steps of an analysis, for job arrays."""
-
-    index: int
-    count: int
 
 
 class ShardFinished(RcdmError):

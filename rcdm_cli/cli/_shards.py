@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -12,9 +12,7 @@ from rcdm_cli.cli._environment import processes
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._request import Request, require_same
 from rcdm_cli.core.errors import InputError
-
-if TYPE_CHECKING:
-    from rcdm_cli.analyses.step_cache import Shard
+from rcdm_cli.core.shard import Shard
 
 
 @dataclass(frozen=True)
@@ -30,14 +28,12 @@ class Merge:
     request: Request
 
 
-def chosen_shard(context: typer.Context, text: str | None, out: Path) -> "tuple[Shard | None, Path]":
+def chosen_shard(context: typer.Context, text: str | None, out: Path) -> tuple[Shard | None, Path]:
     """Return the shard of this process and its output folder.
 
     Without ``--shard``, each process that ``torchrun`` or ``srun`` started is a shard, with a folder of its own in
     ``--out``.
     """
-    from rcdm_cli.analyses.step_cache import Shard
-
     if isinstance(context.obj, Merge):
         return None, out
     own = processes()
@@ -62,7 +58,7 @@ def merged_shards(context: typer.Context, request: Request) -> Sequence[Path]:
     return context.obj.folders
 
 
-def end_finished_shard(output: Output, out: Path, shard: "Shard", request: Request, force: bool) -> None:
+def end_finished_shard(output: Output, out: Path, shard: Shard, request: Request, force: bool) -> None:
     """End the command with its result if ``out`` contains this shard.
 
     Raises:
@@ -84,7 +80,7 @@ def end_finished_shard(output: Output, out: Path, shard: "Shard", request: Reque
 
 
 @contextmanager
-def ending_shard(output: Output, out: Path, shard: "Shard | None") -> Iterator[None]:
+def ending_shard(output: Output, out: Path, shard: Shard | None) -> Iterator[None]:
     """Print the result of a shard and end the command when the steps of the shard are computed."""
     from rcdm_cli.analyses.step_cache import ShardFinished
 
@@ -97,7 +93,7 @@ def ending_shard(output: Output, out: Path, shard: "Shard | None") -> Iterator[N
         raise typer.Exit from None
 
 
-def print_shard(output: Output, out: Path, shard: "Shard") -> None:
+def print_shard(output: Output, out: Path, shard: Shard) -> None:
     """Print the record of a finished shard."""
     from rcdm_cli.analyses.shards import SHARD
 

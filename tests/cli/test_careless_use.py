@@ -32,8 +32,8 @@ def test_home_folder_is_expanded_in_every_path(invoke_function, workplace, monke
     (workplace / "home" / "x" / "e.pth").touch()
     found = {}
 
-    def run(out, data: Source, others: list[Path], folder: Out = Path("y"), encoder: EncoderReference = None):
-        found.update(data=data, others=others, folder=folder, encoder=encoder)
+    def run(output, data: Source, others: list[Path], out: Out = Path("y"), encoder: EncoderReference = None):
+        found.update(data=data, others=others, folder=out, encoder=encoder)
 
     done = invoke_function(run, home, home, "a/~/b", f"--out={home}", "--encoder=~/x/e.pth,size=32")
     assert done.exit_code == 0, done.output
@@ -85,7 +85,7 @@ def test_folder_as_output_file_is_refused_before_any_work(invoke, workplace, nam
 
 def test_every_command_with_out_checks_the_path():
     with_out = {name for name, made in CLICK_COMMANDS.items() if any("--out" in one.opts for one in made.params)}
-    assert with_out == {*FOLDER_OUT, "embed", "report"}
+    assert with_out == {*FOLDER_OUT, "autoencoder", "embed", "merge", "report"}
 
 
 WRONG = {
@@ -118,7 +118,7 @@ def test_wrong_value_is_refused_before_the_import_of_pytorch(workplace, wrong):
     assert "torch" not in facts["modules"]
 
 
-@pytest.mark.parametrize("name", ["pretrain", "evaluate"])
+@pytest.mark.parametrize("name", ["probe", "tune"])
 def test_several_processes_are_refused_by_commands_without_support(invoke, workplace, monkeypatch, name):
     (workplace / "images").mkdir()
     for variable, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
