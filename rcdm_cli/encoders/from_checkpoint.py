@@ -110,8 +110,8 @@ def _inferred(encoder: Encoder, trunk: DetectedTrunk, head: DetectedHead | str, 
         "trunk": describe_trunk(spec.trunk, spec.trunk_options),
         "prefix": prefix.rstrip(".") or "none",
     }
-    if trunk.others:
-        lines["other trunks"] = ", ".join(other.rstrip(".") or "no prefix" for other in trunk.others)
+    others = ", ".join(other.rstrip(".") or "no prefix" for other in trunk.others)
+    lines["branch"] = f"{prefix.rstrip('.') or 'no prefix'}, not {others}" if others else "the only trunk in the file"
     lines |= dict(architecture.facts)
     lines["pooling"] = describe_pool(encoder.trunk)
     lines["input"] = f"{spec.preprocessing.size} pixels"

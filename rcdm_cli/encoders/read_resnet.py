@@ -73,6 +73,11 @@ def read_sequential_resnet(tensors: TrunkTensors) -> Architecture:
         index, _, rest = name.partition(".")
         renamed[f"{names.get(index, index)}.{rest}"] = value
     architecture = read_resnet(replace(tensors, own=renamed))
+    if indices[2] == 4 and architecture.stem_padding is not None and tensors.padding is None:
+        raise InputError(
+            f"The ResNet in {tensors.where} has a 3×3 stem and two modules without weights before its first stage: a "
+            "ReLU, and max pooling or nothing. Give FILE,padding=1 for a stem of stride 1 without max pooling."
+        )
     if indices[2] == 3 and architecture.stem_padding is None:
         raise InputError(
             f"The ResNet in {tensors.where} has one module without weights between its batch norm and its first stage, "

@@ -31,7 +31,7 @@ def test_info_prints_everything_that_was_inferred(invoke, files):
     assert found == {
         "trunk": "timm's resnet18 with layers=(1, 1, 1, 1), channels=(8, 8, 8, 16)",
         "prefix": "encoder_q",
-        "other trunks": "encoder_k",
+        "branch": "encoder_q, not encoder_k",
         "pooling": "average of all positions",
         "input": "224 pixels",
         "scaling": "ImageNet's mean and standard deviation (default)",

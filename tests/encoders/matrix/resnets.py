@@ -187,6 +187,18 @@ def _sequential_without_relu() -> Checkpoint:
     return Checkpoint(prefixed("backbone.", nn.Sequential(*children)))
 
 
+def _sequential_small(pooled: bool):
+    """``maxpool`` is replaced by an identity, or not: both have the same names."""
+
+    def make() -> Checkpoint:
+        trunk = small_stem_resnet()
+        if pooled:
+            trunk.maxpool = nn.MaxPool2d(3, 2, 1)
+        return Checkpoint(prefixed("backbone.", nn.Sequential(*list(trunk.children())[:-1])), trunk)
+
+    return make
+
+
 def _sequential() -> nn.Sequential:
     return nn.Sequential(*list(resnet().children())[:-1])
 
@@ -522,6 +534,22 @@ CASES = [
         "`backbone.0`, `backbone.1`, `backbone.2.0.conv1`",
         _sequential_without_relu,
         refused=("ReLU", "none is assumed"),
+    ),
+    Case(
+        "sequential_small",
+        "`nn.Sequential(*children)` for small images",
+        "`backbone.0` (3×3), `backbone.4.0.conv1`",
+        _sequential_small(False),
+        POOLED,
+        options="padding=1",
+        refused=("max pooling or nothing", "padding=1"),
+    ),
+    Case(
+        "sequential_small_pooled",
+        "as above, with max pooling",
+        "`backbone.0` (3×3), `backbone.4.0.conv1`",
+        _sequential_small(True),
+        refused=("max pooling or nothing", "padding=1"),
     ),
     Case(
         "lightly_simclr",
