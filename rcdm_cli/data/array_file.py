@@ -1,6 +1,7 @@
 """Arrays in ``.npy`` files: written row by row, resumed after an interruption, and memory-mapped."""
 
 import io
+import mmap
 import os
 from pathlib import Path
 from types import TracebackType
@@ -108,10 +109,15 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial")
 
 
+RELEASE = 1 << 28
+"""Bytes of a memory-mapped array that are read before its pages are released."""
+
+
 class Rows:
     """Rows of an array, read by index.
 
-    A memory-mapped array is pickled as the name of its file, so that worker processes map the file themselves.
+    A memory-mapped array is pickled as the name of its file, so that worker processes map the file themselves. Pages
+    that were read are released from time to time, so that an array may be larger than the memory.
 
     Args:
         array: array (N, ...), in memory or memory-mapped as a whole.
@@ -119,6 +125,7 @@ class Rows:
 
     def __init__(self, array: Array) -> None:
         self.array = array
+        self._read = 0
 
     def __len__(self) -> int:
         """Return N."""
@@ -130,22 +137,23 @@ class Rows:
         The operating system is asked for all rows of a memory-mapped array before the first row is read, so that a disk
         reads them in parallel.
         """
-        self._read_ahead(index)
-        return self.array[index]
-
-    def _read_ahead(self, index: npt.NDArray[np.int64]) -> None:
         array = self.array
         mapped = getattr(array, "_mmap", None)
         if mapped is None or not hasattr(mapped, "madvise") or not array.flags.c_contiguous:
-            return
-        import mmap
-
+            return array[index]
         row_bytes = array.nbytes // max(len(array), 1)
         offset = int(getattr(array, "offset", 0)) % mmap.ALLOCATIONGRANULARITY
         for row in index.tolist():
             start = offset + row * row_bytes
             aligned = start - start % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, aligned, start + row_bytes - aligned)
+        rows: Array = array[index]
+        self._read += rows.nbytes
+        if self._read > RELEASE:
+            # The pages remain in the cache of the operating system, which reuses the memory when necessary.
+            mapped.madvise(mmap.MADV_DONTNEED)
+            self._read = 0
+        return rows
 
     def __getstate__(self) -> dict[str, Any]:
         array = self.array
@@ -159,3 +167,4 @@ class Rows:
             self.array = np.memmap(file, dtype, "r", offset, shape)
         else:
             self.array = state["array"]
+        self._read = 0

@@ -33,7 +33,9 @@ def batch_indices(step: int, num_images: int, batch: int, seed: int) -> Tensor:
     """
     epoch, position = divmod(step, max(num_images // batch, 1))
     order = _epoch_order(num_images, epoch, seed)
-    return order.repeat(-(-batch // num_images))[position * batch : (position + 1) * batch]
+    if batch > num_images:
+        order = order.repeat(-(-batch // num_images))
+    return order[position * batch : (position + 1) * batch]
 
 
 @lru_cache(maxsize=2)

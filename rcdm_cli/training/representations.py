@@ -114,8 +114,8 @@ def _compute(source: EncoderInputs, paths: Sequence[Path], dtype: CacheType, dev
 
     The files of an interrupted call are continued.
     """
-    encoder, images = source.encoder.to(device), source.images
-    chunk = max_encode_batch(images.shape[1])
+    encoder, images = source.encoder.to(device), Rows(source.images)
+    chunk = max_encode_batch(source.images.shape[1])
     with ExitStack() as stack:
         writers = [
             stack.enter_context(ArrayWriter(path, (2, encoder.spec.width_at(level)), dtype))
@@ -126,7 +126,7 @@ def _compute(source: EncoderInputs, paths: Sequence[Path], dtype: CacheType, dev
         if first:
             yield 2 * first
         for start in range(first, len(images), chunk):
-            part = images[start : start + chunk]
+            part = images.take(np.arange(start, min(start + chunk, len(images))))
             both = []
             for flip in (False, True):
                 both.append(encode_flipped(encoder, part, np.full(len(part), flip), device))

@@ -71,3 +71,22 @@ def test_pickled_rows_of_a_mapped_array_contain_no_values(tmp_path: Path) -> Non
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         row = pool.apply(pickle.loads(pickled).take, (np.array([999]),))
     np.testing.assert_array_equal(row, [np.arange(99900.0, 100000)])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs the memory map of Linux")
+def test_pages_of_a_mapped_array_are_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "a.npy", np.ones((2000, 1024)))  # 16 MB
+    rows = Rows(open_array(tmp_path / "a.npy"))
+
+    def resident() -> int:
+        """Return the resident kilobytes of the file."""
+        blocks = Path("/proc/self/smaps").read_text().split(str(tmp_path / "a.npy"))[1:]
+        return sum(int(block.split("Rss:")[1].split()[0]) for block in blocks)
+
+    everything = np.arange(2000)
+    rows.take(everything)
+    assert resident() > 15000
+    monkeypatch.setattr("rcdm_cli.data.array_file.RELEASE", 1 << 20)
+    np.testing.assert_array_equal(rows.take(everything), 1)
+    assert resident() < 1000
+    np.testing.assert_array_equal(rows.take(everything[::-1]), 1)
