@@ -2,6 +2,7 @@
 
 import json
 import random
+from copy import deepcopy
 
 import pytest
 import torch
@@ -48,7 +49,9 @@ def mutated_json(value, draw):
         if action < 0.2 and isinstance(parent, dict):
             del parent[last]
         else:
-            parent[draw.choice(KEYS) if action < 0.3 and isinstance(parent, dict) else last] = draw.choice(VALUES)
+            parent[draw.choice(KEYS) if action < 0.3 and isinstance(parent, dict) else last] = deepcopy(
+                draw.choice(VALUES)
+            )
         if not value:
             break
     return value
