@@ -310,6 +310,8 @@ Out = Annotated[Path, option("PATH", "Folder for the results.", panel=OUTPUT_PAN
 Force = Annotated[bool, option(text="Replace existing results.", panel=OUTPUT_PANEL)]
 DRY_RUN_HELP = "Check the arguments and print the plan without downloading."
 DryRun = Annotated[bool, option(text=DRY_RUN_HELP, panel=OUTPUT_PANEL)]
+COST_HELP = "Check the arguments and print the expected cost: images, samples, network calls, disk and memory."
+CostOnly = Annotated[bool, option(text=COST_HELP, flags=("--dry-run",), panel=OUTPUT_PANEL)]
 
 
 # Groups of options. A command whose parameter has the type of a group has all options of the group, in this order. The
@@ -364,3 +366,4 @@ class ShardedOptions(AnalysisOptions):
     """Options of analyses whose expensive steps can be divided."""
 
     shard: ShardText = None
+    dry_run: CostOnly = False

@@ -6,6 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from rcdm_cli.cli._device import device_of_process, open_bundle
 from rcdm_cli.cli._options import AnalysisOptions, EngineOptions, RunOptions, SelectionOptions
 from rcdm_cli.cli._output import Output
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def run_analysis(
-    output: Output, analysis: AnalysisOptions, compute: Callable[..., object], *inputs: object, **arguments: object
+    output: Output,
+    analysis: AnalysisOptions,
+    compute: Callable[..., object],
+    *inputs: object,
+    samples_of: Callable[[int], int] = lambda images: images,
+    **arguments: Any,
 ) -> None:
     """Run an analysis function on the bundle and show its progress, unless the run is finished already.
 
@@ -28,11 +35,15 @@ def run_analysis(
         analysis: options that all analyses share.
         compute: analysis function.
         *inputs: inputs of ``compute`` after the bundle.
+        samples_of: returns the number of samples at each (method, level) from the number of images, for ``--dry-run``.
         **arguments: keyword arguments of ``compute`` that other analyses do not have.
 
     Raises:
-        typer.Exit: the command is a shard, whose result is printed.
+        typer.Exit: the command is a shard or a dry run, whose result is printed.
     """
+    if getattr(analysis, "dry_run", False):
+        print_plan(output, analysis, inputs[0], samples_of, arguments.get("split"), arguments.get("limit"))
+        raise typer.Exit
     request = request_of(output.context)
     shard, out = chosen_shard(output.context, getattr(analysis, "shard", None), analysis.out)
     shards = merged_shards(output.context, request)
@@ -41,11 +52,41 @@ def run_analysis(
     elif already_finished(output, analysis, request):
         return
     bundle = open_bundle(output, analysis.bundle, analysis)
-    of_bundle = {"bundle", *(option.name for option in fields(EngineOptions))}
+    of_bundle = {"bundle", "dry_run", *(option.name for option in fields(EngineOptions))}
     options = {name: value for name, value in vars(analysis).items() if name not in of_bundle}
     options |= {"out": out, "shard": shard, "shards": shards, "request": request.model_dump()}
     with ending_shard(output, out, shard), output.stages() as show:
         compute(bundle, *inputs, **arguments, **options, on_progress=show, on_note=output.warn)
+
+
+def print_plan(
+    output: Output,
+    analysis: AnalysisOptions,
+    images: object,
+    samples_of: Callable[[int], int],
+    split: str | None,
+    limit: int | None,
+) -> None:
+    """Print the expected cost of an analysis."""
+    from rcdm_cli.analyses.plan import count_inputs, sampling_plan
+
+    bundle = open_bundle(output, analysis.bundle, analysis)
+    pairs = bundle.pairs(analysis.methods, analysis.level)
+    count = count_inputs(images, split, limit)
+    settings = [bundle.settings(analysis.sampler, analysis.steps, analysis.guidance)]
+    print_cost(output, vars(sampling_plan(bundle, count, samples_of(count) * len(pairs), settings)))
+
+
+def print_cost(output: Output, values: dict[str, Any]) -> None:
+    """Print the numbers of a plan."""
+    lines = []
+    for name, value in values.items():
+        label = name.replace("_", " ").removesuffix(" bytes")
+        if name.endswith("_bytes"):
+            lines.append(f"{label}: {value / 1e6:.1f} MB")
+        elif not isinstance(value, dict):
+            lines.append(f"{label}: {value}")
+    output.result(values, lines)
 
 
 def already_finished(output: Output, run: RunOptions, request: Request) -> bool:

@@ -49,6 +49,7 @@ def evaluate(
         analysis,
         compute,
         images,
+        samples_of=lambda count: count * analysis.num_samples,
         split=split,
         limit=limit,
         bank_split=bank_split,

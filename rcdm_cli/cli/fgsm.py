@@ -93,6 +93,7 @@ def fgsm(
         analysis,
         compute,
         images,
+        samples_of=lambda count: min(examples, count) * (1 + len(epsilons)) * analysis.num_samples,
         split=split,
         limit=limit,
         probe=probe,

@@ -34,12 +34,17 @@ def invariance(
     """
     from rcdm_cli.analyses.invariance.compute import invariance as compute
     from rcdm_cli.analyses.invariance.section import sentences
+    from rcdm_cli.data.augment import AUGMENTATIONS
+
+    def samples_of(count: int) -> int:
+        return min(examples, count) * (1 + len(AUGMENTATIONS)) * analysis.num_samples
 
     run_analysis(
         output,
         analysis,
         compute,
         images,
+        samples_of=samples_of,
         examples=examples,
     )
     values = print_run(output, analysis.out, sentences)

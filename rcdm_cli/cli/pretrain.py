@@ -6,8 +6,9 @@ from typing import Annotated
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import distributed
-from rcdm_cli.cli._options import MACHINE_PANEL, Device, Method, Out, RecipeName, Set, Source, Split, option
+from rcdm_cli.cli._options import MACHINE_PANEL, CostOnly, Device, Method, Out, RecipeName, Set, Source, Split, option
 from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._runs import print_cost
 from rcdm_cli.cli._signals import stop_on_signal
 
 
@@ -23,6 +24,7 @@ def pretrain(
     workers: Annotated[int, option(panel=MACHINE_PANEL, min=0)] = 2,
     out: Out = Path("runs/pretrain"),
     device: Device = "auto",
+    dry_run: CostOnly = False,
 ) -> None:
     """Pretrain an encoder on images with one method.
 
@@ -49,6 +51,12 @@ def pretrain(
 
     settings = read_recipe(recipe, PretrainRecipe, overrides or ())
     settings.method(method)
+    if dry_run:
+        from rcdm_cli.data.dataset import open_dataset
+        from rcdm_cli.training.plan import training_plan
+
+        print_cost(output, training_plan(settings, len(open_dataset(data, split)), method))
+        return
     from rcdm_cli.training.distributed import is_main_process
     from rcdm_cli.training.run import pretrain as pretrain_encoder
 

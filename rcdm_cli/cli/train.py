@@ -6,8 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import distributed
-from rcdm_cli.cli._options import ENCODER_HELP, MACHINE_PANEL, Device, Out, RecipeName, Set, Source, Split, option
+from rcdm_cli.cli._options import (
+    ENCODER_HELP,
+    MACHINE_PANEL,
+    CostOnly,
+    Device,
+    Out,
+    RecipeName,
+    Set,
+    Source,
+    Split,
+    option,
+)
 from rcdm_cli.cli._output import Output
+from rcdm_cli.cli._runs import print_cost
 from rcdm_cli.cli._signals import stop_on_signal
 from rcdm_cli.core.resources import CHECKPOINT, bundle_path
 
@@ -35,6 +47,7 @@ def train(
     workers: Annotated[int | None, option(min=0, panel=MACHINE_PANEL)] = None,
     out: Out = Path("runs/train"),
     device: Device = "auto",
+    dry_run: CostOnly = False,
 ) -> None:
     """Train a denoiser on the representations of images.
 
@@ -73,6 +86,12 @@ def train(
         require_encoder_file(reference)
     if init is not None and not (Path(init) / CHECKPOINT).is_file():
         bundle_path(init)
+    if dry_run:
+        from rcdm_cli.data.dataset import open_dataset
+        from rcdm_cli.training.plan import training_plan
+
+        print_cost(output, training_plan(settings, len(open_dataset(data, split))))
+        return
     from rcdm_cli.training.distributed import is_main_process
     from rcdm_cli.training.run import train as train_denoiser
 

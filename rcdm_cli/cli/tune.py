@@ -1,5 +1,6 @@
 """``rcdm tune``: choose the sampler, the steps and the guidance of a bundle by measurement."""
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rcdm_cli.cli._options import (
     SAMPLERS,
     SAMPLING_PANEL,
     Batch,
+    CostOnly,
     EngineOptions,
     Level,
     Methods,
@@ -25,7 +27,7 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._request import request_of
-from rcdm_cli.cli._runs import already_finished, print_run
+from rcdm_cli.cli._runs import already_finished, print_cost, print_run
 from rcdm_cli.core.resources import MANIFEST
 
 
@@ -49,6 +51,7 @@ def tune(
     batch: Batch = 64,
     engine: EngineOptions = EngineOptions(),
     run: RunOptions = RunOptions(out=Path("tuning")),
+    dry_run: CostOnly = False,
 ) -> None:
     """Choose the sampler, the steps and the guidance of a bundle by faithfulness and Fréchet distance.
 
@@ -72,6 +75,16 @@ def tune(
     from rcdm_cli.analyses.tune.compute import tune as compute
     from rcdm_cli.analyses.tune.section import answer
 
+    if dry_run:
+        from rcdm_cli.analyses.plan import count_inputs, sampling_plan
+
+        opened = open_bundle(output, bundle, engine)
+        count = count_inputs(images, split, limit)
+        candidates = product(sampler.split(","), steps.split(","), guidance.split(","))
+        settings = [opened.settings(name, int(number), float(scale)) for name, number, scale in candidates]
+        pairs = opened.pairs(methods, level)
+        print_cost(output, vars(sampling_plan(opened, count, count * len(pairs), settings)))
+        return
     request = request_of(output.context)
     if not already_finished(output, run, request):
         opened = open_bundle(output, bundle, engine)

@@ -41,11 +41,6 @@ def visualize(
     """
     from rcdm_cli.analyses.visualize.compute import visualize as compute
 
-    run_analysis(
-        output,
-        analysis,
-        compute,
-        images,
-    )
+    run_analysis(output, analysis, compute, images, samples_of=lambda count: count * analysis.num_samples)
     values = print_run(output, analysis.out, lambda _: [analysis.out / "samples"])
     fail_if_skipped(len(values["unreadable"]), len(values["unreadable"]) + len(values["paths"]))
