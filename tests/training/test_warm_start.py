@@ -6,6 +6,7 @@ import torch
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation
+from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.training.warm_start import WarmStart, init_from
 from tests.training.tiny import tiny_encoder
 
@@ -84,6 +85,12 @@ def test_encoders_are_compared_in_fp16():
     assert start.was_trained_with(encoder)
     assert not start.was_trained_with(other)
     assert not WarmStart(model(0), []).was_trained_with(encoder)
+
+
+def test_encoder_with_other_layers_is_the_same_encoder():
+    [with_layer] = with_layers([tiny_encoder()], ["layer1"])
+    assert WarmStart(model(0), [tiny_encoder()]).was_trained_with(with_layer)
+    assert WarmStart(model(0), [with_layer]).was_trained_with(tiny_encoder())
 
 
 def test_hash_depends_on_the_copied_weights_only():
