@@ -37,7 +37,7 @@ _CLASSIFIER = re.compile(r"(fc|head|head\.fc|classifier|linear|last_linear|logit
 _OTHER_NETWORK = re.compile(
     r"(head|heads|fc|mlp|neck|proj_head|projector|projection|projection_head|projection_neck|dino_head|ibot_head"
     r"|(online_|linear_|aux_)?classifier|mask_tokens?|masked_embed|.*decoder.*|.*predict.*|prototypes|queue.*|.*loss|criterion"
-    r"|momentum_.*|.*_momentum|teacher.*|student.*|target_.*|_ema)"
+    r"|logit_(scale|bias)|temperature|n_averaged|epoch|step|center|momentum_.*|.*_momentum|teacher.*|student.*|target_.*|_ema)"
 )
 """Modules beside the modules of a trunk that do not change the output of the trunk."""
 
@@ -138,7 +138,8 @@ def _with_scaling(architecture: Architecture, tensors: TrunkTensors, stored: Sto
         preprocessing = Preprocessing(size=architecture.preprocessing.size, **values)
         return replace(architecture, preprocessing=preprocessing, scaling=f"of {stored.names[0]}")
     root, visual, _ = tensors.prefix.partition("visual.")
-    if not visual or f"{root}logit_scale" not in tensors.state:
+    has_tower = visual or any(name.startswith(f"{root}visual.") for name in tensors.state)
+    if not has_tower or f"{root}logit_scale" not in tensors.state:
         return architecture
     size = architecture.preprocessing.size
     if f"{root}logit_bias" in tensors.state:
@@ -158,6 +159,8 @@ def _prefixes(state: State, expected: Iterable[str]) -> list[str]:
         if ending in endings
     )
     most = max(counts.values(), default=0)
+    if most < len(endings) / 2:
+        return [""]  # timm may convert the names
     return [prefix for prefix, count in counts.items() if count > 0.9 * most]
 
 

@@ -22,8 +22,8 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
     """Detect ViTs (arXiv:2010.11929) with the names of timm, DINO, DINOv2, MAE, BEiT, data2vec and CAE.
 
     Raises:
-        InputError: the ViT takes videos, or the number of attention heads, the activation or the order of the norms is
-            not known.
+        InputError: the ViT takes videos, or the number of attention heads, the activation, the order of the norms or
+            the kind of positions is not known.
     """
     patches = tensors.own["patch_embed.proj.weight"]
     if patches.ndim == 5:
@@ -85,6 +85,11 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
         raise InputError(
             f"The ViT in {tensors.where} has no class token and no bias of queries, keys and values. Its norms may be "
             "before or after attention and MLP. Give timm's name of the model: FILE,trunk=NAME."
+        )
+    if token and not token_position and registers is None and "init_values" in options:
+        raise InputError(
+            f"The ViT in {tensors.where} has the layout of DeiT III and of ViTs with rotary positions. Give timm's "
+            "name of the model, such as FILE,trunk=deit3_base_patch16_224 or trunk=vit_base_patch16_rope_ape_224."
         )
     if width == _SIGLIP_WIDTH:
         options["act_layer"] = _siglip_activation(tensors)

@@ -14,6 +14,7 @@ from rcdm_cli.core.files import write_tensors
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
 from rcdm_cli.encoders.find_trunk import find_trunk
 from rcdm_cli.encoders.open import open_encoder
+from rcdm_cli.encoders.reference import Reference
 from tests.encoders.layouts import linear, shapes_of, weights
 
 PLAIN = "scaling=-1..1,size=32"
@@ -404,6 +405,26 @@ def test_named_trunk_has_the_default_scaling(tmp_path):
     encoder = open_saved(tmp_path, trunk.state_dict(), "trunk=vit_tiny_patch16_224")
     assert encoder.spec.preprocessing.mean == (0.485, 0.456, 0.406)
     assert encoder.inferred["scaling"] == "ImageNet's mean and standard deviation (default)"
+
+
+def test_names_of_clip_are_converted_for_a_named_trunk():
+    names = (
+        ("patch_embed.proj", "conv1"), ("norm_pre", "ln_pre"), ("blocks.", "transformer.resblocks."),
+        ("norm1", "ln_1"), ("norm2", "ln_2"), ("norm.", "ln_post."), ("attn.qkv.", "attn.in_proj_"),
+        ("attn.proj", "attn.out_proj"), ("fc1", "c_fc"), ("fc2", "c_proj"), ("cls_token", "class_embedding"),
+        ("pos_embed", "positional_embedding"),
+    )  # fmt: skip
+    with torch.device("meta"):
+        own = timm.create_model("vit_base_patch32_clip_quickgelu_224", num_classes=0).state_dict()
+        state = {"logit_scale": torch.zeros(())}
+    for name, value in own.items():
+        for timm_name, original in names:
+            name = name.replace(timm_name, original)
+        state[f"visual.{name}"] = value.flatten() if name == "class_embedding" else value.squeeze(0)
+    reference = Reference(target="x", trunk="vit_base_patch32_clip_quickgelu_224")
+    architecture = find_trunk(state, "x", reference).architecture
+    assert architecture.tensors.keys() == own.keys()
+    assert (architecture.scaling, round(architecture.preprocessing.mean[0], 3)) == ("of CLIP", 0.481)
 
 
 def test_number_of_heads_applies_to_a_named_trunk(tmp_path):

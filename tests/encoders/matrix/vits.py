@@ -335,6 +335,11 @@ def _norms_after() -> Checkpoint:
     return Checkpoint(vit(768, 12, **options).state_dict())
 
 
+def _deit3() -> Checkpoint:
+    """ViTs with rotary positions have the same names, and no tensors for the rotary positions."""
+    return Checkpoint({"model": vit(768, 12, no_embed_class=True, init_values=0.1).state_dict()})
+
+
 def _siglip() -> Checkpoint:
     trunk = vit(768, 12, class_token=False, global_pool="map")
     assert "attn_pool.latent" in trunk.state_dict()
@@ -611,6 +616,13 @@ CASES = [
         "`blocks.*` without class token and `qkv.bias`",
         _norms_after,
         refused=("before or after", "trunk=NAME"),
+    ),
+    Case(
+        "deit3",
+        "DeiT III, RoPE-ViT with absolute positions",
+        "`pos_embed` without class token, `blocks.0.ls1.gamma`",
+        _deit3,
+        refused=("rotary", "trunk=deit3_base_patch16_224"),
     ),
     Case("timm_vit", "timm, supervised ViT-B", "`blocks.*`, `norm`, `head`", _supervised, TOKEN),
     Case(
