@@ -14,6 +14,9 @@ METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 HEAD_PREFIX = "projector."
 """Prefix of the names of the projector head's layers."""
 
+MAX_GRID = 256
+"""Maximum number of patches on each side of an image."""
+
 MAX_WIDTH = 2**20
 """Maximum width of a representation or of a layer of a head."""
 
@@ -148,6 +151,13 @@ class EncoderSpec(Spec):
         if self.head or len(self.onnx_widths) == 2:
             widths["projector"] = self.onnx_widths[1] if self.onnx_widths else self.head[-1].width
         return widths
+
+    @model_validator(mode="after")
+    def _bounded_patches(self) -> "EncoderSpec":
+        size = max(self.preprocessing.size, self.trunk_options.get("img_size", 0))
+        if size > MAX_GRID * (patch := self.trunk_options.get("patch_size", MAX_GRID)):
+            raise ValueError(f"{size} pixels have more than {MAX_GRID} patches of {patch} pixels on each side")
+        return self
 
     @model_validator(mode="after")
     def _supported_channels(self) -> "EncoderSpec":

@@ -6,12 +6,14 @@ import pytest
 import timm
 import torch
 
+from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_tensors
 from rcdm_cli.encoders import encoder
 from rcdm_cli.encoders.encoder import load_encoder
 from rcdm_cli.encoders.spec import EncoderSpec
 from rcdm_cli.training.recipe import TrunkConfig
+from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import tiny_encoder
 
 LOADERS = {
@@ -94,6 +96,16 @@ def test_encoder_file_with_a_checkpoint_path_is_refused(hostile_file, monkeypatc
         load_encoder(path)
 
 
+def test_manifest_with_a_checkpoint_path_is_refused(tmp_path):
+    bundle = tiny_bundle(tmp_path / "bundle")
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    next(iter(manifest["encoders"].values()))["spec"]["trunk_options"]["checkpoint_path"] = "license.txt"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"trunk_options\.checkpoint_path is not a known key"):
+        load_bundle(bundle)
+
+
 @pytest.mark.parametrize("name", EXTREME)
 def test_values_outside_the_bounds_are_refused(name):
     with pytest.raises(InputError, match=f"trunk_options.{name}") as caught:
@@ -140,6 +152,7 @@ VIT = {"embed_dim": 16384, "depth": 200, "num_heads": 16}
         ({"width": 10**12}, "width: input should be less than or equal to"),
         ({"onnx_widths": [10**12]}, "onnx_widths"),
         ({"preprocessing": {"size": 10**6}}, "size"),
+        ({"trunk_options": {"img_size": 2048, "patch_size": 1}}, "more than 256 patches of 1 pixels"),
     ],
 )
 def test_small_file_with_a_large_spec_is_refused_before_allocation(changes, words, hostile_file):
