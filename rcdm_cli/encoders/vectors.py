@@ -25,9 +25,12 @@ def is_vectors(path: Path) -> bool:
         InputError: a safetensors file is damaged.
     """
     suffix = path.suffix.lower()
-    if suffix == ".npz" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            return not {"about.npy", "paths.npy", "labels.npy"} & set(file.namelist())
+    if suffix == ".npz" and path.is_file():
+        try:
+            with zipfile.ZipFile(path) as file:
+                return not {"about.npy", "paths.npy", "labels.npy"} & set(file.namelist())
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+            return False  # The reader of the file describes the error.
     if suffix == ".safetensors" and path.is_file():
         return "kind" not in read_metadata(path)
     return suffix == ".npy"

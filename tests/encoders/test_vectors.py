@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.encoders.embeddings import read_embeddings
 from rcdm_cli.encoders.vectors import checked_vectors, is_vectors, read_vectors
 
 VALUES = np.random.default_rng(0).normal(size=(4, 6))
@@ -98,6 +99,20 @@ def damaged_npz(path):
     content = bytearray(path.read_bytes())
     content[200] ^= 255
     path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_file_with_one_wrong_byte_is_read_or_refused(tmp_path, suffix):
+    path, refused = tmp_path / f"v.{suffix}", 0
+    (np.save if suffix == "npy" else np.savez)(path, VALUES)
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        try:
+            (read_vectors if is_vectors(path) else read_embeddings)(path)
+        except InputError:
+            refused += 1
+    assert refused > 50
 
 
 @pytest.mark.parametrize(
