@@ -34,6 +34,7 @@ class NetworkConfig(HubFile):
         rope_theta: base of the rotary position embedding of DINOv3.
         layer_type: block of a ResNet.
         downsample_in_bottleneck: whether the first convolution of a bottleneck has the stride.
+        downsample_in_first_stage: whether the first stage of a ResNet halves the feature map.
         vision_config: vision tower of CLIP and SigLIP.
     """
 
@@ -45,6 +46,7 @@ class NetworkConfig(HubFile):
     rope_theta: float | None = Field(default=None, gt=0, le=1e6)
     layer_type: Literal["basic", "bottleneck"] = "bottleneck"
     downsample_in_bottleneck: bool = False
+    downsample_in_first_stage: bool = False
     vision_config: "NetworkConfig | None" = None
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isqrt
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ def convert(
         architecture = family.build(family, renamed, vision, preprocessing, pool)
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"{where} lacks tensors of a {config.model_type}, or has other shapes ({error}).") from error
-    facts = {"network": f"{config.model_type} of transformers"}
+    facts = {"network": f"{config.model_type} of transformers", **architecture.facts}
     if "num_heads" in architecture.options:
         facts["attention heads"] = f"{architecture.options['num_heads']} ({CONFIG})"
     left_out = [name for name in state if name not in used and name != PROJECTION]
@@ -118,9 +119,10 @@ def _vit(
         tensors["cls_token"] = tensors["cls_token"].reshape(1, 1, width).float()
     positions = tensors["pos_embed"].reshape(1, -1, width).float()
     registers = tensors.get("reg_token")
-    positions = resample_positions(
-        positions, preprocessing.size // patch, "plain" if registers is None else "antialias"
-    )
+    grid, facts = preprocessing.size // patch, {}
+    if grid != (trained := isqrt(positions.shape[1])):
+        facts["positions"] = f"resampled from {trained} × {trained} to {grid} × {grid} patches, as in transformers"
+        positions = resample_positions(positions, grid, "plain" if registers is None else "antialias")
     if registers is not None:  # timm adds the position of the class token to the token
         tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
         positions = positions[:, 1:]
@@ -149,7 +151,7 @@ def _vit(
     _merge_qkv(tensors)
     name = "vit_giant_patch14_dinov2" if packed else "vit_base_patch16_224"
     eps = config.layer_norm_eps or family.eps
-    return Architecture(name, tensors, preprocessing, options, pool or own_pool, norm_eps=eps)
+    return Architecture(name, tensors, preprocessing, options, pool or own_pool, norm_eps=eps, facts=facts)
 
 
 def _common_options(
@@ -207,8 +209,8 @@ def _dinov3(
 def _resnet(
     family: Family, tensors: dict[str, Tensor], config: NetworkConfig, preprocessing: Preprocessing, pool: str | None
 ) -> Architecture:
-    if config.downsample_in_bottleneck:
-        raise ValueError("downsample_in_bottleneck")
+    if config.downsample_in_bottleneck or config.downsample_in_first_stage:
+        raise ValueError("downsample_in_bottleneck or downsample_in_first_stage is set")
     if (config.hidden_act or "relu") != "relu":
         raise ValueError(f"activation {config.hidden_act}")
     deep = config.layer_type == "bottleneck"

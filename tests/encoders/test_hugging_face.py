@@ -171,6 +171,8 @@ def test_inferred_properties_name_the_network_and_the_tensors_that_were_left_out
     assert inferred["network"] == "vit of transformers"
     assert inferred["attention heads"] == "2 (config.json)"
     assert inferred["left out"] == "pooler (1 tensors)"
+    resampled = open_encoder(f"{folder},size=48").inferred
+    assert resampled["positions"] == "resampled from 4 × 4 to 6 × 6 patches, as in transformers"
     assert "preprocessor_config.json" in inferred["scaling"]
 
 

@@ -214,6 +214,20 @@ CASES = [
         ),
         "average of the last feature map",
     ),
+    *(
+        case(
+            f"resnet_{option}",
+            f"ResNet with `{option}`",
+            network(
+                "ResNetModel",
+                {"hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], option: True},
+                prepare=processor(64),
+            ),
+            "",
+            refused=(option,),
+        )
+        for option in ("downsample_in_bottleneck", "downsample_in_first_stage")
+    ),
     case(
         "clip_vision",
         "CLIP, vision tower (transformers)",
