@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from rcdm_cli.analyses.visualize.compute import visualize as visualize
     from rcdm_cli.bundle.bundle import load_bundle as load_bundle
     from rcdm_cli.encoders.open import open_encoder as open_encoder
+    from rcdm_cli.exporting.distillation import distill as distill
     from rcdm_cli.exporting.run import export as export
     from rcdm_cli.training.run import train as train
 
 __version__ = "0.1.0"
 __all__ = [
+    "distill",
     "embed",
     "evaluate",
     "export",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "distill": "rcdm_cli.exporting.distillation",
     "embed": "rcdm_cli.analyses.embed",
     "evaluate": "rcdm_cli.analyses.evaluate.compute",
     "export": "rcdm_cli.exporting.run",

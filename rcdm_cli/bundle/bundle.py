@@ -308,9 +308,20 @@ class Bundle:
         """Return sampling settings. None uses the bundle's default. Valid ranges: see ``sample``.
 
         Raises:
-            InputError: an argument is invalid.
+            InputError: an argument is invalid, or differs from the settings of a student.
         """
-        defaults = self.manifest.defaults
+        defaults, student = self.manifest.defaults, self.manifest.student
+        if student and guidance is not None:
+            raise InputError(
+                f"`guidance` cannot be set for {self.manifest.name}: the guidance scale {student.guidance:g} of its "
+                f"teacher {student.teacher} is a part of its weights. Omit `guidance`, or use the teacher."
+            )
+        for name, given, own in (("sampler", sampler, defaults.sampler), ("steps", steps, defaults.steps)):
+            if student and given not in (None, own):
+                raise InputError(
+                    f"{self.manifest.name} was distilled for `{name}` {own} only; given {given!r}. Omit `{name}`, or "
+                    f"use the teacher {student.teacher}."
+                )
         return Settings(
             sampler=defaults.sampler if sampler is None else require_name("sampler", sampler, SAMPLERS),
             steps=defaults.steps if steps is None else require_integer("steps", steps, 1, len(self.schedule)),

@@ -1,6 +1,7 @@
 """Weights of a bundle: written in half precision, read as float32."""
 
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +16,7 @@ from rcdm_cli.bundle.manifest import (
     EncoderEntry,
     Manifest,
     listed_files,
+    read_manifest,
     replace_manifest,
     unused_name,
 )
@@ -24,7 +26,7 @@ from rcdm_cli.core.files import read_tensors, sha256, write_tensors
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ScheduleSpec
+from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec, Settings, StudentSpec
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from rcdm_cli.encoders.pairs import Pair
 
@@ -78,18 +80,12 @@ def write_bundle(
         path = folder / unused_name(f"encoder-{encoder.spec.method}.safetensors", earlier)
         save_encoder(encoder, path, dtype)
         entries[encoder.spec.method] = EncoderEntry(file=path.name, sha256=sha256(path), spec=encoder.spec)
-    path = folder / unused_name(MODEL, earlier)
-    stored = {
-        name: value if name.endswith(_STORED_AS_FLOAT32) else value.to(dtype)
-        for name, value in model.state_dict().items()
-    }
-    write_tensors(path, stored, {"kind": "denoiser"})
     manifest = Manifest(
         name=folder.name,
         schedule=schedule,
         denoiser=model.denoiser.spec,
         conditioning=model.conditioning.spec,
-        model=BundleFile(file=path.name, sha256=sha256(path)),
+        model=_write_model(folder / unused_name(MODEL, earlier), model.state_dict(), dtype),
         encoders=entries,
         decoder=_write_decoder(folder, codec, earlier, dtype) if codec else None,
         statistics=write_statistics(folder, training_h) if training_h else None,
@@ -97,6 +93,57 @@ def write_bundle(
     )
     replace_manifest(folder, manifest)
     return manifest
+
+
+def write_student(
+    folder: Path,
+    teacher: Path,
+    state: Mapping[str, Tensor],
+    denoiser: DenoiserSpec,
+    steps: int,
+    student: StudentSpec,
+    trained: Mapping[str, Any],
+) -> Manifest:
+    """Write the bundle of a student, with the encoders, the decoder and the statistics of its teacher.
+
+    Args:
+        folder: new folder. Its name becomes the bundle's name.
+        teacher: folder of the teacher's bundle.
+        state: weights of denoiser and conditioning.
+        denoiser: architecture of the student's denoiser.
+        steps: sampling steps of the student.
+        student: origin of the student.
+        trained: ``trained`` of the manifest.
+
+    Raises:
+        InputError: a file of the teacher is missing or differs from its manifest.
+    """
+    source = read_manifest(teacher)
+    folder.mkdir(parents=True)
+    optional = (entry for entry in (source.decoder, source.statistics) if entry)
+    for entry in (*source.encoders.values(), *optional):
+        shutil.copyfile(verified_path(teacher, entry), folder / entry.file)
+    description = f"{source.description}; student with {steps} steps" if source.description else ""
+    changed = {
+        "name": folder.name,
+        "description": description,
+        "trained": dict(trained),
+        "denoiser": denoiser,
+        "model": _write_model(folder / MODEL, state, torch.float16),
+        "graphs": (),
+        "defaults": Settings(sampler="ddim_angle", steps=steps, guidance=1.0),
+        "student": student,
+        "measured": {},
+    }
+    manifest = source.model_copy(update=changed)
+    replace_manifest(folder, manifest)
+    return manifest
+
+
+def _write_model(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype) -> BundleFile:
+    stored = {name: value if name.endswith(_STORED_AS_FLOAT32) else value.to(dtype) for name, value in state.items()}
+    write_tensors(path, stored, {"kind": "denoiser"})
+    return BundleFile(file=path.name, sha256=sha256(path))
 
 
 def _write_decoder(folder: Path, codec: LatentCodec, earlier: set[str], dtype: torch.dtype) -> DecoderEntry:

@@ -14,7 +14,7 @@ from rcdm_cli.core.files import write_json
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.diffusion.autoencoder_spec import AutoencoderSpec, LatentStatistics
-from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec, Settings
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec, Settings, StudentSpec
 from rcdm_cli.encoders.spec import EncoderSpec
 
 PARITY = "parity.json"
@@ -52,8 +52,9 @@ class Manifest(Spec):
         decoder: decoder of the latent space; None for pixels and patches.
         statistics: statistics of the representations of the training images; None in older bundles.
         graphs: compiled networks that `rcdm export` wrote.
-        defaults: default sampling parameters.
-        measured: measurements of `rcdm tune` that led to the defaults; empty by default.
+        defaults: default sampling parameters. A student has no others.
+        student: origin of a distilled denoiser; None for a denoiser that was trained on images.
+        measured: measurements of `rcdm tune` or `rcdm distill` that led to the defaults; empty by default.
     """
 
     format: Literal[1] = 1
@@ -71,6 +72,7 @@ class Manifest(Spec):
     statistics: BundleFile | None = None
     graphs: tuple[Graph, ...] = ()
     defaults: Settings = Settings()
+    student: StudentSpec | None = None
     measured: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -100,6 +102,14 @@ class Manifest(Spec):
                 raise ValueError("a denoiser of latents needs a decoder")
         elif self.decoder.spec.space != space or len(self.decoder.statistics.mean) != space.channels:
             raise ValueError(f"the decoder does not fit the space of the denoiser, {space!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _student_needs_no_guidance(self) -> Self:
+        if self.student and (self.defaults.sampler, self.defaults.guidance) != ("ddim_angle", 1.0):
+            raise ValueError("a student samples with ddim_angle and guidance 1")
+        if self.student and self.denoiser.prediction != "v":
+            raise ValueError("a student predicts v")
         return self
 
     def graph(self, kind: str, network: str, precision: str, method: str | None = None) -> Graph | None:

@@ -20,7 +20,7 @@ from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path, recipe_path
 
 BACKENDS = ("auto", "torch", "inductor", "onnxruntime", "openvino", "tensorrt")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8", "fp8")
-SAMPLERS = ("ddpm", "ddim", "dpmpp")
+SAMPLERS = ("ddpm", "ddim", "ddim_angle", "dpmpp")
 
 SAMPLING_PANEL = "Sampling"
 MACHINE_PANEL = "Device and speed"

@@ -12,6 +12,7 @@ from rcdm_cli import __version__
 from rcdm_cli.cli import (
     autoencoder,
     bench,
+    distill,
     doctor,
     embed,
     evaluate,
@@ -49,6 +50,7 @@ COMMANDS = (
     pretrain.pretrain,
     autoencoder.autoencoder,
     train.train,
+    distill.distill,
     export.export,
     import_.import_checkpoint,
     pull.pull,

@@ -108,7 +108,7 @@ def export(
     if result.worst_relative_error is not None:
         out.note(f"The largest relative error against PyTorch at fp32 is {result.worst_relative_error:.1e}.")
     for comparison in result.quantization.values():
-        error = max(case.relative for case in result.parity if case.precision == comparison.precision)
+        error = max(case.relative for case in result.parity if case.precision == comparison.name)
         out.note(f"{comparison} The largest relative error of a call is {error:.1e}.")
     for file, target in result.targets.items():
         out.note(f"{file} is for {target}.")

@@ -115,6 +115,7 @@ class Sampler(NamedTuple):
 SAMPLERS = {
     "ddpm": Sampler(ddpm, "linspace", needs_step_noise=True),
     "ddim": Sampler(ddim, "leading", needs_step_noise=False),
+    "ddim_angle": Sampler(ddim, "angle", needs_step_noise=False),
     "dpmpp": Sampler(dpmpp, "logsnr", needs_step_noise=False),
 }
 

@@ -100,6 +100,10 @@ class Schedule:
         """Return the noise (B, C, H, W) of ``x_t`` (B, C, H, W) with velocity ``velocity`` (B, C, H, W)."""
         return self._at("signal", t, x_t) * velocity + self._at("noise", t, x_t) * x_t
 
+    def x0_from_velocity(self, x_t: Tensor, t: Tensor | int, velocity: Tensor) -> Tensor:
+        """Return x0 (B, C, H, W) of ``x_t`` (B, C, H, W) with velocity ``velocity`` (B, C, H, W)."""
+        return self._at("signal", t, x_t) * x_t - self._at("noise", t, x_t) * velocity
+
     def posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor | int) -> Tensor:
         """Return the mean (B, C, H, W) of x_(t-1) given ``x_t`` and ``x0`` (arXiv:2006.11239, equation 7)."""
         return self._at("posterior_mean_coef1", t, x_t) * x0 + self._at("posterior_mean_coef2", t, x_t) * x_t
@@ -147,7 +151,7 @@ def _betas(spec: ScheduleSpec) -> Values:
     return betas
 
 
-Spacing = Literal["leading", "linspace", "logsnr"]
+Spacing = Literal["leading", "linspace", "logsnr", "angle"]
 
 
 def spacing(kind: Spacing, schedule: Schedule, steps: int) -> tuple[int, ...]:
@@ -156,7 +160,10 @@ def spacing(kind: Spacing, schedule: Schedule, steps: int) -> tuple[int, ...]:
     Args:
         kind: ``linspace``: evenly spaced from T-1 to 0 (published respacing ``"25"``). ``leading``: every
             (T // steps)-th from 0 (published respacing ``"ddim25"``). ``logsnr``: nearest to evenly spaced log
-            signal-to-noise ratios from T-1 to 0 (Lu et al. 2022, arXiv:2206.00927, section 3.4).
+            signal-to-noise ratios from T-1 to 0 (Lu et al. 2022, arXiv:2206.00927, section 3.4). ``angle``: nearest to
+            evenly spaced angles arccos(``signal``) from T-1, without the angle 0 of x0 (Salimans and Ho 2022,
+            arXiv:2202.00512, section 4). Every second timestep of ``2 * steps`` is a timestep of ``steps``, as
+            progressive distillation needs.
         schedule: schedule with all timesteps.
         steps: number of timesteps to select.
 
@@ -169,7 +176,11 @@ def spacing(kind: Spacing, schedule: Schedule, steps: int) -> tuple[int, ...]:
     if kind == "leading":
         ascending = list(range(0, timesteps, timesteps // steps))[:steps]
     elif kind == "logsnr":
-        ascending = _even_log_snr(schedule, steps)
+        log_snr = np.log(schedule.alphas_cumprod) - np.log1p(-schedule.alphas_cumprod)
+        ascending = _nearest(-log_snr, np.linspace(-log_snr[-1], -log_snr[0], steps)[::-1])
+    elif kind == "angle":
+        angles = np.arccos(schedule.signal)
+        ascending = _nearest(angles, angles[-1] * np.arange(1, steps + 1) / steps)
     elif steps == 1:
         ascending = [timesteps - 1]
     else:
@@ -179,13 +190,12 @@ def spacing(kind: Spacing, schedule: Schedule, steps: int) -> tuple[int, ...]:
     return tuple(reversed(ascending))
 
 
-def _even_log_snr(schedule: Schedule, steps: int) -> list[int]:
-    """Return ascending, distinct timesteps with log signal-to-noise ratios nearest to evenly spaced ratios."""
-    log_snr = np.log(schedule.alphas_cumprod) - np.log1p(-schedule.alphas_cumprod)
-    targets = np.linspace(log_snr[-1], log_snr[0], steps)[::-1]
-    nearest = np.round(np.interp(-targets, -log_snr, np.arange(len(schedule)))).astype(int)
+def _nearest(values: Values, targets: Values) -> list[int]:
+    """Return ascending, distinct timesteps whose ascending ``values`` are nearest to ``targets``."""
+    steps = len(targets)
+    nearest = np.round(np.interp(targets, values, np.arange(len(values)))).astype(int)
     # A timestep that is already selected is replaced by the next free timestep.
     offsets = np.arange(steps)
     free = np.maximum.accumulate(nearest - offsets)
-    ascending: list[int] = (np.minimum(free, len(schedule) - steps) + offsets).tolist()
+    ascending: list[int] = (np.minimum(free, len(values) - steps) + offsets).tolist()
     return ascending

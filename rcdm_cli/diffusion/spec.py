@@ -184,14 +184,31 @@ class Settings(Spec):
     """Sampling settings.
 
     Attributes:
-        sampler: name of the sampler.
+        sampler: name of the sampler. ``ddim_angle`` is DDIM with the timesteps of students.
         steps: number of sampling steps.
         guidance: scale of classifier-free guidance; 1 disables guidance.
     """
 
-    sampler: Literal["ddpm", "ddim", "dpmpp"] = "dpmpp"
+    sampler: Literal["ddpm", "ddim", "ddim_angle", "dpmpp"] = "dpmpp"
     steps: PositiveInt = 20
     guidance: float = Field(1.0, ge=0.0, allow_inf_nan=False)
+
+
+class StudentSpec(Spec):
+    """Origin of a denoiser that was distilled from a teacher to sample in fewer steps.
+
+    A student predicts the result of several steps of its teacher. The predictions hold for the sampler and the number
+    of steps of its training only.
+
+    Attributes:
+        teacher: name of the teacher's bundle.
+        teacher_sha256: hash of the teacher's weights.
+        guidance: guidance scale of the teacher's samples. The student has learned guided samples and uses no guidance.
+    """
+
+    teacher: str
+    teacher_sha256: str
+    guidance: float = Field(ge=0.0, allow_inf_nan=False)
 
 
 class Representation(Spec):

@@ -23,7 +23,7 @@ from rcdm_cli.encoders.encoder import Encoder
 BOUNDS = {"fp32": 1e-4, "fp16": 3e-2, "bf16": 3e-2, "int8": 0.3, "fp8": 0.3}
 """Largest accepted relative error (L2 norm of the difference over the L2 norm of PyTorch's output), by precision.
 
-The bounds of int8 and fp8 detect broken graphs only. ``quantization.quality`` measures the quality of their samples.
+The bounds of int8 and fp8 detect broken graphs only. ``quality`` measures the quality of their samples.
 """
 
 BATCHES = (1, 7)

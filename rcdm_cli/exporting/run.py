@@ -23,9 +23,9 @@ from rcdm_cli.diffusion.space import codec_batch
 from rcdm_cli.exporting.graphs import wanted_graphs, write_graphs
 from rcdm_cli.exporting.install import Installation, current_graph
 from rcdm_cli.exporting.parity import Parity
+from rcdm_cli.exporting.quality import SampleComparison
 from rcdm_cli.exporting.quantization.calibration import CalibrationImages, read_calibration_images
 from rcdm_cli.exporting.quantization.graphs import wanted_quantized, write_quantized
-from rcdm_cli.exporting.quantization.quality import PrecisionComparison
 from rcdm_cli.exporting.tensorrt.plans import prepare_plan, wanted_plan, write_plan
 from rcdm_cli.training.run import cached_representations, is_run, read_run
 
@@ -56,7 +56,7 @@ class ExportResult:
     written: list[str] = field(default_factory=list)
     up_to_date: list[str] = field(default_factory=list)
     parity: list[Parity] = field(default_factory=list)
-    quantization: dict[Precision, PrecisionComparison] = field(default_factory=dict)
+    quantization: dict[str, SampleComparison] = field(default_factory=dict)
     targets: dict[str, str] = field(default_factory=dict)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 

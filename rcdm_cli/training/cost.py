@@ -11,7 +11,7 @@ from rcdm_cli.diffusion.autoencoder import Autoencoder
 from rcdm_cli.diffusion.flops import count_macs, count_macs_of_call
 from rcdm_cli.diffusion.unet import UNet
 from rcdm_cli.encoders.trunks import build_trunk
-from rcdm_cli.training.recipe import KINDS, AutoencoderRecipe, PretrainRecipe, TrainRecipe
+from rcdm_cli.training.recipe import KINDS, AutoencoderRecipe, DistillRecipe, PretrainRecipe, TrainRecipe
 
 H100_FLOPS = 989e12
 """Peak of an H100 SXM for dense bfloat16 matrix products, in FLOP/s (data sheet of NVIDIA)."""
@@ -36,6 +36,13 @@ def training_cost(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     if kind is None:
         raise InputError(f"{where}: the kind of a recipe is one of {', '.join(KINDS)}; given {values.get('kind')!r}.")
     recipe = kind.parse(values, where)
+    if isinstance(recipe, DistillRecipe):
+        # The operations depend on the teacher. A call is a forward pass, and a backward pass counts as two.
+        return {
+            "images seen per student": recipe.steps * recipe.optimization.batch,
+            "calls per image, first student": 3 + 2 * recipe.substeps,
+            "calls per image, later students": 5,
+        }
     with torch.device("meta"):
         if isinstance(recipe, PretrainRecipe):
             trunk = build_trunk(recipe.trunk.name, recipe.trunk.options, recipe.trunk.pool)

@@ -15,7 +15,7 @@ from rcdm_cli.data.tensor import to_tensor, to_uint8
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.losses import denoising_loss
 from rcdm_cli.diffusion.noise import initial_noise, sample_seed
-from rcdm_cli.diffusion.samplers import dpmpp
+from rcdm_cli.diffusion.samplers import SAMPLERS
 from rcdm_cli.diffusion.sampling import denoiser_of
 from rcdm_cli.diffusion.schedule import Schedule, spacing
 from rcdm_cli.diffusion.space import decode_x0, encode_x0
@@ -71,19 +71,22 @@ class EvalSet:
         return total / NUM_DRAWS
 
     @torch.no_grad()
-    def write_sample_grid(self, model: Model, schedule: Schedule, path: Path) -> None:
+    def write_sample_grid(
+        self, model: Model, schedule: Schedule, path: Path, sampler: str = "dpmpp", steps: int = GRID_STEPS
+    ) -> None:
         """Write a PNG with one row per image and one column per representation, with the same noise in each call."""
         index = torch.linspace(0, len(self.images) - 1, min(GRID_IMAGES, len(self.images))).long()
         spec, codec = model.denoiser.spec, self.latents.codec if self.latents else None
         names = map(str, index.tolist()) if self.names is None else (self.names[image] for image in index.tolist())
         seeds = [sample_seed(0, name, 0) for name in names]
         noise = initial_noise(seeds, spec.input_shape).to(self.device, memory_format=torch.channels_last)
-        timesteps = spacing("logsnr", schedule, min(GRID_STEPS, len(schedule)))
+        run, kind, _ = SAMPLERS[sampler]
+        timesteps = spacing(kind, schedule, min(steps, len(schedule)))
         columns = [self.images[index.numpy()]]
         for number in range(len(self.representations.projections)):
             cond = model.conditioning(self._h(number, index), number)
             denoise = denoiser_of(model.denoiser, schedule, cond)
-            x0 = dpmpp(denoise, noise, schedule, timesteps, clip=codec is None)
+            x0 = run(denoise, noise, schedule, timesteps, clip=codec is None)
             columns.append(to_uint8(decode_x0(spec, x0, codec)))
         titles = ["image", *(f"{each.method}\n{each.level}" for each in self.representations.projections)]
         rows = [GridRow(images) for images in zip(*columns, strict=True)]

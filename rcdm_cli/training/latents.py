@@ -18,7 +18,8 @@ from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
 from rcdm_cli.diffusion.autoencoder_files import open_autoencoder, save_autoencoder
 from rcdm_cli.diffusion.autoencoder_spec import LatentStatistics
 from rcdm_cli.diffusion.space import codec_batch
-from rcdm_cli.training.recipe import TrainPrecision, TrainRecipe
+from rcdm_cli.diffusion.spec import Space
+from rcdm_cli.training.recipe import TrainPrecision
 
 AUTOENCODER = "autoencoder.safetensors"
 """File of the autoencoder in the folder of a run."""
@@ -45,24 +46,23 @@ class CachedLatents:
         return self.codec.normalise(latents.to(self.codec.mean.device).float())
 
 
-def autoencoder_of(recipe: TrainRecipe) -> Autoencoder | None:
+def autoencoder_of(space: Space, reference: str) -> Autoencoder | None:
     """Open the autoencoder of a latent space; None for other spaces.
 
     Raises:
         InputError: the recipe names no autoencoder, or the autoencoder does not fit the space.
     """
-    space = recipe.denoiser.space
     if space.kind != "latents":
-        if recipe.autoencoder:
+        if reference:
             raise InputError(f"The recipe names an autoencoder, but denoiser.space is {space.kind}.")
         return None
-    if not recipe.autoencoder:
+    if not reference:
         raise InputError("A denoiser of latents needs an autoencoder. Set `autoencoder` in the recipe.")
-    autoencoder = open_autoencoder(recipe.autoencoder)
+    autoencoder = open_autoencoder(reference)
     own = autoencoder.spec.space
     if own != space:
         raise InputError(
-            f"The latents of {recipe.autoencoder} have the factor {own.factor} and {own.channels} channels, but "
+            f"The latents of {reference} have the factor {own.factor} and {own.channels} channels, but "
             f"denoiser.space has the factor {space.factor} and {space.channels} channels."
         )
     return autoencoder

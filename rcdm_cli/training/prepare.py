@@ -1,23 +1,16 @@
 """Build trainers: open images and encoders, compute crops and representations, and cache both in the run's folder."""
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import sha256
-from rcdm_cli.core.resources import CHECKPOINT
-from rcdm_cli.data.array_file import Array, Rows
-from rcdm_cli.data.cropped import CroppedImages, load_cropped
+from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import ImageDataset, open_dataset
-from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.spec import Representation
-from rcdm_cli.encoders.encoder import Encoder, holds_encoder, level_index, save_encoder
+from rcdm_cli.encoders.encoder import Encoder, level_index
 from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.inferred import inferred_lines
 from rcdm_cli.encoders.open import open_encoder
@@ -25,35 +18,12 @@ from rcdm_cli.training.augmentation import Augmenter
 from rcdm_cli.training.autoencoder import EVALUATION_IMAGES, AutoencoderImages, AutoencoderTrainer
 from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.distributed import main_process_first, world_size
-from rcdm_cli.training.evaluation import EvalSet
-from rcdm_cli.training.latents import (
-    CachedLatents,
-    autoencoder_of,
-    cache_latents,
-    copy_autoencoder,
-    latent_statistics,
-)
+from rcdm_cli.training.latents import autoencoder_of
 from rcdm_cli.training.objectives import require_lightly
 from rcdm_cli.training.pretraining import LabelledImages, PretrainTrainer, class_indices
 from rcdm_cli.training.recipe import AutoencoderRecipe, PretrainRecipe, TrainRecipe
-from rcdm_cli.training.representations import CachedRepresentations, EncoderInputs
+from rcdm_cli.training.run_data import IMAGES, Note, OnProgress, RunImages, check_splits, crop, silent
 from rcdm_cli.training.warm_start import WarmStart
-
-ENCODERS = "encoders"
-IMAGES = "images"
-
-Note = Callable[[str], None]
-
-
-class OnProgress(Protocol):
-    """Progress callback of a training."""
-
-    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Report that ``done`` of ``total`` items of a stage are done. ``note`` contains values such as the loss."""
-
-
-def silent(stage: str, done: int, total: int, note: str = "") -> None:
-    """Ignore progress."""
 
 
 def prepare_encoder(
@@ -86,7 +56,7 @@ def prepare_encoder(
             f"optimization.batch={recipe.optimization.batch} cannot be divided by {world_size()} processes, which the "
             "losses of encoders need. Set optimization.batch to a multiple of the number of processes."
         )
-    _check_splits(split, validation_split)
+    check_splits(split, validation_split)
     with main_process_first():
         training = _labelled(open_dataset(data, split, on_note), recipe, out, None, on_progress, on_note)
         validation = None
@@ -118,12 +88,12 @@ def prepare_autoencoder(
     Raises:
         InputError: images and recipe do not fit together, or the encoder of the perceptual loss cannot be used.
     """
-    _check_splits(split, validation_split)
+    check_splits(split, validation_split)
     source = open_dataset(data, split, on_note)
     evaluation = source if validation_split is None else open_dataset(data, validation_split, on_note)
     perceptual = open_encoder(recipe.perceptual.encoder) if recipe.perceptual else None
     with main_process_first():
-        training = _crop(source, recipe.image_size, out, on_progress, on_note).images
+        training = crop(source, recipe.image_size, out, on_progress, on_note).images
         spread = evaluation.spread(EVALUATION_IMAGES)
         images = load_cropped(spread, recipe.size).images
     on_note(f"{len(training)} images, on {device}.")
@@ -159,11 +129,11 @@ def prepare_denoiser(
             f"optimization.batch={batch} is too small for {world_size()} processes. Set optimization.batch="
             f"{world_size()} or a multiple of {world_size()}."
         )
-    _check_splits(split, validation_split)
+    check_splits(split, validation_split)
     source = open_dataset(data, split, on_note)
     validation_source = None if validation_split is None else open_dataset(data, validation_split, on_note)
     opened = _open_encoders(encoders or recipe.encoders, recipe, on_note)
-    autoencoder = autoencoder_of(recipe)
+    autoencoder = autoencoder_of(recipe.denoiser.space, recipe.autoencoder)
     config = recipe.augmentation if recipe.augmentation and recipe.augmentation.probability else None
     largest = max(recipe.denoiser.size, *(encoder.spec.preprocessing.size for encoder in opened))
     if config and config.side(1) < largest:
@@ -171,35 +141,31 @@ def prepare_denoiser(
             f"Random crops of {config.side(1)} pixels are smaller than the input size of {largest} pixels. Set "
             f"augmentation.image_size={math.ceil(largest / config.crop)}, or a larger augmentation.crop."
         )
-    with main_process_first():
-        for encoder in opened:
-            _copy_encoder(encoder, out)
-        training = _eval_set(source, recipe, opened, out, device, on_progress, on_note)
-        projections = training.representations.projections
-        names = ", ".join(f"{projection.method} at {projection.level}" for projection in projections)
-        on_note(f"{len(training.images)} images, on {device}; conditioned on {names}.")
-        validation = None
-        if validation_source is not None:
-            validation = _eval_set(validation_source, recipe, opened, out, device, on_progress, on_note)
-        if autoencoder is not None:
-            key = copy_autoencoder(autoencoder.to(device), out)
-            precision, show = recipe.optimization.precision, _with_rate(on_progress, "Latents")
-
-            def encode(source: ImageDataset, images: Array) -> Rows:
-                path = out / "latents" / f"{key[:12]}-{source.fingerprint(out / IMAGES)[:12]}.npy"
-                return cache_latents(autoencoder, images, path, device, precision, show)
-
-            rows = encode(source, training.images)
-            statistics = init.statistics(autoencoder) if init else None
-            codec = LatentCodec(autoencoder, statistics or latent_statistics(rows)).to(device).eval()
-            training = replace(training, latents=CachedLatents(codec, rows))
-            if validation is not None and validation_source is not None:
-                rows = encode(validation_source, validation.images)
-                validation = replace(validation, latents=CachedLatents(codec, rows))
-        augmenter = None
-        if config:
-            images = _crop(source, config.image_size, out, on_progress, on_note).images
-            augmenter = Augmenter(config, images)
+    projections = tuple(
+        Representation(method=spec.method, level=level, width=spec.width_at(level))
+        for spec in (encoder.spec for encoder in opened)
+        for level in spec.levels
+        if level in recipe.levels
+    )
+    reader = RunImages(
+        recipe.denoiser.size,
+        opened,
+        projections,
+        recipe.cache,
+        recipe.optimization.precision,
+        out,
+        device,
+        on_progress,
+        on_note,
+        autoencoder,
+        init.statistics(autoencoder) if init and autoencoder else None,
+    )
+    training, validation = reader.read(source, validation_source)
+    augmenter = None
+    if config:
+        with main_process_first():
+            images = crop(source, config.image_size, out, on_progress, on_note).images
+        augmenter = Augmenter(config, images)
     methods = [encoder.spec.method for encoder in opened]
     init_methods = [e.spec.method for e in opened if init and init.was_trained_with(e)]
     if init and (new := [method for method in methods if method not in init_methods]):
@@ -247,88 +213,6 @@ def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe, on_
     return found
 
 
-def _copy_encoder(encoder: Encoder, out: Path) -> None:
-    """Copy an encoder into the run, unless the run contains it.
-
-    Raises:
-        InputError: the run has a checkpoint and was trained with a different encoder.
-    """
-    path = out / ENCODERS / f"{encoder.spec.method}.safetensors"
-    # Caches depend on the hash of this file, and saving an encoder again changes the hash.
-    if path.exists() and holds_encoder(path, encoder):
-        return
-    if (out / CHECKPOINT).exists():
-        raise InputError(
-            f"The run in {out} was trained with another encoder or other levels: {path} does not contain the given "
-            f"encoder {encoder.spec.method!r}. Choose another `out` folder, or delete this folder."
-        )
-    save_encoder(encoder, path)
-
-
-def _eval_set(
-    source: ImageDataset,
-    recipe: TrainRecipe,
-    encoders: Sequence[Encoder],
-    out: Path,
-    device: torch.device,
-    on_progress: OnProgress,
-    on_note: Note,
-) -> EvalSet:
-    """Return images at the denoiser's size and their representations; both are cached in ``out``."""
-    cropped = _crop(source, recipe.denoiser.size, out, on_progress, on_note)
-    inputs = []
-    for encoder in encoders:
-        spec = encoder.spec
-        size = spec.preprocessing.size
-        own = cropped if size == recipe.denoiser.size else _crop(source, size, out, on_progress, on_note)
-        weights = sha256(out / ENCODERS / f"{spec.method}.safetensors")[:12]
-        inputs.append(
-            EncoderInputs(encoder, own.images, f"{spec.method}-{weights}-{source.fingerprint(out / IMAGES)[:12]}")
-        )
-    projections = tuple(
-        Representation(method=spec.method, level=level, width=spec.width_at(level))
-        for spec in (encoder.spec for encoder in encoders)
-        for level in spec.levels
-        if level in recipe.levels
-    )
-    show = _with_rate(on_progress, "Representations")
-    folder = out / "representations"
-    representations = CachedRepresentations(inputs, projections, folder, device, show, recipe.cache)
-    return EvalSet(cropped.images, representations, device, cropped.keys)
-
-
-def _check_splits(split: str | None, validation_split: str | None) -> None:
-    if validation_split is not None and split is None:
-        raise InputError(
-            f"The validation images of {validation_split} are also training images. Name the training images with "
-            "`split`."
-        )
-    if validation_split is not None and validation_split == split:
-        raise InputError(f"`split` and `validation_split` are both {split}. Choose different images for validation.")
-
-
-def _crop(source: ImageDataset, size: int, out: Path, on_progress: OnProgress, on_note: Note) -> CroppedImages:
-    cropped = load_cropped(source, size, _with_rate(on_progress, "Images"), out / IMAGES)
-    if cropped.skipped:
-        key, reason = cropped.skipped[0]
-        on_note(f"{len(cropped.skipped)} images could not be read and are ignored. The first is {key}: {reason}")
-    return cropped
-
-
-def _with_rate(on_progress: OnProgress, stage: str) -> Callable[[int, int], None]:
-    """Return a progress callback of one stage that also shows images per second, without those of earlier calls."""
-    first: tuple[float, int] | None = None
-
-    def show(done: int, total: int) -> None:
-        nonlocal first
-        now = time.perf_counter()
-        first = first or (now, done)
-        seconds = now - first[0]
-        on_progress(stage, done, total, f"{(done - first[1]) / seconds:.0f} images/s" if seconds > 0.1 else "")
-
-    return show
-
-
 def _labelled(
     source: ImageDataset,
     recipe: PretrainRecipe,
@@ -337,7 +221,7 @@ def _labelled(
     on_progress: OnProgress,
     on_note: Note,
 ) -> LabelledImages:
-    cropped = _crop(source, recipe.image_size, out, on_progress, on_note)
+    cropped = crop(source, recipe.image_size, out, on_progress, on_note)
     labels, names = class_indices(cropped.labels, recipe.ignore_classes, classes)
     on_note(f"{len(cropped.images)} images, {int((labels >= 0).sum())} of them in {len(names)} classes.")
     if classes and (unknown := int((labels < 0).sum())):

@@ -303,11 +303,43 @@ class AutoencoderRecipe(Spec):
         return self
 
 
-Recipe = TypeVar("Recipe", PretrainRecipe, TrainRecipe, AutoencoderRecipe)
-KINDS: dict[str, type[PretrainRecipe] | type[TrainRecipe] | type[AutoencoderRecipe]] = {
+class DistillRecipe(Spec):
+    """Settings for distilling a student, which samples in a few steps, from a trained model.
+
+    Attributes:
+        kind: kind of the recipe.
+        description: one line for the user.
+        start: sampling steps of the first student. Each later student has half the steps of the previous student.
+        substeps: DDIM steps of the trained model, with guidance, per step of the first student.
+        autoencoder: reference of the autoencoder of a latent space, see ``open_autoencoder``.
+        optimization: optimizer settings. Warm-up and decay are fractions of the steps of each student.
+        steps: number of optimizer steps per student.
+        ema: decay of the exponential moving average (EMA) of the weights. Step n of a student uses
+            ``min(ema, (1 + n) / (10 + n))``.
+        compile: whether ``torch.compile`` compiles the student; by default, on CUDA devices with Triton.
+        cache: type of cached representations. ``float16`` needs half of the disk space.
+        save_every: steps between checkpoints.
+    """
+
+    kind: Literal["distill"]
+    description: str = ""
+    start: int = Field(default=16, ge=1, le=256)
+    substeps: int = Field(default=2, ge=1, le=64)
+    autoencoder: str = ""
+    optimization: Optimization
+    steps: int = Field(ge=1)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    compile: bool | None = None
+    cache: Literal["float32", "float16"] = "float32"
+    save_every: int = Field(default=500, ge=1)
+
+
+Recipe = TypeVar("Recipe", PretrainRecipe, TrainRecipe, AutoencoderRecipe, DistillRecipe)
+KINDS: dict[str, type[PretrainRecipe] | type[TrainRecipe] | type[AutoencoderRecipe] | type[DistillRecipe]] = {
     "pretrain": PretrainRecipe,
     "autoencoder": AutoencoderRecipe,
     "train": TrainRecipe,
+    "distill": DistillRecipe,
 }
 
 
@@ -322,7 +354,7 @@ def read_recipe(recipe: Recipe | Path | str, kind: type[Recipe], overrides: Iter
     Raises:
         InputError: the recipe does not exist, is not TOML, is of another kind or has an invalid key.
     """
-    if isinstance(recipe, PretrainRecipe | TrainRecipe | AutoencoderRecipe):
+    if isinstance(recipe, PretrainRecipe | TrainRecipe | AutoencoderRecipe | DistillRecipe):
         where, values = "the recipe", recipe.model_dump(mode="json", exclude_unset=True)
     else:
         path = recipe_path(recipe)

@@ -28,16 +28,13 @@ from rcdm_cli.training.distributed import is_main_process
 from rcdm_cli.training.latents import AUTOENCODER
 from rcdm_cli.training.loop import Progress, Trainer, fit
 from rcdm_cli.training.prepare import (
-    ENCODERS,
-    Note,
-    OnProgress,
     prepare_autoencoder,
     prepare_denoiser,
     prepare_encoder,
-    silent,
 )
 from rcdm_cli.training.recipe import AutoencoderRecipe, PretrainRecipe, TrainRecipe, read_recipe
 from rcdm_cli.training.representations import CacheType, cache_path
+from rcdm_cli.training.run_data import ENCODERS, Note, OnProgress, silent
 from rcdm_cli.training.warm_start import WarmStart
 
 
@@ -136,10 +133,10 @@ def train(
             init=init,
             device=torch.device(device),
             workers=workers,
-            on_progress=_interruptible(on_progress, stop),
+            on_progress=interruptible(on_progress, stop),
             on_note=on_note,
         )
-        began_at = _fit(trainer, out, settings.save_every, "Training", stop, on_progress)
+        began_at = fit_run(trainer, out, settings.save_every, "Training", stop, on_progress)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at)
 
 
@@ -194,10 +191,10 @@ def pretrain(
             validation_split=validation_split,
             device=torch.device(device),
             workers=workers,
-            on_progress=_interruptible(on_progress, stop),
+            on_progress=interruptible(on_progress, stop),
             on_note=on_note,
         )
-        began_at = _fit(trainer, out, trainer.per_epoch, "Pretraining", stop, on_progress)
+        began_at = fit_run(trainer, out, trainer.per_epoch, "Pretraining", stop, on_progress)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at, out / ENCODER_FILE)
 
 
@@ -250,10 +247,10 @@ def train_autoencoder(
             validation_split=validation_split,
             device=torch.device(device),
             workers=workers,
-            on_progress=_interruptible(on_progress, stop),
+            on_progress=interruptible(on_progress, stop),
             on_note=on_note,
         )
-        began_at = _fit(trainer, out, settings.save_every, "Training", stop, on_progress)
+        began_at = fit_run(trainer, out, settings.save_every, "Training", stop, on_progress)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at)
 
 
@@ -273,7 +270,7 @@ def read_run(folder: Path) -> TrainedRun:
         raise InputError(f"{folder} is not the folder of an `rcdm train` run: it does not contain {CHECKPOINT}.")
     checkpoint = load_checkpoint(path)
     values = checkpoint.resume_key.get("recipe")
-    if "projections" not in checkpoint.resume_key or not isinstance(values, dict):
+    if not isinstance(values, dict) or values.get("kind") != "train":
         raise InputError(f"{path} is not a checkpoint of an `rcdm train` run.")
     recipe = TrainRecipe.parse({**values, "steps": checkpoint.step, "description": checkpoint.description}, str(path))
     values = {"width": recipe.denoiser.cond_width, "null": recipe.objective.null}
@@ -321,9 +318,11 @@ def cached_representations(folder: Path, on_note: Note) -> dict[Pair, Tensor]:
     return found
 
 
-def _fit(
+def fit_run(
     trainer: Trainer, out: Path, save_every: int, stage: str, stop: Callable[[], bool], on_progress: OnProgress
 ) -> int:
+    """Train to the last step, as in ``fit``, and report loss and speed. Returns the step that the call began at."""
+
     def show(progress: Progress) -> None:
         note = f"loss {progress.values['loss']:.4f}, {progress.images_per_second:.0f} images/s"
         on_progress(stage, progress.step, progress.steps, note)
@@ -331,7 +330,7 @@ def _fit(
     return fit(trainer, out, save_every=save_every, stop=stop, on_progress=show)
 
 
-def _interruptible(on_progress: OnProgress, stop: Callable[[], bool]) -> OnProgress:
+def interruptible(on_progress: OnProgress, stop: Callable[[], bool]) -> OnProgress:
     """Return a progress callback that also interrupts the preparation if ``stop`` returns True."""
 
     def show(stage: str, done: int, total: int, note: str = "") -> None:

@@ -158,14 +158,14 @@ def test_8_bit_graphs_are_installed_only_if_they_pass_the_checks(workplace, invo
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     with monkeypatch.context() as strict:
-        strict.setattr("rcdm_cli.exporting.quantization.quality.MAX_FRECHET_RATIO", 0.1)
+        strict.setattr("rcdm_cli.exporting.quality.MAX_FRECHET_RATIO", 0.1)
         done = invoke(*command)
     assert done.exit_code == 3, done.stderr
     assert "int8 is rejected: Over 58 images, samples at int8 lose" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     # With random weights, the rank loss is mostly noise.
-    monkeypatch.setattr("rcdm_cli.exporting.quantization.quality.MAX_RANK_LOSS", 0.2)
+    monkeypatch.setattr("rcdm_cli.exporting.quality.MAX_RANK_LOSS", 0.2)
     done = invoke(*command, "--json")
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)

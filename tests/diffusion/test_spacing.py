@@ -6,7 +6,7 @@ from rcdm_cli.diffusion.schedule import Schedule, spacing
 from rcdm_cli.diffusion.spec import ScheduleSpec
 from tests.diffusion.golden import arrays
 
-KINDS = ["leading", "linspace", "logsnr"]
+KINDS = ["leading", "linspace", "logsnr", "angle"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,7 +48,13 @@ def test_logsnr_timesteps_are_nearest_to_even_steps(kind):
     np.testing.assert_allclose(spacing("logsnr", schedule, 8), nearest, atol=1)
 
 
-@pytest.mark.parametrize("kind", ["linspace", "logsnr"])
+def test_angle_timesteps_of_the_cosine_schedule_are_evenly_spaced():
+    """The angle of the cosine schedule is proportional to time, up to its offset of 0.8 %."""
+    chosen = spacing("angle", Schedule(ScheduleSpec(kind="cosine")), 8)
+    np.testing.assert_allclose(chosen, 1000 * np.arange(8, 0, -1) / 8 - 1, atol=8)
+
+
+@pytest.mark.parametrize("kind", ["linspace", "logsnr", "angle"])
 def test_single_step_starts_at_the_last_timestep(kind):
     assert spacing(kind, Schedule(ScheduleSpec()), 1) == (999,)
 

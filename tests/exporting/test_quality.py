@@ -8,15 +8,18 @@ import torch
 
 from rcdm_cli import load_bundle
 from rcdm_cli.core.errors import CheckFailed
-from rcdm_cli.exporting.quantization import quality
-from rcdm_cli.exporting.quantization.quality import (
-    PrecisionComparison,
-    Quality,
-    check_quality,
-    compare_precisions,
-    sample_quality,
-)
+from rcdm_cli.exporting import quality
+from rcdm_cli.exporting.quality import Quality, SampleComparison, compare_samples, sample_quality
+from rcdm_cli.exporting.quantization.graphs import check_quality
 from tests.bundle.tiny import tiny_bundle
+
+NO_PIXELS = np.empty((0, 1, 1, 3), np.uint8)
+
+
+def compare_precisions(bundle, engines, images, **options):
+    settings = bundle.settings()
+    loops = {name: bundle.loop(settings, engine) for name, engine in engines.items()}
+    return compare_samples(bundle, ("fp32", bundle.loop(settings)), loops, images, **options)
 
 
 def comparison(loss, ratio):
@@ -25,7 +28,7 @@ def comparison(loss, ratio):
     full = Quality(0.8, 0.9, 4.0)
     better, worse = Quality(1.2, 0.9, 0.4), Quality(0.8 - loss, 0.9, 4.0 * ratio)
     pairs = {("a", "backbone"): (full, better), ("b", "backbone"): (full, worse)}
-    return PrecisionComparison("fp8", 60, pairs, 30.0)
+    return SampleComparison("fp8", "fp32", 60, pairs, 30.0)
 
 
 @pytest.mark.parametrize(("loss", "ratio"), [(0.029, 1.0), (-0.3, 1.09), (0.0, 0.4)])
@@ -42,7 +45,7 @@ def test_comparison_beyond_a_limit_is_rejected(loss, ratio):
 
 
 def test_rejected_precisions_are_named_with_a_hint_for_the_accepted_ones():
-    good, bad = replace(comparison(0.01, 1.0), precision="int8"), comparison(0.04, 1.0)
+    good, bad = replace(comparison(0.01, 1.0), name="int8"), comparison(0.04, 1.0)
     check_quality([good, good])
     with pytest.raises(CheckFailed, match=r"^fp8 is rejected.* With `precision` int8, the export succeeds\.$"):
         check_quality([good, bad])
@@ -53,11 +56,11 @@ def test_rejected_precisions_are_named_with_a_hint_for_the_accepted_ones():
 def test_quality_of_vectors_on_a_circle():
     """Sample i has the representation of image i + 1 of 4: the own image shares rank 2 to 3 with another."""
     h = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
-    found = sample_quality(h.roll(-1, 0), h)
+    found = sample_quality(NO_PIXELS, h.roll(-1, 0), h)
     assert found.mean_reciprocal_rank == pytest.approx(1 / 3)
     assert found.similarity == pytest.approx(0, abs=1e-6)
     assert found.frechet == pytest.approx(0, abs=1e-6)
-    assert sample_quality(2 * h, h).frechet == pytest.approx(
+    assert sample_quality(NO_PIXELS, 2 * h, h).frechet == pytest.approx(
         sum((2 - 1) ** 2 * variance for variance in (2 / 3, 2 / 3))
     )
 
@@ -100,7 +103,7 @@ def test_comparison_detects_swapped_and_low_contrast_samples(bundle, images, mon
     assert same.accepted
     both = compare_precisions(bundle, {"int8": FixedSamples(swap), "fp8": FixedSamples(low_contrast)}, named(images))
     swapped, grey = both["int8"], both["fp8"]
-    assert (swapped.precision, grey.precision) == ("int8", "fp8")
+    assert (swapped.name, grey.name) == ("int8", "fp8")
     assert swapped.rank_loss > 0.3
     assert swapped.frechet_ratio == pytest.approx(1)
     assert not swapped.accepted

@@ -29,11 +29,11 @@ from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.exporting.graphs import denoiser_graph
 from rcdm_cli.exporting.install import current_graph, finished, install
 from rcdm_cli.exporting.onnx import export_graph
+from rcdm_cli.exporting.quality import Quality, SampleComparison
 from rcdm_cli.exporting.quantization import graphs as quantized_graphs
 from rcdm_cli.exporting.quantization.calibration import CalibrationImages, calibrate
 from rcdm_cli.exporting.quantization.graphs import wanted_quantized, write_quantized
 from rcdm_cli.exporting.quantization.qdq import quantize, to_fp8
-from rcdm_cli.exporting.quantization.quality import PrecisionComparison, Quality
 from rcdm_cli.exporting.tensorrt.builder import PlanRequest, serialized
 from tests.bundle.tiny import tiny_bundle
 from tests.training.tiny import random_images
@@ -320,7 +320,7 @@ def folder(bundle, graphs, tmp_path_factory):
 
 def comparison(precision, loss):
     full, reduced = Quality(0.9, 0.9, 4.0), Quality(0.9 - loss, 0.9, 4.0)
-    return PrecisionComparison(precision, 5, {Pair("dino", "backbone"): (full, reduced)}, 30.0)
+    return SampleComparison(precision, "fp32", 5, {Pair("dino", "backbone"): (full, reduced)}, 30.0)
 
 
 def write_eight_bit(folder, images):
@@ -334,16 +334,16 @@ def exported(folder, images, tmp_path_factory):
     """A copy of the bundle with accepted 8-bit graphs, the installation, and outputs of the compared engines."""
     outputs, loss = {}, {"int8": 0.02, "fp8": 0.01}
 
-    def compare(bundle, engines, images, on_progress):
+    def compare(bundle, reference, loops, images, on_progress):
         width = bundle.conditioning_model.denoiser.modulation_width
         x, modulations = torch.zeros(3, 3, 16, 16), torch.zeros(3, width)
-        outputs.update({precision: engine(x, modulations) for precision, engine in engines.items()})
-        return {precision: comparison(precision, loss[precision]) for precision in engines}
+        outputs.update({precision: loop.engine(x, modulations) for precision, loop in loops.items()})
+        return {precision: comparison(precision, loss[precision]) for precision in loops}
 
     copy = tmp_path_factory.mktemp("quantized") / "tiny"
     shutil.copytree(folder, copy)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantized_graphs, "compare_precisions", compare)
+        patch.setattr(quantized_graphs, "compare_samples", compare)
         installation, _ = write_eight_bit(copy, images)
     return copy, installation, outputs
 
@@ -415,8 +415,8 @@ def test_rejected_8_bit_graphs_leave_the_bundle_unchanged(folder, images, monkey
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(
         quantized_graphs,
-        "compare_precisions",
-        lambda bundle, engines, images, on_progress: {entry: comparison(entry, 0.5) for entry in engines},
+        "compare_samples",
+        lambda bundle, reference, loops, images, on_progress: {entry: comparison(entry, 0.5) for entry in loops},
     )
     with pytest.raises(CheckFailed, match=r"int8 is rejected.*fp8 is rejected"):
         write_eight_bit(folder, images)

@@ -144,9 +144,14 @@ def tune(
         **options: see ``RunArguments``.
 
     Raises:
-        InputError: a parameter is out of range, or fewer than two images are readable.
+        InputError: a parameter is out of range, the bundle is a student, or fewer than two images are readable.
     """
     bundle = as_bundle(bundle)
+    if student := bundle.manifest.student:
+        raise InputError(
+            f"{bundle.manifest.name} is a student with {bundle.manifest.defaults.steps} steps, which has no other "
+            f"settings. Tune its teacher {student.teacher}, or measure the student with `rcdm evaluate`."
+        )
     pairs = chosen_pairs(bundle, methods, level)
     candidates = [
         bundle.settings(name, count, scale)

@@ -96,7 +96,7 @@ def calibrate(
     Args:
         bundle: bundle on the CPU.
         images: images by name, uint8 (H, W, 3) each, at least 1.
-        steps: sampling steps over all timesteps.
+        steps: sampling steps over all timesteps. A student is sampled with its own steps.
         batch: samples generated at a time.
         on_progress: called with (finished samples, total samples).
 
@@ -117,7 +117,8 @@ def calibrate(
         inputs.append((x.contiguous().clone(), modulations.clone()))
         return bundle.engine(x, modulations)
 
-    loop = bundle.loop(bundle.settings(steps=min(steps, len(bundle.schedule))), recorded)
+    count = None if bundle.manifest.student else min(steps, len(bundle.schedule))
+    loop = bundle.loop(bundle.settings(steps=count), recorded)
     for start in range(0, len(cond), batch):
         part = cond[start : start + batch]
         loop.samples(part, [sample_seed(0, names[start + index], 0) for index in range(len(part))])

@@ -1,6 +1,6 @@
 """8-bit graphs of a bundle's denoiser: calibrate, quantize, compare samples, install."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -12,13 +12,14 @@ from rcdm_cli.backends.graph import Graph, Precision, verified_path
 from rcdm_cli.backends.select import select_backend
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.manifest import Manifest, run_context
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import CheckFailed, InputError
+from rcdm_cli.diffusion.sampling import Loop
 from rcdm_cli.exporting.graphs import denoiser_graph
 from rcdm_cli.exporting.install import Installation, finished, install, staging
 from rcdm_cli.exporting.parity import Parity, check_bounds, measure_parity
+from rcdm_cli.exporting.quality import SampleComparison, compare_samples
 from rcdm_cli.exporting.quantization.calibration import CalibrationImages, calibrate
 from rcdm_cli.exporting.quantization.qdq import quantize
-from rcdm_cli.exporting.quantization.quality import PrecisionComparison, check_quality, compare_precisions
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -40,7 +41,7 @@ def write_quantized(
     images: CalibrationImages,
     *,
     on_progress: OnProgress = lambda done, total, note: None,
-) -> tuple[Installation, dict[Precision, PrecisionComparison]]:
+) -> tuple[Installation, dict[str, SampleComparison]]:
     """Write 8-bit graphs and install them if the sample quality is within the limits of ``quality``.
 
     If a graph fails, no graph is installed.
@@ -67,17 +68,33 @@ def write_quantized(
         manifest = bundle.manifest.model_copy(update={"graphs": tuple(written)})
         context = run_context(stage, manifest, bundle.device)
         with ExitStack() as opened:
-            engines = {}
+            settings, loops = bundle.settings(), dict[str, Loop]()
             for graph in written:
                 engine = select_backend(context, "auto", graph.precision).open(lambda: bundle.model.denoiser)
-                engines[graph.precision] = opened.enter_context(closing(engine))
-            quality = compare_precisions(bundle, engines, images.check, on_progress=on_progress)
+                loops[graph.precision] = bundle.loop(settings, opened.enter_context(closing(engine)))
+            reference = "fp32", bundle.loop(settings)
+            quality = compare_samples(bundle, reference, loops, images.check, on_progress=on_progress)
         check_quality(quality.values())
         samples = {
             graph.file: {"calibration_inputs": len(calibration), **quality[graph.precision].as_json()}
             for graph in written
         }
         return install(bundle.folder, stage, written, parity, samples), quality
+
+
+def check_quality(comparisons: Collection[SampleComparison]) -> None:
+    """Check the samples of all 8-bit graphs against the limits of ``quality``.
+
+    Raises:
+        CheckFailed: a comparison exceeds a limit.
+    """
+    rejected = [comparison for comparison in comparisons if not comparison.accepted]
+    if not rejected:
+        return
+    verdicts = " ".join(f"{comparison.name} is rejected: {comparison}" for comparison in rejected)
+    accepted = [comparison.name for comparison in comparisons if comparison.accepted]
+    hint = f" With `precision` {','.join(accepted)}, the export succeeds." if accepted else ""
+    raise CheckFailed(f"{verdicts} {rejected[0].limits} No 8-bit graph was installed.{hint}")
 
 
 def quantize_graphs(

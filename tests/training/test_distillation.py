@@ -1,0 +1,87 @@
+"""Trainer of students: targets, stages and gradients."""
+
+import pytest
+import torch
+
+from rcdm_cli.diffusion.conditioning import Model
+from rcdm_cli.diffusion.schedule import Schedule
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
+from rcdm_cli.training.distillation import StudentTrainer, Teacher
+from rcdm_cli.training.evaluation import EvalSet
+from rcdm_cli.training.recipe import DistillRecipe, Optimization
+from rcdm_cli.training.representations import ComputedRepresentations, EncoderInputs
+from tests.training.tiny import random_images, tiny_encoder
+
+CPU = torch.device("cpu")
+PROJECTIONS = tuple(
+    Representation(method="simclr", level=level, width=width) for level, width in (("backbone", 16), ("projector", 12))
+)
+
+
+def make_trainer(guidance=1.0, prediction="v", learned_variance=False, **changes):
+    spec = DenoiserSpec(
+        size=32,
+        channels=32,
+        channel_mult=(1, 1),
+        num_res_blocks=1,
+        attention=(),
+        prediction=prediction,
+        learned_variance=learned_variance,
+    )
+    torch.manual_seed(0)
+    model = Model(spec, ConditioningSpec(projections=PROJECTIONS, width=spec.cond_width))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # The zero initialisation would hide x and cond.
+            parameter.add_(torch.randn(parameter.shape) * 0.02)
+    values = {"kind": "distill", "start": 2, "substeps": 1, "steps": 2, **changes}
+    recipe = DistillRecipe(**values, optimization=Optimization(batch=6, lr=1e-3, precision="fp32"))
+    images = random_images(9, 32)
+    computed = ComputedRepresentations([EncoderInputs(tiny_encoder(), images, "a")], PROJECTIONS, CPU)
+    teacher = Teacher(model, "0", ScheduleSpec(), guidance, [tiny_encoder()])
+    trainer = StudentTrainer(recipe, 1, teacher, EvalSet(images, computed, CPU), "images")
+    trainer.clip = False
+    return trainer
+
+
+def test_loss_of_a_student_with_the_weights_and_the_steps_of_its_teacher_is_zero():
+    trainer = make_trainer()
+    trainer.setup(0)
+    assert float(trainer.train_step(0)["loss"]) < 1e-8
+
+
+@torch.no_grad()
+def test_loss_of_guided_samples_is_the_guidance_term():
+    """The student starts with the conditional velocity; guidance adds (scale - 1) (conditional - unconditional)."""
+    trainer = make_trainer(guidance=3.0)
+    seen = []
+    network = trainer.network
+    trainer.network = lambda x, t, cond: seen.append((x, t, cond)) or network(x, t, cond)
+    trainer.setup(0)
+    with torch.enable_grad():
+        loss = float(trainer.train_step(0)["loss"])
+    (x, t, cond), denoiser = seen[0], trainer.teacher.model.denoiser
+    difference = 2 * (denoiser(x, t, cond) - denoiser(x, t, torch.zeros_like(cond)))
+    assert loss == pytest.approx(float(difference.square().mean()), rel=1e-3)
+    assert set(t.tolist()) <= {999, 257}
+
+
+def test_teacher_of_the_second_stage_is_the_student_with_ema_weights():
+    trainer = make_trainer()
+    trainer.setup(0)
+    for step in range(3):
+        before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+        trainer.train_step(step)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.previous.state_dict().items())
+    assert trainer.stages[1] == (1, 2)
+
+
+def test_student_of_a_teacher_with_learned_variance_predicts_the_velocity_only():
+    trainer = make_trainer(prediction="eps", learned_variance=True)
+    teacher, student = trainer.teacher.model.denoiser, trainer.student.denoiser
+    assert (student.spec.prediction, student.spec.out_channels, teacher.spec.out_channels) == ("v", 3, 6)
+    trainer.setup(0)
+    assert torch.isfinite(trainer.train_step(0)["loss"])
+    assert teacher.spec == trainer.teacher.model.denoiser.spec
+    assert not any(p.requires_grad for p in [*teacher.parameters(), *trainer.student.conditioning.parameters()])
+    assert Schedule(trainer.teacher.schedule).spec == trainer.schedule.spec
