@@ -91,7 +91,7 @@ def prepare_autoencoder(
     check_splits(split, validation_split)
     source = open_dataset(data, split, on_note)
     evaluation = source if validation_split is None else open_dataset(data, validation_split, on_note)
-    perceptual = open_encoder(recipe.perceptual.encoder) if recipe.perceptual else None
+    perceptual = _open_encoder(recipe.perceptual.encoder, on_note) if recipe.perceptual else None
     with main_process_first():
         training = crop(source, recipe.image_size, out, on_progress, on_note).images
         spread = evaluation.spread(EVALUATION_IMAGES)
@@ -187,10 +187,16 @@ def prepare_denoiser(
     )
 
 
+def _open_encoder(reference: str, on_note: Note) -> Encoder:
+    """Open an encoder. Everything that was inferred from a file of another project is reported with ``on_note``."""
+    encoder = open_encoder(reference)
+    for line in inferred_lines(encoder.inferred, encoder.spec.method):
+        on_note(line)
+    return encoder
+
+
 def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe, on_note: Note) -> list[Encoder]:
     """Open encoders with different method names and at least one of the recipe's levels, with these layers as levels.
-
-    Everything that was inferred from an encoder of another project is reported with ``on_note``.
 
     Raises:
         InputError: there is no encoder, an encoder cannot be opened, a name occurs twice, or the levels are missing.
@@ -199,10 +205,8 @@ def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe, on_
         raise InputError("The recipe names no encoders. Set `encoders`, or encoders = [...] in the recipe.")
     opened: dict[str, Encoder] = {}
     for reference in references:
-        encoder = reference if isinstance(reference, Encoder) else open_encoder(reference)
+        encoder = reference if isinstance(reference, Encoder) else _open_encoder(reference, on_note)
         method = encoder.spec.method
-        for line in inferred_lines(encoder.inferred, method):
-            on_note(line)
         if method in opened:
             raise InputError(f"Two `encoders` are named {method!r}. Rename one of them with REFERENCE,method=NAME.")
         opened[method] = encoder
