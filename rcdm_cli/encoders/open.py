@@ -1,10 +1,12 @@
 """Open encoders by reference: files of rcdm, checkpoints, ONNX graphs, timm and Hugging Face models."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
+from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.from_checkpoint import open_checkpoint
 from rcdm_cli.encoders.from_hugging_face import open_transformers
 from rcdm_cli.encoders.from_onnx import open_onnx
@@ -21,7 +23,9 @@ ENCODER_FILE = "encoder.safetensors"
 """File name of the encoder in the folder of an ``rcdm pretrain`` run."""
 
 
-def open_encoder(reference: str, method: str | None = None, head: Path | None = None) -> Encoder:
+def open_encoder(
+    reference: str, method: str | None = None, head: Path | None = None, levels: Iterable[str] = ()
+) -> Encoder:
     """Open an encoder for inference: float32, on the CPU, in evaluation mode.
 
     A reference is a target with options after commas (see ``Reference``):
@@ -40,9 +44,10 @@ def open_encoder(reference: str, method: str | None = None, head: Path | None = 
         reference: reference of the encoder.
         method: name of the encoder; overrides the reference.
         head: file with the projector head of a checkpoint; overrides the reference.
+        levels: layers that become levels besides backbone and projector, by module path, such as ``layer3``.
 
     Raises:
-        InputError: the reference is wrong, or the file cannot be opened as an encoder.
+        InputError: the reference is wrong, the file cannot be opened as an encoder, or the encoder lacks a layer.
         RcdmError: weights could not be downloaded, or a package is missing.
     """
     overrides = {name: value for name, value in (("method", method), ("head", head and str(head))) if value}
@@ -50,7 +55,7 @@ def open_encoder(reference: str, method: str | None = None, head: Path | None = 
     parsed = Reference.parse(parsed.model_dump(exclude_unset=True) | overrides, f"`encoder` {reference}")
     encoder = _open(parsed).float().eval().requires_grad_(False)
     encoder.reference = reference
-    return encoder
+    return with_layers([encoder], levels)[0]
 
 
 def _open(reference: Reference) -> Encoder:

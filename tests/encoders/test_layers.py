@@ -116,6 +116,13 @@ def test_file_preserves_the_layers_and_their_order(resnet, images, tmp_path):
         assert torch.equal(ours, theirs)
 
 
+def test_encoder_is_opened_with_layers(images):
+    encoder = open_encoder(VIT, levels=["blocks.3", "backbone"])
+    assert encoder.spec.levels == ("blocks.3", "backbone")
+    expected = vit_tokens(encoder, images, 4)[:, 0]
+    torch.testing.assert_close(encoder.encode(images, "blocks.3"), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_given_encoder_keeps_its_levels(resnet):
     at(resnet, "layer1")
     assert resnet.spec.levels == ("backbone", "projector")
