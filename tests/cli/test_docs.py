@@ -48,3 +48,15 @@ def test_commands_of_the_documents_parse(page, line):
     words = [word for word in shlex.split(line) if word not in ("$change", ";", "do", "done")]
     _, name, *arguments = words
     CLICK_COMMANDS[name].make_context(name, arguments)
+
+
+def test_tests_named_in_the_reliability_page_exist():
+    text = (ROOT / "docs" / "RELIABILITY.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 20
+    missing = [
+        (file, name)
+        for file, name in named
+        if not (ROOT / file).is_file() or (name and f"def {name}(" not in (ROOT / file).read_text(encoding="utf-8"))
+    ]
+    assert missing == []
