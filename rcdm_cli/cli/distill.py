@@ -52,9 +52,9 @@ def distill(
     Fréchet distance is at most 1.1 times as large, and the spread of samples changes by at most 5 %. If the student
     with --steps exceeds a limit, the exit code is 3. students.json contains all numbers.
 
-    The same command resumes an interrupted run. With fewer --steps, a finished run continues. Ctrl-C and SIGTERM write
-    a checkpoint first. `torchrun --standalone --nproc-per-node 8 --module rcdm_cli distill …` trains with several
-    processes, one per GPU.
+    The same command resumes an interrupted run. With fewer --steps, a finished run continues. Ctrl-C, SIGTERM, SIGHUP,
+    SIGUSR1 and SIGUSR2 write a checkpoint first. `torchrun --standalone --nproc-per-node 8 --module rcdm_cli distill …`
+    trains with several processes, one per GPU.
 
     Args:
         bundle: Bundle to distil: its name or its folder.

@@ -85,7 +85,7 @@ def test_folder_as_output_file_is_refused_before_any_work(invoke, workplace, nam
 
 def test_every_command_with_out_checks_the_path():
     with_out = {name for name, made in CLICK_COMMANDS.items() if any("--out" in one.opts for one in made.params)}
-    assert with_out == {*FOLDER_OUT, "autoencoder", "embed", "merge", "report"}
+    assert with_out == {*FOLDER_OUT, "autoencoder", "distill", "embed", "merge", "report"}
 
 
 WRONG = {
