@@ -1,5 +1,7 @@
 """Batches for a training loop: read by worker processes, and copied to the device ahead of the step."""
 
+import atexit
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -30,6 +32,9 @@ def load_batches(
             while the device computes.
         workers: number of worker processes; 0 reads in this process.
     """
+    if workers:
+        atexit.unregister(_kill_workers)
+        atexit.register(_kill_workers)
     on_cuda = device.type == "cuda"
     loader: DataLoader[Batch] = DataLoader(
         dataset,
@@ -93,3 +98,13 @@ def _unchanged(batch: Batch) -> Batch:
 def _ignore_signals(worker: int) -> None:
     """Leave signals to the main process, which ends its workers after the checkpoint."""
     ignore_stop_signals()
+
+
+def _kill_workers() -> None:
+    """End the workers of loaders that are still open when the main process ends.
+
+    multiprocessing would send SIGTERM, which the workers ignore, and wait forever.
+    """
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()

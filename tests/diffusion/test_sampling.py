@@ -1,5 +1,7 @@
 """Sampling loop: precomputed modulations, batch size, insufficient memory, and invalid arguments."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -180,3 +182,19 @@ def test_cuda_graph_equals_the_network(folder):
         first = engine(x, modulations)
         engine(x + 1, modulations)
         torch.testing.assert_close(first, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_learned_null_vector_is_the_unconditional_input_of_guidance(folder):
+    """Guidance 0 uses the unconditional prediction only."""
+    bundle = load_bundle(folder)
+    null = torch.randn(1, bundle.model.denoiser.spec.cond_width, generator=torch.Generator().manual_seed(4))
+    cond = torch.zeros(2, null.shape[1])
+    loops = [
+        replace(bundle.loop(Settings(sampler="ddim", steps=3, guidance=guidance)), null=given)
+        for guidance, given in ((0.0, null), (1.0, None), (0.0, None))
+    ]
+    with_null, conditional, with_zeros = (
+        loop.samples(given, [1, 2]) for loop, given in zip(loops, (cond, null.expand(2, -1), cond), strict=True)
+    )
+    np.testing.assert_array_equal(with_null, conditional)
+    assert (with_null != with_zeros).any()

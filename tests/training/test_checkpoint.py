@@ -1,12 +1,16 @@
 """Checkpoints: round trip, errors, and state of the optimizer."""
 
+import threading
+
 import pytest
 import torch
 
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import write_tensors
+from rcdm_cli.training import checkpoint as module
 from rcdm_cli.training.checkpoint import (
     Checkpoint,
+    CheckpointWriter,
     grouped,
     load_checkpoint,
     optimizer_tensors,
@@ -73,3 +77,52 @@ def test_restored_optimizer_continues_with_identical_steps(tmp_path):
     part(second, optimizer, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(whole, second, strict=True))
     assert not torch.equal(first[0], second[0])
+
+
+def test_checkpoint_in_the_background_contains_the_state_at_the_time_of_the_call(tmp_path, monkeypatch):
+    path, started, release = tmp_path / "c.safetensors", threading.Event(), threading.Event()
+
+    def slow(path, checkpoint):
+        started.set()
+        assert release.wait(20)
+        save_checkpoint(path, checkpoint)
+
+    save_checkpoint(path, Checkpoint(1, {}, {"a/w": torch.zeros(3)}))
+    monkeypatch.setattr(module, "save_checkpoint", slow)
+    weight = torch.ones(3)
+    with CheckpointWriter(path) as writer:
+        writer.save(Checkpoint(2, {}, {"a/w": weight}))
+        assert started.wait(20)
+        weight.add_(5)
+        # The previous checkpoint is complete until the new file replaces it.
+        assert load_checkpoint(path).step == 1
+        release.set()
+        writer.wait()
+        assert load_checkpoint(path).step == 2
+        assert load_checkpoint(path).group("a")["w"].tolist() == [1, 1, 1]
+        writer.save(Checkpoint(3, {}, {"a/w": weight}))
+    assert load_checkpoint(path).group("a")["w"].tolist() == [6, 6, 6]
+
+
+def test_error_of_the_background_is_raised_by_the_next_call_and_at_the_end(tmp_path):
+    (tmp_path / "file").touch()
+    checkpoint = Checkpoint(1, {}, {"a/w": torch.zeros(3)})
+    writer = CheckpointWriter(tmp_path / "file" / "c.safetensors")
+    with pytest.raises(RcdmError, match="Could not write"), writer:
+        writer.save(checkpoint)
+    again = CheckpointWriter(writer.path)
+    again.save(checkpoint)
+    with pytest.raises(RcdmError, match="Could not write"):
+        again.save(checkpoint)
+
+
+def test_error_of_the_training_is_not_replaced_by_an_error_of_the_background(tmp_path):
+    (tmp_path / "file").touch()
+
+    def train():
+        with CheckpointWriter(tmp_path / "file" / "c.safetensors") as writer:
+            writer.save(Checkpoint(1, {}, {"a/w": torch.zeros(3)}))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        train()

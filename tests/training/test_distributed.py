@@ -28,6 +28,7 @@ DENOISERS = {
     "whole batches": (),
     # Parts of different sizes, and augmented images.
     "accumulated": ("optimization.batch=7", "optimization.accumulate=2", "objective.null=learned"),
+    "bf16 gradients": ("optimization.gradient_compression=bf16",),
 }
 ENCODERS = ("dino", "simclr", "vicreg", "barlow", "supervised")
 
@@ -150,10 +151,11 @@ def test_losses_and_weights_of_several_processes_equal_those_of_one(alone, toget
     ours, expected = losses(together / name), losses(alone / name)
     assert len(ours) == STEPS
     assert len(set(ours)) > 1
-    assert ours == pytest.approx(expected, rel=1e-4)
+    compressed = name == "bf16 gradients"
+    assert ours == pytest.approx(expected, rel=1e-2 if compressed else 1e-4)
     first, second = weights(together / name), weights(alone / name)
     # Measured: 3e-6 for denoisers and 4e-4 for encoders, whose losses divide by small standard deviations.
-    bound = 1e-3 if name in ENCODERS or "pretrain" in name else 1e-5
+    bound = 1e-3 if name in ENCODERS or "pretrain" in name else 1e-2 if compressed else 1e-5
     assert (first - second).norm() < bound * second.norm()
 
 
