@@ -6,19 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rcdm_cli.analyses.evaluate.schema import EvaluateResults
 from rcdm_cli.analyses.evaluate.section import section as evaluate
+from rcdm_cli.analyses.fgsm.schema import FgsmResults
 from rcdm_cli.analyses.fgsm.section import section as fgsm
+from rcdm_cli.analyses.interpolate.schema import InterpolateResults
 from rcdm_cli.analyses.interpolate.section import section as interpolate
+from rcdm_cli.analyses.invariance.schema import InvarianceResults
 from rcdm_cli.analyses.invariance.section import section as invariance
+from rcdm_cli.analyses.manipulate.schema import ManipulateResults
 from rcdm_cli.analyses.manipulate.section import section as manipulate
+from rcdm_cli.analyses.probe.schema import ProbeResults
 from rcdm_cli.analyses.probe.section import section as probe
+from rcdm_cli.analyses.tune.schema import TuneResults
 from rcdm_cli.analyses.tune.section import section as tune
+from rcdm_cli.analyses.visualize.schema import VisualizeResults
 from rcdm_cli.analyses.visualize.section import section as visualize
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.outputs import output_file
 from rcdm_cli.report.elements import Section
 from rcdm_cli.report.page import write_page
 from rcdm_cli.report.run import RESULTS, read_results, with_settings
+from rcdm_cli.report.schema import RunResults
 
 # In the order of the page.
 SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
@@ -30,6 +39,17 @@ SECTIONS: dict[str, Callable[[Mapping[str, Any]], Section]] = {
     "invariance": invariance,
     "fgsm": fgsm,
     "tune": tune,
+}
+
+MODELS: dict[str, type[RunResults]] = {
+    "probe": ProbeResults,
+    "visualize": VisualizeResults,
+    "evaluate": EvaluateResults,
+    "interpolate": InterpolateResults,
+    "manipulate": ManipulateResults,
+    "invariance": InvarianceResults,
+    "fgsm": FgsmResults,
+    "tune": TuneResults,
 }
 
 
@@ -47,7 +67,7 @@ def write_joined(path: Path, folders: Sequence[Path]) -> dict[str, Any]:
         InputError: The results of a folder are missing, damaged or of an unknown kind.
     """
     runs = [
-        (folder, read_results(folder, SECTIONS)) for folder in {folder.resolve(): folder for folder in folders}.values()
+        (folder, read_results(folder, MODELS)) for folder in {folder.resolve(): folder for folder in folders}.values()
     ]
     runs.sort(key=lambda run: list(SECTIONS).index(run[1]["kind"]))
     sections = [(folder, section_of_run(folder, results)) for folder, results in runs]
@@ -74,11 +94,11 @@ def section_of_run(folder: Path, results: Mapping[str, Any]) -> Section:
     """Build the section of results that were read from a file.
 
     Raises:
-        InputError: A value is missing or has a wrong type.
+        InputError: The values contradict each other.
     """
     try:
         return with_settings(SECTIONS[results["kind"]](results), results)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
         raise InputError(
             f"{folder / RESULTS} is incomplete ({type(error).__name__}: {error}). Run the command that wrote it again."
         ) from error

@@ -10,11 +10,14 @@ from rcdm_cli.core.errors import InputError
 _LONGEST_VALUE = 200
 """Maximum length of a value in an error message."""
 
+_MOST_CLAUSES = 10
+"""Maximum number of wrong keys in an error message."""
+
 
 class Spec(BaseModel):
-    """Frozen pydantic model that forbids unknown keys."""
+    """Frozen pydantic model that forbids unknown keys, NaN and infinity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -40,15 +43,23 @@ class Spec(BaseModel):
 def explain(error: ValidationError) -> str:
     """Return one clause per wrong key: dotted name, accepted values and given value."""
     clauses = []
-    for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"]) or "the document"
+    errors = error.errors(include_url=False)
+    for item in errors[:_MOST_CLAUSES]:
+        key = ".".join(_short_key(part) for part in item["loc"]) or "the document"
         if item["type"] == "extra_forbidden":
             clauses.append(f"{key} is not a known key")
         elif item["type"] == "missing":
             clauses.append(f"{key} is missing")
         else:
             clauses.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, given {_short(item['input'])}")
+    if len(errors) > _MOST_CLAUSES:
+        clauses.append(f"and {len(errors) - _MOST_CLAUSES} more")
     return "; ".join(clauses)
+
+
+def _short_key(part: int | str) -> str:
+    text = str(part)
+    return text if len(text) <= _LONGEST_VALUE and text.isprintable() else _short(text)
 
 
 def _short(value: Any) -> str:

@@ -154,6 +154,12 @@ class Line:
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check that there is one y, and one interval or none, at each x."""
+        intervals = len(self.low) == len(self.high) and len(self.low) in (0, len(self.x))
+        if len(self.y) != len(self.x) or not intervals:
+            raise ValueError(f"the line {self.name!r} has {len(self.x)} x and {len(self.y)} y")
+
 
 @dataclass(frozen=True)
 class LineChart:
@@ -188,6 +194,11 @@ class HeatMap:
     high: float
     caption: str = ""
 
+    def __post_init__(self) -> None:
+        """Check that there is one value per row and column."""
+        if len(self.values) != len(self.rows) or any(len(row) != len(self.columns) for row in self.values):
+            raise ValueError(f"{self.title!r} has values for other rows and columns")
+
 
 @dataclass(frozen=True)
 class Dots:
@@ -207,6 +218,11 @@ class DotChart:
     series: tuple[Dots, ...]
     caption: str = ""
     zero: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that every series has one point per row."""
+        if any(len(series.points) != len(self.rows) for series in self.series):
+            raise ValueError(f"{self.title!r} has points for other rows")
 
 
 Element = Sentence | Figure | ImageGrid | Table | LineChart | HeatMap | DotChart

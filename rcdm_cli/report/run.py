@@ -2,20 +2,28 @@
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rcdm_cli.core.errors import InputError, unknown_name_message
 from rcdm_cli.core.files import exchange, sha256, write_json
 from rcdm_cli.core.outputs import LOCK, output_folder
 from rcdm_cli.report.elements import Section
 from rcdm_cli.report.page import write_page
+from rcdm_cli.report.schema import RunResults
 
 RESULTS, PAGE = "results.json", "report.html"
+
+LARGEST_RESULTS = 2**28
+"""Maximum size of ``results.json`` in bytes."""
+
+LONGEST_KIND = 100
+"""Maximum length of an unknown kind in an error message."""
 
 _PROVENANCE = ("rcdm", "bundle", "encoder", "manifest_sha256", "seed")
 
@@ -142,12 +150,12 @@ def _remove_stale(folder: Path, new: Mapping[str, str]) -> None:
             above.rmdir()
 
 
-def read_results(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
-    """Read the results of a finished run.
+def read_results(folder: Path, models: Mapping[str, type[RunResults]]) -> dict[str, Any]:
+    """Read and validate the results of a finished run.
 
     Args:
         folder: Folder of the run.
-        kinds: Accepted values of ``kind``.
+        models: Model of the results by ``kind``.
 
     Raises:
         InputError: ``results.json`` is missing, damaged or of an unknown kind.
@@ -158,14 +166,19 @@ def read_results(folder: Path, kinds: Collection[str]) -> dict[str, Any]:
             f"{folder} contains no {RESULTS}. Give the output folder of a command such as `rcdm visualize`."
         )
     try:
-        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except (OSError, ValueError) as error:
+        if path.stat().st_size > LARGEST_RESULTS:
+            raise InputError(f"{path} has more than {LARGEST_RESULTS} bytes. Run the command that wrote it again.")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        # Lone surrogates come from file names that are not UTF-8.
+        text = re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", json.dumps(values, ensure_ascii=False))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}). Run the command that wrote it again.") from error
-    if not isinstance(results, dict) or "kind" not in results:
+    if not isinstance(values, dict) or "kind" not in values:
         raise InputError(f"{path} has no `kind`. Run the command that wrote it again.")
-    if (kind := str(results["kind"])) not in kinds:
-        raise InputError(f"{path}: {unknown_name_message('kind of results', kind, kinds)}")
-    return results
+    if (kind := str(values["kind"])) not in models:
+        raise InputError(f"{path}: {unknown_name_message('kind of results', kind[:LONGEST_KIND], models)}")
+    # Absent keys stay absent.
+    return models[kind].parse_json(text, str(path)).model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 def with_settings(section: Section, results: Mapping[str, Any]) -> Section:
@@ -179,7 +192,3 @@ def _text(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(str(entry) for entry in value) or "none"
     return "none" if value is None else str(value)
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")

@@ -109,15 +109,16 @@ def test_forced_run_removes_samples_of_the_earlier_run(invoke, workplace):
 
 
 @pytest.mark.usefixtures("imgs")
-def test_interrupted_forced_run_leaves_no_results_of_the_earlier_run(invoke, workplace, monkeypatch):
+def test_interrupted_forced_run_leaves_the_earlier_run(invoke, workplace, monkeypatch):
     samples = workplace / "visualization"
     assert visualize(invoke, "--method", "dino").exit_code == 0
     (samples / "samples" / "mine.png").write_text("not rcdm's")
+    before = {path: path.read_bytes() for path in samples.rglob("*") if path.is_file()}
     with monkeypatch.context() as broken:
         broken.setattr("rcdm_cli.analyses.visualize.compute.write", interrupt)
         assert visualize(invoke, "--method", "dino", "--level", "projector", "--force").exit_code == 130
-    assert not (samples / "results.json").exists()
-    assert visualize(invoke, "--method", "supervised").exit_code == 0
+    assert {path: path.read_bytes() for path in samples.rglob("*") if path.is_file()} == before
+    assert visualize(invoke, "--method", "supervised", "--force").exit_code == 0
     left = {path.name for path in (samples / "samples").rglob("*.png")}
     assert {name for name in left if not name.startswith("supervised-backbone-")} == {"image.png", "mine.png"}
 

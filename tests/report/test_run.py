@@ -11,6 +11,7 @@ from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.report import run
 from rcdm_cli.report.elements import Section, Sentence
 from rcdm_cli.report.run import read_results
+from rcdm_cli.report.schema import RunResults
 from tests.report.pages import Page
 
 SECTIONS = {
@@ -19,9 +20,17 @@ SECTIONS = {
 """Two kinds whose sections need the key ``said``."""
 
 
+class Said(RunResults):
+    kind: str
+    rcdm: str = ""
+    seed: int = 0
+    said: str
+
+
 @pytest.fixture(autouse=True)
 def two_kinds(monkeypatch):
     monkeypatch.setattr(join, "SECTIONS", SECTIONS)
+    monkeypatch.setattr(join, "MODELS", dict.fromkeys(SECTIONS, Said))
 
 
 def write_run(folder, results, files=()):
@@ -29,7 +38,7 @@ def write_run(folder, results, files=()):
 
 
 def read_run(folder):
-    return read_results(folder, SECTIONS)
+    return read_results(folder, dict.fromkeys(SECTIONS, Said))
 
 
 def test_run_has_json_and_page_with_the_same_content(tmp_path):
@@ -64,12 +73,16 @@ def test_page_of_several_runs_is_ordered_by_kind(tmp_path):
         (None, "contains no results.json"),
         ("{", "cannot be read as JSON"),
         ("\x00\xff", "cannot be read as JSON"),
-        ('{"kind": "a", "said": NaN}', "NaN is not a JSON number"),
+        ('{"kind": "a", "said": NaN}', "said: input should be a valid string, given nan"),
         ("[1]", "has no `kind`"),
         ('{"said": "x"}', "has no `kind`"),
         ('{"kind": "aa"}', "kind of results 'aa'. Choose among: a, b"),
-        ('{"kind": "a"}', r"incomplete \(KeyError: 'said'\)"),
+        ('{"kind": "a"}', "said is missing"),
         ('{"kind": ["a"]}', "Unknown kind of results"),
+        ('{"kind": "a", "said": "x", "seed": "1"}', "seed: input should be a valid integer"),
+        ('{"kind": "a", "said": "x", "settings": {"guidance": 1e999}}', "should be a finite number"),
+        ('{"kind": "a", "said": "x", "more": 1}', "more is not a known key"),
+        ("[" * 100_000, "cannot be read as JSON"),
     ],
 )
 def test_invalid_results_are_named_and_no_page_is_written(tmp_path, content, message):
@@ -82,10 +95,11 @@ def test_invalid_results_are_named_and_no_page_is_written(tmp_path, content, mes
     assert not (tmp_path / "all.html").exists()
 
 
-def test_file_name_that_is_not_utf8_is_preserved(tmp_path):
+def test_file_name_that_is_not_utf8_is_preserved_in_the_results(tmp_path):
     name = os.fsdecode(b"b\xff 'q'.jpg")
     write_run(tmp_path, {"kind": "a", "said": name})
-    assert os.fsencode(read_run(tmp_path)["said"]) == b"b\xff 'q'.jpg"
+    assert os.fsencode(json.loads((tmp_path / "results.json").read_text())["said"]) == b"b\xff 'q'.jpg"
+    assert read_run(tmp_path)["said"] == "b\ufffd 'q'.jpg"
     assert "b\ufffd 'q'.jpg" in Page(tmp_path / "report.html").text
 
 
