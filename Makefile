@@ -21,6 +21,7 @@ test: $(VENV)/installed-test
 docs: $(VENV)/installed-test
 	$(BIN)/python tools/make_cli_docs.py
 	$(BIN)/python tools/make_encoder_table.py
+	$(BIN)/python -m tools.make_schemas
 
 clean:
 	rm -rf $(VENV) demo build dist .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from rcdm_cli.bundle.bundle import Bundle
@@ -84,10 +85,10 @@ class StepCache:
         text = json.dumps({**self.about, "part": dict(key)}, sort_keys=True)
         path = self.folder / _file_name(text)
         for found in (path, *(other / path.name for other in self.others)):
-            if found.exists() and read_metadata(found).get("part") == text:
-                return read_tensors(found)
+            if (stored := _read_part(found, text)) is not None:
+                return stored
         tensors = {name: tensor.contiguous() for name, tensor in compute().items()}
-        write_tensors(path, tensors, {"part": text})
+        write_tensors(path, tensors, {"part": text, "sha256": _sha256_of(tensors)})
         return tensors
 
     def discard(self) -> None:
@@ -107,6 +108,22 @@ class StepCache:
 
 def _file_name(text: str) -> str:
     return f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
+
+
+def _read_part(path: Path, text: str) -> dict[str, Tensor] | None:
+    """Return the tensors of a cached part; None if the file does not exist, is damaged or belongs to other inputs."""
+    try:
+        metadata = read_metadata(path)
+        tensors = read_tensors(path) if metadata.get("part") == text else None
+    except InputError:
+        return None
+    return tensors if tensors is not None and metadata.get("sha256") == _sha256_of(tensors) else None
+
+
+def _sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the hash of the names and the values of tensors of any type."""
+    names = sorted(tensors)
+    return tensors_hash(*(tensors[name].flatten().view(torch.uint8) for name in names)) + "".join(names)
 
 
 def _is_part(path: Path) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import sha256
-from rcdm_cli.core.spec import Spec
+from rcdm_cli.core.spec import Spec, Text
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
@@ -21,8 +21,8 @@ EIGHT_BIT: tuple[Precision, ...] = ("int8", "fp8")
 class BundleFile(Spec):
     """A file of a bundle: its name inside the folder and its SHA-256."""
 
-    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    sha256: str
+    file: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=255)
+    sha256: str = Field(max_length=64)
 
 
 class Graph(BundleFile):
@@ -43,13 +43,13 @@ class Graph(BundleFile):
 
     kind: Literal["onnx", "tensorrt"]
     network: NetworkName
-    method: str | None = None
+    method: Text | None = None
     precision: Precision
     data: BundleFile | None = None
     source: str
-    max_batch: int | None = None
-    versions: dict[str, str] = {}
-    target: dict[str, str] = {}
+    max_batch: int | None = Field(default=None, ge=1, le=2**20)
+    versions: dict[Text, Text] = {}
+    target: dict[Text, Text] = {}
 
     @property
     def key(self) -> tuple[str, str, str | None, str]:

@@ -2,17 +2,17 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from rcdm_cli.backends.base import RunContext
 from rcdm_cli.backends.graph import BundleFile, Graph, find_graph
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_json
 from rcdm_cli.core.resources import MANIFEST
-from rcdm_cli.core.spec import Spec
+from rcdm_cli.core.spec import JsonObject, Spec, Text
 from rcdm_cli.diffusion.autoencoder_spec import AutoencoderSpec, LatentStatistics
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec, Settings, StudentSpec
 from rcdm_cli.encoders.spec import EncoderSpec
@@ -58,22 +58,22 @@ class Manifest(Spec):
     """
 
     format: Literal[1] = 1
-    name: str
-    description: str = ""
-    origin: str = ""
-    licence: str = ""
-    trained: dict[str, Any] = {}
+    name: Text
+    description: Text = ""
+    origin: Text = ""
+    licence: Text = ""
+    trained: JsonObject = {}
     schedule: ScheduleSpec
     denoiser: DenoiserSpec
     conditioning: ConditioningSpec
     model: BundleFile
-    encoders: dict[str, EncoderEntry]
+    encoders: dict[str, EncoderEntry] = Field(min_length=1, max_length=256)
     decoder: DecoderEntry | None = None
     statistics: BundleFile | None = None
-    graphs: tuple[Graph, ...] = ()
+    graphs: tuple[Graph, ...] = Field(default=(), max_length=4096)
     defaults: Settings = Settings()
     student: StudentSpec | None = None
-    measured: dict[str, Any] = {}
+    measured: JsonObject = {}
 
     @model_validator(mode="after")
     def _encoders_have_the_levels(self) -> "Manifest":
@@ -93,6 +93,25 @@ class Manifest(Spec):
         graphs = (file for graph in self.graphs for file in graph.files)
         optional = (entry for entry in (self.decoder, self.statistics) if entry)
         return (self.model, *self.encoders.values(), *optional, *graphs)
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if self.defaults.steps > self.schedule.timesteps:
+            raise ValueError(f"the default of {self.defaults.steps} steps exceeds {self.schedule.timesteps} timesteps")
+        if self.conditioning.width != self.denoiser.cond_width:
+            raise ValueError(
+                f"the conditioning has the width {self.conditioning.width}, not {self.denoiser.cond_width}"
+            )
+        for method, entry in self.encoders.items():
+            if entry.spec.method != method:
+                raise ValueError(f"the encoder of {method} has the spec of {entry.spec.method}")
+        for projection in self.conditioning.projections:
+            entry_of = self.encoders.get(projection.method)
+            if entry_of is None or entry_of.spec.widths.get(projection.level) != projection.width:
+                raise ValueError(
+                    f"no encoder has the level {projection.level} of {projection.method} with width {projection.width}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _decoder_fits_the_space(self) -> Self:
@@ -125,7 +144,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except OSError as error:
         raise InputError(f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror}).") from error
     return Manifest.parse_json(text, str(path))

@@ -124,7 +124,15 @@ def read_statistics(folder: Path, manifest: Manifest) -> dict[Pair, TrainingStat
             statistics = TrainingStatistics(**stored)
         except TypeError as error:
             raise InputError(f"{path} has no complete statistics of {prefix.rstrip('/')}.") from error
-        if statistics.directions.shape[1:] != (projection.width,):
-            raise InputError(f"{path} has statistics of another width than {prefix.rstrip('/')}.")
+        rank, quantiles = len(stored["directions"]) if stored["directions"].ndim else 0, stored["quantiles"].numel()
+        shapes = {
+            "mean": (projection.width,),
+            "directions": (rank, projection.width),
+            "variance": (rank + 1,),
+            "quantiles": (max(quantiles, 2),),
+        }
+        for name, shape in shapes.items():
+            if stored[name].shape != shape or not stored[name].isfinite().all():
+                raise InputError(f"{path}: {prefix}{name} must be finite numbers of the shape {shape}.")
         by_pair[Pair(projection.method, projection.level)] = statistics
     return by_pair

@@ -8,6 +8,7 @@ unreadable images, which writes its result and ends with exit code 2.
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,10 @@ from rcdm_cli.cli._progress import ShowProgress, ShowStage, SparseLines, bar
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters, and characters that change the direction of text."""
 
 
 class Output:
@@ -51,7 +56,7 @@ class Output:
         text = (
             json.dumps(values, indent=2, allow_nan=False, default=_plain)
             if self.as_json
-            else "\n".join(map(str, lines))
+            else "\n".join(printable(str(line)) for line in lines)
         )
         sys.stdout.write(f"{text}\n")
         # At exit, Python would print a message of its own if the reader has closed the pipe.
@@ -60,7 +65,7 @@ class Output:
     def note(self, message: str) -> None:
         """Print a note on stderr."""
         if not self.quiet:
-            self._stderr.print(self._reword(message), style="dim")
+            self._stderr.print(printable(self._reword(message)), style="dim")
 
     def warn(self, message: str) -> None:
         """Print a warning on stderr."""
@@ -107,7 +112,12 @@ class Output:
     def _labelled(self, label: str, colour: str, message: str) -> None:
         from rich.text import Text
 
-        self._stderr.print(Text.assemble((f"{label}:", f"bold {colour}"), " ", self._reword(message)))
+        self._stderr.print(Text.assemble((f"{label}:", f"bold {colour}"), " ", printable(self._reword(message))))
+
+
+def printable(text: str) -> str:
+    """Escape control characters but tabs and line breaks, since names in files can carry commands for the terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class _Stderr:

@@ -1,6 +1,7 @@
 """``rcdm info``: show the contents of a bundle, a checkpoint, an ONNX file or a recipe."""
 
 import json
+import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rcdm_cli.encoders.reference import Reference
 
 CHECKPOINTS = (".pt", ".pth", ".torch", ".ckpt", ".tar", ".bin")
+DEEPEST = 64
+"""Maximum depth of nested values that are shown."""
 FOREIGN = (*CHECKPOINTS, ".safetensors")
 
 Target = Annotated[
@@ -69,8 +72,9 @@ def info(out: Output, context: typer.Context, target: Target) -> None:
         file_info = _read(path)
     properties = dict(file_info.properties)
     properties |= {name: with_flags(text, context) for name, text in properties.items() if isinstance(text, str)}
-    values = {"path": path, "kind": file_info.kind, "content": file_info.content, "properties": properties}
-    out.result(values, [f"{file_info.kind}: {path}", *_outline(properties), *_outline(file_info.content)])
+    content = _json_values(file_info.content)
+    values = {"path": path, "kind": file_info.kind, "content": content, "properties": properties}
+    out.result(values, [f"{file_info.kind}: {path}", *_outline(properties), *_outline(content)])
 
 
 def _as_encoder(target: str) -> "Reference | None":
@@ -155,17 +159,33 @@ def _or_problem(describe: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def _parse(path: Path, parse: Callable[[str], dict[str, Any]], syntax: str) -> dict[str, Any]:
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not {syntax}: {error}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is not an object in {syntax}.")
+    return content
 
 
 def _decoded(text: str) -> Any:
     """Parse JSON text, such as a spec; return other text unchanged."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
+
+
+def _json_values(value: Any, depth: int = 0) -> Any:
+    """Return NaN, infinity and dates as text, which JSON has no values for."""
+    if depth > DEEPEST:
+        raise InputError(f"The values in the file are nested more than {DEEPEST} times.")
+    if isinstance(value, Mapping):
+        return {str(name): _json_values(inner, depth + 1) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_values(inner, depth + 1) for inner in value]
+    if value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return str(value)
 
 
 def _outline(values: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.rcdm-[a-z0-9_]{8}(?P<suffix>\.[^.]*)?", re.DOTALL)
 """Name of a temporary file of ``atomic_write``."""
 
+_MAX_COMPRESSION, _ALWAYS_READ = 20, 2**26
+"""Limit of the size of compressed arrays: a multiple of the size of the file, and a number of bytes."""
+
 _EXCHANGE, _HERE = 2, -100
 """Flag ``RENAME_EXCHANGE`` and directory ``AT_FDCWD`` of the system call renameat2 of Linux."""
 
@@ -145,7 +148,7 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     """Return the arrays of a ``.npz`` file by name, or the memory-mapped array of a ``.npy`` file as ``array``.
 
-    Python objects are refused.
+    Python objects are refused, and arrays that are compressed to a small fraction of their size.
 
     Raises:
         InputError: the file does not exist or is not a complete NumPy file without Python objects.
@@ -158,9 +161,12 @@ def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
         if path.suffix.lower() == ".npy":
             # A header whose shape exceeds the file is an error of the memory map.
             return {"array": np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))}
+        _refuse_compressed(path)
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else {"array": found}
+    except InputError:
+        raise
     except Exception as error:  # damaged headers raise errors of zipfile, zlib, tokenize and others
         kind = path.suffix.lower().removeprefix(".")
         if re.search("object|pickle", str(error)):
@@ -168,6 +174,15 @@ def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
                 f"{path} is not a complete {kind} file, or contains Python objects, which are not read."
             ) from error
         raise InputError(f"{path} is not a complete {kind} file ({error}).") from error
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse a zip that claims many times its own size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed, size = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+        if claimed > _MAX_COMPRESSION * size + _ALWAYS_READ:
+            raise InputError(f"{path} has {size} bytes and claims {claimed} bytes of arrays. The file is refused.")
 
 
 @contextmanager
@@ -178,5 +193,6 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"{path} is not a file.")
     try:
         yield
-    except SafetensorError as error:
+    # PyTorch refuses shapes and types of damaged headers with further errors.
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RuntimeError, MemoryError) as error:
         raise InputError(f"{path} is not a complete safetensors file ({error}).") from error

@@ -1,9 +1,10 @@
 """Base class of all specs, which are stored as JSON next to the weights that they describe."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from rcdm_cli.core.errors import InputError
 
@@ -12,6 +13,27 @@ _LONGEST_VALUE = 200
 
 _MOST_CLAUSES = 10
 """Maximum number of wrong keys in an error message."""
+
+
+_DEEPEST = 32
+"""Maximum depth of nested JSON values."""
+
+Text = Annotated[str, Field(max_length=4096)]
+"""Text of a file, such as a description or a name."""
+
+
+def _finite(value: Any, depth: int = 0) -> Any:
+    if depth > _DEEPEST:
+        raise ValueError(f"values are nested more than {_DEEPEST} times")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"numbers must be finite; given {value}")
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        _finite(inner, depth + 1)
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_finite)]
+"""JSON object with any keys, finite numbers and bounded depth."""
 
 
 class Spec(BaseModel):

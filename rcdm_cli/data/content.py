@@ -94,6 +94,12 @@ def _hash(image: Entry, stat: list[int], known: dict[str, list[Any]]) -> str:
 def _load(file: Path) -> dict[str, list[Any]]:
     try:
         known = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return known if isinstance(known, dict) else {}
+    if not isinstance(known, dict):
+        return {}
+    return {place: record for place, record in known.items() if _is_record(record)}
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, list) and len(record) == 4 and isinstance(record[-1], str)

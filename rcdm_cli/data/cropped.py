@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import write_json
+from rcdm_cli.core.spec import Spec
 from rcdm_cli.data.array_file import ArrayWriter, open_array, partial_path
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.dataset import ImageDataset
@@ -65,10 +66,31 @@ def load_cropped(
 
     file = cache / f"{source.fingerprint(cache)[:32]}-{size}.npy"
     notes = file.with_suffix(".json")
-    if not (file.is_file() and notes.is_file()):
+    if (found := _read_cache(source, size, file, notes)) is None:
         _write_crops(source, size, file, notes, on_progress)
-    skipped = {int(index): reason for index, reason in json.loads(notes.read_text("utf-8"))["skipped"].items()}
-    return _cropped(source, open_array(file), skipped)
+        found = _read_cache(source, size, file, notes)
+    if found is None:
+        raise RcdmError(f"The cache {file} cannot be read. Remove the file.")
+    return found
+
+
+class _Notes(Spec):
+    """Reason of each unreadable image, by index."""
+
+    skipped: dict[int, str]
+
+
+def _read_cache(source: ImageDataset, size: int, file: Path, notes: Path) -> CroppedImages | None:
+    """Return the cached crops; None if a file is missing or damaged."""
+    try:
+        skipped = _Notes.parse_json(notes.read_bytes(), str(notes)).skipped
+        images = open_array(file)
+    except (OSError, ValueError, EOFError, InputError):
+        return None
+    expected = (len(source) - len(skipped), size, size, 3)
+    if images.shape != expected or images.dtype != np.uint8 or not skipped.keys() <= set(range(len(source))):
+        return None
+    return _cropped(source, images, skipped)
 
 
 def _write_crops(

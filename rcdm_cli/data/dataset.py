@@ -26,6 +26,8 @@ from rcdm_cli.data.image_file import Pixels, UnreadableImage, read_image
 
 _TAR_BLOCK = 512
 _LONGEST_LABEL = 1024
+_LONGEST_HEADER = 2**24
+"""Maximum size in bytes of one header of a tar, such as a long name."""
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 """Names of top folders that are splits, not classes."""
@@ -182,6 +184,16 @@ def _with_label(image: _Listed, root: str, skip_split: bool) -> Entry:
     return image.entry._replace(label=image.entry.label or (folders[0] if folders else None))
 
 
+class _TarFile(io.FileIO):
+    """File whose reads are bounded, since tarfile allocates the sizes that headers claim."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most ``size`` bytes."""
+        if size is None or not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header has {size} bytes")
+        return super().read(size) or b""
+
+
 def index_tar(tar: Path, others: list[str] | None = None) -> list[Entry]:
     """List the images of an uncompressed tar by suffix, in the tar's order, without unpacking.
 
@@ -202,9 +214,15 @@ def index_tar(tar: Path, others: list[str] | None = None) -> list[Entry]:
     labels: dict[str, str] = {}
     samples: set[str] = set()
     try:
-        with tar.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        size = tar.stat().st_size
+        with _TarFile(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            before = -1
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would store all headers
+                # Negative and huge sizes of damaged headers would lead backwards or past the end.
+                if archive.offset <= before or member.size < 0 or member.offset_data + member.size > size:
+                    raise InputError(f"{tar} is damaged or incomplete: it breaks off after {member.offset} bytes.")
+                before = archive.offset
                 path = clean_name(member.name)
                 name, suffix = _webdataset_name(path)
                 if not member.isreg() or member.issparse() or os.path.basename(path).startswith("."):
@@ -220,7 +238,8 @@ def index_tar(tar: Path, others: list[str] | None = None) -> list[Entry]:
             file.seek(archive.offset)
             if file.read(_TAR_BLOCK) != bytes(_TAR_BLOCK):
                 raise InputError(f"{tar} is damaged or incomplete: it breaks off after {archive.offset} bytes.")
-    except tarfile.TarError as error:
+    # tarfile raises errors of several types for damaged headers.
+    except (tarfile.TarError, ValueError, LookupError, RecursionError, OverflowError, MemoryError) as error:
         raise InputError(f"{tar} is not a complete, uncompressed tar ({error}).") from None
     except OSError as error:
         raise InputError(f"{tar} cannot be read: {error.strerror or error}.") from error

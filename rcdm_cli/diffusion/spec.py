@@ -25,7 +25,7 @@ class ScheduleSpec(Spec):
     """
 
     kind: Literal["linear", "cosine"] = "linear"
-    timesteps: PositiveInt = 1000
+    timesteps: int = Field(1000, ge=1, le=10_000)
 
     @model_validator(mode="after")
     def _last_beta_is_below_one(self) -> Self:
@@ -112,14 +112,14 @@ class DenoiserSpec(Spec):
         dropout: dropout probability in training.
     """
 
-    size: PositiveInt
+    size: int = Field(ge=1, le=2048)
     space: Space = PixelSpace()
-    channels: PositiveInt = Field(multiple_of=NORM_GROUPS)
-    channel_mult: tuple[PositiveInt, ...] = Field(min_length=1)
-    num_res_blocks: PositiveInt
-    attention: tuple[PositiveInt, ...]
-    heads: PositiveInt = 4
-    head_channels: PositiveInt | None = None
+    channels: int = Field(ge=1, le=4096, multiple_of=NORM_GROUPS)
+    channel_mult: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(min_length=1, max_length=10)
+    num_res_blocks: int = Field(ge=1, le=32)
+    attention: tuple[PositiveInt, ...] = Field(max_length=10)
+    heads: int = Field(4, ge=1, le=4096)
+    head_channels: int | None = Field(None, ge=1, le=4096)
     scale_shift_norm: bool = True
     resblock_updown: bool = True
     learned_variance: bool = False
@@ -190,7 +190,7 @@ class Settings(Spec):
     """
 
     sampler: Literal["ddpm", "ddim", "ddim_angle", "dpmpp"] = "dpmpp"
-    steps: PositiveInt = 20
+    steps: int = Field(20, ge=1, le=10_000)
     guidance: float = Field(1.0, ge=0.0, allow_inf_nan=False)
 
 
@@ -220,9 +220,9 @@ class Representation(Spec):
         width: dimension D of ``h``.
     """
 
-    method: str
+    method: str = Field(max_length=100)
     level: Level
-    width: PositiveInt
+    width: int = Field(ge=1, le=2**20)
 
 
 class ConditioningSpec(Spec):
@@ -234,8 +234,8 @@ class ConditioningSpec(Spec):
         null: unconditional conditioning vector: ``zeros``, or a ``learned`` vector.
     """
 
-    projections: tuple[Representation, ...] = Field(min_length=1)
-    width: PositiveInt
+    projections: tuple[Representation, ...] = Field(min_length=1, max_length=4096)
+    width: int = Field(ge=1, le=2**20)
     null: NullCond = "zeros"
 
     @model_validator(mode="after")

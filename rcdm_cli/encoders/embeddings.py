@@ -21,30 +21,34 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import atomic_write, read_arrays, read_metadata, read_tensors, write_tensors
 from rcdm_cli.core.levels import LEVEL_PATTERN, MAX_LENGTH
 from rcdm_cli.core.resources import EMBEDDINGS
-from rcdm_cli.core.spec import Spec
+from rcdm_cli.core.spec import JsonObject, Spec, Text
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.encoders.spec import METHOD_PATTERN, EncoderSpec
 
 KIND = "embeddings"
+
+LONGEST_TEXT = 4096
+"""Maximum length of a path or a label."""
 
 
 class EncoderIdentity(Spec):
     """Spec of an encoder and SHA-256 of its weights."""
 
     spec: EncoderSpec
-    sha256: str
+    sha256: Text
 
 
 class _About(Spec):
     format: Literal[1] = 1
-    encoders: dict[str, EncoderIdentity]
-    origin: dict[str, Any] = {}
+    encoders: dict[str, EncoderIdentity] = Field(max_length=256)
+    origin: JsonObject = {}
 
 
 @dataclass(frozen=True)
@@ -136,17 +140,49 @@ def read_embeddings(path: Path) -> Embeddings:
             kind = metadata.get("kind")
             raise InputError(f"{path} is not a file of representations (kind {kind}). `rcdm embed` writes such files.")
         tensors = read_tensors(path)
-        text = metadata["about"]
-        paths, labels = (tensor_to_json(tensors.pop(name)) for name in ("paths", "labels"))
+        text = metadata.get("about", "")
+        paths, labels = (_texts(tensors.pop(name, None), f"{path}: {name}") for name in ("paths", "labels"))
     else:
         arrays = _read_npz(path)
         text = str(arrays.pop("about"))
-        paths = arrays.pop("paths").tolist()
-        labels = [label or None for label in arrays.pop("labels").tolist()]
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        paths, labels = (arrays.pop(name).tolist() for name in ("paths", "labels"))
+        labels = [label or None for label in labels] if isinstance(labels, list) else labels
+        try:
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        except TypeError as error:
+            raise InputError(f"{path} has arrays that are not numbers ({error}).") from error
     about = _About.parse_json(text, str(path))
+    if not (_are_texts(paths, str) and _are_texts(labels, str | None)):
+        raise InputError(f"{path}: paths and labels must be lists of texts of at most {LONGEST_TEXT} characters.")
+    if not tensors or len(paths) != len(labels):
+        raise InputError(f"{path} has {len(tensors)} representations, {len(paths)} paths and {len(labels)} labels.")
     representations = {_pair(name, path): tensor for name, tensor in tensors.items()}
+    for pair, h in representations.items():
+        if pair.method not in about.encoders:
+            raise InputError(f"{path} has representations of {pair.method}, but not the encoder.")
+        width = about.encoders[pair.method].spec.widths.get(pair.level)
+        if not h.is_floating_point() or h.ndim != 2 or len(h) != len(paths) or h.shape[1] != (width or h.shape[1]):
+            raise InputError(
+                f"{path}: {pair.method} {pair.level} is {h.dtype} {tuple(h.shape)}, not floating-point numbers of the"
+                f" shape ({len(paths)}, {width or 'D'})."
+            )
+        if not h.isfinite().all():
+            raise InputError(f"{path}: {pair.method} {pair.level} contains NaN or infinity.")
+    representations = {pair: h.float() for pair, h in representations.items()}
     return Embeddings(representations, tuple(paths), tuple(labels), about.encoders, about.origin)
+
+
+def _are_texts(values: Any, kind: Any) -> bool:
+    return isinstance(values, list) and all(
+        isinstance(value, kind) and len(value or "") <= LONGEST_TEXT for value in values
+    )
+
+
+def _texts(tensor: Tensor | None, where: str) -> Any:
+    try:
+        return None if tensor is None else tensor_to_json(tensor)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not a list of texts ({error}).") from error
 
 
 def is_embeddings(path: Path) -> bool:

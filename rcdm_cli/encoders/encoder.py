@@ -174,7 +174,7 @@ def read_encoder_spec(path: Path) -> EncoderSpec:
         raise InputError(
             f"{path} is a safetensors file, but not an encoder file of rcdm (kind {metadata.get('kind')})."
         )
-    return EncoderSpec.parse_json(metadata["spec"], str(path))
+    return EncoderSpec.parse_json(metadata.get("spec", ""), str(path))
 
 
 def load_encoder(path: Path) -> Encoder:

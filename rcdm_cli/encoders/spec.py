@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rcdm_cli.core.levels import BOTH, LEVELS, Level
-from rcdm_cli.core.spec import Spec
+from rcdm_cli.core.spec import Spec, Text
 from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions, TrunkPool
 
 METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -121,7 +121,7 @@ class EncoderSpec(Spec):
         licence: licence of the images or the weights.
     """
 
-    method: str = Field(pattern=METHOD_PATTERN)
+    method: str = Field(pattern=METHOD_PATTERN, max_length=100)
     trunk: str = Field(pattern=TRUNK_NAME_PATTERN, max_length=100)
     trunk_options: TrunkOptions = {}
     pool: TrunkPool | None = None
@@ -132,8 +132,8 @@ class EncoderSpec(Spec):
     layers: tuple[LayerSpec, ...] = Field(default=(), max_length=256)
     onnx_widths: tuple[Annotated[int, Field(ge=1, le=MAX_WIDTH)], ...] = Field(default=(), max_length=2)
     preprocessing: Preprocessing
-    origin: str = ""
-    licence: str = ""
+    origin: Text = ""
+    licence: Text = ""
 
     @model_validator(mode="after")
     def _layers_differ(self) -> "EncoderSpec":

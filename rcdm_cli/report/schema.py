@@ -9,12 +9,11 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from rcdm_cli.core.levels import Level
-from rcdm_cli.core.spec import Spec
+from rcdm_cli.core.spec import Spec, Text
 
 Number = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=10**7)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
-Text = Annotated[str, Field(max_length=4096)]
 Setting = Text | int | float | bool | None
 
 

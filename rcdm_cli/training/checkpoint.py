@@ -9,11 +9,13 @@ from types import TracebackType
 from typing import Self
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
+from rcdm_cli.core.spec import JsonObject, Spec, Text
 
 KIND = "checkpoint"
 
@@ -38,6 +40,13 @@ class Checkpoint:
         """Return the tensors of one group by their names inside the group."""
         prefix = f"{name}/"
         return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+class _Metadata(Spec):
+    kind: str
+    step: int = Field(ge=0, le=10**12)
+    resume_key: JsonObject
+    description: Text = ""
 
 
 def grouped(**groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,10 +132,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if metadata.get("kind") != KIND:
         raise InputError(f"{path} is not a checkpoint of rcdm (kind {metadata.get('kind')}).")
     try:
-        step, resume_key = int(metadata["step"]), json.loads(metadata["resume_key"])
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path} is a checkpoint without a valid step and resume_key ({error!r}).") from error
-    return Checkpoint(step, resume_key, read_tensors(path), metadata.get("description", ""))
+        values = {**metadata, "resume_key": json.loads(metadata.get("resume_key", ""))}
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is a checkpoint without a valid resume_key ({error!r}).") from error
+    found = _Metadata.parse(values, str(path))
+    return Checkpoint(found.step, found.resume_key, read_tensors(path), found.description)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -275,9 +275,11 @@ def read_run(folder: Path) -> TrainedRun:
     recipe = TrainRecipe.parse({**values, "steps": checkpoint.step, "description": checkpoint.description}, str(path))
     values = {"width": recipe.denoiser.cond_width, "null": recipe.objective.null}
     projections = ConditioningSpec.parse({"projections": checkpoint.resume_key["projections"], **values}, str(path))
-    model = Model(recipe.denoiser, projections)
+    # On the meta device, no memory is allocated for an architecture that does not fit the file.
+    with torch.device("meta"):
+        model = Model(recipe.denoiser, projections)
     try:
-        model.load_state_dict(checkpoint.group("ema"))
+        model.load_state_dict({name: value.float() for name, value in checkpoint.group("ema").items()}, assign=True)
     except RuntimeError as error:
         raise InputError(f"The weights in {path} do not match its recipe: {error}") from error
     methods = dict.fromkeys(projection.method for projection in projections.projections)

@@ -16,18 +16,24 @@ from rcdm_cli.cli.app import app
 from rcdm_cli.exporting import graphs
 from rcdm_cli.exporting.install import finished
 from rcdm_cli.report.run import RESULTS
-from tests.bundle.tiny import tiny_bundle
 from tests.hardening.kill import run_forked
-from tests.training.tiny import write_images
 
 SAMPLED = ("--bundle", "engines/tiny", "--method", "supervised", "--steps", "1", "--batch", "2", "--out", "out")
 
 COMMANDS = {
-    "visualize": ("visualize", "images", "--samples", "2", *SAMPLED),
-    "evaluate": ("evaluate", "images", "--samples", "2", *SAMPLED),
-    "interpolate": ("interpolate", "images/a/0.png", "images/a/1.png", "--samples", "1", "--frames", "2", *SAMPLED),
-    "embed": ("embed", "images", "--bundle", "engines/tiny", "--out", "out.safetensors"),
-    "tune": ("tune", "engines/tiny", "images", "--sampler", "ddim", "--steps", "1,2", "--out", "out"),
+    "visualize": ("visualize", "images/val", "--samples", "2", *SAMPLED),
+    "evaluate": ("evaluate", "images/val", "--samples", "2", *SAMPLED),
+    "interpolate": (
+        "interpolate",
+        *("images/val/a/0.png",) * 2,
+        "--samples",
+        "1",
+        "--frames",
+        "2",
+        *SAMPLED,
+    ),
+    "embed": ("embed", "images/val", "--bundle", "engines/tiny", "--out", "out.safetensors"),
+    "tune": ("tune", "engines/tiny", "images/val", "--sampler", "ddim", "--steps", "1,2", "--out", "out"),
     "export": ("export", "engines/tiny", "--precision", "fp32", "--no-check"),
 }
 
@@ -44,15 +50,6 @@ FORCED = {
 
 def invoke(*arguments):
     return CliRunner().invoke(app, arguments).exit_code
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """Working directory with a bundle and images."""
-    folder = tmp_path_factory.mktemp("prepared") / "work"
-    write_images(folder / "images", {"a": 2, "b": 2})
-    tiny_bundle(folder / "engines" / "tiny")
-    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -40,10 +40,21 @@ def test_file_of_another_kind_raises(tmp_path):
         load_checkpoint(tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize("metadata", [{}, {"step": "two", "resume_key": "{}"}, {"step": "2", "resume_key": "{"}])
-def test_checkpoint_with_invalid_metadata_raises(tmp_path, metadata):
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({}, "valid resume_key"),
+        ({"step": "two", "resume_key": "{}"}, "step: input should be a valid integer"),
+        ({"step": "-2", "resume_key": "{}"}, "step: input should be greater"),
+        ({"step": "2", "resume_key": "{"}, "valid resume_key"),
+        ({"step": "2", "resume_key": "[]"}, "resume_key: input should be a valid dictionary"),
+        ({"step": "2", "resume_key": '{"lr": NaN}'}, "numbers must be finite"),
+        ({"step": "2", "resume_key": '{"a":' * 100 + "1" + "}" * 100}, "nested more than"),
+    ],
+)
+def test_checkpoint_with_invalid_metadata_raises(tmp_path, metadata, message):
     write_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)}, {"kind": "checkpoint", **metadata})
-    with pytest.raises(InputError, match=r"x\.safetensors is a checkpoint without a valid step"):
+    with pytest.raises(InputError, match=rf"x\.safetensors.*{message}"):
         load_checkpoint(tmp_path / "x.safetensors")
 
 

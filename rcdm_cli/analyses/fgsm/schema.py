@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rcdm_cli.core.spec import Text
 from rcdm_cli.report.schema import (
     Count,
     GridValues,
@@ -14,7 +15,6 @@ from rcdm_cli.report.schema import (
     ResultsPart,
     RunResults,
     Seed,
-    Text,
 )
 
 Attack = Literal["fgsm", "pgd", "drift"]

@@ -4,17 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rcdm_cli.report.schema import (
-    Count,
-    GridValues,
-    IntervalValues,
-    Number,
-    PairValues,
-    ResultsPart,
-    RunResults,
-    Seed,
-    Text,
-)
+from rcdm_cli.core.spec import Text
+from rcdm_cli.report.schema import Count, GridValues, IntervalValues, Number, PairValues, ResultsPart, RunResults, Seed
 
 
 class AugmentationValues(ResultsPart):

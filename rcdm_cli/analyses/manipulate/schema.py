@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rcdm_cli.report.schema import Count, DistanceResults, GridValues, Number, PairValues, ResultsPart, Seed, Text
+from rcdm_cli.core.spec import Text
+from rcdm_cli.report.schema import Count, DistanceResults, GridValues, Number, PairValues, ResultsPart, Seed
 
 Numbers = Annotated[tuple[Number, ...], Field(min_length=1)]
 
@@ -46,13 +47,21 @@ class ManipulatedValues(PairValues):
     grid: GridValues
 
 
+class ManipulatePaths(ResultsPart):
+    """Paths of the images."""
+
+    source: Text
+    target: Text
+    neighbours: Text
+
+
 class ManipulateResults(DistanceResults):
     """Results of ``rcdm manipulate``."""
 
     kind: Literal["manipulate"]
     source: Text
     target: Text
-    paths: tuple[Text, ...]
+    paths: ManipulatePaths
     rule: RuleValues
     bank: Count
     seeds: tuple[Seed, ...]

@@ -4,16 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rcdm_cli.report.schema import (
-    Count,
-    IntervalValues,
-    LeftOutValues,
-    Number,
-    PairValues,
-    ResultsPart,
-    RunResults,
-    Text,
-)
+from rcdm_cli.core.spec import Text
+from rcdm_cli.report.schema import Count, IntervalValues, LeftOutValues, Number, PairValues, ResultsPart, RunResults
 
 
 class SeedIntervalValues(IntervalValues):

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from rcdm_cli.report.schema import Count, IntervalValues, Number, PairValues, ResultsPart, RunResults, Seed, Text
+from rcdm_cli.core.spec import Text
+from rcdm_cli.report.schema import Count, IntervalValues, Number, PairValues, ResultsPart, RunResults, Seed
 
 
 class SamplingValues(ResultsPart):
