@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from rcdm_cli.core.levels import Level
-from rcdm_cli.core.spec import Spec, Text
+from rcdm_cli.core.spec import JsonObject, Spec, Text
 from rcdm_cli.diffusion.spec import DenoiserSpec, Settings
 
 
@@ -25,8 +25,9 @@ class EmbedOutput(Spec):
     bundle: Text = ""
     encoder: Text = ""
     manifest_sha256: Text = ""
+    request: JsonObject = {}
     images: int
-    unreadable: list[Text]
+    unreadable: list[Any]
     representations: list[WidthAt]
 
 

@@ -98,7 +98,7 @@ def section_of_run(folder: Path, results: Mapping[str, Any]) -> Section:
     """
     try:
         return with_settings(SECTIONS[results["kind"]](results), results)
-    except (ArithmeticError, AttributeError, LookupError, StopIteration, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, StopIteration, TypeError, ValueError) as error:
         raise InputError(
             f"{folder / RESULTS} is incomplete ({type(error).__name__}: {error}). Run the command that wrote it again."
         ) from error

@@ -246,9 +246,8 @@ def open_run(
     with ExitStack() as stack:
         if run.out:
             stack.enter_context(output_folder(run.out))
-            remove_replaced(run.out)
+            remove_leftovers(run.out)
             if (run.out / RESULTS).exists():
-                StepCache(run.out / PARTS).discard()  # of a run that was killed when it was finished
                 if not force or shard:
                     raise InputError(f"{out} contains results. Give `force` to replace them, or another `out`.")
                 run = replace(run, out=stack.enter_context(replacing_run(run.out)))
@@ -259,6 +258,16 @@ def open_run(
         yield replace(run, cache=cache or own_cache or run.cache)
         if own_cache:
             own_cache.discard()
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove what a killed process left of finished runs: cached parts, and the run that was replaced.
+
+    The caller holds the lock of ``out``.
+    """
+    remove_replaced(out)
+    if (out / RESULTS).exists():
+        StepCache(out / PARTS).discard()
 
 
 @contextmanager

@@ -145,19 +145,26 @@ def describe_onnx(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not an ONNX file: it has no outputs.")
     weights = {tensor.name for tensor in graph.initializer}
     return {
-        "inputs": {value.name: _onnx_type(value) for value in graph.input if value.name not in weights},
-        "outputs": {value.name: _onnx_type(value) for value in graph.output},
-        "opset": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        "inputs": {_text(value.name): _onnx_type(value) for value in graph.input if value.name not in weights},
+        "outputs": {_text(value.name): _onnx_type(value) for value in graph.output},
+        "opset": {_text(opset.domain) or "ai.onnx": opset.version for opset in model.opset_import},
         "parameters": sum(prod(tensor.dims) for tensor in graph.initializer),
-        "producer": f"{model.producer_name} {model.producer_version}".strip(),
-        "metadata": {item.key: item.value for item in model.metadata_props},
+        "producer": f"{_text(model.producer_name)} {_text(model.producer_version)}".strip(),
+        "metadata": {_text(item.key): _text(item.value) for item in model.metadata_props},
         "bytes": path.stat().st_size,
     }
 
 
+def _text(value: str | bytes) -> str:
+    """Return the text of a protobuf field, which is bytes in a damaged file."""
+    return value if isinstance(value, str) else value.decode("utf-8", "replace")
+
+
 def _onnx_type(value: Any) -> str:
     tensor = value.type.tensor_type
-    sizes = [str(size.dim_value) if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim]
+    sizes = [
+        str(size.dim_value) if size.HasField("dim_value") else _text(size.dim_param) or "?" for size in tensor.shape.dim
+    ]
     return f"{_ONNX_TYPES.get(tensor.elem_type, f'type {tensor.elem_type}')} ({', '.join(sizes)})"
 
 

@@ -81,7 +81,7 @@ def is_finished(folder: Path, request: Request, force: bool = False) -> bool:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         stored = values.get("request") if isinstance(values, dict) else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         stored = None
     require_same(folder, stored, request)
     return True

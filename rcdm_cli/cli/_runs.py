@@ -14,6 +14,7 @@ from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._request import Request, is_finished, request_of
 from rcdm_cli.cli._shards import chosen_shard, end_finished_shard, ending_shard, merged_shards
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.core.outputs import output_folder
 
 if TYPE_CHECKING:
     from rcdm_cli.bundle.bundle import Bundle
@@ -97,6 +98,10 @@ def already_finished(output: Output, run: RunOptions, request: Request) -> bool:
     """
     finished = is_finished(run.out, request, run.force)
     if finished:
+        from rcdm_cli.analyses.run import remove_leftovers
+
+        with output_folder(run.out):
+            remove_leftovers(run.out)
         output.note(f"{run.out} contains the results of the same command and inputs.")
     return finished
 

@@ -100,5 +100,6 @@ def embed(
         "representations": [{**pair._asdict(), "width": h.shape[1]} for pair, h in found.representations.items()],
     }
     output.result(values, [out])
-    skipped = len(found.origin["unreadable"])
+    unreadable = found.origin.get("unreadable")
+    skipped = len(unreadable) if isinstance(unreadable, list) else 0
     fail_if_skipped(skipped, skipped + len(found.paths))

@@ -124,6 +124,8 @@ def _read_pickled(path: Path, every: bool) -> "dict[str, Tensor]":
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path} is not a complete torch.save file ({error}).") from error
     if tar:
         raise InputError(f"{path} is a tar, not a state dict. Unpack the tar and give the file inside.")
     if zipped:

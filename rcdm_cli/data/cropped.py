@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rcdm_cli.core.errors import InputError, RcdmError
-from rcdm_cli.core.files import write_json
+from rcdm_cli.core.files import read_arrays, write_json
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.data.array_file import ArrayWriter, open_array, partial_path
 from rcdm_cli.data.crop import center_crop
@@ -84,11 +84,18 @@ def _read_cache(source: ImageDataset, size: int, file: Path, notes: Path) -> Cro
     """Return the cached crops; None if a file is missing or damaged."""
     try:
         skipped = _Notes.parse_json(notes.read_bytes(), str(notes)).skipped
+        read_arrays(file)
         images = open_array(file)
-    except (OSError, ValueError, EOFError, InputError):
+    except (OSError, InputError):
         return None
     expected = (len(source) - len(skipped), size, size, 3)
-    if images.shape != expected or images.dtype != np.uint8 or not skipped.keys() <= set(range(len(source))):
+    whole = isinstance(images, np.memmap) and file.stat().st_size == images.offset + images.nbytes
+    if (
+        not whole
+        or images.shape != expected
+        or images.dtype != np.uint8
+        or not skipped.keys() <= set(range(len(source)))
+    ):
         return None
     return _cropped(source, images, skipped)
 

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from rcdm_cli.core.levels import Level
-from rcdm_cli.core.spec import Spec, Text
+from rcdm_cli.core.spec import JsonObject, Spec, Text
 
 Number = Annotated[float, Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=10**7)]
@@ -92,6 +92,7 @@ class RunResults(ResultsPart):
         settings: settings of the run.
         unreadable: images that were skipped.
         files: SHA-256 of each image file of the run.
+        request: options and inputs of the command.
     """
 
     rcdm: Text
@@ -104,6 +105,7 @@ class RunResults(ResultsPart):
     settings: dict[Text, Setting | tuple[Setting, ...]] = {}
     unreadable: tuple[Text, ...] = ()
     files: dict[Text, Text] = {}
+    request: JsonObject = {}
 
 
 class DistanceResults(RunResults):

@@ -54,7 +54,7 @@ def test_invalid_runs_exit_2(invoke, run):
     (run / "results.json").write_text('{"kind": "visualize", "images": 3}')
     damaged = invoke("report", "run")
     assert damaged.exit_code == 2
-    assert "is incomplete" in damaged.stderr
+    assert "images: input should be a valid array, given 3" in damaged.stderr
     assert "Traceback" not in damaged.stderr
     into_folder = invoke("report", "run", "-o", "imgs")
     assert into_folder.exit_code == 2

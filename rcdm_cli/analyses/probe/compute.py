@@ -74,7 +74,8 @@ def probe(
             has = list(stored.representations)
             named = [methods] if isinstance(methods, str) else methods
             pairs = choose_among(has, named or list(stored.encoders), selected_levels(level), bool(named), "The file")
-            origin = {name: value for name, value in stored.origin.items() if name != "request"}
+            known = ("bundle", "encoder", "manifest_sha256")
+            origin = {name: str(stored.origin[name]) for name in known if name in stored.origin}
             training = stored.split(split)
             other = stored if validation is None else as_embeddings(validation)
             if other is None:
