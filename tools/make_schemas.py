@@ -3,15 +3,25 @@
 import json
 from pathlib import Path
 
+from pydantic import BaseModel, RootModel
+
+from rcdm_cli.analyses.evaluate.schema import EvaluateResults
+from rcdm_cli.analyses.fgsm.schema import FgsmResults
+from rcdm_cli.analyses.invariance.schema import InvarianceResults
 from rcdm_cli.analyses.join import MODELS
+from rcdm_cli.analyses.visualize.schema import VisualizeResults
 from rcdm_cli.core.files import write_text
-from rcdm_cli.core.spec import Spec
-from tools.json_results import OUTPUTS
+from tools.json_results import OUTPUTS, EmbedOutput
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 
-COMMANDS: dict[str, type[Spec]] = {**MODELS, **OUTPUTS}
-"""Model of the output of each command."""
+
+class MergeOutput(RootModel[VisualizeResults | EvaluateResults | InvarianceResults | FgsmResults | EmbedOutput]):
+    """Output of ``rcdm merge``: the output of the command whose shards are merged."""
+
+
+COMMANDS: dict[str, type[BaseModel]] = {**MODELS, **OUTPUTS, "merge": MergeOutput}
+"""Model of the output of each command, without ``--shard`` and ``--dry-run``."""
 
 
 def schema(command: str) -> str:

@@ -44,8 +44,9 @@ def merge(
     request = Request.parse(record.request, where)
     commands: Any = getattr(output.context.find_root().command, "commands", {})
     target = commands.get(request.command)
-    if target is None:
-        raise InputError(f"{where}: the command {request.command!r} does not exist.")
+    # A request comes from a file, so that only commands with shards are run.
+    if target is None or "shard" not in {parameter.name for parameter in target.params}:
+        raise InputError(f"{where}: {request.command!r} is not a command with shards.")
     flags = {"--force": force, "--json": output.as_json, "--quiet": output.quiet}
     given = [flag for flag, is_given in flags.items() if is_given]
     arguments = [*given, f"--out={out}", *_arguments(target, request, where)]
