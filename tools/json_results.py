@@ -61,6 +61,12 @@ class PretrainOutput(TrainOutput):
     encoder: Text
 
 
+class DistillOutput(TrainOutput):
+    """Output of ``rcdm distill``: bundle and measurements of the students, by number of steps."""
+
+    students: dict[str, dict[str, Any]]
+
+
 class ExportOutput(Spec):
     """Output of ``rcdm export``. ``name`` and ``steps`` are present for a run; int8 and fp8 if they were written."""
 
@@ -177,6 +183,7 @@ OUTPUTS: dict[str, type[Spec]] = {
     "train": TrainOutput,
     "autoencoder": TrainOutput,
     "pretrain": PretrainOutput,
+    "distill": DistillOutput,
     "export": ExportOutput,
     "import": ImportOutput,
     "pull": PullOutput,

@@ -105,12 +105,6 @@ class Manifest(Spec):
         for method, entry in self.encoders.items():
             if entry.spec.method != method:
                 raise ValueError(f"the encoder of {method} has the spec of {entry.spec.method}")
-        for projection in self.conditioning.projections:
-            entry_of = self.encoders.get(projection.method)
-            if entry_of is None or entry_of.spec.widths.get(projection.level) != projection.width:
-                raise ValueError(
-                    f"no encoder has the level {projection.level} of {projection.method} with width {projection.width}"
-                )
         return self
 
     @model_validator(mode="after")
