@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -302,7 +303,16 @@ class Bundle:
         """Return the sampling loop with ``settings``; ``engine`` replaces the bundle's denoiser."""
         model = self.conditioning_model
         null = model.conditioning.unconditional(1).detach()
-        return Loop(engine or self.engine, model.denoiser, self.schedule, settings, self.device, null, self.decoder)
+        loop = Loop(engine or self.engine, model.denoiser, self.schedule, settings, self.device, null, self.decoder)
+        if model.conditioning.guidance is None:
+            return loop
+        scale = torch.tensor([settings.guidance], device=self.device)
+        return replace(loop, guidance_cond=model.conditioning.guidance(scale).detach())
+
+    def calls(self, settings: Settings) -> int:
+        """Return the number of network calls per sample: one per step, or two with guidance, except for students."""
+        guided = settings.guidance != 1 and not self.manifest.student
+        return settings.steps * (2 if guided else 1)
 
     def settings(self, sampler: str | None = None, steps: int | None = None, guidance: float | None = None) -> Settings:
         """Return sampling settings. None uses the bundle's default. Valid ranges: see ``sample``.
@@ -311,7 +321,14 @@ class Bundle:
             InputError: an argument is invalid, or differs from the settings of a student.
         """
         defaults, student = self.manifest.defaults, self.manifest.student
-        if student and guidance is not None:
+        scales = self.manifest.conditioning.guidance
+        scale = defaults.guidance if guidance is None else require_guidance(guidance)
+        if scales and scale not in scales:
+            raise InputError(
+                f"`guidance` of {self.manifest.name} must be from {scales.low:g} to {scales.high:g}, the scales that "
+                f"the student has learned; given {scale:g}."
+            )
+        if student and guidance is not None and not scales:
             raise InputError(
                 f"`guidance` cannot be set for {self.manifest.name}: the guidance scale {student.guidance:g} of its "
                 f"teacher {student.teacher} is a part of its weights. Omit `guidance`, or use the teacher."
@@ -325,7 +342,7 @@ class Bundle:
         return Settings(
             sampler=defaults.sampler if sampler is None else require_name("sampler", sampler, SAMPLERS),
             steps=defaults.steps if steps is None else require_integer("steps", steps, 1, len(self.schedule)),
-            guidance=defaults.guidance if guidance is None else require_guidance(guidance),
+            guidance=scale,
         )
 
     def _method(self, method: str | None) -> str:

@@ -26,7 +26,7 @@ from rcdm_cli.core.files import read_tensors, sha256, write_tensors
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec, Settings, StudentSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec, Settings, StudentSpec
 from rcdm_cli.encoders.encoder import Encoder, save_encoder
 from rcdm_cli.encoders.pairs import Pair
 
@@ -100,7 +100,8 @@ def write_student(
     teacher: Path,
     state: Mapping[str, Tensor],
     denoiser: DenoiserSpec,
-    steps: int,
+    conditioning: ConditioningSpec,
+    settings: Settings,
     student: StudentSpec,
     trained: Mapping[str, Any],
 ) -> Manifest:
@@ -111,7 +112,8 @@ def write_student(
         teacher: folder of the teacher's bundle.
         state: weights of denoiser and conditioning.
         denoiser: architecture of the student's denoiser.
-        steps: sampling steps of the student.
+        conditioning: conditioning projections of the student.
+        settings: settings of the student.
         student: origin of the student.
         trained: ``trained`` of the manifest.
 
@@ -123,15 +125,16 @@ def write_student(
     optional = (entry for entry in (source.decoder, source.statistics) if entry)
     for entry in (*source.encoders.values(), *optional):
         shutil.copyfile(verified_path(teacher, entry), folder / entry.file)
-    description = f"{source.description}; student with {steps} steps" if source.description else ""
+    description = f"{source.description}; student with {settings.steps} steps" if source.description else ""
     changed = {
         "name": folder.name,
         "description": description,
         "trained": dict(trained),
         "denoiser": denoiser,
+        "conditioning": conditioning,
         "model": _write_model(folder / MODEL, state, torch.float16),
         "graphs": (),
-        "defaults": Settings(sampler="ddim_angle", steps=steps, guidance=1.0),
+        "defaults": settings,
         "student": student,
         "measured": {},
     }

@@ -119,8 +119,13 @@ class Manifest(Spec):
 
     @model_validator(mode="after")
     def _student_needs_no_guidance(self) -> Self:
-        if self.student and (self.defaults.sampler, self.defaults.guidance) != ("ddim_angle", 1.0):
-            raise ValueError("a student samples with ddim_angle and guidance 1")
+        scales = self.conditioning.guidance
+        if self.student and self.defaults.sampler != "ddim_angle":
+            raise ValueError("a student samples with ddim_angle")
+        if self.student and (self.defaults.guidance not in scales if scales else self.defaults.guidance != 1):
+            raise ValueError("the guidance of a student is 1, or a scale that the student has learned")
+        if bool(scales) != bool(self.student and self.student.guidance is None):
+            raise ValueError("conditioning.guidance and student.guidance exclude each other")
         if self.student and self.denoiser.prediction != "v":
             raise ValueError("a student predicts v")
         return self

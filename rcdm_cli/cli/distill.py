@@ -59,7 +59,8 @@ def distill(
     Args:
         bundle: Bundle to distil: its name or its folder.
         steps: Sampling steps of the last student: the recipe's `start`, or a halving of `start`.
-        guidance: Guidance scale that the students learn. Default: the bundle's.
+        guidance: Guidance scale that the students learn. Default: the bundle's. If the recipe has a range of scales,
+            such as --set guidance.low=1 --set guidance.high=3, the students' default; they accept the whole range.
         validation_split: Sub-folder of DATA for the comparison. By default, training images are used.
         limit: Maximum number of images in the comparison, spread evenly.
         samples: Samples per image and representation in the comparison.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, GuidanceRange
 from rcdm_cli.diffusion.unet import UNet
 
 
@@ -27,6 +27,24 @@ class ConditioningProjection(nn.Linear):
         return super().forward((h - self.mean) / self.scale)
 
 
+class GuidanceEmbedding(nn.Linear):
+    """Linear map of sines and cosines of the guidance scale, initially 0 (Meng et al. 2023, arXiv:2210.03142)."""
+
+    FREQUENCIES = 4
+
+    def __init__(self, scales: GuidanceRange, width: int) -> None:
+        super().__init__(1 + 2 * self.FREQUENCIES, width)
+        self.scales = scales
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, scale: Tensor) -> Tensor:
+        """Map guidance scales (B,) to vectors (B, width), which are added to ``cond``."""
+        position = (scale[:, None] - self.scales.low) / (self.scales.high - self.scales.low)
+        angle = torch.pi * position * torch.arange(1, self.FREQUENCIES + 1, device=scale.device)
+        return super().forward(torch.cat([position, angle.sin(), angle.cos()], dim=1))
+
+
 class ConditioningProjections(nn.Module):
     """Conditioning projections of all representations, one per (method, level).
 
@@ -41,6 +59,7 @@ class ConditioningProjections(nn.Module):
         )
         if spec.null == "learned":
             self.null = nn.Parameter(torch.zeros(spec.width))
+        self.guidance = GuidanceEmbedding(spec.guidance, spec.width) if spec.guidance else None
 
     def forward(self, h: Tensor, projection: int) -> Tensor:
         """Map representations of one (method, level) to conditioning vectors.

@@ -85,6 +85,7 @@ class Loop:
         device: device of the engine.
         null: unconditional conditioning vector (1, W); None is zeros.
         decoder: decoder of the autoencoder, for a latent space.
+        guidance_cond: vector (1, W) added to ``cond``, for a student that receives the guidance scale as an input.
     """
 
     engine: Network
@@ -94,6 +95,7 @@ class Loop:
     device: torch.device
     null: Tensor | None = None
     decoder: Codec | None = None
+    guidance_cond: Tensor | None = None
 
     @torch.no_grad()
     def samples(self, cond: Tensor, seeds: Sequence[int]) -> Pixels:
@@ -103,8 +105,11 @@ class Loop:
         spec, shape = self.unet.spec, self.unet.spec.input_shape
         noise = initial_noise(seeds, shape).to(self.device, memory_format=torch.channels_last)
         cond = cond.to(self.device)
+        if self.guidance_cond is not None:
+            cond = cond + self.guidance_cond.to(self.device)
         null = torch.zeros_like(cond) if self.null is None else self.null.to(self.device).expand_as(cond)
-        denoise = guided(self._denoise(timesteps, cond), self._denoise(timesteps, null), self.settings.guidance)
+        scale = 1.0 if self.guidance_cond is not None else self.settings.guidance
+        denoise = guided(self._denoise(timesteps, cond), self._denoise(timesteps, null), scale)
         draw_noise = {"step_noise": lambda step: step_noise(seeds, shape, step).to(self.device)}
         extra = draw_noise if sampler.needs_step_noise else {}
         # Latents have no bounds.

@@ -194,6 +194,28 @@ class Settings(Spec):
     guidance: float = Field(1.0, ge=0.0, allow_inf_nan=False)
 
 
+class GuidanceRange(Spec):
+    """Range of guidance scales.
+
+    Attributes:
+        low: smallest scale.
+        high: largest scale.
+    """
+
+    low: float = Field(ge=0.0, allow_inf_nan=False)
+    high: float = Field(le=100.0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high; given {self.low:g} and {self.high:g}")
+        return self
+
+    def __contains__(self, scale: float) -> bool:
+        """Return whether ``scale`` is in the range."""
+        return self.low <= scale <= self.high
+
+
 class StudentSpec(Spec):
     """Origin of a denoiser that was distilled from a teacher to sample in fewer steps.
 
@@ -203,12 +225,13 @@ class StudentSpec(Spec):
     Attributes:
         teacher: name of the teacher's bundle.
         teacher_sha256: hash of the teacher's weights.
-        guidance: guidance scale of the teacher's samples. The student has learned guided samples and uses no guidance.
+        guidance: guidance scale of the teacher's samples. The student has learned guided samples and calls the network
+            once per step. None for a student that receives the scale as an input.
     """
 
     teacher: str
     teacher_sha256: str
-    guidance: float = Field(ge=0.0, allow_inf_nan=False)
+    guidance: float | None = Field(ge=0.0, allow_inf_nan=False)
 
 
 class Representation(Spec):
@@ -232,11 +255,13 @@ class ConditioningSpec(Spec):
         projections: input representation of each projection, one per (method, level).
         width: output width of the projections, ``cond_width`` of the denoiser.
         null: unconditional conditioning vector: ``zeros``, or a ``learned`` vector.
+        guidance: smallest and largest guidance scale of a student that receives the scale as an input.
     """
 
     projections: tuple[Representation, ...] = Field(min_length=1, max_length=4096)
     width: int = Field(ge=1, le=2**20)
     null: NullCond = "zeros"
+    guidance: GuidanceRange | None = None
 
     @model_validator(mode="after")
     def _projections_differ(self) -> Self:

@@ -97,7 +97,8 @@ def distill(
         out: folder of the run and of the students.
         steps: sampling steps of the last student: ``start``, or a halving of ``start``.
         recipe: name of a recipe, TOML file, or recipe object.
-        guidance: guidance scale that the students learn; by default, the bundle's.
+        guidance: guidance scale that the students learn; by default, the bundle's. With a range in the recipe, the
+            students' default.
         split: first-level folder of ``data`` to train on; by default, all images.
         validation_split: first-level folder of ``data`` for the comparison; by default, training images.
         limit: maximum number of images of the comparison, spread evenly, at least 2.
@@ -126,6 +127,11 @@ def distill(
     check_splits(split, validation_split)
     stages = stages_to(steps, settings.start, settings.substeps)
     target = teacher.settings(guidance=guidance)
+    if settings.guidance and target.guidance not in settings.guidance:
+        raise InputError(
+            f"`guidance` {target.guidance:g} is not in the range of the recipe, {settings.guidance.low:g} to "
+            f"{settings.guidance.high:g}. Set `guidance` to a scale in this range, which becomes the students' default."
+        )
     if min(limit, num_samples) < 2:
         raise InputError("The comparison needs `limit` and `num_samples` of at least 2.")
     result = distill_student(
@@ -160,9 +166,17 @@ def distill(
         students = {}
         for count in (each.steps for each in stages):
             students[count] = stage / f"{manifest.name}-{count}steps"
-            origin = StudentSpec(teacher=manifest.name, teacher_sha256=manifest.model.sha256, guidance=target.guidance)
-            spec, weights = student_spec(manifest.denoiser), read_tensors(student_path(out, count))
-            write_student(students[count], teacher.folder, weights, spec, count, origin, about)
+            origin = StudentSpec(
+                teacher=manifest.name,
+                teacher_sha256=manifest.model.sha256,
+                guidance=None if settings.guidance else target.guidance,
+            )
+            scale = target.guidance if settings.guidance else 1.0
+            defaults = Settings(sampler="ddim_angle", steps=count, guidance=scale)
+            conditioning = manifest.conditioning.model_copy(update={"guidance": settings.guidance})
+            weights = read_tensors(student_path(out, count))
+            spec = student_spec(manifest.denoiser)
+            write_student(students[count], teacher.folder, weights, spec, conditioning, defaults, origin, about)
         comparisons = _compare(teacher, target, students, images, num_samples, on_progress)
         write_json(out / COMPARISONS, {str(count): found.as_json() for count, found in comparisons.items()})
         bundles = {

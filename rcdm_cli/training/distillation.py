@@ -21,7 +21,7 @@ from rcdm_cli.diffusion.spec import DenoiserSpec, ScheduleSpec
 from rcdm_cli.diffusion.unet import UNet
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.training import distributed
-from rcdm_cli.training.batches import Draws, draw_step
+from rcdm_cli.training.batches import Draws, draw_step, generator
 from rcdm_cli.training.checkpoint import Checkpoint, grouped, optimizer_tensors, restore_optimizer
 from rcdm_cli.training.evaluation import EvalSet
 from rcdm_cli.training.optimizer import adamw, can_compile, set_learning_rate
@@ -67,21 +67,35 @@ def predict_x0(unet: UNet, schedule: Schedule, x: Tensor, t: Tensor, cond: Tenso
     return schedule.predict_x0(x, t, output)
 
 
-def guided_x0(model: Model, guidance: float, schedule: Schedule, cond: Tensor, clip: bool) -> PredictX0:
-    """Return the prediction of x0 with classifier-free guidance, as samplers compute it.
+def guided_x0(model: Model, guidance: Tensor | None, schedule: Schedule, cond: Tensor, clip: bool) -> PredictX0:
+    """Return the prediction of x0 with classifier-free guidance at scales ``guidance`` (B,), as samplers compute it.
 
-    x0 is an affine function of eps, so that guidance of x0 equals guidance of eps.
+    x0 is an affine function of eps, so that guidance of x0 equals guidance of eps. None is no guidance.
     """
     null = model.conditioning.unconditional(len(cond)).to(cond.dtype)
 
     def predict(x: Tensor, t: Tensor) -> Tensor:
         x0 = predict_x0(model.denoiser, schedule, x, t, cond)
-        if guidance != 1:
+        if guidance is not None:
             unconditional = predict_x0(model.denoiser, schedule, x, t, null)
-            x0 = unconditional + guidance * (x0 - unconditional)
+            x0 = unconditional + guidance[:, None, None, None] * (x0 - unconditional)
         return x0.clamp(-1, 1) if clip else x0
 
     return predict
+
+
+class _StudentNetwork(nn.Module):
+    """Denoiser and guidance embedding as one module, for DistributedDataParallel."""
+
+    def __init__(self, denoiser: nn.Module, guidance: nn.Module | None) -> None:
+        super().__init__()
+        self.denoiser, self.guidance = denoiser, guidance
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Tensor, scale: Tensor) -> Tensor:
+        """Predict the velocity from ``x_t`` (B, C, H, W), ``t`` (B,), ``cond`` (B, W) and guidance scales (B,)."""
+        if self.guidance is not None:
+            cond = cond + self.guidance(scale)
+        return cast(Tensor, self.denoiser(x_t, t, cond))
 
 
 class StudentTrainer:
@@ -122,23 +136,29 @@ class StudentTrainer:
         self.student, self.ema, self.previous = (self._model(spec) for _ in range(3))
         self.ema.requires_grad_(False)
         self.previous.requires_grad_(False)
-        self.parameters = list(self.student.denoiser.parameters())
+        self.parameters = _trained(self.student)
         self.optimizer = adamw(self.parameters, self.plan)
         compiled = can_compile(self.device) if recipe.compile is None else recipe.compile
-        denoiser = self.student.denoiser
+        denoiser = cast(
+            nn.Module, torch.compile(self.student.denoiser, dynamic=False) if compiled else self.student.denoiser
+        )
         self.network = distributed.data_parallel(
-            cast(nn.Module, torch.compile(denoiser, dynamic=False)) if compiled else denoiser,
+            _StudentNetwork(denoiser, self.student.conditioning.guidance),
             self.plan.gradient_compression,
             static_graph=self.plan.accumulate == 1 and not compiled,
         )
 
     def _model(self, spec: DenoiserSpec) -> Model:
         """Return a student with the weights of the trained model. Channels of a learned variance are left out."""
-        model = Model(spec, self.teacher.model.conditioning.spec)
+        conditioning = self.teacher.model.conditioning.spec.model_copy(update={"guidance": self.recipe.guidance})
+        model = Model(spec, conditioning)
         given = self.teacher.model.state_dict()
-        weights = {name: given[name][: len(value)] for name, value in model.state_dict().items()}
-        model.load_state_dict(weights)
+        # The guidance embedding is new. Its initial output is 0.
+        own = model.state_dict()
+        model.load_state_dict({name: given[name][: len(own[name])] if name in given else own[name] for name in own})
         model.conditioning.requires_grad_(False)
+        if model.conditioning.guidance is not None:
+            model.conditioning.guidance.requires_grad_(True)
         return model.to(self.device).to(memory_format=torch.channels_last)
 
     def resume_key(self) -> dict[str, object]:
@@ -181,14 +201,13 @@ class StudentTrainer:
             self.optimizer.step()
         with record_function("train: ema"), torch.no_grad():
             decay = min(self.recipe.ema, (1 + done) / (10 + done))
-            average: list[Tensor] = list(self.ema.denoiser.parameters())
-            torch._foreach_lerp_(average, list[Tensor](self.parameters), 1 - decay)
+            torch._foreach_lerp_(list[Tensor](_trained(self.ema)), list[Tensor](self.parameters), 1 - decay)
         return {"loss": loss, "lr": lr, "student_steps": float(self.stages[number].steps)}
 
     def _start_stage(self) -> None:
         """Make the student with EMA weights the teacher, and the initial student, of the next stage."""
         for model in (self.previous, self.student):
-            model.denoiser.load_state_dict(self.ema.denoiser.state_dict())
+            model.load_state_dict(self.ema.state_dict())
         self.optimizer = adamw(self.parameters, self.plan)
 
     def _backward(self, step: int, number: int, parts: Sequence[Part]) -> Tensor:
@@ -197,32 +216,49 @@ class StudentTrainer:
         count = self.stages[number].steps
         draws = draw_step(self.plan.seed, step, shape, count, 0.0, Objective(), self.device)
         total = torch.zeros((), device=self.device)
+        scales = self._scales(step)
         *first, last = parts
         with distributed.explain_lost_process():
             for part in first:
                 with distributed.no_sync(self.network):
-                    total += self._backward_part(number, part, draws.select(part.position))
-            total += self._backward_part(number, last, draws.select(last.position))
+                    total += self._backward_part(number, part, draws.select(part.position), scales[part.position])
+            total += self._backward_part(number, last, draws.select(last.position), scales[last.position])
         return distributed.all_reduce_sum(total)
 
-    def _backward_part(self, number: int, part: Part, draws: Draws) -> Tensor:
+    def _scales(self, step: int) -> Tensor:
+        """Return the guidance scales (B,) of the whole batch."""
+        scales = self.recipe.guidance
+        if scales is None:
+            return torch.full((self.plan.batch,), self.teacher.guidance, device=self.device)
+        draw = generator("guidance", self.plan.seed, step, device=self.device)
+        return scales.low + (scales.high - scales.low) * torch.rand(self.plan.batch, generator=draw, device=self.device)
+
+    def _backward_part(self, number: int, part: Part, draws: Draws, scales: Tensor) -> Tensor:
         with record_function("train: forward"):
-            loss = self._losses(number, part, draws).sum() / self.plan.batch
+            loss = self._losses(number, part, draws, scales).sum() / self.plan.batch
         with record_function("train: backward"):
             # DistributedDataParallel divides the sum of the gradients by the number of processes.
             (loss * distributed.world_size()).backward()
         return loss.detach()
 
-    def _losses(self, number: int, part: Part, draws: Draws) -> Tensor:
+    def _losses(self, number: int, part: Part, draws: Draws, scales: Tensor) -> Tensor:
         """Return the squared error (B,) of the velocity, which weights the error of x0 by SNR + 1."""
         timesteps, index = self.timesteps[number], draws.t
         cond = self.student.conditioning.mixed([(group.projection, group.h.float()) for group in part.groups])
         x_t = timesteps.add_noise(self._x0(part), index, draws.noise)
-        model, guidance = (self.previous, 1.0) if number else (self.teacher.model, self.teacher.guidance)
         with autocast(self.plan.precision, self.device):
-            target = timesteps.target(guided_x0(model, guidance, self.schedule, cond, self.clip), x_t, index)
-            output = self.network(x_t, timesteps.timesteps(index), cond)
+            target = timesteps.target(self._teacher(number, cond, scales), x_t, index)
+            output = self.network(x_t, timesteps.timesteps(index), cond, scales)
         return simple_loss(output, target)
+
+    def _teacher(self, number: int, cond: Tensor, scales: Tensor) -> PredictX0:
+        """Return the teacher of stage ``number``: the trained model with guidance, or the previous student."""
+        if number == 0:
+            guided = self.recipe.guidance is not None or self.teacher.guidance != 1
+            return guided_x0(self.teacher.model, scales if guided else None, self.schedule, cond, self.clip)
+        embedding = self.previous.conditioning.guidance
+        own = cond if embedding is None else cond + embedding(scales)
+        return guided_x0(self.previous, None, self.schedule, own, self.clip)
 
     def _x0(self, part: Part) -> Tensor:
         """Return the flipped images or latents (B, C, H, W) of ``part`` on the device."""
@@ -241,7 +277,7 @@ class StudentTrainer:
         count = self.stages[number - 1].steps
         write_tensors(student_path(folder, count), self.ema.state_dict(), {"kind": "student", "steps": str(count)})
         grid = folder / "samples" / f"{count}-steps.png"
-        self.images.write_sample_grid(self.ema, self.schedule, grid, "ddim_angle", count)
+        self.images.write_sample_grid(self.ema, self.schedule, grid, "ddim_angle", count, self.teacher.guidance)
         return {"finished_student": count}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -259,6 +295,12 @@ class StudentTrainer:
         self.ema.load_state_dict(checkpoint.group("ema"))
         self.previous.load_state_dict(checkpoint.group("previous"))
         restore_optimizer(self.optimizer, checkpoint.group("optimizer"))
+
+
+def _trained(model: Model) -> list[nn.Parameter]:
+    """Return the parameters that are trained: the denoiser and the guidance embedding."""
+    embedding = model.conditioning.guidance
+    return [*model.denoiser.parameters(), *(embedding.parameters() if embedding is not None else ())]
 
 
 def student_path(folder: Path, steps: int) -> Path:

@@ -72,9 +72,18 @@ class EvalSet:
 
     @torch.no_grad()
     def write_sample_grid(
-        self, model: Model, schedule: Schedule, path: Path, sampler: str = "dpmpp", steps: int = GRID_STEPS
+        self,
+        model: Model,
+        schedule: Schedule,
+        path: Path,
+        sampler: str = "dpmpp",
+        steps: int = GRID_STEPS,
+        scale: float = 1.0,
     ) -> None:
-        """Write a PNG with one row per image and one column per representation, with the same noise in each call."""
+        """Write a PNG with one row per image and one column per representation, with the same noise in each call.
+
+        ``scale`` is the guidance scale of a student that receives the scale as an input.
+        """
         index = torch.linspace(0, len(self.images) - 1, min(GRID_IMAGES, len(self.images))).long()
         spec, codec = model.denoiser.spec, self.latents.codec if self.latents else None
         names = map(str, index.tolist()) if self.names is None else (self.names[image] for image in index.tolist())
@@ -85,6 +94,8 @@ class EvalSet:
         columns = [self.images[index.numpy()]]
         for number in range(len(self.representations.projections)):
             cond = model.conditioning(self._h(number, index), number)
+            if model.conditioning.guidance is not None:
+                cond = cond + model.conditioning.guidance(torch.full((len(cond),), scale, device=self.device))
             denoise = denoiser_of(model.denoiser, schedule, cond)
             x0 = run(denoise, noise, schedule, timesteps, clip=codec is None)
             columns.append(to_uint8(decode_x0(spec, x0, codec)))

@@ -13,7 +13,7 @@ from rcdm_cli.core.levels import LEVELS, Level
 from rcdm_cli.core.resources import recipe_path
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.diffusion.autoencoder_spec import KLSpec
-from rcdm_cli.diffusion.spec import DenoiserSpec, NullCond, ScheduleSpec
+from rcdm_cli.diffusion.spec import DenoiserSpec, GuidanceRange, NullCond, ScheduleSpec
 from rcdm_cli.encoders.methods import METHODS
 from rcdm_cli.encoders.spec import HeadLayer, Preprocessing
 from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions, TrunkPool
@@ -311,6 +311,8 @@ class DistillRecipe(Spec):
         description: one line for the user.
         start: sampling steps of the first student. Each later student has half the steps of the previous student.
         substeps: DDIM steps of the trained model, with guidance, per step of the first student.
+        guidance: range of guidance scales that the students receive as an input (Meng et al. 2023, arXiv:2210.03142);
+            by default, students learn a single scale and have no such input.
         autoencoder: reference of the autoencoder of a latent space, see ``open_autoencoder``.
         optimization: optimizer settings. Warm-up and decay are fractions of the steps of each student.
         steps: number of optimizer steps per student.
@@ -325,6 +327,7 @@ class DistillRecipe(Spec):
     description: str = ""
     start: int = Field(default=16, ge=1, le=256)
     substeps: int = Field(default=2, ge=1, le=64)
+    guidance: GuidanceRange | None = None
     autoencoder: str = ""
     optimization: Optimization
     steps: int = Field(ge=1)

@@ -12,7 +12,7 @@ from rcdm_cli.bundle.manifest import read_manifest, replace_manifest
 from rcdm_cli.core.errors import CheckFailed, InputError, Interrupted
 from rcdm_cli.core.files import read_tensors
 from rcdm_cli.diffusion.noise import initial_noise, sample_seed
-from rcdm_cli.diffusion.spec import Settings
+from rcdm_cli.diffusion.spec import GuidanceRange, Settings
 from rcdm_cli.exporting import quality
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.recipe import DistillRecipe, Optimization
@@ -92,6 +92,25 @@ def test_sample_of_a_one_step_student_is_its_prediction_from_the_noise_of_the_se
     x0 = (a**0.5 * noise - (1 - a) ** 0.5 * v).clamp(-1, 1)
     expected = ((x0 + 1) * 127.5).permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(samples, expected, atol=1.01)
+
+
+def test_student_with_guidance_as_an_input_accepts_the_scales_of_its_range(data, tmp_path):
+    recipe = RECIPE.model_copy(update={"guidance": GuidanceRange(low=1, high=3), "start": 2})
+    with pytest.raises(InputError, match="`guidance` 4 is not in the range of the recipe, 1 to 3"):
+        run(data, tmp_path / "run", recipe=recipe, guidance=4.0)
+    bundle = load_bundle(run(data, tmp_path / "run", recipe=recipe).bundles[2])
+    assert (bundle.manifest.defaults.guidance, bundle.manifest.student.guidance) == (1.5, None)
+    assert bundle.calls(bundle.settings(guidance=2)) == 2
+    with pytest.raises(InputError, match="from 1 to 3, the scales that the student has learned; given 4"):
+        bundle.settings(guidance=4)
+    with torch.no_grad():
+        bundle.model.conditioning.guidance.weight.normal_(std=5)
+    h = torch.randn(1, 16, generator=torch.Generator().manual_seed(0))
+    default, same, other = (
+        bundle.sample(h, method="dino", num_samples=1, guidance=scale) for scale in (None, 1.5, 3.0)
+    )
+    assert np.array_equal(default, same)
+    assert not np.array_equal(default, other)
 
 
 def test_settings_of_a_student_are_fixed(distilled):

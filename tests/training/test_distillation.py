@@ -5,7 +5,7 @@ import torch
 
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.schedule import Schedule
-from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, Representation, ScheduleSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, GuidanceRange, Representation, ScheduleSpec
 from rcdm_cli.training.distillation import StudentTrainer, Teacher
 from rcdm_cli.training.evaluation import EvalSet
 from rcdm_cli.training.recipe import DistillRecipe, Optimization
@@ -18,7 +18,7 @@ PROJECTIONS = tuple(
 )
 
 
-def make_trainer(guidance=1.0, prediction="v", learned_variance=False, **changes):
+def make_trainer(guidance=1.0, prediction="v", learned_variance=False, guidance_range=None, batch=6):
     spec = DenoiserSpec(
         size=32,
         channels=32,
@@ -34,8 +34,10 @@ def make_trainer(guidance=1.0, prediction="v", learned_variance=False, **changes
         for parameter in model.parameters():
             # The zero initialisation would hide x and cond.
             parameter.add_(torch.randn(parameter.shape) * 0.02)
-    values = {"kind": "distill", "start": 2, "substeps": 1, "steps": 2, **changes}
-    recipe = DistillRecipe(**values, optimization=Optimization(batch=6, lr=1e-3, precision="fp32"))
+    plan = Optimization(batch=batch, lr=1e-3, precision="fp32")
+    recipe = DistillRecipe(
+        kind="distill", start=2, substeps=1, steps=2, guidance=guidance_range, optimization=plan, compile=False
+    )
     images = random_images(9, 32)
     computed = ComputedRepresentations([EncoderInputs(tiny_encoder(), images, "a")], PROJECTIONS, CPU)
     teacher = Teacher(model, "0", ScheduleSpec(), guidance, [tiny_encoder()])
@@ -56,7 +58,7 @@ def test_loss_of_guided_samples_is_the_guidance_term():
     trainer = make_trainer(guidance=3.0)
     seen = []
     network = trainer.network
-    trainer.network = lambda x, t, cond: seen.append((x, t, cond)) or network(x, t, cond)
+    trainer.network = lambda x, t, cond, scale: seen.append((x, t, cond)) or network(x, t, cond, scale)
     trainer.setup(0)
     with torch.enable_grad():
         loss = float(trainer.train_step(0)["loss"])
@@ -64,6 +66,25 @@ def test_loss_of_guided_samples_is_the_guidance_term():
     difference = 2 * (denoiser(x, t, cond) - denoiser(x, t, torch.zeros_like(cond)))
     assert loss == pytest.approx(float(difference.square().mean()), rel=1e-3)
     assert set(t.tolist()) <= {999, 257}
+
+
+def test_guidance_as_an_input_is_drawn_per_image_and_reaches_student_and_teacher():
+    trainer = make_trainer(guidance=2.0, guidance_range=GuidanceRange(low=1, high=3))
+    seen, network = [], trainer.network
+    trainer.network = lambda *inputs: seen.append(inputs) or network(*inputs)
+    trainer.setup(0)
+    loss = float(trainer.train_step(0)["loss"])
+    (x, t, cond, scale), denoiser = seen[0], trainer.teacher.model.denoiser
+    assert 1 <= float(scale.min()) < float(scale.max()) <= 3
+    with torch.no_grad():
+        # The initial embedding is 0, so that the student begins with the conditional velocity.
+        difference = denoiser(x, t, cond) - denoiser(x, t, torch.zeros_like(cond))
+        expected = ((scale - 1)[:, None, None, None] * difference).square().mean()
+    assert loss == pytest.approx(float(expected), rel=1e-3)
+    for step in (1, 2):
+        trainer.train_step(step)
+    embedding = trainer.previous.conditioning.guidance
+    assert not torch.equal(embedding(torch.tensor([1.0])), embedding(torch.tensor([3.0])))
 
 
 def test_teacher_of_the_second_stage_is_the_student_with_ema_weights():

@@ -152,7 +152,7 @@ def _contender(bundle: Bundle, settings: Settings) -> Contender:
     return Contender(
         bundle.selection.backend,
         bundle.selection.precision,
-        settings.steps * (1 if settings.guidance == 1 else 2),
+        bundle.calls(settings),
         lambda inputs: bundle.engine(inputs.x, inputs.modulations),
         lambda inputs: bundle.sample_cond(inputs.cond.cpu(), inputs.seeds, settings, len(inputs.x)),
     )
