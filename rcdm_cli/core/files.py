@@ -110,7 +110,7 @@ def sha256(path: Path) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically."""
+    """Write a safetensors file atomically. Equal tensors and metadata give equal bytes."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -120,6 +120,20 @@ def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping
         except SafetensorError as error:
             # safetensors reports a full disk with this error.
             raise RcdmError(f"Could not write {path}: {error}.") from error
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file by name. safetensors writes metadata in random order."""
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        # The tensors begin after the header, which is padded with spaces.
+        if len(ordered) <= length:
+            file.seek(8)
+            file.write(ordered.ljust(length))
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -76,7 +76,7 @@ def test_option_values_are_passed_to_the_command(invoke_function, arguments, cha
     ("arguments", "words"),
     [
         ("--level backbone,,projector", ["--level", "empty name"]),
-        ("--sampler dpmp", ["--sampler", "ddpm, ddim, dpmpp", "Did you mean 'dpmpp'?"]),
+        ("--sampler dpmp", ["--sampler", "ddpm, ddim, ddim_angle, dpmpp", "Did you mean 'dpmpp'?"]),
         ("--precision fp61", ["--precision", "auto, fp32, bf16, fp16", "Did you mean 'fp16'?"]),
         ("--device gpu", ["--device", "auto, cpu, cuda, cuda:N, mps"]),
         ("--device cuda:x", ["--device", "cuda:N"]),

@@ -18,6 +18,18 @@ from tests.cli.conftest import start
 
 EVERY = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
+
+@pytest.fixture(autouse=True)
+def default_signals():
+    """Restore the default action of every signal. ``nohup`` ignores SIGHUP, and commands inherit ignored signals."""
+    before = {number: signal.getsignal(number) for number in EVERY}
+    for number in set(EVERY) - {signal.SIGINT}:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 SLEEPER = """
 import time, typer
 from rcdm_cli.cli._command import command

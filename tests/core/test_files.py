@@ -107,6 +107,14 @@ def test_tensors_round_trip(tmp_path):
         assert torch.equal(back[name], tensor)
 
 
+def test_equal_tensors_and_metadata_give_equal_bytes(tmp_path):
+    metadata = {name: f'é"\u2028{name}' for name in ("kind", "spec", "about", "step", "origin")}
+    for index in range(4):
+        files.write_tensors(tmp_path / f"{index}", {"w": torch.arange(5.0), "b": torch.ones(3)}, metadata)
+    assert len({(tmp_path / f"{index}").read_bytes() for index in range(4)}) == 1
+    assert files.read_metadata(tmp_path / "0") == metadata
+
+
 @pytest.mark.parametrize("read", [files.read_metadata, files.read_tensors])
 def test_incomplete_safetensors_file_is_an_input_error(tmp_path, read):
     path = tmp_path / "a.safetensors"

@@ -160,7 +160,7 @@ class FakeEngine:
         self.closed = True
 
 
-@pytest.mark.parametrize("failing", ["compare_precisions", "check_quality", "open"])
+@pytest.mark.parametrize("failing", ["compare_samples", "check_quality", "open"])
 def test_engines_are_closed_if_the_comparison_of_samples_fails(folder, monkeypatch, failing):
     bundle = load_bundle(folder)
     wanted = quantization.wanted_quantized(bundle.manifest, ["int8", "fp8"])
@@ -176,9 +176,7 @@ def test_engines_are_closed_if_the_comparison_of_samples_fails(folder, monkeypat
     monkeypatch.setattr(quantization, "calibrate", lambda *arguments, **options: [])
     monkeypatch.setattr(quantization, "quantize_graphs", lambda *arguments: (wanted, {}))
     monkeypatch.setattr(quantization, "select_backend", lambda *arguments: Selection())
-    monkeypatch.setattr(
-        quantization, "compare_precisions", fail if failing == "compare_precisions" else lambda *a, **o: {}
-    )
+    monkeypatch.setattr(quantization, "compare_samples", fail if failing == "compare_samples" else lambda *a, **o: {})
     monkeypatch.setattr(quantization, "check_quality", fail)
     images = quantization.CalibrationImages([], [], [])
     with pytest.raises(CheckFailed, match="worse"):
