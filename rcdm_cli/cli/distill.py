@@ -70,7 +70,6 @@ def distill(
     Examples:
         $ rcdm distill clothing32 images.tar --split train --validation-split val --steps 4
         $ rcdm distill clothing32 images.tar --split train --validation-split val --steps 2 --guidance 1.5
-        $ rcdm visualize image.jpg --bundle runs/distill/clothing32-4steps
     """
     # A wrong name or recipe is reported before the import of PyTorch.
     from rcdm_cli.training.recipe import DistillRecipe, read_recipe
