@@ -2,6 +2,8 @@
 
 import multiprocessing
 import pickle
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +92,16 @@ def test_pages_of_a_mapped_array_are_released(tmp_path: Path, monkeypatch: pytes
     np.testing.assert_array_equal(rows.take(everything), 1)
     assert resident() < 1000
     np.testing.assert_array_equal(rows.take(everything[::-1]), 1)
+
+
+def test_full_disk_is_an_error_and_no_signal(tmp_path):
+    """Rows are written, not mapped. The limit of the file size stands in for a full disk."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        writer = ArrayWriter(tmp_path / "h.npy", (64,), np.float32)
+        with writer, pytest.raises(RcdmError, match="Could not write"):
+            writer.append(np.ones((1000, 64), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
