@@ -423,9 +423,11 @@ def test_inductor_equals_the_network_in_pytorch(plain):
     assert relative_error(found, bundle.model.denoiser(x, times, cond)) < BOUNDS["fp32"]
 
 
-def test_missing_compiler_is_named(plain, monkeypatch):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
-    with pytest.raises(RcdmError, match=r"needs a C\+\+ compiler"):
+def test_missing_compiler_is_named(plain):
+    from torch._inductor import config
+
+    without = config.patch({"cpp.cxx": (None, "no-such-compiler")})
+    with without, pytest.raises(RcdmError, match=r"needs a C\+\+ compiler"):
         load_bundle(plain, backend="inductor")
 
 
