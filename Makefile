@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test docs clean
+.PHONY: demo test test-slow test-campaign docs clean
 
 demo: $(VENV)/installed-cpu
 	$(BIN)/rcdm visualize examples --method dino --level both --out demo --force
@@ -16,7 +16,13 @@ test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile $(COVERAGE)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m "not slow and not campaign" $(COVERAGE)
+
+test-slow: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile -m slow
+
+test-campaign: $(VENV)/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 -m campaign
 
 docs: $(VENV)/installed-test
 	$(BIN)/python tools/make_cli_docs.py

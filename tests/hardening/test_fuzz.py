@@ -250,7 +250,7 @@ def test_mutated_file_ends_in_an_error_of_the_project(name, cases):
     fuzz(path, mutations(COSTLY.get(name, 500)), read)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", NAMES)
 def test_many_mutated_files_end_in_errors_of_the_project(name, cases):
     path, mutations, read = cases[name]
@@ -318,7 +318,7 @@ def test_mutated_results_end_in_an_error_of_the_project(kind, runs):
         file.write_bytes(content)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", MODELS)
 def test_many_mutated_results_end_in_errors_of_the_project(kind, runs):
     file = runs / kind / RESULTS

@@ -137,7 +137,7 @@ def test_killed_command_leaves_the_old_or_the_new_result(name, part, prepared, t
     kill_points(name, True, prepared, tmp_path, [part])
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("forced", [False, True], ids=["first", "forced"])
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_killed_at_every_write_leaves_the_old_or_the_new_result(name, forced, prepared, tmp_path):
