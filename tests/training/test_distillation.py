@@ -1,7 +1,11 @@
 """Trainer of students: targets, stages and gradients."""
 
+from datetime import timedelta
+
 import pytest
 import torch
+import torch.distributed as dist
+from torch import multiprocessing
 
 from rcdm_cli.diffusion.conditioning import Model
 from rcdm_cli.diffusion.schedule import Schedule
@@ -106,3 +110,34 @@ def test_student_of_a_teacher_with_learned_variance_predicts_the_velocity_only()
     assert teacher.spec == trainer.teacher.model.denoiser.spec
     assert not any(p.requires_grad for p in [*teacher.parameters(), *trainer.student.conditioning.parameters()])
     assert Schedule(trainer.teacher.schedule).spec == trainer.schedule.spec
+
+
+def gradients():
+    """Return loss and gradients of a guided step, for a batch that two processes share unevenly."""
+    trainer = make_trainer(guidance=2.0, guidance_range=GuidanceRange(low=1, high=3), batch=5)
+    trainer.setup(0)
+    loss = float(trainer.train_step(0)["loss"])
+    return loss, [parameter.grad.clone() for parameter in trainer.parameters]
+
+
+def step_in_one_of_two_processes(rank, folder):
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", rank=rank, world_size=2, store=store, timeout=timedelta(seconds=120))
+    try:
+        torch.save(gradients(), folder / f"{rank}.pt")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_gradients_of_two_processes_equal_those_of_one(tmp_path):
+    multiprocessing.spawn(step_in_one_of_two_processes, args=(tmp_path,), nprocs=2)
+    loss, expected = gradients()
+    rounding = 1e-5 * max(float(gradient.abs().max()) for gradient in expected)
+    assert rounding > 0
+    for rank in range(2):
+        own_loss, own = torch.load(tmp_path / f"{rank}.pt")
+        assert own_loss == pytest.approx(loss, rel=1e-5)
+        for ours, gradient in zip(own, expected, strict=True):
+            torch.testing.assert_close(ours, gradient, rtol=1e-4, atol=rounding)
