@@ -89,8 +89,9 @@ class Measurements:
     def evaluated(self, name: str, *options: str) -> Values:
         """Run ``rcdm evaluate``, and return the numbers of the tables."""
         results = self.run(name, "evaluate", self.data, *options)
+        settings = {**results["settings"], "data": self.data.name}
         return {
-            "engine": {key: results[key] for key in ENGINE},
+            "engine": {key: results[key] for key in ENGINE} | {"settings": settings},
             "images": results["images"],
             "results": [
                 {

@@ -144,8 +144,8 @@ def _bundle_content(name: str, without_defaults: bool) -> str | None:
         if not without_defaults:
             return sha256(manifest)
         values = json.loads(manifest.read_text(encoding="utf-8"))
-        kept = {key: value for key, value in values.items() if key not in ("defaults", "measured")}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+        identity = {key: value for key, value in values.items() if key not in ("defaults", "measured")}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     except (InputError, OSError, ValueError, AttributeError):
         # The command reports the bundle when it opens the bundle, if it needs the bundle.
         return None

@@ -120,7 +120,7 @@ def _discard(folder: Path, keep_in: Path | None) -> None:
 
 
 def _merge(source: Path, target: Path, replace: bool = True) -> None:
-    """Move a file or folder to ``target``. Existing files are replaced, or kept if ``replace`` is False."""
+    """Move a file or folder to ``target``. Existing files are replaced, or left if ``replace`` is False."""
     if not os.path.lexists(target):
         source.rename(target)
     elif source.is_dir() and target.is_dir() and not source.is_symlink():
