@@ -1,4 +1,4 @@
-"""Environment variables that ``rcdm`` reads: its own, and those of ``torchrun`` and ``srun``."""
+"""Environment variables that ``rcdm`` reads: its own, and those of ``torchrun``, ``srun`` and libraries."""
 
 import os
 import re
@@ -120,6 +120,12 @@ def configure_huggingface_hub() -> None:
     if not debugging():
         # huggingface_hub warns about every attempt. `rcdm` reports the last failure in one sentence.
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+
+
+def configure_wandb() -> None:
+    """Log runs of W&B offline, in the project ``rcdm``, unless the user's environment says otherwise."""
+    os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("WANDB_PROJECT", "rcdm")
 
 
 def _is_set(variable: str) -> bool:

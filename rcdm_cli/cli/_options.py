@@ -182,6 +182,12 @@ def _require_encoder(reference: str) -> None:
     require_encoder_file(reference)
 
 
+def _require_logger(name: str) -> None:
+    from rcdm_cli.training.loggers import require_loggers
+
+    require_loggers([name])
+
+
 BUNDLE = ParameterCheck(_require_bundle)
 ENCODER = ParameterCheck(_require_encoder)
 EXISTING = ParameterCheck(_require_existing)
@@ -307,6 +313,21 @@ SHARD_HELP = (
 )
 ShardText = Annotated[str | None, option("I/N", SHARD_HELP, panel=OUTPUT_PANEL, envvar="RCDM_SHARD", callback=_shard)]
 Out = Annotated[Path, option("PATH", "Folder for the results.", panel=OUTPUT_PANEL, envvar="RCDM_OUT"), OUTPUT_FOLDER]
+LOG_HELP = (
+    "Logger that also records the values of log.jsonl: tensorboard writes OUT/tensorboard; wandb writes OUT/wandb for"
+    " `wandb sync`, or uploads if WANDB_MODE is online. Repeatable."
+)
+Log = Annotated[
+    list[str] | None,
+    option(
+        "tensorboard|wandb",
+        LOG_HELP,
+        flags=("--log",),
+        panel=OUTPUT_PANEL,
+        autocompletion=_completion.one_of(("tensorboard", "wandb")),
+    ),
+    ParameterCheck(_require_logger),
+]
 Force = Annotated[bool, option(text="Replace existing results.", panel=OUTPUT_PANEL)]
 DRY_RUN_HELP = "Check the arguments and print the plan without downloading."
 DryRun = Annotated[bool, option(text=DRY_RUN_HELP, panel=OUTPUT_PANEL)]

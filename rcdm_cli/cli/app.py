@@ -32,7 +32,7 @@ from rcdm_cli.cli import (
     tune,
     visualize,
 )
-from rcdm_cli.cli._environment import configure_huggingface_hub, debugging
+from rcdm_cli.cli._environment import configure_huggingface_hub, configure_wandb, debugging
 from rcdm_cli.cli.list import list_names
 
 # The order of the commands in the help.
@@ -118,4 +118,5 @@ def main() -> None:
         # Warnings of libraries are for developers, not for the user.
         warnings.simplefilter("ignore")
     configure_huggingface_hub()
+    configure_wandb()
     app()

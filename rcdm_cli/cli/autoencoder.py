@@ -6,7 +6,7 @@ from typing import Annotated
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import distributed
-from rcdm_cli.cli._options import MACHINE_PANEL, Device, Out, RecipeName, Set, Source, Split, option
+from rcdm_cli.cli._options import MACHINE_PANEL, Device, Log, Out, RecipeName, Set, Source, Split, option
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._signals import stop_on_signal
 
@@ -21,6 +21,7 @@ def autoencoder(
     overrides: Set = None,
     workers: Annotated[int, option(panel=MACHINE_PANEL, min=0)] = 2,
     out: Out = Path("runs/autoencoder"),
+    log: Log = None,
     device: Device = "auto",
 ) -> None:
     """Train an autoencoder on images, for a denoiser of latents.
@@ -62,6 +63,7 @@ def autoencoder(
                 validation_split=validation_split,
                 device=own_device,
                 workers=workers,
+                log=log or (),
                 stop=stop,
                 on_progress=on_progress,
                 on_note=messages.note,

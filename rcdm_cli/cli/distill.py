@@ -12,6 +12,7 @@ from rcdm_cli.cli._options import (
     MACHINE_PANEL,
     SAMPLING_PANEL,
     Device,
+    Log,
     Out,
     RecipeName,
     Set,
@@ -39,6 +40,7 @@ def distill(
     overrides: Set = None,
     workers: Annotated[int, option(min=0, panel=MACHINE_PANEL)] = 0,
     out: Out = Path("runs/distill"),
+    log: Log = None,
     device: Device = "auto",
 ) -> None:
     """Distil a bundle into students that sample in a few steps without guidance.
@@ -93,6 +95,7 @@ def distill(
                 num_samples=samples,
                 device=own_device,
                 workers=workers,
+                log=log or (),
                 stop=stop,
                 on_progress=on_progress,
                 on_note=messages.note,

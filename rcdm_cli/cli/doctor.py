@@ -30,6 +30,8 @@ OPTIONAL = {
     "onnxscript": "onnxscript",
     "lightly": "lightly",
     "torch-fidelity": "torch_fidelity",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
 }
 
 

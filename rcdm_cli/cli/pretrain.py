@@ -6,7 +6,19 @@ from typing import Annotated
 
 from rcdm_cli.cli._command import command
 from rcdm_cli.cli._device import distributed
-from rcdm_cli.cli._options import MACHINE_PANEL, CostOnly, Device, Method, Out, RecipeName, Set, Source, Split, option
+from rcdm_cli.cli._options import (
+    MACHINE_PANEL,
+    CostOnly,
+    Device,
+    Log,
+    Method,
+    Out,
+    RecipeName,
+    Set,
+    Source,
+    Split,
+    option,
+)
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import print_cost
 from rcdm_cli.cli._signals import stop_on_signal
@@ -23,6 +35,7 @@ def pretrain(
     overrides: Set = None,
     workers: Annotated[int, option(panel=MACHINE_PANEL, min=0)] = 2,
     out: Out = Path("runs/pretrain"),
+    log: Log = None,
     device: Device = "auto",
     dry_run: CostOnly = False,
 ) -> None:
@@ -71,6 +84,7 @@ def pretrain(
                 validation_split=validation_split,
                 device=own_device,
                 workers=workers,
+                log=log or (),
                 stop=stop,
                 on_progress=on_progress,
                 on_note=messages.note,

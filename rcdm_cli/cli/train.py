@@ -11,6 +11,7 @@ from rcdm_cli.cli._options import (
     MACHINE_PANEL,
     CostOnly,
     Device,
+    Log,
     Out,
     RecipeName,
     Set,
@@ -46,6 +47,7 @@ def train(
     overrides: Set = None,
     workers: Annotated[int | None, option(min=0, panel=MACHINE_PANEL)] = None,
     out: Out = Path("runs/train"),
+    log: Log = None,
     device: Device = "auto",
     dry_run: CostOnly = False,
 ) -> None:
@@ -107,6 +109,7 @@ def train(
                 init=None if init is None else _warm_start(init),
                 device=own_device,
                 workers=workers if workers is not None else 0 if own_device.type == "cpu" else 4,
+                log=log or (),
                 stop=stop,
                 on_progress=on_progress,
                 on_note=messages.note,

@@ -25,6 +25,7 @@ from rcdm_cli.exporting.quality import SampleComparison, compare_samples
 from rcdm_cli.training.distill import distill_student
 from rcdm_cli.training.distillation import Teacher, student_path, student_spec
 from rcdm_cli.training.distributed import is_main_process
+from rcdm_cli.training.loggers import require_loggers
 from rcdm_cli.training.recipe import DistillRecipe, read_recipe
 from rcdm_cli.training.run import TrainResult
 from rcdm_cli.training.run_data import Note, OnProgress, check_splits, silent
@@ -81,6 +82,7 @@ def distill(
     overrides: Sequence[str] = (),
     device: torch.device | str = "cpu",
     workers: int = 0,
+    log: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
     on_progress: OnProgress = silent,
     on_note: Note = lambda _: None,
@@ -106,6 +108,8 @@ def distill(
         overrides: changes of the recipe, ``key=value`` with dotted keys and TOML values.
         device: device to train on.
         workers: number of processes that read images; 0 uses this process. The result does not depend on this number.
+        log: loggers that record the values of ``log.jsonl``: ``"tensorboard"`` and ``"wandb"``. The environment
+            variables of W&B apply, such as ``WANDB_MODE=offline``.
         stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.
         on_progress: progress callback.
         on_note: called with messages for the user.
@@ -116,6 +120,7 @@ def distill(
         Interrupted: ``stop`` returned True.
         RcdmError: the loss is not finite.
     """
+    require_loggers(log)
     settings, out, device = read_recipe(recipe, DistillRecipe, overrides), Path(out), torch.device(device)
     folder = bundle.folder if isinstance(bundle, Bundle) else bundle
     teacher = load_bundle(folder, device, on_note=on_note)
@@ -150,6 +155,7 @@ def distill(
         split=split,
         device=device,
         workers=workers,
+        log=log,
         stop=stop,
         on_progress=on_progress,
         on_note=on_note,

@@ -1,6 +1,6 @@
 """Distil a student from a trained model, or resume the distillation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -30,6 +30,7 @@ def distill_student(
     split: str | None = None,
     device: torch.device,
     workers: int = 0,
+    log: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
     on_progress: OnProgress = silent,
     on_note: Note = lambda _: None,
@@ -48,6 +49,7 @@ def distill_student(
         split: first-level folder of ``data`` to train on; by default, all images.
         device: device to train on.
         workers: number of processes that read images; 0 uses this process. The result does not depend on this number.
+        log: loggers, as in ``train``.
         stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.
         on_progress: progress callback.
         on_note: called with messages for the user.
@@ -83,5 +85,5 @@ def distill_student(
         )
         training, _ = reader.read(source, None)
         trainer = StudentTrainer(recipe, steps, teacher, training, source.fingerprint(out / IMAGES), workers)
-        began_at = fit_run(trainer, out, recipe.save_every, "Distillation", stop, on_progress)
+        began_at = fit_run(trainer, out, recipe.save_every, "Distillation", stop, on_progress, log)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at)

@@ -3,7 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ from rcdm_cli.core.files import write_text
 from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.training.checkpoint import Checkpoint, CheckpointWriter, load_checkpoint
 from rcdm_cli.training.distributed import any_process, is_main_process
+from rcdm_cli.training.loggers import LOGGERS, RecordValues
 
 LOG = "log.jsonl"
 
@@ -66,6 +68,7 @@ def fit(
     save_every: int,
     log_every: int = 50,
     show_every: float = 1.0,
+    loggers: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> int:
@@ -80,6 +83,7 @@ def fit(
         save_every: steps between checkpoints.
         log_every: steps between lines of the log.
         show_every: seconds between calls of ``on_progress``.
+        loggers: names of ``LOGGERS`` that record the values of the log.
         stop: called after each step. If it returns True, a checkpoint is written and the training is interrupted.
         on_progress: progress callback.
 
@@ -94,11 +98,14 @@ def fit(
     """
     path = folder / CHECKPOINT
     first = _resume(trainer, path)
-    log = _Log(folder / LOG, first) if is_main_process() else None
     trainer.setup(first)
     means = _Means()
-    started, last_shown = time.perf_counter(), time.perf_counter()
-    with CheckpointWriter(path) as writer:
+    with CheckpointWriter(path) as writer, ExitStack() as opened:
+        log = None
+        if is_main_process():
+            others = [opened.enter_context(LOGGERS[name](folder)) for name in dict.fromkeys(loggers)]
+            log = _Log(folder / LOG, first, others)
+        started = last_shown = time.perf_counter()
         for step in range(first, trainer.steps):
             means.add(trainer.train_step(step))
             done = step + 1
@@ -184,15 +191,25 @@ def _differences(old: object, new: object, key: str = "") -> list[str]:
 
 
 class _Log:
-    """``log.jsonl``, without the lines that were written after the checkpoint of step ``step``."""
+    """``log.jsonl``, without the lines that were written after the checkpoint of step ``step``, and other loggers.
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
+    The loggers record the lines of the file first, so that they contain every step of a resumed run once.
+    """
+
+    def __init__(self, path: Path, step: int, loggers: Sequence[RecordValues]) -> None:
+        self.path, self.loggers = path, loggers
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         # A killed process can leave a partial last line.
         valid = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         write_text(path, "".join(f"{line}\n" for line in valid))
+        for line in valid:
+            self._record(json.loads(line))
 
     def write(self, values: dict[str, float]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        self._record(values)
+
+    def _record(self, values: dict[str, float]) -> None:
+        for record in self.loggers:
+            record(int(values["step"]), {name: value for name, value in values.items() if name != "step"})

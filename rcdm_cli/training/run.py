@@ -26,6 +26,7 @@ from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.distributed import is_main_process
 from rcdm_cli.training.latents import AUTOENCODER
+from rcdm_cli.training.loggers import require_loggers
 from rcdm_cli.training.loop import Progress, Trainer, fit
 from rcdm_cli.training.prepare import (
     prepare_autoencoder,
@@ -86,6 +87,7 @@ def train(
     overrides: Sequence[str] = (),
     device: torch.device | str = "cpu",
     workers: int = 0,
+    log: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
     on_progress: OnProgress = silent,
     on_note: Note = lambda _: None,
@@ -104,6 +106,8 @@ def train(
         device: device to train on.
         workers: number of processes that read and augment images; 0 uses this process. The result does not depend on
             this number.
+        log: loggers that record the values of ``log.jsonl``: ``"tensorboard"`` and ``"wandb"``. The environment
+            variables of W&B apply, such as ``WANDB_MODE=offline``.
         stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.
         on_progress: progress callback.
         on_note: called with messages for the user.
@@ -116,6 +120,7 @@ def train(
         Interrupted: ``stop`` returned True.
         RcdmError: the loss is not finite.
     """
+    require_loggers(log)
     settings = read_recipe(recipe, TrainRecipe, overrides)
     if init is not None and not isinstance(init, WarmStart):
         run = read_run(Path(init))
@@ -136,7 +141,7 @@ def train(
             on_progress=interruptible(on_progress, stop),
             on_note=on_note,
         )
-        began_at = fit_run(trainer, out, settings.save_every, "Training", stop, on_progress)
+        began_at = fit_run(trainer, out, settings.save_every, "Training", stop, on_progress, log)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at)
 
 
@@ -151,6 +156,7 @@ def pretrain(
     overrides: Sequence[str] = (),
     device: torch.device | str = "cpu",
     workers: int = 0,
+    log: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
     on_progress: OnProgress = silent,
     on_note: Note = lambda _: None,
@@ -168,6 +174,8 @@ def pretrain(
         overrides: changes of the recipe, ``key=value`` with dotted keys and TOML values.
         device: device to train on.
         workers: number of processes that compute views; 0 computes them in this process.
+        log: loggers that record the values of ``log.jsonl``: ``"tensorboard"`` and ``"wandb"``. The environment
+            variables of W&B apply, such as ``WANDB_MODE=offline``.
         stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.
         on_progress: progress callback.
         on_note: called with messages for the user.
@@ -180,6 +188,7 @@ def pretrain(
         Interrupted: ``stop`` returned True.
         RcdmError: lightly is not installed, or the loss is not finite.
     """
+    require_loggers(log)
     settings, out = read_recipe(recipe, PretrainRecipe, overrides), Path(out)
     with output_folder(out) if is_main_process() else nullcontext():
         trainer = prepare_encoder(
@@ -194,7 +203,7 @@ def pretrain(
             on_progress=interruptible(on_progress, stop),
             on_note=on_note,
         )
-        began_at = fit_run(trainer, out, trainer.per_epoch, "Pretraining", stop, on_progress)
+        began_at = fit_run(trainer, out, trainer.per_epoch, "Pretraining", stop, on_progress, log)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at, out / ENCODER_FILE)
 
 
@@ -208,6 +217,7 @@ def train_autoencoder(
     overrides: Sequence[str] = (),
     device: torch.device | str = "cpu",
     workers: int = 0,
+    log: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
     on_progress: OnProgress = silent,
     on_note: Note = lambda _: None,
@@ -225,6 +235,8 @@ def train_autoencoder(
         overrides: changes of the recipe, ``key=value`` with dotted keys and TOML values.
         device: device to train on.
         workers: number of processes that crop images; 0 crops them in this process.
+        log: loggers that record the values of ``log.jsonl``: ``"tensorboard"`` and ``"wandb"``. The environment
+            variables of W&B apply, such as ``WANDB_MODE=offline``.
         stop: called regularly. If it returns True, a checkpoint is written and the training is interrupted.
         on_progress: progress callback.
         on_note: called with messages for the user.
@@ -237,6 +249,7 @@ def train_autoencoder(
         Interrupted: ``stop`` returned True.
         RcdmError: the loss is not finite.
     """
+    require_loggers(log)
     settings, out = read_recipe(recipe, AutoencoderRecipe, overrides), Path(out)
     with output_folder(out) if is_main_process() else nullcontext():
         trainer = prepare_autoencoder(
@@ -250,7 +263,7 @@ def train_autoencoder(
             on_progress=interruptible(on_progress, stop),
             on_note=on_note,
         )
-        began_at = fit_run(trainer, out, settings.save_every, "Training", stop, on_progress)
+        began_at = fit_run(trainer, out, settings.save_every, "Training", stop, on_progress, log)
     return TrainResult(out / CHECKPOINT, trainer.steps, began_at)
 
 
@@ -321,7 +334,13 @@ def cached_representations(folder: Path, on_note: Note) -> dict[Pair, Tensor]:
 
 
 def fit_run(
-    trainer: Trainer, out: Path, save_every: int, stage: str, stop: Callable[[], bool], on_progress: OnProgress
+    trainer: Trainer,
+    out: Path,
+    save_every: int,
+    stage: str,
+    stop: Callable[[], bool],
+    on_progress: OnProgress,
+    log: Sequence[str] = (),
 ) -> int:
     """Train to the last step, as in ``fit``, and report loss and speed. Returns the step that the call began at."""
 
@@ -329,7 +348,7 @@ def fit_run(
         note = f"loss {progress.values['loss']:.4f}, {progress.images_per_second:.0f} images/s"
         on_progress(stage, progress.step, progress.steps, note)
 
-    return fit(trainer, out, save_every=save_every, stop=stop, on_progress=show)
+    return fit(trainer, out, save_every=save_every, loggers=log, stop=stop, on_progress=show)
 
 
 def interruptible(on_progress: OnProgress, stop: Callable[[], bool]) -> OnProgress:

@@ -178,3 +178,22 @@ def test_result_with_any_path_is_printed_in_any_encoding(tmp_path, env):
     done = subprocess.run([*command, folder / "없음"], env=environment, cwd=ROOT, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.startswith(b"Error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "images", "--recipe", "clothing32"),
+        ("pretrain", "images", "--recipe", "clothing32-encoders", "--method", "dino"),
+        ("autoencoder", "images", "--recipe", "clothing64-autoencoder"),
+        ("distill", "clothing32", "images"),
+    ],
+)
+def test_logger_without_its_package_is_refused_before_any_work(invoke, workplace, monkeypatch, arguments):
+    monkeypatch.setattr("rcdm_cli.training.loggers.find_spec", lambda name: None)
+    (workplace / "images").mkdir(exist_ok=True)
+    done = invoke(*arguments, "--out", "logged", "--log", "wandb")
+    assert done.exit_code == 2
+    assert "--log wandb needs wandb" in " ".join(done.stderr.split())
+    assert "rcdm[wandb]" in done.stderr
+    assert not (workplace / "logged").exists()

@@ -1,8 +1,10 @@
-"""Processes that torchrun and srun start."""
+"""Processes that torchrun and srun start, and the defaults of W&B."""
+
+import os
 
 import pytest
 
-from rcdm_cli.cli._environment import Processes, first_host, processes
+from rcdm_cli.cli._environment import Processes, configure_wandb, first_host, processes
 
 SLURM_JOB = {"SLURM_JOB_ID": "123", "SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_JOB_NODELIST": "n[1-4]"}
 SLURM_STEP = {
@@ -45,3 +47,11 @@ def test_ranks_and_address_of_a_slurm_step():
 )
 def test_first_host_of_a_slurm_list(nodes, first):
     assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize(("given", "mode"), [(None, "offline"), ("online", "online")])
+def test_wandb_is_offline_unless_the_user_sets_a_mode(monkeypatch, given, mode):
+    monkeypatch.setattr("os.environ", {} if given is None else {"WANDB_MODE": given, "WANDB_PROJECT": "own"})
+    configure_wandb()
+    assert os.environ["WANDB_MODE"] == mode
+    assert os.environ["WANDB_PROJECT"] == ("rcdm" if given is None else "own")
