@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,9 +32,13 @@ def core() -> Any:
 
     Destroying two ``Core``s in creation order restores a dangling ``sigaltstack``: the next signal, such as Ctrl-C,
     is then a segmentation fault (OpenVINO 2026.4).
+
+    The first read of ``Tensor.data`` initializes a static table while it waits for the GIL. If two threads do the first
+    read at the same time, both wait forever. The read here happens before any thread runs an engine.
     """
     import openvino
 
+    _ = openvino.Tensor(np.zeros(1, dtype=np.float32)).data
     return openvino.Core()
 
 
