@@ -25,7 +25,7 @@ class ScheduleSpec(Spec):
     """
 
     kind: Literal["linear", "cosine"] = "linear"
-    timesteps: int = Field(1000, ge=1, le=10_000)
+    timesteps: int = Field(1000, ge=1, le=100_000)
 
     @model_validator(mode="after")
     def _last_beta_is_below_one(self) -> Self:
