@@ -29,6 +29,7 @@ def is_vectors(path: Path) -> bool:
         try:
             with zipfile.ZipFile(path) as file:
                 return not {"about.npy", "paths.npy", "labels.npy"} & set(file.namelist())
+        # zipfile raises NotImplementedError for zip versions above 6.3.
         except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
             return False  # The reader of the file describes the error.
     if suffix == ".safetensors" and path.is_file():
