@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
+from torch.profiler import record_function
 from torch.utils.data import Dataset
 
 from rcdm_cli.core.errors import InputError
@@ -196,7 +197,8 @@ class AutoencoderTrainer:
 
     def train_step(self, step: int) -> dict[str, float | Tensor]:
         """Do one optimizer step."""
-        images = to_float(next(self.batches))
+        with record_function("train: data"):
+            images = to_float(next(self.batches))
         rank, world_size = distributed.rank(), distributed.world_size()
         channels, side = self.recipe.autoencoder.latent_channels, self.recipe.size // self._factor
         draw = generator("autoencoder posterior", self.plan.seed, step, device=self.device)
@@ -205,20 +207,22 @@ class AutoencoderTrainer:
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         with distributed.explain_lost_process():
-            with autocast(self.plan.precision, self.device):
+            with record_function("train: forward"), autocast(self.plan.precision, self.device):
                 reconstructed, divergence = self.network(images, noise[rank::world_size])
                 terms = {"absolute_error": (reconstructed - images).abs().mean(dim=(1, 2, 3)), "kl": divergence}
                 loss = terms["absolute_error"] + self.recipe.kl_weight / images[0].numel() * divergence
                 if self.distance is not None and self.recipe.perceptual is not None:
                     terms["perceptual"] = self.distance(reconstructed, images)
                     loss = loss + self.recipe.perceptual.weight * terms["perceptual"]
-            # DistributedDataParallel divides the sum of the gradients by the number of processes.
-            (loss.sum() / self.plan.batch * world_size).backward()
-        if self.plan.clip:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
-        self.optimizer.step()
-        decay = min(self.recipe.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
+            with record_function("train: backward"):
+                # DistributedDataParallel divides the sum of the gradients by the number of processes.
+                (loss.sum() / self.plan.batch * world_size).backward()
+        with record_function("train: optimizer"):
+            if self.plan.clip:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.clip)
+            self.optimizer.step()
+        with record_function("train: ema"), torch.no_grad():
+            decay = min(self.recipe.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(self.ema_model.parameters()), list(self.model.parameters()), 1 - decay)
         terms["loss"] = loss
         means = {name: distributed.all_reduce_sum(v.detach().sum() / self.plan.batch) for name, v in terms.items()}

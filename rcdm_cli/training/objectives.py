@@ -154,7 +154,10 @@ def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> P
         InputError: the loss does not accept an option, the head is missing or not supported, or supervised training
             has fewer than two classes.
     """
-    from lightly.loss import BarlowTwinsLoss, DINOLoss, NTXentLoss, VICRegLoss
+    from lightly.loss import BarlowTwinsLoss, DINOLoss
+
+    # lightly is an optional package.
+    from rcdm_cli.training.criteria import NTXent, VICReg
 
     method = encoder.spec.method
     if method == "supervised":
@@ -169,9 +172,12 @@ def build_objective(encoder: Encoder, options: MethodOptions, classes: int) -> P
         raise InputError(f"[methods.{method}] needs a head, because its loss is computed at the projector level.")
     if method == "dino":
         return Dino(encoder, _build(DINOLoss, options.loss, "loss", output_dim=options.prototypes), options)
-    criterion = {"simclr": NTXentLoss, "vicreg": VICRegLoss, "barlow": BarlowTwinsLoss}[method]
-    # Checkpoints do not contain a memory bank, so a run with one could not be resumed.
-    fixed = {"memory_bank_size": 0} if method == "simclr" else {}
+    criterion = {"simclr": NTXent, "vicreg": VICReg, "barlow": BarlowTwinsLoss}[method]
+    # The objective gathers the images of all processes. A second gathering would count them twice.
+    fixed: dict[str, Any] = {"gather_distributed": False}
+    if method == "simclr":
+        # Checkpoints do not contain a memory bank, so a run with one could not be resumed.
+        fixed["memory_bank_size"] = 0
     return TwoViews(encoder, _build(criterion, options.loss, "loss", **fixed))
 
 

@@ -51,6 +51,11 @@ def prepare_encoder(
             f"optimization.accumulate={recipe.optimization.accumulate} is supported for denoisers only, because the "
             "losses of encoders compare the images of a batch. Reduce optimization.batch to save memory."
         )
+    if recipe.optimization.batch < 2:
+        raise InputError(
+            "optimization.batch=1 is too small to train an encoder, because losses and batch norms compare the images "
+            "of a batch. Set optimization.batch to at least 2."
+        )
     if recipe.optimization.batch % world_size():
         raise InputError(
             f"optimization.batch={recipe.optimization.batch} cannot be divided by {world_size()} processes, which the "

@@ -196,6 +196,7 @@ class PretrainTrainer:
             if self.plan.clip:
                 torch.nn.utils.clip_grad_norm_(self.objective.parameters(), self.plan.clip)
             self.optimizer.step()
+        with record_function("train: ema"):
             self.objective.after_step((step + 1) / self.steps)
         return {"loss": distributed.all_reduce_sum(loss.detach() / distributed.world_size()), "lr": lr}
 

@@ -72,6 +72,25 @@ def test_barlow_equals_the_cross_correlation_loss():
     torch.testing.assert_close(made(batch, LABELS), expected)
 
 
+@pytest.mark.parametrize(
+    ("method", "lightly_name", "options"),
+    [
+        ("simclr", "NTXentLoss", {"temperature": 0.05}),
+        ("vicreg", "VICRegLoss", {"lambda_param": 3.0, "mu_param": 5.0, "nu_param": 7.0, "eps": 0.1}),
+    ],
+)
+def test_losses_without_masks_equal_the_losses_of_lightly(method, lightly_name, options):
+    import lightly.loss
+
+    draw = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(BATCH, 5, generator=draw).mul(3).requires_grad_() for _ in range(2)]
+    own = objective(method, loss=options).criterion(*inputs)
+    gradients = torch.autograd.grad(own, inputs)
+    expected = getattr(lightly.loss, lightly_name)(**options)(*inputs)
+    torch.testing.assert_close(own, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected, inputs))
+
+
 def test_supervised_equals_cross_entropy_of_labelled_images():
     made, batch = objective("supervised", loss={"label_smoothing": 0.1}), views(32)
     logs = F.log_softmax(made.classifier(made.encoder.trunk(batch[0])), dim=1)
@@ -172,7 +191,7 @@ def test_supervised_with_a_head_raises():
 
 
 def test_unknown_option_raises_and_lists_the_options():
-    with pytest.raises(InputError, match=r"loss has no option temperatur\. Its options: temperature, "):
+    with pytest.raises(InputError, match=r"loss has no option temperatur\. Its options: temperature\."):
         objective("simclr", loss={"temperatur": 0.1})
     with pytest.raises(InputError, match=r"transform has no option input_size\. Its options: cj_prob, "):
         build_transform("simclr", {"input_size": 3}, 32)
@@ -181,8 +200,14 @@ def test_unknown_option_raises_and_lists_the_options():
         objective("simclr", loss={"memory_bank_size": 8})
 
 
+@pytest.mark.parametrize("method", ["simclr", "vicreg", "barlow"])
+def test_losses_cannot_gather_the_images_of_all_processes_twice(method):
+    with pytest.raises(InputError, match="loss has no option gather_distributed"):
+        objective(method, loss={"gather_distributed": True})
+
+
 def test_invalid_option_value_raises():
-    with pytest.raises(InputError, match=r"NTXentLoss rejects loss = \{'temperature': 0\.0\}: Illegal temperature"):
+    with pytest.raises(InputError, match=r"NTXent rejects loss = \{'temperature': 0\.0\}: Illegal temperature"):
         objective("simclr", loss={"temperature": 0.0})
     with pytest.raises(InputError, match=r"DINOTransform rejects transform = \{'gaussian_blur': \[1\.0\]\}"):
         build_transform("dino", {"gaussian_blur": [1.0]}, 32)

@@ -128,13 +128,16 @@ def test_validation_split_within_the_training_images_raises(recipe, images, tmp_
         pretrain(recipe, "simclr", images, tmp_path / "run", validation_split="cat")
 
 
-def test_unusable_validation_split_and_accumulation_raise(recipe, tmp_path):
+def test_unusable_validation_split_and_batches_raise(recipe, tmp_path):
     data = write_images(tmp_path / "data", {"train/cat": 2, "train/dog": 2, "val/bird": 1})
     with pytest.raises(InputError, match=r"No image of `validation_split` val belongs to a class .* \(cat, dog\)"):
         pretrain(recipe, "simclr", data, tmp_path / "run", split="train", validation_split="val")
     parts = recipe.model_copy(update={"optimization": recipe.optimization.model_copy(update={"accumulate": 2})})
     with pytest.raises(InputError, match=r"optimization\.accumulate=2 is supported for denoisers only"):
         pretrain(parts, "simclr", data, tmp_path / "run")
+    single = recipe.model_copy(update={"optimization": recipe.optimization.model_copy(update={"batch": 1})})
+    with pytest.raises(InputError, match=r"optimization\.batch=1 is too small"):
+        pretrain(single, "simclr", data, tmp_path / "run", split="train")
 
 
 def test_trainer_sets_the_epoch_of_the_objective(images, tmp_path):
