@@ -12,7 +12,8 @@ number of sampling steps from ``--sampling``; the decoder of a latent space coun
 Each contender is trained, exported, evaluated on the validation images, and sampled for twelve validation images. The
 folders are ``OUT/NAME``: the run with its loss curve ``run/log.jsonl``, the bundle, and the results. The same call
 resumes. The table is written to ``OUT/table.md`` and printed after each contender. The autoencoders are trained first,
-by the recipe clothing64-autoencoder, unless ``--autoencoder`` names the one of ``latents4``.
+by the recipe clothing64-autoencoder, unless ``--autoencoder`` names them. Several calls with different contenders can
+run at the same time in different folders.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from rcdm_cli.training.recipe import AutoencoderRecipe, TrainRecipe, read_recipe
 
 RECIPE = "clothing64"
 AUTOENCODER = "clothing64-autoencoder"
-LATENTS8 = ["autoencoder.block_out_channels=[16, 32, 64, 64]", "autoencoder.latent_channels=8"]
+LATENTS8 = ["autoencoder.block_out_channels=[32, 64, 64, 64]", "autoencoder.latent_channels=8"]
 """Changes of the autoencoder of ``latents4`` that give latents 8 times smaller per side."""
 
 
@@ -106,25 +107,23 @@ def command(*arguments: str | Path) -> None:
 
 def measure(name: str, changes: list[str], options: argparse.Namespace, autoencoder: KLSpec | None) -> dict[str, Any]:
     """Train, export, evaluate and show one contender, and return its row of the table."""
+    changes = [*changes, "augmentation.probability=0", *options.set]
     recipe = read_recipe(RECIPE, TrainRecipe, changes)
     cost = Cost.of(recipe, autoencoder)
     training_steps = cost.training_steps(options.training * 1e12, recipe.optimization.batch)
     sampling_steps = cost.sampling_steps(options.sampling * 1e9)
     folder: Path = options.out / name
-    changes = [
-        *changes,
-        f"steps={training_steps}",
-        "augmentation.probability=0",
-        f"sample_every={max(1, training_steps // 4)}",
-    ]
+    changes = [*changes, f"steps={training_steps}", f"sample_every={max(1, training_steps // 4)}"]
     data, run, bundle = options.data, folder / "run", folder / name
     if not (bundle / "manifest.json").exists():
         encoders: list[str] = [value for reference in options.encoder for value in ("--encoder", reference)]
         splits = ["--split", "train", "--validation-split", "val"]
         sets: list[str] = [value for change in changes for value in ("--set", change)]
-        command("train", data, *splits, "--recipe", recipe_path(RECIPE), *encoders, *sets, "--out", run)
+        device: list[str] = ["--device", options.device]
+        command("train", data, *splits, "--recipe", recipe_path(RECIPE), *encoders, *sets, *device, "--out", run)
         command("export", run, "--out", bundle)
     sampling: list[str | Path] = ["--bundle", bundle, "--steps", str(sampling_steps), "--level", "backbone"]
+    sampling += ["--device", options.device]
     results = folder / "evaluation"
     if not (results / "results.json").exists():
         command("evaluate", data, "--split", "val", "--samples", "1", *sampling, "--out", results)
@@ -184,7 +183,7 @@ def trained_autoencoder(options: argparse.Namespace, name: str, changes: list[st
     spec = read_recipe(AUTOENCODER, AutoencoderRecipe, changes).autoencoder
     if not (out / "finished").exists():
         sets = [value for change in [*changes, *options.autoencoder_set] for value in ("--set", change)]
-        splits = ["--split", "train", "--validation-split", "val", "--workers", "0"]
+        splits = ["--split", "train", "--validation-split", "val", "--device", options.device]
         command("autoencoder", options.data, *splits, "--recipe", recipe_path(AUTOENCODER), *sets, "--out", out)
         (out / "finished").touch()
     return out, spec
@@ -200,24 +199,30 @@ def main() -> None:
     parser.add_argument("--sampling", type=float, default=8.4, help="10^9 operations of a sample")
     parser.add_argument("--only", default="pixels,patches2,patches4,latents4,latents8", help="names of spaces")
     parser.add_argument("--objectives", metavar="SPACE", help="space in which to compare objectives")
-    parser.add_argument("--autoencoder", type=Path, help="folder of a trained autoencoder for latents4")
+    parser.add_argument("--objective", choices=OBJECTIVES, help="compare this objective only")
+    help_text = "folder of the trained autoencoder of latents4 or latents8; repeatable"
+    parser.add_argument("--autoencoder", action="append", default=[], metavar="SPACE=FOLDER", help=help_text)
     parser.add_argument("--autoencoder-set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of all contenders")
+    parser.add_argument("--device", default="auto")
     options = parser.parse_args()
 
     names = options.only.split(",") if options.only else []
     needed = {*names, *([options.objectives] if options.objectives else [])}
     folders, specs = {"latents4": Path(), "latents8": Path()}, {}
-    if "latents4" in needed and options.autoencoder:
-        recipe = read_recipe(AUTOENCODER, AutoencoderRecipe, [])
-        folders["latents4"], specs["latents4"] = options.autoencoder, recipe.autoencoder
+    given = dict(value.split("=", 1) for value in options.autoencoder)
     for name, changes in {"latents4": [], "latents8": LATENTS8}.items():
-        if name in needed and name not in specs:
+        if name in given:
+            spec = read_recipe(AUTOENCODER, AutoencoderRecipe, changes).autoencoder
+            folders[name], specs[name] = Path(given[name]), spec
+        elif name in needed:
             folders[name], specs[name] = trained_autoencoder(options, f"autoencoder-{name}", changes)
     changes_of = spaces(folders["latents4"], folders["latents8"])
     contenders = {name: (name, changes_of[name]) for name in names}
     if options.objectives:
         base = changes_of[options.objectives]
-        contenders |= {f"{options.objectives}-{name}": (options.objectives, base + o) for name, o in OBJECTIVES.items()}
+        compared = {name: o for name, o in OBJECTIVES.items() if options.objective in (None, name)}
+        contenders |= {f"{options.objectives}-{name}": (options.objectives, base + o) for name, o in compared.items()}
     rows = []
     for name, (own, changes) in contenders.items():
         rows.append(measure(name, changes, options, specs.get(own)))

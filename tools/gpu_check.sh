@@ -8,7 +8,7 @@
 # inductor; export to ONNX and TensorRT; sampling with the exported graphs. $OUT/gpu_check.json is written after each
 # stage. The exit code is 1 if a stage failed or was ended at its limit.
 #
-# Environment variables: BUDGET (seconds), DEVICE, PYTHON (interpreter), BUNDLE (for sampling), BATCHES, PRECISIONS (of
+# Environment variables: BUDGET (seconds), STAGES (names of the stages to run, separated by spaces), DEVICE, PYTHON (interpreter), BUNDLE (for sampling), BATCHES, PRECISIONS (of
 # the TensorRT plans), TESTS (arguments of pytest), TRAIN_STEPS, ROUNDS, EAGER_BACKENDS and EXPORTED_BACKENDS (of the two
 # sampling stages), SMALL and LARGE (changes of the recipe rcdm128 for the two training stages, separated by spaces), and
 # SCALE (multiplies the limits of the stages).
@@ -38,6 +38,7 @@ fi
 source "$root/tools/gpu_stages.sh"
 cp -r "$bundle" "$stages/bundle"
 
+selected() { [[ " ${STAGES:-$1} " == *" $1 "* ]]; } # name of a stage
 train() { # name, limit, changes of the recipe...
     local name=$1 limit=$2
     shift 2
@@ -57,15 +58,17 @@ bench() { # name, limit, backends
 }
 
 failed=0
-train train_64 90 "${small[@]}" || failed=1
-train train_128 90 "${large[@]}" || failed=1
-stage tests 70 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" || failed=1
-bench sampling_torch 60 "${EAGER_BACKENDS:-torch,inductor}" || failed=1
 largest=$(tr , '\n' <<<"$batches" | sort -n | tail -n 1)
 trt=(--trt)
 [ "$device" = cuda ] || trt=()
-stage export 60 "$python" -m rcdm_cli export "$stages/bundle" "${trt[@]}" --precision "${PRECISIONS:-fp32,fp16}" \
-    --max-batch "$largest" --json || failed=1
-bench sampling_exported 60 "${EXPORTED_BACKENDS:-auto}" || failed=1
+if selected train_64; then train train_64 90 "${small[@]}" || failed=1; fi
+if selected train_128; then train train_128 90 "${large[@]}" || failed=1; fi
+if selected tests; then stage tests 70 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" || failed=1; fi
+if selected sampling_torch; then bench sampling_torch 60 "${EAGER_BACKENDS:-torch,inductor}" || failed=1; fi
+if selected export; then
+    stage export 60 "$python" -m rcdm_cli export "$stages/bundle" "${trt[@]}" --precision "${PRECISIONS:-fp32,fp16}" \
+        --max-batch "$largest" --json || failed=1
+fi
+if selected sampling_exported; then bench sampling_exported 60 "${EXPORTED_BACKENDS:-auto}" || failed=1; fi
 echo "$result"
 exit $failed

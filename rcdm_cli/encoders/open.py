@@ -55,7 +55,7 @@ def open_encoder(
     parsed = Reference.parse(parsed.model_dump(exclude_unset=True) | overrides, f"`encoder` {reference}")
     encoder = _open(parsed).float().eval().requires_grad_(False)
     encoder.reference = reference
-    return with_layers([encoder], levels)[0]
+    return with_layers([encoder], [*levels, *parsed.layer_names()])[0]
 
 
 def _open(reference: Reference) -> Encoder:

@@ -64,6 +64,7 @@ class Reference(Spec):
         activation: activation between the layers of the head, or in the MLPs of CLIP and SigLIP.
         axis: axis of the positions in an ONNX output (B, N, D) or (B, D, N).
         output: name of an ONNX output, or two names with a slash between them: backbone and projector.
+        layers: layers that become levels besides backbone and projector, by module path, with slashes between them.
     """
 
     target: str
@@ -85,6 +86,7 @@ class Reference(Spec):
     axis: int | None = Field(default=None, ge=1, le=2)
     output: str | None = None
     activation: Literal["relu", "gelu", "tanh", "quick_gelu", "gelu_tanh"] | None = None
+    layers: str | None = None
 
     @field_validator("target", "head")
     @classmethod
@@ -113,13 +115,17 @@ class Reference(Spec):
         return self
 
     def check(self, what: str, allowed: Collection[str]) -> None:
-        """Check that no option except ``allowed`` and ``method`` is given; ``what`` names the target in the error."""
-        accepted = {"target", "method", *allowed}
+        """Check that no option except ``allowed``, ``method`` and ``layers`` is given; ``what`` names the target."""
+        accepted = {"target", "method", "layers", *allowed}
         if wrong := [name for name in type(self).model_fields if name in self.model_fields_set - accepted]:
             raise InputError(
                 f"`encoder` {self.target}: {', '.join(wrong)} is not an option of {what}."
                 f" Options: {', '.join(sorted(accepted - {'target'}))}."
             )
+
+    def layer_names(self) -> list[str]:
+        """Return the names in ``layers``."""
+        return [name for name in (self.layers or "").split("/") if name]
 
     def name(self) -> str:
         """Return the name of the encoder: ``method``, else a name derived from the target."""

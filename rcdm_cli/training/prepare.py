@@ -14,6 +14,7 @@ from rcdm_cli.encoders.encoder import Encoder, level_index
 from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.inferred import inferred_lines
 from rcdm_cli.encoders.open import open_encoder
+from rcdm_cli.encoders.reference import parse_reference
 from rcdm_cli.training.augmentation import Augmenter
 from rcdm_cli.training.autoencoder import EVALUATION_IMAGES, AutoencoderImages, AutoencoderTrainer
 from rcdm_cli.training.denoiser import DenoiserTrainer
@@ -137,7 +138,7 @@ def prepare_denoiser(
     check_splits(split, validation_split)
     source = open_dataset(data, split, on_note)
     validation_source = None if validation_split is None else open_dataset(data, validation_split, on_note)
-    opened = _open_encoders(encoders or recipe.encoders, recipe, on_note)
+    opened, projections = _open_encoders(encoders or recipe.encoders, recipe, on_note)
     autoencoder = autoencoder_of(recipe.denoiser.space, recipe.autoencoder)
     config = recipe.augmentation if recipe.augmentation and recipe.augmentation.probability else None
     largest = max(recipe.denoiser.size, *(encoder.spec.preprocessing.size for encoder in opened))
@@ -146,12 +147,6 @@ def prepare_denoiser(
             f"Random crops of {config.side(1)} pixels are smaller than the input size of {largest} pixels. Set "
             f"augmentation.image_size={math.ceil(largest / config.crop)}, or a larger augmentation.crop."
         )
-    projections = tuple(
-        Representation(method=spec.method, level=level, width=spec.width_at(level))
-        for spec in (encoder.spec for encoder in opened)
-        for level in spec.levels
-        if level in recipe.levels
-    )
     reader = RunImages(
         recipe.denoiser.size,
         opened,
@@ -200,8 +195,13 @@ def _open_encoder(reference: str, on_note: Note) -> Encoder:
     return encoder
 
 
-def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe, on_note: Note) -> list[Encoder]:
-    """Open encoders with different method names and at least one of the recipe's levels, with these layers as levels.
+def _open_encoders(
+    references: Sequence[str | Encoder], recipe: TrainRecipe, on_note: Note
+) -> tuple[list[Encoder], tuple[Representation, ...]]:
+    """Open encoders with different method names, and return them with the representations to train on.
+
+    The representations of an encoder are those of the recipe's levels that the encoder has, and those of the layers
+    that its reference names.
 
     Raises:
         InputError: there is no encoder, an encoder cannot be opened, a name occurs twice, or the levels are missing.
@@ -209,17 +209,23 @@ def _open_encoders(references: Sequence[str | Encoder], recipe: TrainRecipe, on_
     if not references:
         raise InputError("The recipe names no encoders. Set `encoders`, or encoders = [...] in the recipe.")
     opened: dict[str, Encoder] = {}
+    wanted: dict[str, set[str]] = {}
     for reference in references:
         encoder = reference if isinstance(reference, Encoder) else _open_encoder(reference, on_note)
         method = encoder.spec.method
         if method in opened:
             raise InputError(f"Two `encoders` are named {method!r}. Rename one of them with REFERENCE,method=NAME.")
         opened[method] = encoder
+        layers = [] if isinstance(reference, Encoder) else parse_reference(reference).layer_names()
+        wanted[method] = {*recipe.levels, *layers}
     found = with_layers(list(opened.values()), recipe.levels)
-    for encoder in found:
-        if not set(encoder.spec.levels) & set(recipe.levels):
-            level_index(encoder.spec, recipe.levels[0])
-    return found
+    projections = []
+    for spec in (encoder.spec for encoder in found):
+        own = [level for level in spec.levels if level in wanted[spec.method]]
+        if not own:
+            level_index(spec, recipe.levels[0])
+        projections += [Representation(method=spec.method, level=level, width=spec.width_at(level)) for level in own]
+    return found, tuple(projections)
 
 
 def _labelled(

@@ -23,7 +23,8 @@ def test_contenders_use_at_most_the_budgets(name):
     assert 8.4e9 - cost.call < sample <= 8.4e9
     batch = recipe.optimization.batch
     training = cost.training_steps(1e14, batch) * 3 * cost.call * batch
-    assert training == pytest.approx(1e14, rel=1e-3)
+    # The number of steps is rounded.
+    assert abs(training - 1e14) <= 3 * cost.call * batch / 2
     # A denoiser that costs several times more would sample with too few steps to compare.
     assert cost.sampling_steps(8.4e9) >= 7
 

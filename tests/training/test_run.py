@@ -11,6 +11,8 @@ from rcdm_cli.core.errors import InputError, Interrupted
 from rcdm_cli.core.files import read_metadata, read_tensors, write_tensors
 from rcdm_cli.data.crop import center_crop
 from rcdm_cli.data.tensor import to_tensor
+from rcdm_cli.encoders.encoder import save_encoder
+from rcdm_cli.encoders.open import open_encoder
 from rcdm_cli.training.prepare import prepare_denoiser
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
 from rcdm_cli.training.run import cached_representations, read_run, train
@@ -142,3 +144,16 @@ def write_bitmap(path, value):
     """Write a grey BMP. All values have the same file size."""
     path.parent.mkdir(exist_ok=True)
     Image.new("RGB", (40, 40), (value, value, value)).save(path)
+
+
+def test_option_layers_of_a_reference_adds_representations_of_that_encoder_only(data, tmp_path):
+    save_encoder(tiny_encoder(), tmp_path / "own.safetensors")
+    reference = f"{tmp_path / 'own.safetensors'}"
+    references = [f"{reference},layers=layer1/layer3,method=first", f"{reference},method=second"]
+    train(data / "tiny.toml", data / "images", tmp_path / "run", encoders=references, overrides=["steps=1"])
+    run = read_run(tmp_path / "run")
+    levels = [(p.method, p.level) for p in run.model.conditioning.spec.projections]
+    own = tiny_encoder().spec.levels
+    assert levels == [("first", level) for level in ("layer1", "layer3", *own)] + [("second", level) for level in own]
+    with pytest.raises(InputError, match=r"no layer 'layer9'"):
+        open_encoder(f"{reference},layers=layer9")
