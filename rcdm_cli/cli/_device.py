@@ -1,15 +1,11 @@
-"""Device of a command: choose the device, open a bundle, and join the processes of a distributed command."""
+"""Device of a command: choose the device, and open a bundle on the device."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
-
-import typer
 
 from rcdm_cli.cli._environment import processes
 from rcdm_cli.cli._options import EngineOptions
 from rcdm_cli.cli._output import Output
-from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.core.errors import RcdmError
 from rcdm_cli.core.resources import bundle_path
 
 if TYPE_CHECKING:
@@ -86,32 +82,3 @@ def open_bundle(out: Output, bundle_name: str, engine: EngineOptions) -> "Bundle
     )
     out.note(f"Denoiser: {bundle.selection.reason}")
     return bundle
-
-
-@contextmanager
-def distributed(out: Output, device: str) -> Iterator[tuple["torch.device", Output]]:
-    """Join the processes that ``torchrun`` or ``srun`` started; yield the device and the output of this process.
-
-    Only the main process prints messages and errors.
-
-    Raises:
-        InputError: ``device`` is one GPU, or MPS, and there are several processes.
-        RcdmError: the device is not available.
-    """
-    from rcdm_cli.training.distributed import is_main_process, process_group
-
-    own = processes()
-    started = f"but {own.launcher} started {own.world_size} processes"
-    if own.world_size > 1 and ":" in device:
-        raise InputError(f"--device {device} is one device, {started}. Use cuda.")
-    own_device = device_of_process(device)
-    if own.world_size > 1 and own_device.type == "mps":
-        raise InputError(f"MPS is one device, {started}. Use --device cpu.")
-    with process_group(own.rank, own.world_size, own_device, own.init_method):
-        try:
-            yield own_device, out if is_main_process() else Output(quiet=True)
-        except RcdmError as error:
-            if is_main_process():
-                raise
-            # The main process prints the error, which is the same in all processes.
-            raise typer.Exit(error.exit_code) from error

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import distributed
 from rcdm_cli.cli._options import MACHINE_PANEL, Device, Log, Out, RecipeName, Set, Source, Split, option
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._signals import stop_on_signal
+from rcdm_cli.cli._training import training_process
 
 
 @command("autoencoder", panel="Models", distributed=True)
@@ -50,26 +49,19 @@ def autoencoder(
     settings = read_recipe(recipe, AutoencoderRecipe, overrides or ())
     if settings.perceptual:
         require_encoder_file(settings.perceptual.encoder)
-    from rcdm_cli.training.distributed import is_main_process
     from rcdm_cli.training.run import train_autoencoder
 
-    with distributed(output, device) as (own_device, messages), messages.stages() as on_progress:
-        with stop_on_signal() as stop:
-            result = train_autoencoder(
-                settings,
-                data,
-                out,
-                split=split,
-                validation_split=validation_split,
-                device=own_device,
-                workers=workers,
-                log=log or (),
-                stop=stop,
-                on_progress=on_progress,
-                on_note=messages.note,
-            )
-        is_main = is_main_process()
-    if is_main:
-        values = asdict(result)
-        del values["encoder"]
-        output.result(values, [out])
+    with training_process(output, device) as process:
+        result = train_autoencoder(
+            settings,
+            data,
+            out,
+            split=split,
+            validation_split=validation_split,
+            workers=workers,
+            log=log or (),
+            **process,
+        )
+    values = asdict(result)
+    del values["encoder"]
+    output.result(values, [out])

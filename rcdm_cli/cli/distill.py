@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import distributed
 from rcdm_cli.cli._options import (
     BUNDLE,
     MACHINE_PANEL,
@@ -21,7 +20,7 @@ from rcdm_cli.cli._options import (
     option,
 )
 from rcdm_cli.cli._output import Output
-from rcdm_cli.cli._signals import stop_on_signal
+from rcdm_cli.cli._training import training_process
 from rcdm_cli.core.resources import bundle_path
 
 
@@ -78,30 +77,23 @@ def distill(
 
     settings, folder = read_recipe(recipe, DistillRecipe, overrides or ()), bundle_path(bundle)
     from rcdm_cli.exporting.distillation import distill as run_distill
-    from rcdm_cli.training.distributed import is_main_process
 
-    with distributed(output, device) as (own_device, messages), messages.stages() as on_progress:
-        with stop_on_signal() as stop:
-            result = run_distill(
-                folder,
-                data,
-                out,
-                steps=steps,
-                recipe=settings,
-                guidance=guidance,
-                split=split,
-                validation_split=validation_split,
-                limit=limit,
-                num_samples=samples,
-                device=own_device,
-                workers=workers,
-                log=log or (),
-                stop=stop,
-                on_progress=on_progress,
-                on_note=messages.note,
-            )
-        is_main = is_main_process()
-    if is_main:
-        for count, comparison in result.comparisons.items():
-            output.note(f"{comparison}{'' if count in result.bundles else ' This student is not installed.'}")
-        output.result(result.as_json(), [*result.bundles.values()])
+    with training_process(output, device) as process:
+        result = run_distill(
+            folder,
+            data,
+            out,
+            steps=steps,
+            recipe=settings,
+            guidance=guidance,
+            split=split,
+            validation_split=validation_split,
+            limit=limit,
+            num_samples=samples,
+            workers=workers,
+            log=log or (),
+            **process,
+        )
+    for count, comparison in result.comparisons.items():
+        output.note(f"{comparison}{'' if count in result.bundles else ' This student is not installed.'}")
+    output.result(result.as_json(), [*result.bundles.values()])

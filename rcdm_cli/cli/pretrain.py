@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import distributed
 from rcdm_cli.cli._options import (
     MACHINE_PANEL,
     CostOnly,
@@ -21,7 +20,7 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import print_cost
-from rcdm_cli.cli._signals import stop_on_signal
+from rcdm_cli.cli._training import training_process
 
 
 @command("pretrain", panel="Models", distributed=True)
@@ -70,25 +69,18 @@ def pretrain(
 
         print_cost(output, training_plan(settings, len(open_dataset(data, split)), method))
         return
-    from rcdm_cli.training.distributed import is_main_process
     from rcdm_cli.training.run import pretrain as pretrain_encoder
 
-    with distributed(output, device) as (own_device, messages), messages.stages() as on_progress:
-        with stop_on_signal() as stop:
-            result = pretrain_encoder(
-                settings,
-                method,
-                data,
-                out,
-                split=split,
-                validation_split=validation_split,
-                device=own_device,
-                workers=workers,
-                log=log or (),
-                stop=stop,
-                on_progress=on_progress,
-                on_note=messages.note,
-            )
-        is_main = is_main_process()
-    if is_main:
-        output.result({"encoder": result.encoder, **asdict(result)}, [result.encoder])
+    with training_process(output, device) as process:
+        result = pretrain_encoder(
+            settings,
+            method,
+            data,
+            out,
+            split=split,
+            validation_split=validation_split,
+            workers=workers,
+            log=log or (),
+            **process,
+        )
+    output.result({"encoder": result.encoder, **asdict(result)}, [result.encoder])

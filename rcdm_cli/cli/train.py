@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from rcdm_cli.cli._command import command
-from rcdm_cli.cli._device import distributed
 from rcdm_cli.cli._options import (
     ENCODER_HELP,
     MACHINE_PANEL,
@@ -21,7 +20,7 @@ from rcdm_cli.cli._options import (
 )
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._runs import print_cost
-from rcdm_cli.cli._signals import stop_on_signal
+from rcdm_cli.cli._training import training_process
 from rcdm_cli.core.resources import CHECKPOINT, bundle_path
 
 if TYPE_CHECKING:
@@ -94,31 +93,24 @@ def train(
 
         print_cost(output, training_plan(settings, len(open_dataset(data, split))))
         return
-    from rcdm_cli.training.distributed import is_main_process
     from rcdm_cli.training.run import train as train_denoiser
 
-    with distributed(output, device) as (own_device, messages), messages.stages() as on_progress:
-        with stop_on_signal() as stop:
-            result = train_denoiser(
-                settings,
-                data,
-                out,
-                split=split,
-                validation_split=validation_split,
-                encoders=encoders or (),
-                init=None if init is None else _warm_start(init),
-                device=own_device,
-                workers=workers if workers is not None else 0 if own_device.type == "cpu" else 4,
-                log=log or (),
-                stop=stop,
-                on_progress=on_progress,
-                on_note=messages.note,
-            )
-        is_main = is_main_process()
-    if is_main:
-        values = asdict(result)
-        del values["encoder"]
-        output.result(values, [result.checkpoint])
+    with training_process(output, device) as process:
+        result = train_denoiser(
+            settings,
+            data,
+            out,
+            split=split,
+            validation_split=validation_split,
+            encoders=encoders or (),
+            init=None if init is None else _warm_start(init),
+            workers=workers if workers is not None else 0 if process["device"].type == "cpu" else 4,
+            log=log or (),
+            **process,
+        )
+    values = asdict(result)
+    del values["encoder"]
+    output.result(values, [result.checkpoint])
 
 
 def _warm_start(name_or_path: str) -> "WarmStart | Path":

@@ -10,7 +10,7 @@ from rcdm_cli.backends.tensorrt.target import PlanTarget
 from rcdm_cli.bundle.manifest import read_manifest
 from rcdm_cli.core.errors import InputError, RcdmError
 from rcdm_cli.core.files import sha256, write_json
-from rcdm_cli.core.resources import bundle_path
+from rcdm_cli.core.resources import DEMO_BUNDLE, bundle_path
 from rcdm_cli.exporting.install import current_graph
 from rcdm_cli.exporting.tensorrt import plans
 from rcdm_cli.exporting.tensorrt.builder import PlanRequest, serialized
@@ -117,26 +117,20 @@ def test_swapped_or_missing_graph_is_rejected(folder):
         build_plan_for(folder, "fp16", 4, CPU)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """The demo bundle with all graphs."""
-    folder = tmp_path_factory.mktemp("bundles") / "demo"
-    manifest = read_manifest(bundle_path("clothing32"))
-    folder.mkdir()
-    for entry in (manifest.model, *manifest.encoders.values()):
-        shutil.copy(bundle_path("clothing32") / entry.file, folder / entry.file)
-    put(folder, manifest.model_copy(update={"graphs": ()}))
-    return put_graphs(folder, *PRECISIONS, *EIGHT_BIT)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("network", "precision"),
-    [
-        *(("denoiser", precision) for precision in (*PRECISIONS, *EIGHT_BIT)),
-        ("encoder", "fp32"),
-    ],
-)
-def test_every_graph_of_the_demo_bundle_can_be_built(exported, tmp_path, network, precision):
-    entry, *_ = [g for g in read_manifest(exported).graphs if (g.network, g.precision) == (network, precision)]
-    assert len(serialized(PlanRequest(exported / entry.file, ADA, 8, None, tmp_path / "cache"))) > 10_000
+def test_every_graph_of_the_demo_bundle_can_be_built(tmp_path):
+    installed, folder = bundle_path(DEMO_BUNDLE), tmp_path / "demo"
+    folder.mkdir()
+    manifest = read_manifest(installed)
+    for entry in (manifest.model, manifest.decoder, *manifest.encoders.values()):
+        if entry:
+            shutil.copy(installed / entry.file, folder / entry.file)
+    put(folder, manifest.model_copy(update={"graphs": (), "statistics": None}))
+    put_graphs(folder, *PRECISIONS, *EIGHT_BIT)
+
+    graphs = read_manifest(folder).graphs
+    assert {graph.precision for graph in graphs if graph.network == "denoiser"} == {*PRECISIONS, *EIGHT_BIT}
+    assert {graph.method for graph in graphs if graph.network == "encoder"} == set(manifest.encoders)
+    for entry in graphs:
+        plan = serialized(PlanRequest(folder / entry.file, ADA, 8, None, tmp_path / "cache"))
+        assert len(plan) > 10_000, entry.file
