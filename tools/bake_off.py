@@ -119,7 +119,7 @@ def measure(name: str, changes: list[str], options: argparse.Namespace, autoenco
         encoders: list[str] = [value for reference in options.encoder for value in ("--encoder", reference)]
         splits = ["--split", "train", "--validation-split", "val"]
         sets: list[str] = [value for change in changes for value in ("--set", change)]
-        device: list[str] = ["--device", options.device]
+        device = ["--device", options.device, *(["--workers", options.workers] if options.workers else [])]
         command("train", data, *splits, "--recipe", recipe_path(RECIPE), *encoders, *sets, *device, "--out", run)
         command("export", run, "--out", bundle)
     sampling: list[str | Path] = ["--bundle", bundle, "--steps", str(sampling_steps), "--level", "backbone"]
@@ -205,6 +205,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change of all contenders")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", help="processes that read images, for each contender")
     options = parser.parse_args()
 
     names = options.only.split(",") if options.only else []

@@ -19,7 +19,9 @@ Images and representations are random, and the weights are new. Prints one JSON 
 import argparse
 import json
 import os
+import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -275,15 +277,19 @@ def main() -> None:
     device = torch.device(options.device)
     recipe = read_recipe(options.recipe, TrainRecipe, [*options.set, f"steps={options.steps}"])
     result: dict[str, Any] = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": options.device}
-    if options.only != "loader":
-        result["step"] = time_step(recipe, 256, device, options.workers)
-        if options.published:
-            result["published"] = time_published(recipe, options.published, device)
-            ours, theirs = (result[name]["images_per_second"] for name in ("step", "published"))
-            result["speedup"] = round(ours / theirs, 2)
-    if options.only != "step":
-        result["loader"] = time_loader(options.images, 64, 256, 40, options.rounds, options.workers)
-    print(json.dumps(result, indent=2))
+    # A call that is ended at a time limit prints the results so far.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if options.only != "loader":
+            result["step"] = time_step(recipe, 256, device, options.workers)
+            if options.published:
+                result["published"] = time_published(recipe, options.published, device)
+                ours, theirs = (result[name]["images_per_second"] for name in ("step", "published"))
+                result["speedup"] = round(ours / theirs, 2)
+        if options.only != "step":
+            result["loader"] = time_loader(options.images, 64, 256, 40, options.rounds, options.workers)
+    finally:
+        print(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def process_group(rank: int, world_size: int, device: torch.device, init_method:
         device: device of this process.
         init_method: address of the main process, ``tcp://HOST:PORT``; by default ``MASTER_ADDR`` and ``MASTER_PORT``.
     """
-    if device.type == "cuda":
-        # Streams, generators and NCCL use the current device.
+    if device.type == "cuda" and device.index is not None:
+        # Streams, generators and NCCL use the current device. PyTorch refuses a device without an index here.
         torch.cuda.set_device(device)
     if world_size == 1:
         yield

@@ -203,3 +203,19 @@ def test_gather_and_wrapping_do_nothing_in_one_process():
     assert distributed.gather(value) is value
     module = torch.nn.Linear(2, 2)
     assert distributed.data_parallel(module, "bf16") is module
+
+
+def test_single_process_on_a_device_without_an_index_needs_no_cuda(monkeypatch):
+    """PyTorch refuses ``set_device`` without an index; the default device of CUDA has none."""
+
+    def set_device(device):
+        if device.index is None:
+            raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
+        chosen.append(device.index)
+
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    for device in ("cuda", "cuda:1"):
+        with distributed.process_group(0, 1, torch.device(device)):
+            assert not torch.distributed.is_initialized()
+    assert chosen == [1]
