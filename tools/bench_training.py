@@ -7,7 +7,10 @@
 Images and representations are random, and the weights are new. Prints one JSON object:
 
 - `step`: milliseconds of a step by part (waiting for data, forward, backward, exchange of gradients, optimizer, EMA,
-  log), from the ranges and operations of the profiler, and images per second without the profiler.
+  log), from the ranges and operations of the profiler, and images per second without the profiler. The denoiser is not
+  compiled.
+- `compiled`: the same with `torch.compile`, where a training compiles by default. Compilation can take minutes, so
+  this is measured last.
 - `peak`: measured TFLOP/s of large matrix products, and the fraction that the training reaches.
 - `published`: images per second of the published network and objective (PyTorch at float32, AdamW, EMA) at the same
   batch.
@@ -41,6 +44,7 @@ from rcdm_cli.diffusion.spec import Representation
 from rcdm_cli.training.batches import batch_indices
 from rcdm_cli.training.denoiser import DenoiserTrainer
 from rcdm_cli.training.loop import fit
+from rcdm_cli.training.optimizer import can_compile
 from rcdm_cli.training.recipe import Optimization, TrainRecipe, read_recipe
 from rcdm_cli.training.step_data import StepData
 from tools.published_rcdm import PublishedRcdm
@@ -281,11 +285,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if options.only != "loader":
-            result["step"] = time_step(recipe, 256, device, options.workers)
-            if options.published:
-                result["published"] = time_published(recipe, options.published, device)
-                ours, theirs = (result[name]["images_per_second"] for name in ("step", "published"))
-                result["speedup"] = round(ours / theirs, 2)
+            compiled = recipe.compile if recipe.compile is not None else can_compile(device)
+            steps = {"step": recipe.model_copy(update={"compile": False})}
+            steps |= {"compiled": recipe.model_copy(update={"compile": True})} if compiled else {}
+            for name, variant in steps.items():
+                result[name] = time_step(variant, 256, device, options.workers)
+                if options.published and "published" not in result:
+                    result["published"] = time_published(recipe, options.published, device)
+                if options.published:
+                    speedup = result[name]["images_per_second"] / result["published"]["images_per_second"]
+                    result[name]["speedup"] = round(speedup, 2)
         if options.only != "step":
             result["loader"] = time_loader(options.images, 64, 256, 40, options.rounds, options.workers)
     finally:
