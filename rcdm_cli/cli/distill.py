@@ -94,6 +94,4 @@ def distill(
             log=log or (),
             **process,
         )
-    for count, comparison in result.comparisons.items():
-        output.note(f"{comparison}{'' if count in result.bundles else ' This student is not installed.'}")
     output.result(result.as_json(), [*result.bundles.values()])

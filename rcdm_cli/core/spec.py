@@ -72,6 +72,9 @@ def explain(error: ValidationError) -> str:
             clauses.append(f"{key} is not a known key")
         elif item["type"] == "missing":
             clauses.append(f"{key} is missing")
+        elif item["type"] == "value_error" and isinstance(item["input"], Mapping):
+            # The validator of a table names the keys and the values that are wrong.
+            clauses.append(f"{key}: {item['ctx']['error']}" if item["loc"] else str(item["ctx"]["error"]))
         else:
             clauses.append(f"{key}: {item['msg'][0].lower()}{item['msg'][1:]}, given {_short(item['input'])}")
     if len(errors) > _MOST_CLAUSES:

@@ -188,10 +188,12 @@ def distill(
         bundles = {
             count: _installed(students[count], out, found) for count, found in comparisons.items() if found.accepted
         }
+    for count, found in comparisons.items():
+        on_note(f"{found} {f'Installed: {bundles[count]}.' if count in bundles else 'This student is not installed.'}")
     if not (last := comparisons[steps]).accepted:
         raise CheckFailed(
-            f"The student with {steps} steps is rejected: {last} {last.limits} The student was not installed. More "
-            "steps per student in the recipe can bring its samples closer to the samples of the teacher."
+            f"The student with `steps` {steps} is rejected. {last.limits} More steps per student in the recipe, with "
+            "another `out` folder, can bring its samples closer to the samples of the teacher."
         )
     return DistillResult(result, bundles, comparisons)
 
@@ -225,7 +227,10 @@ def _compare(
     on_progress: OnProgress,
 ) -> dict[int, SampleComparison]:
     """Compare the samples of all students with the samples of the teacher."""
-    opened = {f"{steps} steps": load_bundle(folder, teacher.device) for steps, folder in students.items()}
+    opened = {
+        f"{steps} step{'s' if steps > 1 else ''}": load_bundle(folder, teacher.device)
+        for steps, folder in students.items()
+    }
     found = compare_samples(
         teacher,
         ("the teacher", teacher.loop(settings)),

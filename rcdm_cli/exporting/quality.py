@@ -115,10 +115,11 @@ class SampleComparison:
         change = self.spread_change
         spread = "" if change is None else f", and their spread changes by {change:+.1%}"
         joint = " and" if change is None else ""
+        psnr = "They are identical." if self.psnr is None else f"Their PSNR is {self.psnr:.1f} dB."
         return (
             f"Over {self.images} images, samples at {self.name} lose {self.rank_loss:.3f} of mean reciprocal rank "
             f"against {self.reference},{joint} their Fréchet distance is {self.frechet_ratio:.2f} times as large"
-            f"{spread}, at the worst representations."
+            f"{spread}, at the worst representations. {psnr}"
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -74,9 +74,9 @@ def test_baseline_is_timed_in_the_same_rounds(folder):
 def test_open_contenders_rejects_unknown_and_unavailable_backends(folder):
     with pytest.raises(InputError, match="Unknown backend 'tensorflow'"):
         list(open_contenders(folder, CPU, ["tensorflow"], ["auto"]))
-    with pytest.raises(RcdmError, match="CUDA"):
+    with pytest.raises(RcdmError, match="TensorRT runs on CUDA devices only, not on cpu"):
         list(open_contenders(folder, CPU, ["torch", "tensorrt"], ["auto"]))
-    with pytest.raises(InputError, match="int8"):
+    with pytest.raises(InputError, match="None of the backends has the `precision` int8"):
         list(open_contenders(folder, CPU, ["torch"], ["int8"]))
     notes = []
     bundles = list(open_contenders(folder, CPU, ["auto"], ["fp32"], notes.append))

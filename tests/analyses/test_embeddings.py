@@ -61,8 +61,8 @@ def test_embed_equals_bundle_encode(bundle, data, monkeypatch, chunk):
     [(path, reason)] = found.skipped
     assert path == "cats/3.png"
     assert notes == [reason]
-    assert reported == sorted(reported)
-    assert reported[-1] == (7, 7)
+    before = [start + done for start in range(0, 7, chunk) for done in range(0, min(chunk, 7 - start), 2)]
+    assert list(dict.fromkeys(reported)) == [(done, 7) for done in (*before, 7)]
 
 
 def test_interrupted_embedding_resumes(bundle, data, monkeypatch, tmp_path):
@@ -120,7 +120,7 @@ def test_arrays_with_labels_equal_the_images_of_a_folder(bundle, data):
         torch.testing.assert_close(h, from_folder.representations[pair], atol=1e-5, rtol=1e-4)
     with pytest.raises(InputError, match="`labels` has 1 entries for 6 images"):
         embed(bundle, arrays, labels=["cat"])
-    with pytest.raises(InputError, match="`split`"):
+    with pytest.raises(InputError, match="`split` selects a part of one dataset"):
         embed(bundle, arrays, split="train")
 
 
@@ -194,7 +194,7 @@ def test_split_of_embeddings_equals_the_split_of_the_dataset_if_a_class_has_the_
 def test_wrong_file_is_refused(bundle, tmp_path):
     with pytest.raises(InputError, match=r"ends in \.safetensors or \.npz"):
         read_embeddings(tmp_path / "a.npy")
-    with pytest.raises(InputError, match="not a file"):
+    with pytest.raises(InputError, match=r"a\.npz is not a file"):
         read_embeddings(tmp_path / "a.npz")
     (tmp_path / "a.npz").write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a complete npz file"):

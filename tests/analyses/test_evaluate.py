@@ -139,10 +139,49 @@ def test_all_measures_use_the_same_samples(bundle, given, bank, found):
     np.testing.assert_array_equal(example.nearest, center_crop(bank.pixels[one.memorised.index[i, k]], 16))
 
 
+class PixelInception:
+    """Stand-in for the Inception network: some pixels are the features and the logits."""
+
+    sha256 = "0" * 64
+
+    def __init__(self):
+        self.calls = []
+
+    def features(self, samples):
+        self.calls.append(len(samples))
+        values = torch.from_numpy(np.asarray(samples, np.float32).reshape(len(samples), -1)[:, :300:50] / 255)
+        return {"features": values, "logits": values}
+
+
+def test_inception_compares_all_images_with_one_sample_of_each_image(bundle, given, bank, found):
+    network = PixelInception()
+    with open_sampling_run(bundle, methods="dino", level="projector", steps=2, seed=3, batch=4) as run:
+        result = measure_samples(run, given, space=SPACE, bank=bank, num_samples=2, inception=network)
+    # Images, training images, samples, and as many training images as images.
+    assert network.calls == [5, 6, 5, 5]
+    assert result.evaluated[0].distances == found.evaluated[1].distances
+    h = bundle.encode(list(given.pixels), method="dino", level="projector")
+    made = bundle.sample(h, method="dino", level="projector", num_samples=2, names=given.names, steps=2, seed=3)
+    small = np.stack([center_crop(image, 16) for image in given.pixels])
+    expected = distances(*(network.features(each)["features"] for each in (made[:, 0], small)))
+    assert result.evaluated[0].inception.distances.frechet == pytest.approx(expected.frechet, rel=0.05)
+
+
+def test_progress_of_sampling_counts_all_representations(bundle, given):
+    reported = []
+    options = {"methods": "dino", "steps": 1, "batch": 4}
+    with open_sampling_run(bundle, **options, on_progress=lambda *now: reported.append(now)) as run:
+        measure_samples(run, given, space=SPACE, num_samples=2)
+    sampled = [(done, total) for stage, done, total in reported if stage == "Sampling"]
+    assert sampled == [(done, 20) for done in (4, 8, 10, 14, 18, 20)]
+
+
 def test_json_contains_paired_differences_and_the_reference_of_training_images(found):
     values = found.as_json()
     backbone, projector = (float(entry.diversity.variance.mean()) ** 0.5 for entry in found.evaluated)
     assert values["differences"][0]["pixels"]["value"] == pytest.approx(projector - backbone)
+    backbone, projector = (float(entry.diversity.space.mean()) for entry in found.evaluated)
+    assert values["differences"][0]["space"]["value"] == pytest.approx(projector - backbone)
     assert values["training_images"]["distances"]["precision"] == found.real.precision
     assert len(values["training_images"]["quantiles_of_images"]) == len(values["training_images"]["levels"])
     assert values["results"][0]["inception"] is None
@@ -178,11 +217,11 @@ def test_interrupted_run_resumes(bundle, given, bank, found, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limit": 1}, "`limit`"),
-        ({"num_samples": 0}, "`num_samples`"),
+        ({"limit": 1}, "`limit` .* at least 2; given 1"),
+        ({"num_samples": 0}, "`num_samples` .* at least 1; given 0"),
         ({"space": "dino/both"}, "no both level.*backbone, projector"),
-        ({"space": "vicreg"}, "vicreg"),
-        ({"bank_split": "train"}, "`split`"),
+        ({"space": "vicreg"}, "Unknown method 'vicreg'"),
+        ({"bank_split": "train"}, "`split` selects a part of one dataset"),
     ],
 )
 def test_wrong_option_is_refused(bundle, given, options, message):

@@ -87,7 +87,7 @@ def test_interrupted_run_resumes(bundle, subjects, tmp_path, monkeypatch):
     )
     assert all(torch.equal(again[case].similarity, first[case].similarity) for case in first)
     assert calls == [("Attacking", 20, 20)]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="NoneType"):
         attack_all(sampling_run(bundle, [REFERENCE], cache=cache), subjects, PLAN)
 
 
@@ -193,15 +193,15 @@ def test_onnx_encoder_is_refused(bundle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"attacks": ["fsgm"]}, "pgd"),
-        ({"attacks": ["pgd"]}, "`probe`"),
-        ({"epsilons": []}, "`epsilons`"),
-        ({"epsilons": [0.0]}, "above 0"),
-        ({"epsilons": [float("nan")]}, "above 0"),
-        ({"epsilons": [1.5]}, "at most 1"),
-        ({"attack_steps": 0}, "`attack_steps`"),
-        ({"examples": -1}, "`examples`"),
-        ({"limit": 0}, "`limit`"),
+        ({"attacks": ["fsgm"]}, "Unknown attack 'fsgm'.* Did you mean 'fgsm'"),
+        ({"attacks": ["pgd"]}, "pgd need a classifier. Give `probe`"),
+        ({"epsilons": []}, "`epsilons` is empty"),
+        ({"epsilons": [0.0]}, r"epsilon must be above 0 .* given 0\.0"),
+        ({"epsilons": [float("nan")]}, "epsilon must be above 0 .* given nan"),
+        ({"epsilons": [1.5]}, r"epsilon must be .* at most 1, .* given 1\.5"),
+        ({"attack_steps": 0}, "`attack_steps` .* at least 1; given 0"),
+        ({"examples": -1}, "`examples` .* at least 0; given -1"),
+        ({"limit": 0}, "`limit` .* at least 1; given 0"),
     ],
 )
 def test_wrong_option_is_refused(bundle, subjects, options, message):

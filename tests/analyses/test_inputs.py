@@ -1,5 +1,7 @@
 """Images given as paths, arrays and datasets."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,7 +30,7 @@ def test_unreadable_image_is_skipped_and_reported(folder):
     assert len(notes) == 1
     assert "1.png" in notes[0]
     np.testing.assert_array_equal(found.pixels[1], PIXELS[2])
-    with pytest.raises(InputError, match=r"1\.png"):
+    with pytest.raises(InputError, match=r"No image in .*1\.png is readable"):
         read_images(folder / "1.png")
 
 
@@ -51,10 +53,16 @@ def test_arrays_are_images_and_data_sets(arrays):
 
 def test_one_image_is_read_from_a_path_or_an_array(folder):
     np.testing.assert_array_equal(read_one(folder / "0.png")[2], read_one(PIXELS[0])[2])
-    with pytest.raises(InputError, match="one image"):
+    with pytest.raises(InputError, match="Give one image, not several"):
         read_one([folder / "0.png", folder / "2.png"])
 
 
+def test_data_set_of_paths_reads_the_files(folder):
+    dataset = open_images([folder / "2.png", folder / "0.png"])
+    for index in range(2):
+        np.testing.assert_array_equal(dataset.read(index), PIXELS[int(Path(dataset.keys[index]).stem)])
+
+
 def test_split_needs_one_data_set(folder):
-    with pytest.raises(InputError, match="`split`"):
+    with pytest.raises(InputError, match="`split` selects a part of one dataset"):
         open_images([folder / "0.png", folder / "2.png"], split="train")

@@ -120,11 +120,11 @@ def test_summary_is_the_mean_over_image_pairs_and_noises(result):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": "sferical"}, "spherical"),
-        ({"animation": "mp4"}, "webp"),
-        ({"frames": 1}, "`frames`"),
-        ({"start": float("nan")}, "`start`"),
-        ({"end": 5.0}, "`end`"),
+        ({"path": "sferical"}, "Unknown path 'sferical'.* Did you mean 'spherical'"),
+        ({"animation": "mp4"}, "Unknown animation 'mp4'"),
+        ({"frames": 1}, "`frames` .* at least 2; given 1"),
+        ({"start": float("nan")}, "`start` must be from -4 to 4, not nan"),
+        ({"end": 5.0}, r"`end` must be from -4 to 4, not 5\.0"),
     ],
 )
 def test_wrong_option_is_refused(bundle, images, options, message):

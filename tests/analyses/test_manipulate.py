@@ -123,7 +123,15 @@ def test_embeddings_of_another_encoder_are_refused(bundle, images):
         manipulate(bundle, *images[:2], other, **OPTIONS)
 
 
-@pytest.mark.parametrize("option", [{"nearest": 0}, {"threshold": -1.0}, {"share": 1.5}, {"num_samples": 0}])
-def test_wrong_option_is_refused(bundle, images, option):
-    with pytest.raises(InputError, match=f"`{next(iter(option))}`"):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"nearest": 0}, "`nearest` .* at least 1; given 0"),
+        ({"threshold": -1.0}, r"`threshold` must be at least 0, not -1\.0"),
+        ({"share": 1.5}, r"`share` must be from 0 to 1, not 1\.5"),
+        ({"num_samples": 0}, "`num_samples` .* at least 1; given 0"),
+    ],
+)
+def test_wrong_option_is_refused(bundle, images, option, message):
+    with pytest.raises(InputError, match=message):
         manipulate(bundle, *images[:2], images, **option)

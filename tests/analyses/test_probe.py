@@ -70,6 +70,16 @@ def test_backbone_is_more_accurate_than_the_projector(found):
     assert backbone.linear.value == pytest.approx(np.mean(backbone.by_class))
 
 
+def test_accuracy_of_a_class_counts_the_images_of_the_class(found, training, validation):
+    classifier = fit_probes(Run(), training, [PROJECTOR], ignore_classes=["other"]).classifiers[PROJECTOR]
+    predicted = classifier.logits(validation.representations[PROJECTOR]).argmax(dim=1)
+    for index, name in enumerate(CLASSES):
+        own = [
+            guess == index for guess, label in zip(predicted.tolist(), validation.labels, strict=True) if label == name
+        ]
+        assert found.probed[1].by_class[index] == pytest.approx(sum(own) / 30)
+
+
 def test_interval_over_seeds_is_the_t_interval_of_the_resamples(found):
     for entry in (*found.probed, *found.differences):
         for measured in (entry.linear, entry.knn):
@@ -153,8 +163,19 @@ def test_fitted_classifiers_are_cached(training, tmp_path, monkeypatch):
     again = fit_probes(run, training, [BACKBONE], ignore_classes=["other"])
     assert torch.equal(again.classifiers[BACKBONE].weight, first.classifiers[BACKBONE].weight)
     assert again.strengths == first.strengths
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="NoneType"):
         fit_probes(run, training, [BACKBONE])
+
+
+def test_progress_of_the_fits_counts_all_representations(training):
+    reported = []
+    pairs = [BACKBONE, PROJECTOR]
+    fit_probes(
+        Run(), training, pairs, ignore_classes=["other"], on_progress=lambda done, total: reported.append((done, total))
+    )
+    total = reported[-1][1]
+    assert [done for done, _ in reported] == sorted(done for done, _ in reported)
+    assert {(total // 2, total), (total, total)} <= set(reported)
 
 
 def test_images_without_classes_are_refused(training, validation):
@@ -176,9 +197,9 @@ def test_splits_of_one_set_of_embeddings_are_selected_by_folder(training, valida
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seeds": 1}, "`seeds`"),
-        ({"level": "middle"}, "middle"),
-        ({"methods": "dino"}, "mine"),
+        ({"seeds": 1}, "`seeds` .* at least 2; given 1"),
+        ({"level": "middle"}, "no middle level"),
+        ({"methods": "dino"}, "Unknown method 'dino'. Choose among: mine"),
     ],
 )
 def test_wrong_option_is_refused(training, validation, options, message):

@@ -33,6 +33,13 @@ def test_equal_keys_are_computed_once(tmp_path):
     assert torch.equal(again["h"], torch.tensor([[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]))
 
 
+def test_order_of_a_key_does_not_matter(tmp_path):
+    compute = Counter()
+    StepCache(tmp_path, {"seed": 0, "name": "x"}).get_or_compute({"a": 1, "b": 2}, compute)
+    StepCache(tmp_path, {"name": "x", "seed": 0}).get_or_compute({"b": 2, "a": 1}, compute)
+    assert compute.calls == 1
+
+
 @pytest.mark.parametrize(("about", "key"), [({"seed": 1}, {"a": 1}), ({"seed": 0}, {"a": 2}), ({}, {"a": 1})])
 def test_different_keys_are_computed_separately(tmp_path, about, key):
     compute = Counter()
@@ -107,9 +114,9 @@ def test_encode_pairs_equals_bundle_encode_and_is_cached(bundle, images, tmp_pat
         torch.testing.assert_close(h, bundle.encode(images, method=pair.method, level=pair.level))
     monkeypatch.delattr(type(bundle), "encode")
     assert encode_pairs(bundle, images, pairs, batch=2, cache=cache)[PAIR].equal(found[PAIR])
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="'encode'"):
         encode_pairs(bundle, images[::-1], pairs, cache=cache)
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="'encode'"):
         encode_pairs(bundle, images, pairs)
 
 

@@ -108,12 +108,12 @@ def test_interrupted_tuning_resumes(bundle, images, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": (1, 2000)}, "1000"),
-        ({"sampler": ("dpm",)}, "dpmpp"),
-        ({"guidance": (-1.0,)}, "`guidance`"),
-        ({"margin": -0.1}, "`margin`"),
-        ({"limit": 1}, "`limit`"),
-        ({"steps": ()}, "at least one"),
+        ({"steps": (1, 2000)}, r"`steps` .* \[1, 1000\]; given 2000"),
+        ({"sampler": ("dpm",)}, "Unknown sampler 'dpm'"),
+        ({"guidance": (-1.0,)}, r"`guidance` .* at least 0; given -1\.0"),
+        ({"margin": -0.1}, r"`margin` must be at least 0, not -0\.1"),
+        ({"limit": 1}, "`limit` .* at least 2; given 1"),
+        ({"steps": ()}, "at least one sampler, one number of steps"),
     ],
 )
 def test_wrong_option_is_refused_before_sampling(bundle, images, options, message):

@@ -3,10 +3,13 @@ import pytest
 import torch
 
 from rcdm_cli.analyses.embed import embed
+from rcdm_cli.analyses.run import open_sampling_run
+from rcdm_cli.analyses.sampling_inputs import sampling_inputs
 from rcdm_cli.analyses.visualize.compute import spread, visualize
 from rcdm_cli.analyses.visualize.results import ImageResult, Visualization
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.data.image_file import write_png
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.diversity import diversity
 from rcdm_cli.metrics.intervals import Bootstrap
@@ -23,6 +26,16 @@ def bundle(tmp_path_factory):
 @pytest.fixture(scope="module")
 def images():
     return list(np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8))
+
+
+def test_large_image_is_encoded_at_the_input_size_of_the_encoder(bundle, tmp_path):
+    """The encoders take 32 pixels, and the denoiser takes 16."""
+    image = np.random.default_rng(0).integers(0, 256, (300, 260, 3), dtype=np.uint8)
+    write_png(tmp_path / "large.png", image)
+    with open_sampling_run(bundle, methods="dino") as run:
+        h = sampling_inputs(run, [tmp_path / "large.png"]).h
+    for pair in BOTH:
+        torch.testing.assert_close(h[pair], bundle.encode([image], method=pair.method, level=pair.level))
 
 
 def test_pairs_follow_methods_and_level(bundle):
@@ -104,15 +117,15 @@ def test_embeddings_and_arrays_give_the_same_samples(bundle, images):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_samples": 0}, "`num_samples`"),
-        ({"batch": 0}, "`batch`"),
-        ({"seed": -1}, "`seed`"),
-        ({"steps": 0}, "`steps`"),
-        ({"steps": 1001}, "1000"),
-        ({"sampler": "dpm"}, "dpmpp"),
-        ({"guidance": -1.0}, "`guidance`"),
-        ({"level": "middle"}, "middle"),
-        ({"methods": "vicreg"}, "vicreg"),
+        ({"num_samples": 0}, "`num_samples` .* at least 1; given 0"),
+        ({"batch": 0}, "`batch` .* at least 1; given 0"),
+        ({"seed": -1}, "`seed` .* at least 0; given -1"),
+        ({"steps": 0}, r"`steps` .* \[1, 1000\]; given 0"),
+        ({"steps": 1001}, r"`steps` .* \[1, 1000\]; given 1001"),
+        ({"sampler": "dpm"}, "Unknown sampler 'dpm'"),
+        ({"guidance": -1.0}, r"`guidance` .* at least 0; given -1\.0"),
+        ({"level": "middle"}, "no middle level"),
+        ({"methods": "vicreg"}, "Unknown method 'vicreg'"),
     ],
 )
 def test_wrong_option_is_refused(bundle, images, options, message):
@@ -120,7 +133,16 @@ def test_wrong_option_is_refused(bundle, images, options, message):
         visualize(bundle, images, **options)
 
 
-@pytest.mark.parametrize("wrong", [[], [np.zeros((8, 8, 3))], [np.zeros((8, 8), np.uint8)], 7, ["nowhere.png"]])
-def test_wrong_images_are_refused(bundle, wrong):
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "No image was found in an empty list"),
+        ([np.zeros((8, 8, 3))], "Image 0 has type float64"),
+        ([np.zeros((8, 8), np.uint8)], r"Image 0 has .* shape \(8, 8\)"),
+        (7, "not int"),
+        (["nowhere.png"], r"nowhere\.png does not exist"),
+    ],
+)
+def test_wrong_images_are_refused(bundle, wrong, message):
+    with pytest.raises(InputError, match=message):
         visualize(bundle, wrong)

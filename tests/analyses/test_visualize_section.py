@@ -129,7 +129,7 @@ def test_row_without_an_input_image_has_an_empty_cell(result, images, tmp_path):
 
 def test_failed_write_of_a_sample_is_an_error_on_exit(result, tmp_path):
     (tmp_path / "samples").write_text("a file instead of the folder")
-    with pytest.raises(RcdmError, match="samples"), SampleFiles(tmp_path, result.names) as files:
+    with pytest.raises(RcdmError, match=r"Could not write .*samples"), SampleFiles(tmp_path, result.names) as files:
         files.add(0, result.pairs[0], 0, result.results[result.pairs[0]][0].samples[0])
 
 

@@ -240,13 +240,13 @@ def test_sample_rejects_invalid_arguments(bundle, name, value, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"images": []}, "empty"),
+        ({"images": []}, "list of images is empty"),
         ({"images": [IMAGE.astype(np.float32)]}, "Image 0 has type float32"),
         ({"images": [IMAGE, IMAGE[..., 0]]}, r"Image 1 .* \(40, 40\)"),
         ({"batch": 0}, "`batch` .* given 0"),
         ({"method": "mae"}, "Unknown method 'mae'"),
-        ({"method": "supervised", "level": "projector"}, "projector"),
-        ({"level": "projekt"}, "projekt"),
+        ({"method": "supervised", "level": "projector"}, "no projector level.*Available levels: backbone"),
+        ({"level": "projekt"}, "no projekt level.*Did you mean 'projector'"),
     ],
 )
 def test_encode_rejects_invalid_arguments(bundle, arguments, message):

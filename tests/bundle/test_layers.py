@@ -145,9 +145,9 @@ def test_encoders_of_the_run_contain_their_own_levels_only(folder):
     ("change", "words"),
     [
         ({"level": "layer1"}, "simclr at layer1 with width 16: no encoder"),
-        ({"width": 17}, "width 17"),
+        ({"width": 17}, "with width 17: the encoder returns the width 16"),
         ({"method": "other"}, "other at layer3 with width 16: no encoder"),
-        ({"level": "../../x"}, "pattern"),
+        ({"level": "../../x"}, "level: .* should match pattern"),
     ],
 )
 def test_manifest_with_a_level_that_the_encoder_does_not_have_is_an_error(folder, change, words):

@@ -28,7 +28,9 @@ def test_rejected_student_exits_with_3_and_an_accepted_student_is_compiled(place
         strict.setattr("rcdm_cli.exporting.quality.MAX_RANK_LOSS", -2)
         done = invoke(*command)
     assert done.exit_code == 3, done.stderr
-    assert "The student with 1 steps is rejected" in one_line(done.stderr)
+    assert "The student with --steps 1 is rejected" in one_line(done.stderr)
+    assert "samples at 2 steps lose" in one_line(done.stderr)
+    assert "This student is not installed." in one_line(done.stderr)
     assert not (place / "run" / "tiny-1steps").exists()
     for name in ("MAX_RANK_LOSS", "MAX_FRECHET_RATIO", "MAX_SPREAD_CHANGE"):
         monkeypatch.setattr(f"rcdm_cli.exporting.quality.{name}", 1e9)
@@ -37,6 +39,7 @@ def test_rejected_student_exits_with_3_and_an_accepted_student_is_compiled(place
     values = json.loads(done.stdout)
     assert (values["began_at"], values["steps"]) == (2, 2)
     assert values["students"]["1"]["bundle"] == "run/tiny-1steps"
+    assert "Installed: run/tiny-1steps." in one_line(done.stderr)
     exported = invoke("export", "run/tiny-1steps", "--precision", "fp32", "--json")
     assert exported.exit_code == 0, exported.stderr
     assert json.loads(exported.stdout)["worst_relative_error"] < 1e-3

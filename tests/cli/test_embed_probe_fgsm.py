@@ -209,6 +209,7 @@ def test_fgsm_run_folder_contains_curves_samples_and_page(invoke, workplace):
     assert json.loads((workplace / "fgsm" / "results.json").read_text(encoding="utf-8")) == values
     assert values["settings"]["epsilons"] == [0.0, 1 / 255, 0.05]
     assert values["settings"]["attacks"] == ["fgsm", "pgd", "drift"]
+    assert (values["settings"]["probe"], values["settings"]["probe_split"]) == ("data", "train")
     assert values["images_attacked"] == 9
     for entry in values["results"]:
         assert entry["drift"][0]["value"] == pytest.approx(0, abs=1e-6)
@@ -263,6 +264,7 @@ def test_drift_needs_no_classifier_and_max_drift_is_a_gate(invoke, workplace):
     assert done.exit_code == 0, done.stderr
     values = json.loads(done.stdout)
     assert values["settings"]["attacks"] == ["drift"]
+    assert values["settings"]["probe"] is None
     assert values["images_attacked"] == 4
     assert values["results"][0]["accuracy"] == []
     assert values["grids"] == []

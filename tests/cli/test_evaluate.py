@@ -115,4 +115,6 @@ def test_images_that_the_knn_accuracy_leaves_out_are_reported(invoke, data, work
     assert "2 of 8 images of the k-NN accuracy are left out: 2 of 1 class without training images (hat)" in done.stderr
     values = json.loads((workplace / "found" / "results.json").read_text(encoding="utf-8"))
     assert values["left_out_of_knn"]["images"]["unknown"] == {"hat": 2}
+    trained = [path for path in (data / "train").rglob("*") if path.is_file()]
+    assert values["left_out_of_knn"]["training images"]["images"] == len(trained)
     assert "2 of 8 images of the k-NN accuracy are left out" in Page(workplace / "found" / "report.html").text

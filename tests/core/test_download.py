@@ -87,7 +87,7 @@ def test_stalled_connection_is_retried(site, path):
 def test_changed_file_is_downloaded_from_the_start(site, path):
     site.truncate = 1_000_000
     site.content = bytes(3_000_000)
-    with pytest.raises(RcdmError):
+    with pytest.raises(RcdmError, match="stopped after 1000000 bytes"):
         download(site.url, path, attempts=1)
     site.content, site.tag, site.truncate = CONTENT, '"2"', None
     assert_complete(path, download(site.url, path))
@@ -95,7 +95,7 @@ def test_changed_file_is_downloaded_from_the_start(site, path):
 
 def test_shortened_file_is_downloaded_from_the_start(site, path):
     site.truncate, site.content = 3_500_000, bytes(4_000_000)
-    with pytest.raises(RcdmError):
+    with pytest.raises(RcdmError, match="stopped after 3500000 bytes"):
         download(site.url, path, attempts=1)
     # The tag is unchanged although the content is not: the server answers 416.
     site.content, site.truncate = CONTENT, None
@@ -136,7 +136,7 @@ def test_too_large_content_length_is_an_error(site, path):
 
 def test_complete_partial_file_is_not_fetched_again(site, path):
     site.claim = len(CONTENT) + 5
-    with pytest.raises(RcdmError):
+    with pytest.raises(RcdmError, match=f"stopped after {len(CONTENT)} bytes"):
         download(site.url, path, attempts=1)
     site.claim = None
     assert_complete(path, download(site.url, path))
@@ -171,7 +171,7 @@ def test_wrong_content_is_detected_by_the_check(site, path):
 def test_failed_download_leaves_an_earlier_file_unchanged(site, path):
     path.parent.mkdir()
     path.write_bytes(b"earlier")
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"not 0000\. The file was removed"):
         download(site.url, path, sha256="0000")
     assert path.read_bytes() == b"earlier"
 
@@ -196,7 +196,7 @@ def test_redirects_are_followed_to_http_only(site, path):
     site.redirect = "/elsewhere"
     assert_complete(path, download(f"{site.url}/a", path))
     site.redirect = "file:///etc/passwd"
-    with pytest.raises(RcdmError):
+    with pytest.raises(RcdmError, match=r"answers 302 .*file:///etc/passwd"):
         download(f"{site.url}/a", path)
     with pytest.raises(InputError, match="not an http or https address"):
         download(path.as_uri(), path)

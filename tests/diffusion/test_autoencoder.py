@@ -111,15 +111,15 @@ def test_configuration_written_for_diffusers_gives_the_same_spec_and_network():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"_class_name": "VQModel"}, "VQModel"),
-        ({"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "down_block_types"),
-        ({"act_fn": "relu"}, "act_fn"),
-        ({"in_channels": 1}, "in_channels"),
-        ({"latent_channels": 10**9}, "latent_channels"),
-        ({"layers_per_block": 10**6}, "layers_per_block"),
-        ({"block_out_channels": [130, 256, 512, 512]}, "norm_num_groups"),
-        ({"block_out_channels": [2**40] * 4}, "block_out_channels"),
-        ({"unknown": 1}, "unknown"),
+        ({"_class_name": "VQModel"}, "configuration of 'VQModel', not of AutoencoderKL"),
+        ({"down_block_types": ["AttnDownEncoderBlock2D"] * 4}, "down_block_types .* is not supported"),
+        ({"act_fn": "relu"}, "act_fn = 'relu' is not supported"),
+        ({"in_channels": 1}, "in_channels = 1 is not supported"),
+        ({"latent_channels": 10**9}, "latent_channels: .* less than or equal to 128"),
+        ({"layers_per_block": 10**6}, "layers_per_block: .* less than or equal to 8,"),
+        ({"block_out_channels": [130, 256, 512, 512]}, r"\[130\] cannot be divided by norm_num_groups 32"),
+        ({"block_out_channels": [2**40] * 4}, r"block_out_channels\.0: .* less than or equal to 4096"),
+        ({"unknown": 1}, "unknown is not a known key"),
     ],
 )
 def test_unsupported_configuration_is_rejected(changes, message):
@@ -127,9 +127,15 @@ def test_unsupported_configuration_is_rejected(changes, message):
         parse_config({**SD_VAE, **changes}, "config.json")
 
 
-@pytest.mark.parametrize("values", [{"mean": (0.0,), "std": (0.0,)}, {"mean": (float("nan"),), "std": (1.0,)}])
-def test_statistics_must_be_finite_and_positive(values):
-    with pytest.raises(InputError, match=r"mean|std"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mean": (0.0,), "std": (0.0,)}, r"std\.0: .* greater than 0"),
+        ({"mean": (float("nan"),), "std": (1.0,)}, r"mean\.0: .* finite number"),
+    ],
+)
+def test_statistics_must_be_finite_and_positive(values, message):
+    with pytest.raises(InputError, match=message):
         LatentStatistics.parse(values, "manifest.json")
 
 

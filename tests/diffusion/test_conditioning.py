@@ -1,11 +1,13 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.diffusion.conditioning import ConditioningProjections
+from rcdm_cli.diffusion.conditioning import ConditioningProjections, GuidanceEmbedding
 from rcdm_cli.diffusion.published import split_state
-from rcdm_cli.diffusion.spec import ConditioningSpec, Representation
+from rcdm_cli.diffusion.spec import ConditioningSpec, GuidanceRange, Representation
 
 
 @pytest.fixture
@@ -45,6 +47,30 @@ def test_state_dict_contains_the_statistics(conditioning):
     assert {"projections.1.weight", "projections.1.bias", "projections.1.mean", "projections.1.scale"} <= set(
         conditioning.state_dict()
     )
+
+
+def test_random_h_has_the_statistics_of_a_projection(conditioning):
+    mean, std = torch.arange(6.0), torch.arange(1.0, 7.0)
+    conditioning.standardise(0, mean, std)
+    h = conditioning.random_h(0, 20_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(h.mean(0), mean, atol=0.2, rtol=0)
+    torch.testing.assert_close(h.std(0), std, atol=0, rtol=0.03)
+
+
+def test_guidance_embedding_is_linear_in_sines_and_cosines_of_the_position_in_the_range():
+    embedding = GuidanceEmbedding(GuidanceRange(low=1, high=3), 8)
+    assert not embedding(torch.tensor([1.0, 2.5])).any()
+    with torch.no_grad():
+        embedding.weight.normal_(generator=torch.Generator().manual_seed(0))
+        embedding.bias.fill_(0.5)
+    scales = (1.0, 1.5, 3.0)
+    inputs = []
+    for scale in scales:
+        position = (scale - 1) / 2
+        angles = [math.pi * position * k for k in (1, 2, 3, 4)]
+        inputs.append([position, *map(math.sin, angles), *map(math.cos, angles)])
+    expected = torch.tensor(inputs) @ embedding.weight.T + 0.5
+    torch.testing.assert_close(embedding(torch.tensor(scales)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_invalid_statistics_raise(conditioning):

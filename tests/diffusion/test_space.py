@@ -70,8 +70,8 @@ def test_autoencoder_is_called_with_a_bounded_number_of_pixels():
 @pytest.mark.parametrize(
     ("space", "changes", "message"),
     [
-        ({"kind": "patches", "factor": 3}, {}, "factor"),
-        ({"kind": "latents", "factor": 8}, {}, "channels"),
+        ({"kind": "patches", "factor": 3}, {}, "space.patches.factor: .* 2 or 4, given 3"),
+        ({"kind": "latents", "factor": 8}, {}, "space.latents.channels is missing"),
         ({"kind": "latents", "factor": 8, "channels": 4}, {"size": 36}, "multiple of 16 .* reduced 8 times and halved"),
         (LATENTS, {"learned_variance": True}, "learned_variance needs pixels or patches"),
         (LATENTS, {"attention": [16]}, r"attention must be among the feature map sizes \(8, 4\)"),

@@ -26,7 +26,7 @@ def test_derived_sizes_and_widths_equal_expected_values():
         ({"heads": 5}, r"attention widths \[192\] cannot be divided by 5"),
         ({"head_channels": 80}, r"attention widths \[192\] cannot be divided by 80"),
         ({"dropout": 1.0}, "dropout: .*less than 1, given 1.0"),
-        ({"channel_mult": []}, "channel_mult"),
+        ({"channel_mult": []}, "channel_mult: .* at least 1 item"),
         ({"width": 3}, "width is not a known key"),
     ],
 )

@@ -112,7 +112,7 @@ def test_onnx_graph_with_other_channels(channels, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"in_chans": 13}, "multispectral"), ({"in_chans": 1}, "grey images need one mean and one std")],
+    [({"in_chans": 13}, "13 channels .multispectral"), ({"in_chans": 1}, "grey images need one mean and one std")],
 )
 def test_spec_with_other_channels_is_refused(options, words):
     preprocessing = {"size": 32, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}

@@ -44,7 +44,7 @@ def test_reference_is_a_target_with_options(text, expected):
         ("a.pt,size=32,size=64", "size is repeated"),
         ("a.pt,scaling=half", r"scaling.*'imagenet', '-1\.\.1' or '0\.\.1'"),
         ("a.pt,mean=1/2/3", "mean and std must be given together"),
-        ("a.pt,mean=1/2,std=1/1/1", "mean"),
+        ("a.pt,mean=1/2,std=1/1/1", r"mean\.2 is missing"),
         ("a.pt,mean=0/0/0,std=1/1/1,scaling=imagenet", "but not both"),
         ("a.pt,polo=avg", "polo is not a known key"),
         ("a.pt,method=../x", "method.*pattern"),

@@ -171,8 +171,13 @@ def test_finished_run_continues_with_fewer_steps_and_keeps_installed_students(da
 
 def test_rejected_student_is_not_installed(data, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "MAX_SPREAD_CHANGE", -1.0)
-    with pytest.raises(CheckFailed, match=r"student with 2 steps is rejected.*spread changes by.*not installed"):
-        run(data, tmp_path / "run")
+    notes = []
+    with pytest.raises(CheckFailed, match=r"student with `steps` 2 is rejected\. .* and -100%\..*another `out` folder"):
+        run(data, tmp_path / "run", on_note=notes.append)
+    for note, steps in zip(notes[-2:], (4, 2), strict=True):
+        assert f"samples at {steps} steps lose" in note
+        assert "spread changes by" in note
+        assert note.endswith("dB. This student is not installed.")
     assert not list((tmp_path / "run").glob("tiny-*"))
     measured = json.loads((tmp_path / "run" / "students.json").read_text())
     assert {steps: found["accepted"] for steps, found in measured.items()} == {"4": False, "2": False}
@@ -184,7 +189,7 @@ def test_rejected_student_is_not_installed(data, tmp_path, monkeypatch):
         ({"steps": 3}, "`steps` must be one of 4, 2, 1"),
         ({"num_samples": 1}, "at least 2"),
         ({"split": None}, "also training images"),
-        ({"overrides": ["start=0"]}, "start"),
+        ({"overrides": ["start=0"]}, "start: .* equal to 1, given 0"),
     ],
 )
 def test_wrong_arguments_raise_before_files_are_written(data, tmp_path, options, words):

@@ -104,7 +104,7 @@ def test_file_name_that_is_not_utf8_is_preserved_in_the_results(tmp_path):
 
 
 def test_failed_page_leaves_no_results(tmp_path):
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="said"):
         write_run(tmp_path, {"kind": "a"})
     assert list(tmp_path.iterdir()) == []
 

@@ -133,7 +133,7 @@ def test_error_of_the_training_is_not_replaced_by_an_error_of_the_background(tmp
     def train():
         with CheckpointWriter(tmp_path / "file" / "c.safetensors") as writer:
             writer.save(Checkpoint(1, {}, {"a/w": torch.zeros(3)}))
-            raise KeyError
+            raise KeyError("training")
 
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="training"):
         train()
