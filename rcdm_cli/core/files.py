@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.rcdm-[a-z0-9_]{8}(?P<suffix>\.[^.]*)?", re.DOTALL)
 """Name of a temporary file of ``atomic_write``."""
 
+_TYPES = {
+    "uint64": "U64", "int64": "I64", "float64": "F64", "float32": "F32", "uint32": "U32", "int32": "I32",
+    "bfloat16": "BF16", "float16": "F16", "uint16": "U16", "int16": "I16", "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2", "int8": "I8", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+"""Types of safetensors files by their names in PyTorch, in the order of their tensors in a file."""
+
+_BUFFER = 2**20
+"""Bytes that are collected before small tensors are written."""
+
 _MAX_COMPRESSION, _ALWAYS_READ = 20, 2**26
 """Limit of the size of compressed arrays: a multiple of the size of the file, and a number of bytes."""
 
@@ -110,30 +120,32 @@ def sha256(path: Path) -> str:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically. Equal tensors and metadata give equal bytes."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """Write a safetensors file atomically. Equal tensors and metadata give equal bytes.
 
-    with atomic_write(path) as temporary:
-        try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, dict(metadata))
-        except SafetensorError as error:
-            # safetensors reports a full disk with this error.
-            raise RcdmError(f"Could not write {path}: {error}.") from error
-        _sort_metadata(temporary)
+    ``safetensors.torch.save_file`` is not used, because the function writes metadata in random order, and a temporary
+    file of its own, which a killed process leaves under a name that ``remove_temporary`` does not recognise.
+    """
+    types = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+    order = list(_TYPES)
+    names = sorted(tensors, key=lambda name: (order.index(types[name]), name))
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name in names:
+        begin, end = end, end + tensors[name].numel() * tensors[name].element_size()
+        shape = list(tensors[name].shape)
+        header[name] = {"dtype": _TYPES[types[name]], "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_write(path) as temporary, temporary.open("wb", _BUFFER) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(_bytes_of(tensors[name]))
 
 
-def _sort_metadata(path: Path) -> None:
-    """Sort the metadata of a safetensors file by name. safetensors writes metadata in random order."""
-    with open(path, "r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-        ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        # The tensors begin after the header, which is padded with spaces.
-        if len(ordered) <= length:
-            file.seek(8)
-            file.write(ordered.ljust(length))
+def _bytes_of(tensor: "Tensor") -> memoryview:
+    import torch
+
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -115,6 +115,17 @@ def test_equal_tensors_and_metadata_give_equal_bytes(tmp_path):
     assert files.read_metadata(tmp_path / "0") == metadata
 
 
+def test_safetensors_file_equals_the_file_of_the_library(tmp_path):
+    from safetensors.torch import save
+
+    kinds = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int64", "int32", "int16",
+             "int8", "uint8", "uint16", "uint32", "uint64", "bool")  # fmt: skip
+    tensors = {f"é{kind}": torch.arange(5).view(5, 1).to(getattr(torch, kind)) for kind in kinds}
+    tensors |= {"scalar": torch.tensor(1.5), "empty": torch.zeros(0, 3), "a": torch.ones(3, dtype=torch.int8)}
+    files.write_tensors(tmp_path / "a.safetensors", tensors, {"kind": 'a "test"'})
+    assert (tmp_path / "a.safetensors").read_bytes() == save(tensors, {"kind": 'a "test"'})
+
+
 @pytest.mark.parametrize("read", [files.read_metadata, files.read_tensors])
 def test_incomplete_safetensors_file_is_an_input_error(tmp_path, read):
     path = tmp_path / "a.safetensors"

@@ -13,6 +13,8 @@ from rcdm_cli.analyses.tune.compute import tune
 from rcdm_cli.analyses.visualize.compute import visualize
 from tests.bundle.tiny import tiny_bundle
 from tests.cli.conftest import invoke, workplace
+from tests.hardening.commands import prepare_folder
+from tests.hardening.faults import Forks, compiled
 from tests.training.tiny import write_images
 
 __all__ = ["invoke", "workplace"]
@@ -57,3 +59,20 @@ def runs(prepared, tmp_path_factory):
     for name in ("embeddings.safetensors", "embeddings.npz"):
         embed(bundle, val, out=out / name)
     return out
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Server that runs commands with faults."""
+    library = compiled(tmp_path_factory.mktemp("library"))
+    if library is None:
+        pytest.skip("needs Linux and a C compiler")
+    server = Forks(library)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory):
+    """Folder in which the commands of ``commands.CASES`` start."""
+    return prepare_folder(tmp_path_factory.mktemp("faults") / "start")
