@@ -36,11 +36,11 @@ class Case:
 _BUNDLE = ("--bundle", "engines/tiny", "--method", "supervised")
 _SAMPLED = (*_BUNDLE, "--steps", "1", "--batch", "2", "--out", "out")
 _FIRST, _SECOND = "images/val/a/0.png", "images/val/b/0.png"
-_VISUALIZE = ("visualize", "images/val", "--samples", "2", *_SAMPLED[:-2])
+_VISUALIZE = ("visualize", "images/val/a", "--samples", "2", *_SAMPLED[:-2])
 _TRAIN = ("images", "--split", "train", "--out", "out", "--device", "cpu")
 
 CASES = {
-    "visualize": Case(("visualize", "images/val", "--samples", "2", *_SAMPLED), ("--seed", "1", "--samples", "1")),
+    "visualize": Case(("visualize", "images/val/a", "--samples", "2", *_SAMPLED), ("--seed", "1", "--samples", "1")),
     "evaluate": Case(("evaluate", "images/val", "--samples", "2", *_SAMPLED), ("--seed", "1")),
     "interpolate": Case(
         ("interpolate", _FIRST, _FIRST, "--samples", "1", "--frames", "2", *_SAMPLED), ("--seed", "1")
