@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rcdm_cli.backends.base import RunContext
-from rcdm_cli.backends.graph import EIGHT_BIT, Precision, verified_path
+from rcdm_cli.backends.graph import EIGHT_BIT, Graph, Precision, verified_path
 from rcdm_cli.core.errors import InputError
+from rcdm_cli.encoders.onnx_graph import external_tensors, parse_graph
 
 CACHE_BYTES = 2**19
 """Largest feature map of one request in bytes: half of the L2 cache of a core on current CPUs."""
@@ -48,7 +49,28 @@ def graph_path(context: RunContext, network: str, precision: Precision) -> Path:
             f"{context.folder} contains no {precision} ONNX graph of the {network} with its present weights. "
             f"{how_to_export(context.folder, precision)} writes the graph."
         )
-    return verified_path(context.folder, graph)
+    return onnx_path(context.folder, graph)
+
+
+def onnx_path(folder: Path, graph: Graph) -> Path:
+    """Return the verified path of an ONNX graph whose weights are in the files that the manifest lists.
+
+    Libraries read the weights of an ONNX graph from any file that the graph names.
+
+    Raises:
+        InputError: a file is missing or differs from the manifest, or the graph names another file.
+    """
+    path = verified_path(folder, graph)
+    own = graph.data.file if graph.data else None
+    for tensor in external_tensors(parse_graph(path.read_bytes(), str(path))):
+        # Strings that are not UTF-8 are bytes.
+        for location in {str(entry.value) for entry in tensor.external_data if entry.key == "location"} or {""}:
+            if location != own:
+                raise InputError(
+                    f"{path} reads weights from {location[:100]!r}, which the manifest of the bundle does not list. "
+                    "The graph is refused."
+                )
+    return path
 
 
 def how_to_export(folder: Path, precision: str) -> str:

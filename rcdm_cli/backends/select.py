@@ -6,8 +6,8 @@ from typing import get_args
 
 from rcdm_cli.backends import onnxruntime, openvino
 from rcdm_cli.backends.base import Backend, RunContext
-from rcdm_cli.backends.graph import EIGHT_BIT, Precision, verified_path
-from rcdm_cli.backends.onnx_graph import GraphFunction, how_to_export
+from rcdm_cli.backends.graph import EIGHT_BIT, Precision
+from rcdm_cli.backends.onnx_graph import GraphFunction, how_to_export, onnx_path
 from rcdm_cli.backends.tensorrt.backend import TensorRTBackend
 from rcdm_cli.backends.torch import InductorBackend, TorchBackend
 from rcdm_cli.core.errors import InputError, RcdmError, unknown_name_message
@@ -76,7 +76,7 @@ class BackendSelection:
         if load is None or self.context.device.type != "cpu":
             return None
         graph = self.context.graph("onnx", "encoder", "fp32", method)
-        return load(verified_path(self.context.folder, graph)) if graph else None
+        return load(onnx_path(self.context.folder, graph)) if graph else None
 
 
 def select_backend(context: RunContext, backend: str = "auto", precision: str = "auto") -> BackendSelection:

@@ -22,7 +22,7 @@ from rcdm_cli.bundle.manifest import (
 )
 from rcdm_cli.bundle.statistics import write_statistics
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.files import read_tensors, sha256, write_tensors
+from rcdm_cli.core.files import flush, read_tensors, sha256, write_tensors
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
 from rcdm_cli.diffusion.conditioning import Model
@@ -81,7 +81,7 @@ def write_bundle(
         save_encoder(encoder, path, dtype)
         entries[encoder.spec.method] = EncoderEntry(file=path.name, sha256=sha256(path), spec=encoder.spec)
     manifest = Manifest(
-        name=folder.name,
+        name=folder.resolve().name,
         schedule=schedule,
         denoiser=model.denoiser.spec,
         conditioning=model.conditioning.spec,
@@ -125,6 +125,7 @@ def write_student(
     optional = (entry for entry in (source.decoder, source.statistics) if entry)
     for entry in (*source.encoders.values(), *optional):
         shutil.copyfile(verified_path(teacher, entry), folder / entry.file)
+        flush(folder / entry.file)
     description = f"{source.description}; student with {settings.steps} steps" if source.description else ""
     changed = {
         "name": folder.name,

@@ -12,7 +12,7 @@ from rcdm_cli.backends.graph import BundleFile, Graph, find_graph
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_json
 from rcdm_cli.core.resources import MANIFEST
-from rcdm_cli.core.spec import JsonObject, Spec, Text
+from rcdm_cli.core.spec import FolderName, JsonObject, Spec, Text
 from rcdm_cli.diffusion.autoencoder_spec import AutoencoderSpec, LatentStatistics
 from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, ScheduleSpec, Settings, StudentSpec
 from rcdm_cli.encoders.spec import EncoderSpec
@@ -58,7 +58,7 @@ class Manifest(Spec):
     """
 
     format: Literal[1] = 1
-    name: Text
+    name: FolderName
     description: Text = ""
     origin: Text = ""
     licence: Text = ""

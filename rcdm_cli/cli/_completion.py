@@ -44,7 +44,7 @@ def methods_of(bundle_folder: Path) -> list[str]:
     """Return the methods of a bundle; none if the manifest cannot be read."""
     try:
         return list(json.loads((bundle_folder / MANIFEST).read_text(encoding="utf-8"))["encoders"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 
@@ -53,7 +53,7 @@ def levels_of(bundle_folder: Path) -> list[str]:
     try:
         manifest = json.loads((bundle_folder / MANIFEST).read_text(encoding="utf-8"))
         return [str(projection["level"]) for projection in manifest["conditioning"]["projections"]]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Control characters, and characters that change the direction of text."""
 
 
@@ -51,12 +51,13 @@ class Output:
     def result(self, values: Mapping[str, Any], lines: Iterable[object]) -> None:
         """Print the result, once per command: ``values`` as JSON with ``--json``, else ``lines``.
 
-        Each line is a path or a short sentence with one fact, so that scripts can read the lines.
+        Each line is a path or a short sentence with one fact, so that scripts can read the lines. Line breaks in names
+        are escaped.
         """
         text = (
             json.dumps(values, indent=2, allow_nan=False, default=_plain)
             if self.as_json
-            else "\n".join(printable(str(line)) for line in lines)
+            else "\n".join(printable(str(line)).replace("\n", "\\n") for line in lines)
         )
         sys.stdout.write(f"{text}\n")
         # At exit, Python would print a message of its own if the reader has closed the pipe.

@@ -146,7 +146,7 @@ def _bundle_content(name: str, without_defaults: bool) -> str | None:
         values = json.loads(manifest.read_text(encoding="utf-8"))
         identity = {key: value for key, value in values.items() if key not in ("defaults", "measured")}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    except (InputError, OSError, ValueError, AttributeError):
+    except (InputError, OSError, ValueError, AttributeError, RecursionError):
         # The command reports the bundle when it opens the bundle, if it needs the bundle.
         return None
 

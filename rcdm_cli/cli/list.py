@@ -62,7 +62,7 @@ def _recipes() -> list[ListRow]:
 def _about(recipe: Path) -> str:
     try:
         values = tomllib.loads(recipe.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return "not readable"
     return str(values.get("description", ""))
 

@@ -59,7 +59,7 @@ def find_download(path: Path, url: str, sha256: str = "") -> Downloaded | None:
         found = Downloaded(path, record["url"], record["size"], record["sha256"])
         if found.url != url or path.stat().st_size != found.size or hash_of(path) != found.sha256:
             return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if found.sha256.startswith(sha256) else None
 

@@ -58,14 +58,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
+        flush(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise RcdmError(f"Could not write {path}: {error.strerror or error}.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Write the content of a file to the disk.
+
+    A rename may reach the disk before the content of the renamed file. After a power failure, the file would be empty.
+    """
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def remove_temporary(folder: Path, target: str | None = None) -> None:
@@ -111,6 +119,18 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # File names that are not UTF-8 contain lone surrogates, which JSON can escape.
     write_text(path, text.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Return the values of a file with one JSON value per line; none if the file does not exist.
+
+    A killed process can leave a partial line, which is left out.
+    """
+    values = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        with suppress(ValueError, RecursionError):
+            values.append(json.loads(line))
+    return values
 
 
 def sha256(path: Path) -> str:

@@ -2,11 +2,12 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from rcdm_cli.core.errors import InputError, unknown_name_message
+from rcdm_cli.core.files import atomic_write
+from rcdm_cli.core.outputs import output_folder
 
 DEMO_BUNDLE = "clothing32"
 MANIFEST = "manifest.json"
@@ -78,11 +79,12 @@ def writable_bundle(folder: Path, on_note: Callable[[str], None]) -> Path:
     if not folder.resolve().is_relative_to(_packaged_data().resolve()):
         return folder
     copy = _user_folder("engines") / folder.name
-    if not (copy / MANIFEST).is_file():
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{copy.name}.", dir=copy.parent) as scratch:
-            complete = shutil.copytree(folder, Path(scratch) / copy.name)
-            complete.rename(copy)
+    # The manifest is copied last. A folder without a manifest is not a bundle, and the next call completes the folder.
+    with output_folder(copy):
+        if not (copy / MANIFEST).is_file():
+            for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
+                with atomic_write(copy / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
     on_note(f"The bundle {folder.name} belongs to the installed package. The changes go to a copy in {copy}.")
     return copy
 

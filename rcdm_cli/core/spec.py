@@ -21,6 +21,14 @@ _DEEPEST = 32
 Text = Annotated[str, Field(max_length=4096)]
 """Text of a file, such as a description or a name."""
 
+METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+Method = Annotated[str, Field(pattern=METHOD_PATTERN, max_length=100)]
+"""Name of a method, which is a part of file names."""
+
+FolderName = Annotated[str, Field(pattern=r"^[^/\\\x00]*[^./\\\x00][^/\\\x00]*$", max_length=255)]
+"""Name of a folder without its parent, and not only of dots."""
+
 
 def _finite(value: Any, depth: int = 0) -> Any:
     if depth > _DEEPEST:

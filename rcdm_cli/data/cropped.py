@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rcdm_cli.core.errors import InputError, RcdmError
-from rcdm_cli.core.files import read_arrays, write_json
+from rcdm_cli.core.files import read_arrays, read_json_lines, write_json
 from rcdm_cli.core.spec import Spec
 from rcdm_cli.data.array_file import ArrayWriter, open_array, partial_path
 from rcdm_cli.data.crop import center_crop
@@ -109,9 +109,7 @@ def _write_crops(
     call therefore determine the next image.
     """
     unreadable = partial_path(notes)
-    lines = unreadable.read_text("utf-8").splitlines() if unreadable.exists() else []
-    # A killed process can leave a partial last line.
-    skipped: dict[int, str] = dict(json.loads(line) for line in lines if line.endswith("]"))
+    skipped: dict[int, str] = dict(read_json_lines(unreadable))
     with ArrayWriter(file, (size, size, 3), np.uint8) as crops:
         start = 0
         for _ in range(crops.rows):

@@ -80,12 +80,16 @@ def load_autoencoder(path: Path) -> Autoencoder:
 def save_for_diffusers(autoencoder: Autoencoder, folder: Path, scale: float) -> None:
     """Write ``config.json`` and weights, for ``AutoencoderKL.from_pretrained(folder)`` of diffusers.
 
+    The configuration, which contains ``scale``, is removed before the weights are replaced, and written last. A killed
+    process never leaves weights with the scale of other weights.
+
     Args:
         autoencoder: an ``AutoencoderKL``.
         folder: folder of the files.
         scale: factor that maps the latents to unit variance.
     """
     assert isinstance(autoencoder.spec, KLSpec), "rcdm trains an AutoencoderKL"
+    (folder / CONFIG).unlink(missing_ok=True)
     write_tensors(folder / WEIGHTS[0], autoencoder.state_dict(), {"format": "pt"})
     write_json(folder / CONFIG, autoencoder.spec.config(scale))
 
@@ -95,7 +99,7 @@ def _from_diffusers(config: Path, weights: Path) -> Autoencoder:
         values: Any = json.loads(config.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{config.parent} has no autoencoder of diffusers: cannot read {CONFIG}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{config} is not JSON: {error}.") from error
     if not isinstance(values, dict):
         raise InputError(f"{config} is not a configuration of diffusers.")

@@ -217,7 +217,8 @@ def published_model(state: Mapping[str, Tensor], method: str, level: Level, give
     unet, projection = split_state(state)
     shapes = {name: tuple(tensor.shape) for name, tensor in unet.items()}
     spec = spec_of(read_architecture(shapes), given)
-    representation = Representation(method=method, level=level, width=projection["weight"].shape[1])
+    values = {"method": method, "level": level, "width": projection["weight"].shape[1]}
+    representation = Representation.parse(values, "the state dict")
     with torch.device("meta"):
         model = Model(spec, ConditioningSpec(projections=(representation,), width=spec.cond_width))
     named = {f"denoiser.{name}": tensor for name, tensor in unet.items()}

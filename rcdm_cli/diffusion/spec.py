@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.levels import Level
-from rcdm_cli.core.spec import Spec
+from rcdm_cli.core.spec import FolderName, Method, Spec
 
 NORM_GROUPS = 32
 """Number of groups of all group norms. The width of each feature map is a multiple of this number."""
@@ -229,8 +229,8 @@ class StudentSpec(Spec):
             once per step. None for a student that receives the scale as an input.
     """
 
-    teacher: str
-    teacher_sha256: str
+    teacher: FolderName
+    teacher_sha256: str = Field(max_length=64)
     guidance: float | None = Field(ge=0.0, allow_inf_nan=False)
 
 
@@ -243,7 +243,7 @@ class Representation(Spec):
         width: dimension D of ``h``.
     """
 
-    method: str = Field(max_length=100)
+    method: Method
     level: Level
     width: int = Field(ge=1, le=2**20)
 

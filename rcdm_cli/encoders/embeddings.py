@@ -28,9 +28,9 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import atomic_write, read_arrays, read_metadata, read_tensors, write_tensors
 from rcdm_cli.core.levels import LEVEL_PATTERN, MAX_LENGTH
 from rcdm_cli.core.resources import EMBEDDINGS
-from rcdm_cli.core.spec import JsonObject, Spec, Text
+from rcdm_cli.core.spec import METHOD_PATTERN, JsonObject, Spec, Text
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.encoders.spec import METHOD_PATTERN, EncoderSpec
+from rcdm_cli.encoders.spec import EncoderSpec
 
 KIND = "embeddings"
 

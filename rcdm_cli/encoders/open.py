@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_metadata
+from rcdm_cli.core.spec import explain
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
 from rcdm_cli.encoders.find_layers import with_layers
 from rcdm_cli.encoders.from_checkpoint import open_checkpoint
@@ -53,7 +56,10 @@ def open_encoder(
     overrides = {name: value for name, value in (("method", method), ("head", head and str(head))) if value}
     parsed = parse_reference(reference)
     parsed = Reference.parse(parsed.model_dump(exclude_unset=True) | overrides, f"`encoder` {reference}")
-    encoder = _open(parsed).float().eval().requires_grad_(False)
+    try:
+        encoder = _open(parsed).float().eval().requires_grad_(False)
+    except ValidationError as error:  # sizes and widths of the file exceed the bounds of a spec
+        raise InputError(f"{parsed.target}: {explain(error)}") from None
     encoder.reference = reference
     return with_layers([encoder], [*levels, *parsed.layer_names()])[0]
 

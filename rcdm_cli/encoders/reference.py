@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.core.spec import Spec
-from rcdm_cli.encoders.spec import METHOD_PATTERN, Preprocessing
+from rcdm_cli.core.spec import Method, Spec
+from rcdm_cli.encoders.spec import Preprocessing
 
 Triple = tuple[float, float, float]
 
@@ -70,7 +70,7 @@ class Reference(Spec):
     target: str
     pretrained: bool = False
     weights: str | None = None
-    method: str | None = Field(default=None, pattern=METHOD_PATTERN)
+    method: Method | None = None
     pool: Literal["avg", "max", "token"] | None = None
     size: int | None = Field(default=None, ge=16, le=2048)
     scaling: Literal["imagenet", "-1..1", "0..1"] | None = None

@@ -5,11 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from rcdm_cli.core.levels import BOTH, LEVELS, Level
-from rcdm_cli.core.spec import Spec, Text
+from rcdm_cli.core.spec import Method, Spec, Text
 from rcdm_cli.encoders.trunk_options import TRUNK_NAME_PATTERN, TrunkOptions, TrunkPool
-
-METHOD_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Pattern of method names, which are parts of file names."""
 
 HEAD_PREFIX = "projector."
 """Prefix of the names of the projector head's layers."""
@@ -121,7 +118,7 @@ class EncoderSpec(Spec):
         licence: licence of the images or the weights.
     """
 
-    method: str = Field(pattern=METHOD_PATTERN, max_length=100)
+    method: Method
     trunk: str = Field(pattern=TRUNK_NAME_PATTERN, max_length=100)
     trunk_options: TrunkOptions = {}
     pool: TrunkPool | None = None

@@ -1,10 +1,9 @@
 """Installation of finished graphs in a bundle: first the files, then ``parity.json``, last the manifest."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +12,8 @@ from typing import Any
 from rcdm_cli.backends.graph import BundleFile, Graph, verified_path
 from rcdm_cli.bundle.manifest import PARITY, Manifest, read_manifest, replace_manifest
 from rcdm_cli.core.errors import InputError, RcdmError
-from rcdm_cli.core.files import sha256, write_json
+from rcdm_cli.core.files import flush, sha256, write_json
+from rcdm_cli.core.spec import JsonObject, Spec, Text
 from rcdm_cli.exporting.parity import BOUNDS, Parity
 
 NOT_WRITTEN = ""
@@ -33,6 +33,14 @@ class Installation:
     manifest: Manifest
     graphs: Sequence[Graph]
     parity: Mapping[str, Sequence[Parity]]
+
+
+class _ParityFile(Spec):
+    """Content of ``PARITY``."""
+
+    against: Text
+    bounds: JsonObject
+    graphs: dict[Text, JsonObject]
 
 
 @contextmanager
@@ -115,6 +123,7 @@ def install(
     manifest = manifest.model_copy(update={"graphs": (*others, *graphs)})
     try:
         for entry in (entry for graph in graphs for entry in graph.files):
+            flush(stage / entry.file)
             (stage / entry.file).replace(folder / entry.file)
         _write_parity(folder, manifest, {graph.file for graph in graphs}, parity, samples)
         replace_manifest(folder, manifest)
@@ -131,7 +140,11 @@ def _write_parity(
     samples: Mapping[str, Mapping[str, Any]],
 ) -> None:
     path = folder / PARITY
-    earlier = json.loads(path.read_text(encoding="utf-8"))["graphs"] if path.is_file() else {}
+    earlier: dict[str, Any] = {}
+    if path.is_file():
+        # A damaged file is replaced.
+        with suppress(InputError):
+            earlier = _ParityFile.parse_json(path.read_bytes(), str(path)).graphs
     graphs = {}
     for graph in manifest.graphs:
         if graph.file in parity:

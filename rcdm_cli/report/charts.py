@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -41,8 +42,26 @@ _CELL = (0.72, 0.34)
 
 Chart = LineChart | DotChart | HeatMap
 
+_INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
 # Messages about the font cache and missing font families are not relevant to the user.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+def valid_text(text: str) -> str:
+    """Replace control characters, bytes of file names that are not UTF-8, and characters that XML lacks by U+FFFD."""
+    return _INVALID.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _valid(value: Any) -> Any:
+    """Return a chart with valid texts."""
+    if isinstance(value, str):
+        return valid_text(value)
+    if isinstance(value, tuple):
+        return tuple(map(_valid, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: _valid(getattr(value, each.name)) for each in fields(value)})
+    return value
 
 
 def figure_of(chart: Chart) -> Figure:
@@ -59,6 +78,7 @@ def figure_of(chart: Chart) -> Figure:
 
 def save_chart(chart: Chart, path: Path) -> None:
     """Save a chart with its title as a PNG on white paper, 200 pixels per inch."""
+    chart = _valid(chart)
     with _style(), atomic_write(path) as temporary:
         figure = figure_of(chart)
         figure.axes[0].set_title(chart.title, loc="left", fontweight="bold", pad=10)
@@ -73,6 +93,7 @@ def svg(chart: Chart) -> Markup:
     Text stays text, and the values of a series are tooltips. Styles are presentation attributes: the content security
     policy of the page forbids ``style`` attributes, and ``page.css`` can replace the colours in dark mode.
     """
+    chart = _valid(chart)
     file = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with _style():

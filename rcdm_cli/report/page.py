@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import write_text
-from rcdm_cli.report.charts import svg
+from rcdm_cli.report.charts import svg, valid_text
 from rcdm_cli.report.elements import (
     DotChart,
     Element,
@@ -73,7 +73,7 @@ def write_page(path: Path, title: str, sections: Sequence[tuple[Path, Section]])
         script_hash=_hash(script),
         sections=sections,
     )
-    write_text(path, _clean(html))
+    write_text(path, valid_text(html))
 
 
 def _blocks(elements: Sequence[Element]) -> Iterator[list[Element]]:
@@ -85,12 +85,6 @@ def _blocks(elements: Sequence[Element]) -> Iterator[list[Element]]:
 
 def _hash(text: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def _clean(text: str) -> str:
-    """Replace control characters and bytes of a file name that are not UTF-8 by U+FFFD."""
-    valid = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", valid)
 
 
 def _embed(folder: Path, file: str) -> dict[str, Any] | None:

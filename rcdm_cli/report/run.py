@@ -134,7 +134,7 @@ def _remove_stale(folder: Path, new: Mapping[str, str]) -> None:
     """Remove the files of the earlier run in ``folder`` that are unchanged and not part of the new run."""
     try:
         before = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
     root = folder.resolve()
     for name, digest in before:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from rcdm_cli.core.errors import InputError, Interrupted, RcdmError
-from rcdm_cli.core.files import write_text
+from rcdm_cli.core.files import read_json_lines, write_text
 from rcdm_cli.core.resources import CHECKPOINT
 from rcdm_cli.training.checkpoint import Checkpoint, CheckpointWriter, load_checkpoint
 from rcdm_cli.training.distributed import any_process, is_main_process
@@ -164,10 +164,6 @@ def _check_finite(loss: float, done: int, folder: Path) -> None:
 
 
 def _resume(trainer: Trainer, path: Path) -> int:
-    if is_main_process():
-        # Remove partial files of a process that was killed.
-        for partial in path.parent.glob(f".{path.stem}.*{path.suffix}"):
-            partial.unlink()
     if not path.exists():
         return 0
     checkpoint = load_checkpoint(path)
@@ -176,7 +172,10 @@ def _resume(trainer: Trainer, path: Path) -> int:
         raise InputError(
             f"{path} is from another run: {'; '.join(differing)}. Choose another `out` folder, or delete this folder."
         )
-    trainer.restore(checkpoint)
+    try:
+        trainer.restore(checkpoint)
+    except (RuntimeError, LookupError, ValueError, TypeError) as error:
+        raise InputError(f"The tensors in {path} do not fit its recipe: {error}") from error
     return checkpoint.step
 
 
@@ -198,12 +197,10 @@ class _Log:
 
     def __init__(self, path: Path, step: int, loggers: Sequence[RecordValues]) -> None:
         self.path, self.loggers = path, loggers
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        # A killed process can leave a partial last line.
-        valid = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(path, "".join(f"{line}\n" for line in valid))
-        for line in valid:
-            self._record(json.loads(line))
+        valid = [values for values in read_json_lines(path) if values["step"] <= step]
+        write_text(path, "".join(f"{json.dumps(values)}\n" for values in valid))
+        for values in valid:
+            self._record(values)
 
     def write(self, values: dict[str, float]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

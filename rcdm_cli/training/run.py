@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,16 +14,17 @@ from rcdm_cli.core.errors import InputError, Interrupted
 from rcdm_cli.core.files import sha256
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import CHECKPOINT
+from rcdm_cli.core.spec import JsonObject, Spec, Text
 from rcdm_cli.data.array_file import open_array
 from rcdm_cli.diffusion.autoencoder import LatentCodec
 from rcdm_cli.diffusion.autoencoder_files import load_autoencoder
 from rcdm_cli.diffusion.autoencoder_spec import LatentStatistics
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import ConditioningSpec
+from rcdm_cli.diffusion.spec import ConditioningSpec, Representation
 from rcdm_cli.encoders.encoder import Encoder, load_encoder
 from rcdm_cli.encoders.open import ENCODER_FILE
 from rcdm_cli.encoders.pairs import Pair
-from rcdm_cli.training.checkpoint import load_checkpoint
+from rcdm_cli.training.checkpoint import Checkpoint, load_checkpoint
 from rcdm_cli.training.distributed import is_main_process
 from rcdm_cli.training.latents import AUTOENCODER
 from rcdm_cli.training.loggers import require_loggers
@@ -272,6 +273,25 @@ def is_run(folder: Path) -> bool:
     return (folder / CHECKPOINT).is_file()
 
 
+class _TrainKey(Spec):
+    """``DenoiserTrainer.resume_key`` in a checkpoint."""
+
+    recipe: JsonObject
+    conditioning: Text
+    projections: tuple[Representation, ...]
+    images: Text
+    latents: LatentStatistics | None = None
+    init: Text = ""
+
+
+def _load_train_checkpoint(path: Path) -> tuple[Checkpoint, _TrainKey]:
+    checkpoint = load_checkpoint(path)
+    recipe = checkpoint.resume_key.get("recipe")
+    if not isinstance(recipe, dict) or recipe.get("kind") != "train":
+        raise InputError(f"{path} is not a checkpoint of an `rcdm train` run.")
+    return checkpoint, _TrainKey.parse(checkpoint.resume_key, str(path))
+
+
 def read_run(folder: Path) -> TrainedRun:
     """Read the folder of an ``rcdm train`` run, finished or not.
 
@@ -281,13 +301,11 @@ def read_run(folder: Path) -> TrainedRun:
     path = folder / CHECKPOINT
     if not is_run(folder):
         raise InputError(f"{folder} is not the folder of an `rcdm train` run: it does not contain {CHECKPOINT}.")
-    checkpoint = load_checkpoint(path)
-    values = checkpoint.resume_key.get("recipe")
-    if not isinstance(values, dict) or values.get("kind") != "train":
-        raise InputError(f"{path} is not a checkpoint of an `rcdm train` run.")
-    recipe = TrainRecipe.parse({**values, "steps": checkpoint.step, "description": checkpoint.description}, str(path))
+    checkpoint, key = _load_train_checkpoint(path)
+    values: dict[str, Any] = {"steps": checkpoint.step, "description": checkpoint.description}
+    recipe = TrainRecipe.parse({**key.recipe, **values}, str(path))
     values = {"width": recipe.denoiser.cond_width, "null": recipe.objective.null}
-    projections = ConditioningSpec.parse({"projections": checkpoint.resume_key["projections"], **values}, str(path))
+    projections = ConditioningSpec.parse({"projections": key.projections, **values}, str(path))
     # On the meta device, no memory is allocated for an architecture that does not fit the file.
     with torch.device("meta"):
         model = Model(recipe.denoiser, projections)
@@ -299,8 +317,9 @@ def read_run(folder: Path) -> TrainedRun:
     encoders = [load_encoder(folder / ENCODERS / f"{method}.safetensors") for method in methods]
     codec = None
     if recipe.denoiser.space.kind == "latents":
-        statistics = LatentStatistics.parse(cast(Any, checkpoint.resume_key.get("latents")), str(path))
-        codec = LatentCodec(load_autoencoder(folder / AUTOENCODER), statistics)
+        if key.latents is None:
+            raise InputError(f"{path} has no statistics of its latents.")
+        codec = LatentCodec(load_autoencoder(folder / AUTOENCODER), key.latents)
     return TrainedRun(model.eval(), encoders, recipe, checkpoint.step, codec)
 
 
@@ -309,11 +328,11 @@ def cached_representations(folder: Path, on_note: Note) -> dict[Pair, Tensor]:
 
     Representations without a cache file are left out and reported in a note.
     """
-    checkpoint = load_checkpoint(folder / CHECKPOINT)
-    images = str(checkpoint.resume_key.get("images", ""))[:12]
+    _, key = _load_train_checkpoint(folder / CHECKPOINT)
+    images = key.images[:12]
     found, missing = {}, []
-    for values in cast(list[dict[str, Any]], checkpoint.resume_key["projections"]):
-        pair = Pair(values["method"], values["level"])
+    for projection in key.projections:
+        pair = Pair(projection.method, projection.level)
         weights = sha256(folder / ENCODERS / f"{pair.method}.safetensors")[:12]
         for dtype in get_args(CacheType):
             name = f"{pair.method}-{weights}-{images}"

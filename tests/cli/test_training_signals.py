@@ -16,8 +16,8 @@ STEPS = 120
 COMMANDS = {
     "autoencoder": ("autoencoder", "{}/images", "--recipe", "{}/autoencoder.toml", "--set", f"steps={STEPS}",
                     "--set", "sample_every=1000", "--set", "save_every=1"),
-    "distill": ("distill", "{}/engines/tiny", "{}/images", "--recipe", "{}/distill.toml", "--steps", "1", "--limit", "2",
-                "--samples", "2", "--set", f"steps={STEPS // 2}"),
+    "distill": ("distill", "{}/engines/tiny", "{}/images", "--recipe", "{}/distill.toml", "--steps", "1",
+                "--limit", "2", "--samples", "2", "--set", f"steps={STEPS // 2}"),
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from rcdm_cli.analyses.manipulate.compute import manipulate
 from rcdm_cli.analyses.probe.compute import probe
 from rcdm_cli.analyses.tune.compute import tune
 from rcdm_cli.analyses.visualize.compute import visualize
+from rcdm_cli.training.run import train
 from tests.bundle.tiny import tiny_bundle
 from tests.cli.conftest import invoke, workplace
 from tests.hardening.commands import prepare_folder
@@ -76,3 +77,13 @@ def forks(tmp_path_factory):
 def start(tmp_path_factory):
     """Folder in which the commands of ``commands.CASES`` start."""
     return prepare_folder(tmp_path_factory.mktemp("faults") / "start")
+
+
+@pytest.fixture(scope="session")
+def trained(start, tmp_path_factory):
+    """Folder of an ``rcdm train`` run of one step."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    encoders = [str(start / "encoder.safetensors")]
+    overrides = ["steps=1", "sample_every=1000"]
+    train(start / "train.toml", start / "images", out, split="train", encoders=encoders, overrides=overrides)
+    return out

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum kind { READ = 1, WRITE = 2, REMOVE = 4 };
-enum action { COUNT, SIGNAL, FAIL };
+enum action { COUNT, SIGNAL, FAIL, VANISH };
 
 static char folder[PATH_MAX];
 static int kinds, action, value;
@@ -56,6 +56,14 @@ static bool is_open_below(int file) {
     return readlink(link, name, sizeof name - 1) > 0 && is_below(name);
 }
 
+/* Rename the folder `out`, as another process does that removes the folder. */
+static void vanish(void) {
+    char from[PATH_MAX + 8], to[PATH_MAX + 8];
+    snprintf(from, sizeof from, "%s/out", folder);
+    snprintf(to, sizeof to, "%s/gone", folder);
+    syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0);
+}
+
 /* Count an operation. Return true if the operation has to fail; `last` says that this operation receives the signal. */
 static bool counted(bool below, int kind, bool *last) {
     if (!below || !(kinds & kind)) return false;
@@ -64,6 +72,7 @@ static bool counted(bool below, int kind, bool *last) {
         if (last && value == SIGKILL) *last = true;
         else kill(getpid(), value);
     }
+    if (action == VANISH && number == chosen) vanish();
     /* A full disk stays full. */
     if (action == FAIL && number >= chosen) return errno = value, true;
     return false;

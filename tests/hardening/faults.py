@@ -23,7 +23,7 @@ from pathlib import Path
 READ, WRITE, REMOVE = 1, 2, 4
 """Kinds of operations: opening for reading; writing, renaming and flushing; removal."""
 
-COUNT, SIGNAL, FAIL = range(3)
+COUNT, SIGNAL, FAIL, VANISH = range(4)
 
 SECONDS = 120
 """Time limit of a command, after which SIGALRM ends the command."""
@@ -31,11 +31,17 @@ SECONDS = 120
 
 @dataclass(frozen=True)
 class Fault:
-    """Fault at operation number ``at``: a signal, or the error of a disk from this operation on."""
+    """Fault at operation number ``at``: a signal, the error of a disk from this operation on, or no folder ``out``."""
 
     at: int
     signal: int = 0
     errno: int = 0
+    vanish: bool = False
+
+    @property
+    def action(self) -> int:
+        """Action of ``faults.c``."""
+        return SIGNAL if self.signal else VANISH if self.vanish else FAIL
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ def _run_forked(request, counter, stdout: int, stderr: int) -> None:
             name, *arguments = request["prepare"]
             getattr(sys.modules["tests.hardening.commands"], name)(*arguments)
         fault = Fault(**request["fault"]) if request["fault"] else None
-        action = COUNT if fault is None else SIGNAL if fault.signal else FAIL
+        action = fault.action if fault else COUNT
         value, at = (fault.signal or fault.errno, fault.at) if fault else (0, -1)
         sys.argv = ["rcdm", *request["arguments"]]
         ctypes.CDLL(None).arm(

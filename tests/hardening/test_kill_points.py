@@ -73,7 +73,7 @@ def verify_run(path):
 
 
 @contextmanager
-def prepared(name):
+def process_of(name):
     """Yield the name and the arguments of the function that prepares the process of a command."""
     function = CASES[name].function
     if function != "published":
@@ -105,7 +105,7 @@ def inject(name, variant, forks, start, folder, make_fault, points, kinds=None):
     case, work, before = CASES[name], folder / "work", folder / "before"
     command = case.command
     shutil.copytree(start, before)
-    with prepared(name) as prepare:
+    with process_of(name) as prepare:
 
         def run(fault=None):
             return forks.run(command, work, fault, prepare=prepare, **({"kinds": kinds} if kinds else {}))

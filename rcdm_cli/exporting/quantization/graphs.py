@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from rcdm_cli.backends.base import require_package
-from rcdm_cli.backends.graph import Graph, Precision, verified_path
+from rcdm_cli.backends.graph import Graph, Precision
+from rcdm_cli.backends.onnx_graph import onnx_path
 from rcdm_cli.backends.select import select_backend
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.manifest import Manifest, run_context
@@ -117,7 +118,7 @@ def quantize_graphs(
         raise InputError(f"{bundle.folder} contains no fp32 graph to quantize. `rcdm export` writes the graph.")
     versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     paths = {graph.precision: stage / graph.file for graph in graphs}
-    data = quantize(verified_path(bundle.folder, source), calibration, paths)
+    data = quantize(onnx_path(bundle.folder, source), calibration, paths)
     written = [finished(graph, paths[graph.precision], data[graph.precision], versions) for graph in graphs]
     parity = {graph.file: measure_parity(bundle, graph, stage) for graph in written}
     check_bounds([case for cases in parity.values() for case in cases])

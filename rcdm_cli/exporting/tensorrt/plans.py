@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
-from rcdm_cli.backends.graph import Graph, Precision, verified_path
-from rcdm_cli.backends.onnx_graph import how_to_export
+from rcdm_cli.backends.graph import Graph, Precision
+from rcdm_cli.backends.onnx_graph import how_to_export, onnx_path
 from rcdm_cli.backends.tensorrt.backend import gpu_of
 from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt
 from rcdm_cli.backends.tensorrt.target import PlanTarget, target_of
@@ -104,7 +104,7 @@ def write_plan(
     graph = manifest.graph("onnx", wanted.network, wanted.precision)
     assert graph is not None, "`wanted_plan` found the graph"
     request = PlanRequest(
-        onnx=verified_path(folder, graph),
+        onnx=onnx_path(folder, graph),
         target=PlanTarget.parse(wanted.target, wanted.file),
         max_batch=wanted.max_batch or 1,
         device=device.index or 0 if device.type == "cuda" else None,
