@@ -201,7 +201,7 @@ def embed(
             raise InputError(f"`labels` has {len(labels)} entries for {len(dataset)} images.")
         own_cache = None
         if cache is None and out is not None:
-            parts = out / PARTS if shard else out.with_name(f"{out.name}.parts")
+            parts = out / PARTS if shard else _parts_of(out)
             others = [folder / PARTS for folder in shards]
             own_cache = cache = StepCache(parts, {"rcdm": __version__}, shard, others)
             stack.enter_context(recording_shard(out, shard, request))
@@ -224,6 +224,16 @@ def embed(
         if own_cache:
             own_cache.discard()
     return embeddings
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove the cached parts of a file that is complete, which a killed process left."""
+    with output_file(out):
+        StepCache(_parts_of(out)).discard()
+
+
+def _parts_of(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
 
 
 def embed_dataset(

@@ -66,6 +66,7 @@ def embed(
         require_output_file(out)
         _require_suffix(out)
     from rcdm_cli.analyses.embed import embed as compute
+    from rcdm_cli.analyses.embed import remove_leftovers
     from rcdm_cli.encoders.embeddings import read_embeddings
 
     request = request_of(output.context)
@@ -73,6 +74,7 @@ def embed(
     if own_shard:
         end_finished_shard(output, out, own_shard, request, force)
     if not own_shard and is_written(out, request, force):
+        remove_leftovers(out)
         output.note(f"{out} contains the representations of the same command and inputs.")
     else:
         source, methods = open_source(output, selection, encoder, device)

@@ -1,6 +1,7 @@
 """``rcdm pull``: download published weights and make a bundle."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,12 +81,14 @@ def pull(
     """
     from rcdm_cli.bundle.files import refuse_existing_bundle
     from rcdm_cli.bundle.import_published import import_published
+    from rcdm_cli.core.outputs import output_folder
     from rcdm_cli.diffusion.published import UNetOptions
     from rcdm_cli.diffusion.spec import ScheduleSpec
 
     encoder, rcdm = _sources(method, level)
     folder = folder or Path("engines") / (f"imagenet128-{method}" + ("" if level == "backbone" else f"-{level}"))
-    refuse_existing_bundle(folder, force)
+    with nullcontext() if dry_run else output_folder(folder):
+        refuse_existing_bundle(folder, force)
     cached = cache_folder(cache) / method
     files = [_find(part, source, cached) for part, source in (("encoder", encoder), ("RCDM", rcdm))]
     plan = [item.as_json() for item in files]

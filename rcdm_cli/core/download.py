@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -61,7 +61,12 @@ def find_download(path: Path, url: str, sha256: str = "") -> Downloaded | None:
             return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if found.sha256.startswith(sha256) else None
+    if not found.sha256.startswith(sha256):
+        return None
+    # A process can be killed after the download is complete. The folder may be read-only.
+    with suppress(InputError), output_file(path):
+        _remove_partial(_part(path))
+    return found
 
 
 def download(
@@ -92,7 +97,7 @@ def download(
         RcdmError: no answer, a server error, no disk space, or too many broken connections. The partial file remains
             for the next call.
     """
-    part = path.with_name(f"{path.name}.part")
+    part = _part(path)
     with _network_errors(url), output_file(path):
         _fetch_with_retries(url, part, timeout, attempts, on_progress)
         found = hash_of(part)
@@ -213,6 +218,10 @@ def _network_errors(url: str) -> Iterator[None]:
 
 def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
 
 
 def _tag(part: Path) -> Path:

@@ -82,7 +82,8 @@ def writable_bundle(folder: Path, on_note: Callable[[str], None]) -> Path:
     # The manifest is copied last. A folder without a manifest is not a bundle, and the next call completes the folder.
     with output_folder(copy):
         if not (copy / MANIFEST).is_file():
-            for file in sorted(folder.iterdir(), key=lambda file: file.name == MANIFEST):
+            files = [file for file in folder.iterdir() if file.is_file()]
+            for file in sorted(files, key=lambda file: file.name == MANIFEST):
                 with atomic_write(copy / file.name) as temporary:
                     shutil.copyfile(file, temporary)
     on_note(f"The bundle {folder.name} belongs to the installed package. The changes go to a copy in {copy}.")

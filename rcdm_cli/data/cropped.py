@@ -69,6 +69,8 @@ def load_cropped(
     if (found := _read_cache(source, size, file, notes)) is None:
         _write_crops(source, size, file, notes, on_progress)
         found = _read_cache(source, size, file, notes)
+    # A process can be killed after the cache is complete.
+    partial_path(notes).unlink(missing_ok=True)
     if found is None:
         raise RcdmError(f"The cache {file} cannot be read. Remove the file.")
     return found
