@@ -3,6 +3,7 @@
 import io
 import json
 import resource
+import shutil
 import signal
 import tarfile
 import tempfile
@@ -17,6 +18,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from rcdm_cli.analyses.join import MODELS, section_of_run
+from rcdm_cli.analyses.shards import SHARD, read_shard
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.describe import describe_onnx
@@ -28,6 +30,8 @@ from rcdm_cli.data.content import fingerprint
 from rcdm_cli.data.cropped import load_cropped
 from rcdm_cli.data.dataset import open_dataset
 from rcdm_cli.data.image_file import read_image
+from rcdm_cli.diffusion.autoencoder import Autoencoder
+from rcdm_cli.diffusion.autoencoder_files import CONFIG, open_autoencoder, save_for_diffusers
 from rcdm_cli.encoders.embeddings import Embeddings, EncoderIdentity, read_embeddings, write_embeddings
 from rcdm_cli.encoders.encoder import load_encoder, save_encoder
 from rcdm_cli.encoders.pairs import Pair
@@ -36,7 +40,8 @@ from rcdm_cli.report.page import write_page
 from rcdm_cli.report.run import RESULTS, read_results
 from rcdm_cli.training.checkpoint import load_checkpoint
 from rcdm_cli.training.recipe import TrainRecipe, read_recipe
-from tests.bundle.tiny import tiny_bundle
+from rcdm_cli.training.run import read_run
+from tests.bundle.tiny import TINY_AUTOENCODER, tiny_bundle
 from tests.hardening.mutate import bytes_mutations, json_mutations
 from tests.training.tiny import TRAIN, random_images, tiny_encoder, write_images
 
@@ -180,7 +185,12 @@ def read_bundle(path):
         bundle.encoder(method)
 
 
-def file_cases(tmp_path):
+def autoencoder_folder(tmp_path):
+    save_for_diffusers(Autoencoder(TINY_AUTOENCODER), tmp_path / "vae", 1.0)
+    return tmp_path / "vae"
+
+
+def file_cases(tmp_path, trained):
     """Name, path, function that yields mutations by count, and reader of each kind of file."""
     for suffix, options in FORMATS.items():
         content = image_bytes(suffix, options)
@@ -225,21 +235,43 @@ def file_cases(tmp_path):
     content, document = manifest.read_bytes(), json.loads(manifest.read_bytes())
     yield "manifest", manifest, lambda n: bytes_mutations(content, n), lambda path: read_manifest(path.parent)
     yield "manifest values", manifest, lambda n: json_mutations(document, n), read_bundle
+    run = shutil.copytree(trained, tmp_path / "run") / "checkpoint.safetensors"
+    original = shutil.copy(run, tmp_path / "original.safetensors")
+    yield (
+        "run",
+        run,
+        lambda n: with_metadata(original, lambda key: json_mutations(key, n)),
+        lambda path: read_run(path.parent),
+    )
+    config = autoencoder_folder(tmp_path) / CONFIG
+    values = json.loads(config.read_bytes())
+    yield "autoencoder", config, lambda n: json_mutations(values, n), lambda path: open_autoencoder(str(path.parent))
+    shard = {"index": 0, "count": 2, "request": {"rcdm": "1", "command": "embed", "options": {"a": [1]}, "inputs": {}}}
+    yield "shard", tmp_path / SHARD, lambda n: json_mutations(shard, n), lambda path: read_shard(path.parent)
 
 
 NAMES = (
     *(f"image {suffix}" for suffix in FORMATS), "tar", "encoder", "encoder metadata", "representations safetensors",
     "representations safetensors metadata", "checkpoint", "checkpoint metadata", "representations npz", "torch zip",
     "onnx", "torch legacy", "vectors npy", "recipe", "manifest", "manifest values",
+    "run", "autoencoder", "shard",
 )  # fmt: skip
 
-COSTLY = {"manifest values": 60, "encoder metadata": 100, "encoder": 100, "image .avif": 200, "torch zip": 250}
+COSTLY = {
+    "manifest values": 60,
+    "run": 60,
+    "autoencoder": 250,
+    "encoder metadata": 100,
+    "encoder": 100,
+    "image .avif": 200,
+    "torch zip": 250,
+}
 """Number of mutations in the normal test of readers that take milliseconds."""
 
 
 @pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    found = {name: case for name, *case in file_cases(tmp_path_factory.mktemp("files"))}
+def cases(trained, tmp_path_factory):
+    found = {name: case for name, *case in file_cases(tmp_path_factory.mktemp("files"), trained)}
     assert found.keys() == set(NAMES)
     return found
 
