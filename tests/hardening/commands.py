@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
 from rcdm_cli.bundle.manifest import read_manifest, replace_manifest
 from rcdm_cli.diffusion.spec import Settings
@@ -169,7 +170,7 @@ def published(encoder, rcdm):
     from rcdm_cli.encoders.published import PUBLISHED, PublishedFile, PublishedMethod
 
     def open_encoder(path, method):
-        found = load_encoder("mine.safetensors")
+        found = load_encoder(Path("mine.safetensors"))
         found.spec = found.spec.model_copy(update={"method": method})
         return found
 
