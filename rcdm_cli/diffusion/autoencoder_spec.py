@@ -170,9 +170,9 @@ def parse_config(config: Mapping[str, Any], where: str) -> KLSpec | TinySpec:
     Raises:
         InputError: the class is neither ``AutoencoderKL`` nor ``AutoencoderTiny``, or a value is not supported.
     """
-    kind = config.get("_class_name")
+    kind = str(config.get("_class_name"))
     if kind not in _FIXED:
-        raise InputError(f"{where} is a configuration of {kind!r}, not of AutoencoderKL or AutoencoderTiny.")
+        raise InputError(f"{where} is a configuration of {kind[:100]!r}, not of AutoencoderKL or AutoencoderTiny.")
     fixed = _FIXED[kind]
     for name in fixed.keys() & config.keys():
         values = config[name] if isinstance(config[name], list | tuple) else [config[name]]
