@@ -24,7 +24,9 @@ def test_autoencoder_writes_its_folder_as_the_result(folder, invoke):
     assert (values["steps"], values["began_at"]) == (1, 0)
     assert (out / "config.json").is_file()
 
-    shown = json.loads(invoke("info", str(out), "--json").stdout)
+    info = invoke("info", str(out), "--json")
+    assert info.exit_code == 0, info.stderr
+    shown = json.loads(info.stdout)
     assert shown["kind"] == "autoencoder"
     assert shown["properties"]["latents"] == {"factor": 2, "channels": 3}
     assert shown["properties"]["parameters"].keys() == {"encoder", "decoder"}

@@ -142,8 +142,13 @@ def test_calibration_images_are_checked_before_any_work(workplace, invoke, preci
 
 @pytest.mark.slow
 def test_8_bit_graphs_are_installed_only_if_they_pass_the_checks(workplace, invoke, monkeypatch):
+    monkeypatch.setattr("rcdm_cli.exporting.quantization.calibration.CALIBRATION_IMAGES", 6)
+    monkeypatch.setattr("rcdm_cli.exporting.quantization.calibration.MIN_CHECK_IMAGES", 20)
     folder = tiny_bundle(workplace / "tiny")
-    write_images(workplace / "images", {"cat": 45, "dog": 45})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["defaults"] |= {"steps": 2}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_images(workplace / "images", {"cat": 13, "dog": 13})
     assert invoke("export", "tiny", "--precision", "fp32", "--no-check").exit_code == 0
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     command = ("export", "tiny", "--precision", "fp8,int8", "--calibration", "images")
@@ -159,9 +164,9 @@ def test_8_bit_graphs_are_installed_only_if_they_pass_the_checks(workplace, invo
 
     with monkeypatch.context() as strict:
         strict.setattr("rcdm_cli.exporting.quality.MAX_FRECHET_RATIO", 0.1)
-        done = invoke(*command)
+        done = invoke("export", "tiny", "--precision", "int8", "--calibration", "images")
     assert done.exit_code == 3, done.stderr
-    assert "int8 is rejected: Over 58 images, samples at int8 lose" in one_line(done.stderr)
+    assert "int8 is rejected: Over 20 images, samples at int8 lose" in one_line(done.stderr)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
     # With random weights, the rank loss is mostly noise.
@@ -172,7 +177,7 @@ def test_8_bit_graphs_are_installed_only_if_they_pass_the_checks(workplace, invo
     assert values["written"] == ["denoiser.int8.onnx", "denoiser.fp8.onnx"]
     measured = json.loads((folder / "parity.json").read_text())["graphs"]
     for precision in ("int8", "fp8"):
-        assert values[precision]["images"] == 58
+        assert values[precision]["images"] == 20
         assert values[precision]["frechet_ratio"] <= 1.1
         assert values[precision]["bounds"]["mean_reciprocal_rank_loss"] == 0.2
         entry = measured[f"denoiser.{precision}.onnx"]
