@@ -33,6 +33,9 @@ STATE_DICT_KEYS = (
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
 """Prefixes of DistributedDataParallel, torch.compile and Lightning, removed if all names have the prefix."""
 
+_INNER_WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""Modules of torch.compile, FSDP and activation checkpointing inside a network, removed from all names."""
+
 _PLACEHOLDERS = (
     "argparse.Namespace",
     "types.SimpleNamespace",
@@ -97,7 +100,8 @@ def load_state_dict_file(path: Path, every: bool = False) -> "dict[str, Tensor]"
 
     Nothing in the file is executed or unpacked. Tensors of a zip-format file are memory-mapped. Nested state dicts
     under ``STATE_DICT_KEYS`` are opened. Several state dicts side by side (such as ``trunk`` and ``heads``) are merged,
-    with names joined by a dot. Values that are not tensors are left out. ``WRAPPER_PREFIXES`` are removed.
+    with names joined by a dot. Values that are not tensors are left out. ``WRAPPER_PREFIXES`` and modules of wrappers
+    inside the network are removed.
 
     Args:
         path: file.
@@ -253,6 +257,9 @@ def _plain_tensors(state: "Mapping[str, Tensor]", path: Path, size: int) -> "dic
 
 
 def _without_prefixes(state: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    unwrapped = {_INNER_WRAPPERS.sub("", name): tensor for name, tensor in state.items()}
+    # A file may contain a network with and without a wrapper.
+    state = unwrapped if len(unwrapped) == len(state) else state
     while prefix := next(
         (each for each in WRAPPER_PREFIXES if state and all(name.startswith(each) for name in state)), ""
     ):

@@ -144,16 +144,26 @@ def _read(
     if chain.width != width:
         raise InputError(f"{what} takes {chain.width} values, but the trunk returns {width}.")
     vit = architecture is not None and architecture.name.startswith("vit")
-    kind, reason = (activation, "given") if activation else _activation(root, group, prototypes, vit, what)
+    # The projector of MoCo v3 is inside the base encoder; that of solo-learn is beside a classifier.
+    parent = "".join(f"{part}." for part in root.split(".")[:-1])
+    known_relu = words_of(root) >= {"base", "encoder"} or f"{parent}classifier.weight" in state
+    if activation:
+        kind, reason = activation, "given"
+    elif any(chain.follows):
+        kind, reason = _activation(root, group, prototypes, vit, vit and not known_relu, what)
+    else:
+        kind, reason = "relu", ""
     layers = chain.activated(kind)
     return DetectedHead(layers, chain.tensors(layers), root, f"{kind} ({reason})" if any(chain.follows) else "")
 
 
-def _activation(root: str, group: State, prototypes: Collection[str], vit: bool, what: str) -> tuple[Activation, str]:
+def _activation(
+    root: str, group: State, prototypes: Collection[str], vit: bool, unknown: bool, what: str
+) -> tuple[Activation, str]:
     """Return the activation of a known layout.
 
     Raises:
-        InputError: the layers have the names of timm's ``Mlp``, whose activation varies.
+        InputError: ``unknown``, or the layers have the names of timm's ``Mlp``: the activation varies.
     """
     if any("last_layer" in name for name in prototypes):
         return "gelu", "of DINO"
@@ -162,7 +172,7 @@ def _activation(root: str, group: State, prototypes: Collection[str], vit: bool,
     modules = {name.rpartition(".")[0] for name in group}
     if vit and root.rpartition(".")[2] == "fc" and modules == {"fc1", "fc2", "fc3"}:
         return "gelu", "of MSN"
-    if prototypes or ("fc1" in modules and "fc0" not in modules):
+    if prototypes or unknown or ("fc1" in modules and "fc0" not in modules):
         raise InputError(
             f"{what} has an activation that its tensors do not define. Give FILE,activation=relu or activation=gelu."
         )

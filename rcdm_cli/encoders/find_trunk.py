@@ -16,14 +16,14 @@ from rcdm_cli.encoders.read_torchvision_vit import read_torchvision_vit
 from rcdm_cli.encoders.read_vit import read_vit
 from rcdm_cli.encoders.reference import CLIP_MEAN, CLIP_STD, Reference
 from rcdm_cli.encoders.spec import Preprocessing
-from rcdm_cli.encoders.state import State, below, listed
+from rcdm_cli.encoders.state import State, below, listed, words_of
 from rcdm_cli.encoders.stored_scaling import StoredScaling, stored_scaling
 
 FAMILIES: dict[str, TrunkReader] = {
     r"layer1\.0\.conv1\.weight": read_resnet,
     r"\d+\.0\.conv1\.weight": read_sequential_resnet,
     r"patch_embed\.proj\.weight": read_vit,
-    r"ln_pre\.weight": read_clip,
+    r"(ln_pre|norm_pre)\.weight": read_clip,
     r"storage_tokens": read_dinov3,
     r"conv_proj\.weight": read_torchvision_vit,
     r"_conv_stem\.weight": read_efficientnet_lite,
@@ -123,6 +123,8 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
     architecture = _with_scaling(architecture, tensors, stored)
     others = tuple(other for other in readers if other not in aliases)
     own, unused = _check(architecture, tensors, reference, others)
+    if not tensors.has_scaling and (question := _scaling_question(architecture, tensors)):
+        raise InputError(question)
     outside = {name: value for name, value in state.items() if not name.startswith(prefix)}
     inside = {prefix + name: value for name, value in unused.items()}
     return DetectedTrunk(prefix, replace(architecture, tensors=own), {**outside, **inside}, tuple(aliases), others)
@@ -131,15 +133,16 @@ def find_trunk(state: State, where: str, reference: Reference | None = None) -> 
 def _with_scaling(architecture: Architecture, tensors: TrunkTensors, stored: StoredScaling | None) -> Architecture:
     """Return the architecture with the scaling in the file, or of CLIP or SigLIP.
 
-    Scale and bias of the logits identify CLIP and SigLIP.
+    The names of OpenAI and OpenCLIP with scale and bias of the logits identify CLIP and SigLIP.
     """
     if stored:
         values = {"mean": stored.mean, "std": stored.std}
         preprocessing = Preprocessing(size=architecture.preprocessing.size, **values)
         return replace(architecture, preprocessing=preprocessing, scaling=f"of {stored.names[0]}")
-    root, visual, _ = tensors.prefix.partition("visual.")
+    root, visual, inner = tensors.prefix.partition("visual.")
     has_tower = visual or any(name.startswith(f"{root}visual.") for name in tensors.state)
-    if not has_tower or f"{root}logit_scale" not in tensors.state:
+    is_open_clip = inner == "trunk." or any(name.endswith("ln_pre.weight") for name in tensors.own)
+    if not (has_tower and is_open_clip and f"{root}logit_scale" in tensors.state):
         return architecture
     size = architecture.preprocessing.size
     if f"{root}logit_bias" in tensors.state:
@@ -147,6 +150,33 @@ def _with_scaling(architecture: Architecture, tensors: TrunkTensors, stored: Sto
     return replace(
         architecture, preprocessing=Preprocessing(size=size, mean=CLIP_MEAN, std=CLIP_STD), scaling="of CLIP"
     )
+
+
+def _scaling_question(architecture: Architecture, tensors: TrunkTensors) -> str | None:
+    """Return the error for networks with names and shapes that public projects use with different scalings."""
+    if architecture.scaling != "default":
+        return None
+    own, where = tensors.own, tensors.where
+    has_text = any("text" in words_of(name) or name.endswith("logit_scale") for name in tensors.state)
+    if has_text or architecture.name == "vit_base_patch16_clip_224":
+        return (
+            f"{where} contains a network of images and text. The scaling of images differs between such networks. Give "
+            "FILE,scaling=clip (CLIP, BLIP, EVA-CLIP), scaling=imagenet (SLIP) or scaling=-1..1 (SigLIP)."
+        )
+    if not architecture.name.startswith("vit_"):
+        return None
+    is_cae = any(name.startswith("alignment_encoder.") for name in tensors.state)
+    if "blocks.0.attn.q_bias" in own and not is_cae:
+        return (
+            f"The ViT in {where} has the layout of EVA and CAE, which have different scalings. Give "
+            "FILE,scaling=clip for EVA, or scaling=imagenet for CAE."
+        )
+    if "head.weight" in own and "norm.weight" in own and own["head.weight"].ndim == 2:
+        return (
+            f"The ViT in {where} has the layout of supervised ViTs of timm, which have different scalings. Give "
+            "FILE,scaling=-1..1 for AugReg and other weights from Google, or scaling=imagenet for DeiT."
+        )
+    return None
 
 
 def _prefixes(state: State, expected: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ def describe_scaling(preprocessing: Preprocessing) -> str:
         "imagenet": "ImageNet's mean and standard deviation",
         "-1..1": "pixel values in [-1, 1]",
         "0..1": "pixel values in [0, 1]",
+        "clip": "CLIP's mean and standard deviation",
     }
     known = next((names[name] for name, own in SCALINGS.items() if own == values), None)
     return known or "mean {} and standard deviation {}".format(*("/".join(map(str, three)) for three in values))

@@ -16,7 +16,7 @@ from rcdm_cli.encoders.from_onnx import open_onnx
 from rcdm_cli.encoders.from_timm import PREFIX, open_timm, open_timm_folder
 from rcdm_cli.encoders.from_torchvision import PREFIX as TORCHVISION_PREFIX
 from rcdm_cli.encoders.from_torchvision import open_torchvision
-from rcdm_cli.encoders.hub import CONFIG, download, read_json
+from rcdm_cli.encoders.hub import CONFIG, WEIGHTS, download, read_json
 from rcdm_cli.encoders.reference import NOT_A_FILE, Reference, parse_reference
 
 HUB_PREFIX = "hf:"
@@ -84,14 +84,20 @@ def _open(reference: Reference) -> Encoder:
         return open_onnx(path, reference)
     if path.suffix == ".safetensors" and "kind" in read_metadata(path):
         return _open_own(path, reference)
+    if path.name == WEIGHTS and (path.parent / CONFIG).is_file() and _is_timm(path.parent):
+        return open_timm_folder(path.parent, reference, path.parent.name)
     return open_checkpoint(path, reference)
 
 
 def _open_hub_folder(folder: Path, reference: Reference, origin: str) -> Encoder:
     """Open a folder in the layout of the Hugging Face hub: a network of transformers or a timm model."""
-    if "architecture" in read_json(folder / CONFIG):
+    if _is_timm(folder):
         return open_timm_folder(folder, reference, origin)
     return open_transformers(folder, reference, origin)
+
+
+def _is_timm(folder: Path) -> bool:
+    return "architecture" in read_json(folder / CONFIG)
 
 
 def _open_own(path: Path, reference: Reference) -> Encoder:

@@ -1,4 +1,4 @@
-"""Architecture of the image tower of CLIP with the names of OpenAI and OpenCLIP."""
+"""Architecture of the image tower of CLIP with the names of OpenAI, OpenCLIP and timm."""
 
 import re
 from dataclasses import replace
@@ -26,11 +26,20 @@ _NAMES = (
 
 
 def read_clip(tensors: TrunkTensors) -> Architecture:
-    """Detect the ViT of CLIP (arXiv:2103.00020): the class token after the last norm. ``head`` is the projection.
+    """Detect the ViT of CLIP (arXiv:2103.00020) with the names of OpenAI or timm, and a norm before the first block.
+
+    ``h`` is the class token after the last norm. ``head`` is the projection.
 
     Raises:
-        InputError: the activation is not given. OpenAI's weights need QuickGELU, and OpenCLIP's own weights GELU.
+        InputError: the activation is not given: OpenAI's weights need QuickGELU, and OpenCLIP's own weights GELU; or
+            the network is a Perception Encoder.
     """
+    pooling = "attn_pool." if "norm_pre.weight" in tensors.own else "attn_pool.probe"
+    if any(name.startswith(pooling) for name in tensors.own):
+        raise InputError(
+            f"The CLIP in {tensors.where} has the attention pooling of the Perception Encoder, whose rotary positions "
+            "have no tensors. Give timm's name of the model, such as FILE,trunk=vit_pe_core_base_patch16_224."
+        )
     if tensors.activation not in ("gelu", "quick_gelu"):
         raise InputError(
             f"The CLIP in {tensors.where} has an activation that its tensors do not define. Give "

@@ -12,8 +12,22 @@ SMALL_STEM_SIZE = 32
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
-def read_resnet(tensors: TrunkTensors) -> Architecture:
-    """Detect ResNets (arXiv:1512.03385), wide ResNets and ResNeXts with the names of torchvision and timm."""
+_DENSE = re.compile(r"((aux_)?classifier|(decode|auxiliary)_head)\.")
+"""Convolutional heads of segmentation networks, of torchvision and MMSegmentation."""
+
+
+def read_resnet(tensors: TrunkTensors, stem_is_known: bool = False) -> Architecture:
+    """Detect ResNets (arXiv:1512.03385), wide ResNets and ResNeXts with the names of torchvision and timm.
+
+    Args:
+        tensors: tensors of the checkpoint.
+        stem_is_known: whether the file proves that no max pooling follows a 3×3 convolution.
+
+    Raises:
+        InputError: the ResNet takes volumes, has another number of stages, may be dilated, or has a stem whose padding
+            and max pooling are not known.
+    """
+    _check_layout(tensors)
     # kuangliu/pytorch-cifar, SupContrast and others name the projection of the input of a block "shortcut".
     own = {
         re.sub(r"^(layer\d\.\d+)\.shortcut\.", r"\1.downsample.", name): value for name, value in tensors.own.items()
@@ -39,7 +53,9 @@ def read_resnet(tensors: TrunkTensors) -> Architecture:
     stem = own.get("conv1.weight")
     if stem is not None and stem.shape[1] != 3:
         options["in_chans"] = stem.shape[1]
-    padding = _small_stem_padding(tensors) if stem is not None and stem.shape[-1] == 3 else None
+    padding = None
+    if stem is not None and stem.shape[-1] == 3:
+        padding = _small_stem_padding(tensors, stem_is_known or any(".shortcut." in name for name in tensors.own))
     size = {} if padding is None else {"size": SMALL_STEM_SIZE}
     facts: dict[str, str] = {}
     if padding is not None:
@@ -48,13 +64,43 @@ def read_resnet(tensors: TrunkTensors) -> Architecture:
     return Architecture(name, own, imagenet_preprocessing(**size), options, tensors.pool, padding, facts=facts)
 
 
-def _small_stem_padding(tensors: TrunkTensors) -> int:
-    """Return the given padding, or 2 for solo-learn, whose files have a classifier beside the trunk, else 1."""
+def _check_layout(tensors: TrunkTensors) -> None:
+    if any(value.ndim == 5 for value in tensors.own.values()):
+        raise InputError(
+            f"The ResNet in {tensors.where} has convolutions for volumes or videos. Networks for images are supported."
+        )
+    stages = [stage for stage in _STAGES if any(name.startswith(f"{stage}.") for name in tensors.own)]
+    if len(stages) != len(_STAGES):
+        raise InputError(
+            f"The ResNet in {tensors.where} has {len(stages)} stages. ResNets with {len(_STAGES)} stages are supported."
+        )
+    parent = "".join(f"{part}." for part in tensors.prefix.split(".")[:-2])
+    for name, value in tensors.state.items():
+        if name.startswith(parent) and _DENSE.match(name.removeprefix(parent)) and value.ndim == 4:
+            raise InputError(
+                f"The ResNet in {tensors.where} belongs to a segmentation network ({name} is a convolution). The last "
+                "stages of such ResNets are usually dilated, which tensors do not define. This ResNet is not supported."
+            )
+
+
+def _small_stem_padding(tensors: TrunkTensors, is_known: bool) -> int:
+    """Return the given padding, or 2 for solo-learn, whose files have a classifier beside the trunk, else 1.
+
+    Raises:
+        InputError: the padding is not given, and the file does not prove that there is no max pooling.
+    """
     if tensors.padding is not None:
         return tensors.padding
     parent, _, module = tensors.prefix.rstrip(".").rpartition(".")
-    beside = f"{parent}.classifier.weight".lstrip(".")
-    return 2 if module in ("backbone", "encoder") and beside in tensors.state else 1
+    if module in ("backbone", "encoder") and f"{parent}.classifier.weight".lstrip(".") in tensors.state:
+        return 2
+    if not is_known:
+        raise InputError(
+            f"The ResNet in {tensors.where} has a 3×3 first convolution. Tensors define neither its stride and padding "
+            "nor whether max pooling follows. Give FILE,padding=1 for stride 1 without max pooling. Other stems of "
+            "this size are not supported."
+        )
+    return 1
 
 
 def read_sequential_resnet(tensors: TrunkTensors) -> Architecture:
@@ -72,7 +118,8 @@ def read_sequential_resnet(tensors: TrunkTensors) -> Architecture:
     for name, value in tensors.own.items():
         index, _, rest = name.partition(".")
         renamed[f"{names.get(index, index)}.{rest}"] = value
-    architecture = read_resnet(replace(tensors, own=renamed))
+    # With two modules without weights, see below.
+    architecture = read_resnet(replace(tensors, own=renamed), stem_is_known=True)
     if indices[2] == 4 and architecture.stem_padding is not None and tensors.padding is None:
         raise InputError(
             f"The ResNet in {tensors.where} has a 3×3 stem and two modules without weights before its first stage: a "

@@ -12,10 +12,12 @@ from rcdm_cli.core.errors import InputError
 from rcdm_cli.encoders.architectures import Architecture, TrunkTensors, imagenet_preprocessing
 from rcdm_cli.encoders.attention_heads import attention_heads
 from rcdm_cli.encoders.positions import Interpolation, resample_positions
-from rcdm_cli.encoders.state import State
+from rcdm_cli.encoders.state import State, listed
 
 _SIGLIP_WIDTH = 1152
-_POSITION_TABLE = "relative_position_bias_table"
+_POSITION_TABLE = re.compile(r"(blocks\.\d+\.attn|rel_pos_bias)\.relative_position_bias_table")
+_BLOCK = re.compile(r"blocks\.\d+\.(norm[12]|attn\.(qkv|proj|[qk]_norm)|mlp\.fc[12]|ls[12])\.[^.]+")
+_EVA_ENORMOUS_WIDTH = 1792
 
 
 def read_vit(tensors: TrunkTensors) -> Architecture:
@@ -33,8 +35,13 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
         )
     tensors = replace(tensors, own=unchunked(tensors.own))
     own = _timm_names(tensors.own)
-    if any(name.endswith(_POSITION_TABLE) for name in own):
+    if any(map(_POSITION_TABLE.fullmatch, own)):
         return _beit(tensors, own)
+    if other := [name for name in own if name.startswith("blocks.") and not _BLOCK.fullmatch(name)]:
+        raise InputError(
+            f"The blocks of the ViT in {tensors.where} have other layers than those of a plain ViT: {listed(other)}. "
+            "Give timm's name of the model: FILE,trunk=NAME."
+        )
     width, channels, patch, _ = patches.shape
     positions = own["pos_embed"].shape[1] if "pos_embed" in own else 0
     token, registers = "cls_token" in own, own.get("reg_token")
@@ -53,6 +60,11 @@ def read_vit(tensors: TrunkTensors) -> Architecture:
         facts["positions"] = f"resampled from {size} to {tensors.size} pixels ({_INTERPOLATIONS[interpolation]})"
         own["pos_embed"] = resample_positions(own["pos_embed"], tensors.size // patch, interpolation)
     size = tensors.size or size
+    if width == _EVA_ENORMOUS_WIDTH and "blocks.0.attn.q_bias" in tensors.own:
+        raise InputError(
+            f"The ViT in {tensors.where} has the width of EVA-02-CLIP-E, whose norms are after attention and MLP. Give "
+            "FILE,trunk=eva02_enormous_patch14_clip_224."
+        )
     heads, reason = attention_heads({**tensors.own, **own}, tensors.prefix, tensors.state, tensors.where, tensors.heads)
     swiglu = tensors.own.get("blocks.0.mlp.w12.weight") is not None
     options: dict[str, Any] = {
@@ -121,13 +133,13 @@ def _beit(tensors: TrunkTensors, own: dict[str, Tensor]) -> Architecture:
             f"The ViT in {tensors.where} has the layout of BEiT, whose versions have different scalings. Give "
             "FILE,scaling=-1..1 for BEiT, or scaling=imagenet for BEiT v2 and data2vec."
         )
-    table = next(value for name, value in own.items() if name.endswith(_POSITION_TABLE))
+    table = next(value for name, value in own.items() if _POSITION_TABLE.fullmatch(name))
     if tensors.heads not in (None, table.shape[1]):
         raise InputError(f"The ViT in {tensors.where} has {table.shape[1]} attention heads, not heads={tensors.heads}.")
     width, _, patch, _ = own["patch_embed.proj.weight"].shape
     size = (isqrt(len(table) - 3) + 1) // 2 * patch
     fc_norm = "norm.weight" not in own
-    shared = f"rel_pos_bias.{_POSITION_TABLE}" in own
+    shared = "rel_pos_bias.relative_position_bias_table" in own
     options: dict[str, Any] = {
         "img_size": size,
         "patch_size": patch,
@@ -198,7 +210,7 @@ def mlp_ratio(hidden: int, width: int) -> float:
 
 def _timm_names(own: State) -> dict[str, Tensor]:
     """Return the tensors under timm's names. No tensor is resampled."""
-    beit = any(name.endswith(_POSITION_TABLE) for name in own)
+    beit = any(map(_POSITION_TABLE.fullmatch, own))
     tensors = {
         name: value
         for name, value in own.items()

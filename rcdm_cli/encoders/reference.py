@@ -23,6 +23,7 @@ SCALINGS: dict[str, tuple[Triple, Triple]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "-1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "0..1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "clip": (CLIP_MEAN, CLIP_STD),
 }
 """Mean and standard deviation of pixel values in [0, 1], by name of the scaling."""
 
@@ -73,7 +74,7 @@ class Reference(Spec):
     method: Method | None = None
     pool: Literal["avg", "max", "token"] | None = None
     size: int | None = Field(default=None, ge=16, le=2048)
-    scaling: Literal["imagenet", "-1..1", "0..1"] | None = None
+    scaling: Literal["imagenet", "-1..1", "0..1", "clip"] | None = None
     channels: int | None = Field(default=None, ge=1, le=1024)
     mean: Triple | None = None
     std: Triple | None = None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rcdm_cli.bundle.bundle import Bundle
+from rcdm_cli.bundle.bundle import Bundle, load_bundle
 from tests.bundle.tiny import tiny_bundle
 
 
@@ -174,4 +174,8 @@ def test_vectors_of_a_file_need_method_and_level(invoke, workplace):
     values = json.loads(done.stdout)
     assert [image["image"] for image in values["images"]] == ["edited.npy[0]", "edited.npy[1]", "edited.npy[2]"]
     assert {image["file"] for image in values["images"]} == {None}
+    bundle = load_bundle("tiny", backend="auto", precision="auto")
+    expected = bundle.sample(np.load("edited.npy"), method="dino", level="projector", num_samples=2, steps=1)
+    files = [Image.open(workplace / "run" / name) for name in sample_names(values)]
+    np.testing.assert_array_equal(np.stack(files).reshape(expected.shape), expected)
     assert all((workplace / "run" / name).is_file() for name in sample_names(values))

@@ -84,12 +84,16 @@ def test_standard_depths_have_the_name_of_timm(depth, tmp_path):
     assert (architecture.name, architecture.options) == (f"resnet{depth}", {})
 
 
-@pytest.mark.parametrize(("extra", "padding"), [({}, 1), ({"classifier.weight": torch.zeros(10, 16)}, 2)])
-def test_3x3_stem_has_padding_1_or_2_for_solo_learn(extra, padding, images, tmp_path):
+@pytest.mark.parametrize("padding", [1, 2])
+def test_3x3_stem_needs_the_padding_except_for_solo_learn(padding, images, tmp_path):
     trunk = tiny_resnet()
     trunk.conv1, trunk.maxpool = nn.Conv2d(3, 64, 3, 1, padding, bias=False), nn.Identity()
     filled(trunk)
-    encoder = open_saved(tmp_path, {"state_dict": with_prefix("backbone.", trunk) | extra}, "scaling=-1..1")
+    state, classifier = with_prefix("backbone.", trunk), {"classifier.weight": torch.zeros(10, 16)}
+    with pytest.raises(InputError, match=r"3×3 first convolution.* nor whether max pooling follows.*padding=1"):
+        open_saved(tmp_path, {"state_dict": state}, "scaling=-1..1")
+    known = {1: (state, "scaling=-1..1,padding=1"), 2: (state | classifier, "scaling=-1..1")}
+    encoder = open_saved(tmp_path, {"state_dict": known[padding][0]}, known[padding][1])
     assert encoder.spec.preprocessing.size == 32
     assert encoder.spec.stem_padding == padding
     assert_same(encoder.encode(images, "backbone"), trunk(images))

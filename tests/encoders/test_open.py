@@ -42,7 +42,7 @@ def test_reference_is_a_target_with_options(text, expected):
         ("a.pt,size=eight", "`encoder` a.pt,size=eight: size.*valid integer"),
         ("a.pt,size=8", "size.*greater than or equal to 16"),
         ("a.pt,size=32,size=64", "size is repeated"),
-        ("a.pt,scaling=half", r"scaling.*'imagenet', '-1\.\.1' or '0\.\.1'"),
+        ("a.pt,scaling=half", r"scaling.*'imagenet', '-1\.\.1', '0\.\.1' or 'clip'"),
         ("a.pt,mean=1/2/3", "mean and std must be given together"),
         ("a.pt,mean=1/2,std=1/1/1", r"mean\.2 is missing"),
         ("a.pt,mean=0/0/0,std=1/1/1,scaling=imagenet", "but not both"),

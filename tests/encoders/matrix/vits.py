@@ -624,14 +624,22 @@ CASES = [
         _deit3,
         refused=("rotary", "trunk=deit3_base_patch16_224"),
     ),
-    Case("timm_vit", "timm, supervised ViT-B", "`blocks.*`, `norm`, `head`", _supervised, TOKEN),
+    Case(
+        "deit",
+        "DeiT and other supervised ViTs",
+        "`blocks.*`, `norm`, `head` (one layer)",
+        _supervised,
+        TOKEN,
+        options="scaling=imagenet",
+        refused=("supervised", "scaling=imagenet", "scaling=-1..1"),
+    ),
     Case(
         "deit_ema",
         "DeiT's training script with EMA",
         "`model`, `model_ema`",
         _deit_ema,
         TOKEN,
-        options="prefix=model",
+        options="prefix=model,scaling=imagenet",
         refused=("2 trunks", "prefix=model or prefix=model_ema"),
     ),
     Case(
@@ -663,6 +671,8 @@ CASES = [
         "`image_encoder.*`, `text_encoder.blocks.*`",
         _second_tower,
         TOKEN,
+        options="scaling=imagenet",
+        refused=("text", "scaling=imagenet", "scaling=clip"),
     ),
     *(
         Case(
