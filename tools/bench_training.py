@@ -6,11 +6,10 @@
 
 Images and representations are random, and the weights are new. Prints one JSON object:
 
-- `step`: milliseconds of a step by part (waiting for data, forward, backward, exchange of gradients, optimizer, EMA,
-  log), from the ranges and operations of the profiler, and images per second without the profiler. The denoiser is not
-  compiled.
-- `compiled`: the same with `torch.compile`, where a training compiles by default. Compilation can take minutes, so
-  this is measured last.
+- `step`: time of a step and images per second. The denoiser is not compiled.
+- `compiled`: the same with `torch.compile`, where a training compiles by default. Compilation can take minutes.
+- `parts`: milliseconds of a step by part (waiting for data, forward, backward, exchange of gradients, optimizer, EMA,
+  log), from the ranges and operations of the profiler, not compiled.
 - `peak`: measured TFLOP/s of large matrix products, and the fraction that the training reaches.
 - `published`: images per second of the published network and objective (PyTorch at float32, AdamW, EMA) at the same
   batch.
@@ -114,42 +113,56 @@ def _quiet(trainer: DenoiserTrainer) -> DenoiserTrainer:
 
 
 def time_step(recipe: TrainRecipe, images: int, device: torch.device, workers: int) -> dict[str, Any]:
-    """Return milliseconds of a step by part, and images per second. The first steps warm up."""
+    """Return the time of a step, images per second, and the fraction of the measured peak. The first steps warm up."""
     trainer = _quiet(make_trainer(recipe, images, device, workers))
     warm_up, steps = 3, recipe.steps
-    with tempfile.TemporaryDirectory() as folder:
 
-        def run(first: int, last: int) -> float:
-            trainer.steps = last
-            trainer.setup(first)
-            start_time = time.perf_counter()
-            for step in range(first, last):
-                trainer.train_step(step)
-            _synchronise(device)
-            return time.perf_counter() - start_time
+    def run(first: int, last: int) -> float:
+        trainer.steps = last
+        trainer.setup(first)
+        start_time = time.perf_counter()
+        for step in range(first, last):
+            trainer.train_step(step)
+        _synchronise(device)
+        return time.perf_counter() - start_time
 
-        run(0, warm_up)
-        seconds = run(warm_up, warm_up + steps)
-        activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-        trainer.steps = steps
-        with profile(activities=activities) as found:
-            fit(trainer, Path(folder), save_every=10**9, log_every=max(steps // 2, 1), show_every=10**9)
-            _synchronise(device)
-    spent = {event.key: _total(event, device) / 1000 / steps for event in found.key_averages()}
-    parts = {name: spent.get(f"train: {name}", 0.0) for name in PARTS}
-    parts["gradient sync"] = sum(value for name, value in spent.items() if "all_reduce" in name or "AllReduce" in name)
+    start_time = time.perf_counter()
+    run(0, warm_up)
+    warm_up_seconds = time.perf_counter() - start_time
+    seconds = run(warm_up, warm_up + steps)
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     rate = steps * recipe.optimization.batch / seconds
     tflops, peak = rate * step_tflop(trainer), measured_peak(device)
     return {
         "batch": recipe.optimization.batch,
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "milliseconds": {name: round(value, 3) for name, value in parts.items()},
+        "warm_up_seconds": round(warm_up_seconds, 1),
         "step_milliseconds": round(1000 * seconds / steps, 3),
         "images_per_second": round(rate, 1),
         "peak": {"tflops": round(tflops, 3), "measured_peak": round(peak, 2), "fraction": round(tflops / peak, 3)},
         "memory_gib": memory and round(memory, 2),
     }
+
+
+def step_parts(recipe: TrainRecipe, images: int, device: torch.device, workers: int) -> dict[str, float]:
+    """Return milliseconds of a step by part, from the profiler, whose events of a large network need minutes to read.
+
+    At most two steps are profiled on a GPU.
+    """
+    trainer = _quiet(make_trainer(recipe, images, device, workers))
+    steps = min(recipe.steps, 2) if device.type == "cuda" else recipe.steps
+    trainer.steps = steps
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer.setup(0)
+        trainer.train_step(0)
+        with profile(activities=activities) as found:
+            fit(trainer, Path(folder), save_every=10**9, log_every=max(steps // 2, 1), show_every=10**9)
+            _synchronise(device)
+    spent = {event.key: _total(event, device) / 1000 / steps for event in found.key_averages()}
+    parts = {name: spent.get(f"train: {name}", 0.0) for name in PARTS}
+    parts["gradient sync"] = sum(value for name, value in spent.items() if "all_reduce" in name or "AllReduce" in name)
+    return {name: round(value, 3) for name, value in parts.items()}
 
 
 def _total(event: Any, device: torch.device) -> float:
@@ -295,6 +308,7 @@ def main() -> None:
                 if options.published:
                     speedup = result[name]["images_per_second"] / result["published"]["images_per_second"]
                     result[name]["speedup"] = round(speedup, 2)
+            result["parts"] = step_parts(steps["step"], 256, device, options.workers)
         if options.only != "step":
             result["loader"] = time_loader(options.images, 64, 256, 40, options.rounds, options.workers)
     finally:

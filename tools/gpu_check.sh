@@ -4,14 +4,15 @@
 #   OUT=results tools/gpu_check.sh [PATH_TO_A_CHECKOUT_OF_facebookresearch/RCDM]
 #
 # Stages, each with a time limit: training steps at 64 px and 100 M parameters and at the published 128 px network, with
-# a checkout also of the published code on the same card; tests marked gpu; sampling with torch (CUDA graph) and
-# inductor; export to ONNX and TensorRT; sampling with the exported graphs. $OUT/gpu_check.json is written after each
-# stage. The exit code is 1 if a stage failed or was ended at its limit.
+# a checkout also of the published code on the same card; sampling with torch (CUDA graph) and inductor; tests marked
+# gpu; export to ONNX and TensorRT; sampling with the exported graphs. $OUT/gpu_check.json is written after each stage.
+# The exit code is 1 if a stage failed or was ended at its limit. torch.compile needs one to two minutes for a network
+# of 100 M parameters, and more beside other processes: run nothing else at the same time.
 #
-# Environment variables: BUDGET (seconds), STAGES (names of the stages to run, separated by spaces), DEVICE, PYTHON (interpreter), BUNDLE (for sampling), BATCHES, PRECISIONS (of
-# the TensorRT plans), TESTS (arguments of pytest), TRAIN_STEPS, ROUNDS, EAGER_BACKENDS and EXPORTED_BACKENDS (of the two
-# sampling stages), SMALL and LARGE (changes of the recipe rcdm128 for the two training stages, separated by spaces), and
-# SCALE (multiplies the limits of the stages).
+# Environment variables: BUDGET (seconds), STAGES (names of the stages to run, separated by spaces), DEVICE, PYTHON
+# (interpreter), BUNDLE (for sampling), BATCHES, PRECISIONS (of the TensorRT plans), TESTS (arguments of pytest),
+# TRAIN_STEPS, ROUNDS, EAGER_BACKENDS and EXPORTED_BACKENDS (of the two sampling stages), SMALL and LARGE (changes of the
+# recipe rcdm128 for the two training stages, separated by spaces), and SCALE (multiplies the limits of the stages).
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUDGET=${BUDGET:-360}
@@ -61,10 +62,10 @@ failed=0
 largest=$(tr , '\n' <<<"$batches" | sort -n | tail -n 1)
 trt=(--trt)
 [ "$device" = cuda ] || trt=()
-if selected train_64; then train train_64 90 "${small[@]}" || failed=1; fi
-if selected train_128; then train train_128 90 "${large[@]}" || failed=1; fi
-if selected tests; then stage tests 70 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" || failed=1; fi
+if selected train_64; then train train_64 110 "${small[@]}" || failed=1; fi
 if selected sampling_torch; then bench sampling_torch 60 "${EAGER_BACKENDS:-torch,inductor}" || failed=1; fi
+if selected train_128; then train train_128 100 "${large[@]}" || failed=1; fi
+if selected tests; then stage tests 70 "$python" -m pytest -q -p no:cacheprovider "${tests[@]}" || failed=1; fi
 if selected export; then
     stage export 60 "$python" -m rcdm_cli export "$stages/bundle" "${trt[@]}" --precision "${PRECISIONS:-fp32,fp16}" \
         --max-batch "$largest" --json || failed=1

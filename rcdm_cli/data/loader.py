@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -103,8 +104,10 @@ def _ignore_signals(worker: int) -> None:
 def _kill_workers() -> None:
     """End the workers of loaders that are still open when the main process ends.
 
-    multiprocessing would send SIGTERM, which the workers ignore, and wait forever.
+    multiprocessing would send SIGTERM, which the workers ignore, and wait forever. PyTorch's handler of SIGCHLD would
+    report the killed workers as an error.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

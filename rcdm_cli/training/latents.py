@@ -134,7 +134,8 @@ def cache_latents(
 @torch.no_grad()
 def encode(autoencoder: Autoencoder, images: Tensor, precision: TrainPrecision) -> Tensor:
     """Return the latents, float32 (B, C, h, w), of images (B, 3, size, size) in [-1, 1] on the device."""
-    with autocast(precision, images.device):
+    # The number of augmented images varies from step to step, and cuDNN would measure its algorithms for each number.
+    with autocast(precision, images.device), torch.backends.cudnn.flags(enabled=True, benchmark=False):
         parts = [autoencoder.encode(part).float() for part in images.split(codec_batch(images.shape[-1]))]
     return torch.cat(parts)
 

@@ -5,12 +5,13 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
 from rcdm_cli.diffusion.autoencoder_spec import LatentStatistics
 from rcdm_cli.diffusion.conditioning import Model
-from rcdm_cli.diffusion.spec import DenoiserSpec
+from rcdm_cli.diffusion.spec import DenoiserSpec, PatchSpace, PixelSpace
 from rcdm_cli.encoders.encoder import Encoder
 
 
@@ -64,8 +65,9 @@ def _equal(first: Encoder, second: Encoder) -> bool:
 def init_from(model: Model, source: Model, methods: Collection[str]) -> str:
     """Copy the denoiser and matching conditioning projections of ``source`` into ``model``.
 
-    The image size may differ, because no weight depends on it. Projections match if method, level and width are equal.
-    Their statistics are copied too. Other projections retain their random weights.
+    The image size may differ, because no weight depends on it. A denoiser of patches can be initialised with a denoiser
+    of pixels: it then denoises the average of each patch, as the denoiser of pixels does. Projections match if method,
+    level and width are equal. Their statistics are copied too. Other projections retain their random weights.
 
     Args:
         model: model to initialise.
@@ -77,15 +79,20 @@ def init_from(model: Model, source: Model, methods: Collection[str]) -> str:
         SHA-256 of the copied weights, which is part of the run's resume key.
 
     Raises:
-        InputError: the denoisers differ in more than image size and dropout.
+        InputError: the denoisers differ in more than image size, dropout, and patches instead of pixels.
     """
+    weights = source.denoiser.state_dict()
     expected, given = _architecture(model.denoiser.spec), _architecture(source.denoiser.spec)
+    space = model.denoiser.spec.space
+    if isinstance(space, PatchSpace) and isinstance(source.denoiser.spec.space, PixelSpace):
+        weights = _in_patches(weights, space.factor)
+        del expected["space"]
     if different := [f"{name} = {given[name]}" for name in expected if expected[name] != given[name]]:
         raise InputError(
             f"The initial weights belong to another denoiser, with {', '.join(different)}. Set these values in the "
             "recipe."
         )
-    model.denoiser.load_state_dict(source.denoiser.state_dict())
+    model.denoiser.load_state_dict(weights)
     copied: list[torch.nn.Module] = [model.denoiser]
     ours, theirs = (
         dict(zip(each.conditioning.spec.projections, each.conditioning.projections, strict=True))
@@ -102,6 +109,18 @@ def init_from(model: Model, source: Model, methods: Collection[str]) -> str:
         for tensor in module.state_dict().values():
             digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _in_patches(weights: dict[str, Tensor], factor: int) -> dict[str, Tensor]:
+    """Return weights for patches: the input is the average of a patch, and the pixels of an output patch are equal."""
+    copies = factor**2
+    first, last, bias = "input_blocks.0.0.weight", "out.2.weight", "out.2.bias"
+    return {
+        **weights,
+        first: weights[first].repeat_interleave(copies, dim=1) / copies,
+        last: weights[last].repeat_interleave(copies, dim=0),
+        bias: weights[bias].repeat_interleave(copies, dim=0),
+    }
 
 
 def _architecture(spec: DenoiserSpec) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.conditioning import Model
@@ -49,6 +50,21 @@ def test_image_size_may_differ_if_attention_has_the_same_depth():
     ours, start = model(0, size=64, attention=(32,)), model(1)
     init_from(ours, start, METHODS)
     assert same(ours.denoiser, start.denoiser)
+
+
+def test_patches_start_as_the_denoiser_of_pixels_of_their_averages():
+    """A denoiser of patches, initialised with a denoiser of pixels, denoises the image of the averages of patches."""
+    ours, start = model(0, size=64, space={"kind": "patches", "factor": 2}), model(1)
+    init_from(ours, start, METHODS)
+    images, t = torch.randn(2, 3, 64, 64), torch.tensor([3.0, 700.0])
+    cond = torch.randn(2, start.denoiser.spec.cond_width)
+    patches = F.pixel_unshuffle(images, 2)
+    with torch.no_grad():
+        found = F.pixel_shuffle(ours.denoiser(patches, t, cond), 2)
+        expected = start.denoiser(F.avg_pool2d(images, 2), t, cond)
+    torch.testing.assert_close(found, F.interpolate(expected, scale_factor=2.0, mode="nearest"), rtol=1e-3, atol=1e-3)
+    with pytest.raises(InputError, match="space ="):
+        init_from(start, ours, METHODS)
 
 
 def test_projections_missing_in_the_source_are_not_changed():
