@@ -1,7 +1,10 @@
 """Tools that measure speed."""
 
+import json
+
 import pytest
 
+from tools import bench_large_dataset
 from tools.bench_published import with_speedup
 from tools.profile_denoiser import kind_of
 
@@ -30,3 +33,19 @@ def test_speedup_is_the_ratio_of_medians_at_the_same_batch_size():
         {"backend": "published", "batch": 8, "median_seconds": 4.0},
     ]
     assert [timing["speedup"] for timing in with_speedup(timings, "published")] == [3.0, 1.0, 0.8, 1.0]
+
+
+def test_large_dataset_is_measured_by_stage_and_an_interrupted_measurement_continues(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_large_dataset, "DISTINCT", 4)
+    command = ["bench_large_dataset", "--images", "12", "--steps", "2", "--workers", "0", "--work", str(tmp_path / "a")]
+    monkeypatch.setattr("sys.argv", [*command, "--keep"])
+    bench_large_dataset.main()
+    first = json.loads(capsys.readouterr().out)
+    assert list(first["stages"]) == ["Start", "Images", "Representations", "Training"]
+    assert all(stage["peak_total"] > stage["peak_anonymous"] > 0.1 for stage in first["stages"].values())
+    assert first["curve"][0][:2] == [0, "Start"]
+    monkeypatch.setattr("sys.argv", command)
+    bench_large_dataset.main()
+    again = json.loads(capsys.readouterr().out)
+    assert again["seconds"] > first["seconds"]
+    assert not (tmp_path / "a").exists()
