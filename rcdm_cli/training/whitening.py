@@ -1,6 +1,7 @@
 """Train conditioning projections on whitened representations."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -11,6 +12,22 @@ from rcdm_cli.diffusion.conditioning import ConditioningProjection, Conditioning
 
 FLOOR = 1e-2
 """Added to the variance of each direction, relative to the largest variance. It limits the gain to a factor of 10."""
+
+
+SINGLE_THREAD_WIDTH = 2048
+"""Largest width of ``h`` whose covariance is decomposed with one thread: 3 s for 2048 features. The threads of
+LAPACK wait for each other actively. On cores that other processes use, several threads took 50 times as long as one."""
+
+
+@contextmanager
+def _one_thread(condition: bool) -> Iterator[None]:
+    """Compute with one thread if ``condition`` is true."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if condition else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class WhitenedProjection(nn.Module):
@@ -34,7 +51,8 @@ class WhitenedProjection(nn.Module):
     def __init__(self, projection: ConditioningProjection, covariance: Tensor) -> None:
         super().__init__()
         scale = projection.scale.double()
-        variance, directions = torch.linalg.eigh(covariance.double() / (scale[:, None] * scale))
+        with _one_thread(len(covariance) <= SINGLE_THREAD_WIDTH):
+            variance, directions = torch.linalg.eigh(covariance.double() / (scale[:, None] * scale))
         deviation = (variance.clamp(min=0) / variance.max().clamp(min=1e-12) + FLOOR).sqrt()
         self.register_buffer("whitener", (directions / deviation @ directions.T).float())
         self.register_buffer("mean", projection.mean.clone())

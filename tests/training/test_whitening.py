@@ -152,3 +152,18 @@ def test_directions_of_low_variance_are_learned_faster(conditioning):
             optimizer.step()
         errors.append(loss.item())
     assert errors[1] < 0.3 < 0.8 < errors[0]
+
+
+def test_covariances_are_decomposed_with_one_thread(monkeypatch):
+    """Threads of LAPACK wait actively, which is slow on busy cores. The number of threads is restored."""
+    used = []
+    eigh = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda matrix: used.append(torch.get_num_threads()) or eigh(matrix))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        conditioning = ConditioningProjections(ConditioningSpec(projections=PROJECTIONS, width=8))
+        whiten(conditioning, 0, covariance(correlated(6)))
+        assert (used, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
