@@ -19,8 +19,8 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from rcdm_cli.core.errors import InputError, RcdmError
+from rcdm_cli.core.files import remove_temporary, write_json
 from rcdm_cli.core.files import sha256 as hash_of
-from rcdm_cli.core.files import write_json
 from rcdm_cli.core.outputs import output_file
 
 CHUNK = 1 << 20
@@ -64,7 +64,7 @@ def find_download(path: Path, url: str, sha256: str = "") -> Downloaded | None:
     if not found.sha256.startswith(sha256):
         return None
     # A process can be killed after the download is complete. The folder may be read-only.
-    with suppress(InputError), output_file(path):
+    with suppress(InputError), _locked(path):
         _remove_partial(_part(path))
     return found
 
@@ -98,7 +98,7 @@ def download(
             for the next call.
     """
     part = _part(path)
-    with _network_errors(url), output_file(path):
+    with _network_errors(url), _locked(path):
         _fetch_with_retries(url, part, timeout, attempts, on_progress)
         found = hash_of(part)
         if not found.startswith(sha256):
@@ -117,6 +117,13 @@ def download(
         _remove_partial(part)
         write_json(_record(path), {"url": url, "size": done.size, "sha256": found})
     return done
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with output_file(path):
+        remove_temporary(path.parent, _record(path).name)
+        yield
 
 
 def _fetch_with_retries(

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.rcdm-[a-z0-9_]{8}(?P<suffix>\.[^.]*)?", re.DOTALL)
-"""Name of a temporary file of ``atomic_write``."""
+"""Name of a temporary file of ``atomic_write`` or a folder of ``temporary_folder``."""
 
 _TYPES = {
     "uint64": "U64", "int64": "I64", "float64": "F64", "float32": "F32", "uint32": "U32", "int32": "I32",
@@ -67,6 +68,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder in ``parent``, on the same disk, which is removed at the end.
+
+    If the process is killed, the folder stays until ``remove_temporary``.
+
+    Raises:
+        RcdmError: ``parent`` is not writable.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}.rcdm-", dir=parent))
+    except OSError as error:
+        raise RcdmError(f"Could not write to {parent}: {error.strerror or error}.") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def flush(path: Path) -> None:
     """Write the content of a file to the disk.
 
@@ -77,7 +97,7 @@ def flush(path: Path) -> None:
 
 
 def remove_temporary(folder: Path, target: str | None = None) -> None:
-    """Remove the temporary files of ``atomic_write`` in ``folder`` that killed processes left.
+    """Remove the temporary files and folders in ``folder`` that killed processes left.
 
     The caller holds the lock of the output, so that no other process uses the files.
 
@@ -88,7 +108,11 @@ def remove_temporary(folder: Path, target: str | None = None) -> None:
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _TEMPORARY.fullmatch(entry.name)
-            if found and target in (None, found["stem"] + (found["suffix"] or "")) and entry.is_file():
+            if not found or target not in (None, found["stem"] + (found["suffix"] or "")):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
                 os.unlink(entry.path)
 
 

@@ -1,9 +1,7 @@
 """Distillation: train students of a bundle, compare them with the bundle, and install those that pass."""
 
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from rcdm_cli.bundle.bundle import Bundle, load_bundle
 from rcdm_cli.bundle.files import read_decoder, write_student
 from rcdm_cli.bundle.manifest import read_manifest, replace_manifest
 from rcdm_cli.core.errors import CheckFailed, InputError
-from rcdm_cli.core.files import read_tensors, write_json
+from rcdm_cli.core.files import read_tensors, temporary_folder, write_json
 from rcdm_cli.core.outputs import output_folder
 from rcdm_cli.core.resources import MANIFEST
 from rcdm_cli.data.cropped import load_cropped
@@ -168,7 +166,7 @@ def distill(
         "images_seen": result.steps * settings.optimization.batch,
     }
     images = _images(teacher, Path(data), validation_split or split, limit)
-    with output_folder(out), _staging(out) as stage:
+    with output_folder(out), temporary_folder(out, "students") as stage:
         students = {}
         for count in (each.steps for each in stages):
             students[count] = stage / f"{manifest.name}-{count}steps"
@@ -204,18 +202,6 @@ def _images(teacher: Bundle, data: Path, split: str | None, limit: int) -> dict[
     if len(cropped.images) < 2:
         raise InputError(f"The comparison needs two images or more. {data} has {len(cropped.images)}.")
     return dict(zip(cropped.keys, cropped.images, strict=True))
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """Create a temporary folder in ``out`` and remove it afterwards, with those of killed processes."""
-    for interrupted in out.glob(".students-*"):
-        shutil.rmtree(interrupted, ignore_errors=True)
-    stage = Path(tempfile.mkdtemp(prefix=".students-", dir=out))
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _compare(

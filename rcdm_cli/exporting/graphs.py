@@ -11,8 +11,9 @@ from rcdm_cli.backends.graph import Graph, NetworkName, Precision
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.files import read_decoder
 from rcdm_cli.bundle.manifest import Manifest
+from rcdm_cli.core.files import temporary_folder
 from rcdm_cli.diffusion.inference import LoopForm, at_precision
-from rcdm_cli.exporting.install import NOT_WRITTEN, Installation, finished, install, staging
+from rcdm_cli.exporting.install import NOT_WRITTEN, Installation, finished, install
 from rcdm_cli.exporting.onnx import export_graph
 from rcdm_cli.exporting.parity import Parity, check_bounds, measure_parity
 
@@ -83,7 +84,7 @@ def write_graphs(
     """
     written: list[Graph] = []
     parity: dict[str, list[Parity]] = {}
-    with staging(bundle.folder) as stage:
+    with temporary_folder(bundle.folder, "export") as stage:
         for done, graph in enumerate(graphs):
             on_progress(done, len(graphs), graph.file)
             written.append(_write(bundle, graph, stage))

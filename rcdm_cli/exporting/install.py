@@ -1,9 +1,7 @@
 """Installation of finished graphs in a bundle: first the files, then ``parity.json``, last the manifest."""
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -41,27 +39,6 @@ class _ParityFile(Spec):
     against: Text
     bounds: JsonObject
     graphs: dict[Text, JsonObject]
-
-
-@contextmanager
-def staging(folder: Path) -> Iterator[Path]:
-    """Create a temporary folder inside the bundle, on the same disk, and remove it afterwards.
-
-    Folders of exports that were killed are removed too. The caller holds the lock of the bundle.
-
-    Raises:
-        RcdmError: the bundle's folder is not writable.
-    """
-    for interrupted in folder.glob(".export-*"):
-        shutil.rmtree(interrupted, ignore_errors=True)
-    try:
-        stage = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
-    except OSError as error:
-        raise RcdmError(f"Could not write to {folder}: {error.strerror or error}. Copy the bundle first.") from error
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def finished(graph: Graph, path: Path, data: Path | None = None, versions: Mapping[str, str] | None = None) -> Graph:

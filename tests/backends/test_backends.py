@@ -257,7 +257,7 @@ def test_export_replaces_a_damaged_graph_and_updates_manifest_and_parity(plain, 
     assert entries.keys() == {path.name for path in copy.glob("*.onnx")}
     assert all(entry.sha256 == sha256(copy / name) for name, entry in entries.items())
     assert entries["denoiser.fp16.onnx"].source == sha256(plain / "denoiser.safetensors")
-    assert not list(copy.glob(".export-*"))
+    assert not list(copy.glob(".export.*"))
 
 
 @pytest.mark.slow

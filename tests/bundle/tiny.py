@@ -8,6 +8,7 @@ from rcdm_cli.backends.graph import EIGHT_BIT, Precision
 from rcdm_cli.bundle.bundle import load_bundle
 from rcdm_cli.bundle.files import write_bundle
 from rcdm_cli.bundle.manifest import read_manifest
+from rcdm_cli.core.files import temporary_folder
 from rcdm_cli.diffusion.autoencoder import Autoencoder, LatentCodec
 from rcdm_cli.diffusion.autoencoder_spec import KLSpec, LatentStatistics
 from rcdm_cli.diffusion.conditioning import Model
@@ -15,7 +16,7 @@ from rcdm_cli.diffusion.spec import ConditioningSpec, DenoiserSpec, PatchSpace, 
 from rcdm_cli.encoders.encoder import Encoder
 from rcdm_cli.encoders.spec import EncoderSpec, HeadLayer, Preprocessing
 from rcdm_cli.exporting.graphs import wanted_graphs, write_graphs
-from rcdm_cli.exporting.install import Installation, install, staging
+from rcdm_cli.exporting.install import Installation, install
 from rcdm_cli.exporting.quantization.calibration import calibrate
 from rcdm_cli.exporting.quantization.graphs import quantize_graphs, wanted_quantized
 from rcdm_cli.exporting.tensorrt.plans import prepare_plan, wanted_plan, write_plan
@@ -83,7 +84,7 @@ def put_graphs(folder: Path, *precisions: str) -> Path:
     if eight_bit:
         bundle = load_bundle(folder, backend="auto")
         graphs = wanted_quantized(bundle.manifest, eight_bit)
-        with staging(folder) as stage:
+        with temporary_folder(folder, "export") as stage:
             written, parity = quantize_graphs(bundle, graphs, calibrate(bundle, {"0": random_images(1, 40)[0]}), stage)
             install(folder, stage, written, parity)
     return folder

@@ -108,7 +108,7 @@ def test_interrupted_forced_export_leaves_the_earlier_graphs(folder, monkeypatch
 
 @pytest.mark.usefixtures("versions")
 def test_folder_of_a_killed_export_is_removed(folder):
-    (folder / ".export-killed").mkdir()
+    (folder / ".export.rcdm-killed00").mkdir()
     export(folder, precisions=["fp32"], check=False)
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 

@@ -14,9 +14,10 @@ from rcdm_cli.backends.select import select_backend
 from rcdm_cli.bundle.bundle import Bundle
 from rcdm_cli.bundle.manifest import Manifest, run_context
 from rcdm_cli.core.errors import CheckFailed, InputError
+from rcdm_cli.core.files import temporary_folder
 from rcdm_cli.diffusion.sampling import Loop
 from rcdm_cli.exporting.graphs import denoiser_graph
-from rcdm_cli.exporting.install import Installation, finished, install, staging
+from rcdm_cli.exporting.install import Installation, finished, install
 from rcdm_cli.exporting.parity import Parity, check_bounds, measure_parity
 from rcdm_cli.exporting.quality import SampleComparison, compare_samples
 from rcdm_cli.exporting.quantization.calibration import CalibrationImages, calibrate
@@ -61,7 +62,7 @@ def write_quantized(
             limits.
         InputError: the bundle has no fp32 graph, or a file differs from the manifest.
     """
-    with staging(bundle.folder) as stage:
+    with temporary_folder(bundle.folder, "export") as stage:
         calibration = calibrate(
             bundle, images.calibration, on_progress=lambda done, total: on_progress(done, total, "calibration")
         )

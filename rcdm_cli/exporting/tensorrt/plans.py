@@ -13,7 +13,8 @@ from rcdm_cli.backends.tensorrt.package import TensorRT, import_tensorrt
 from rcdm_cli.backends.tensorrt.target import PlanTarget, target_of
 from rcdm_cli.bundle.manifest import Manifest
 from rcdm_cli.core.errors import InputError
-from rcdm_cli.exporting.install import NOT_WRITTEN, Installation, finished, install, staging
+from rcdm_cli.core.files import temporary_folder
+from rcdm_cli.exporting.install import NOT_WRITTEN, Installation, finished, install
 from rcdm_cli.exporting.tensorrt.builder import PlanRequest, build_plan
 
 TIMING_CACHE = "tensorrt.timing"
@@ -110,7 +111,7 @@ def write_plan(
         device=device.index or 0 if device.type == "cuda" else None,
         timing_cache=folder / TIMING_CACHE,
     )
-    with staging(folder) as stage:
+    with temporary_folder(folder, "export") as stage:
         path = stage / wanted.file
         build_plan(request, path, on_progress)
         return install(folder, stage, [finished(wanted, path)])
