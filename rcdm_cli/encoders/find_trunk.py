@@ -171,6 +171,11 @@ def _scaling_question(architecture: Architecture, tensors: TrunkTensors) -> str 
             f"The ViT in {where} has the layout of EVA and CAE, which have different scalings. Give "
             "FILE,scaling=clip for EVA, or scaling=imagenet for CAE."
         )
+    if architecture.options.get("class_token") is False and "target_encoder" not in tensors.prefix.split("."):
+        return (
+            f"The ViT in {where} has no class token: the layout of SigLIP and I-JEPA, which have different scalings. "
+            "Give FILE,scaling=-1..1 for SigLIP, or scaling=imagenet for I-JEPA."
+        )
     if "head.weight" in own and "norm.weight" in own and own["head.weight"].ndim == 2:
         return (
             f"The ViT in {where} has the layout of supervised ViTs of timm, which have different scalings. Give "

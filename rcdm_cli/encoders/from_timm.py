@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import nn
 
 from rcdm_cli.core.errors import InputError, RcdmError
-from rcdm_cli.core.files import read_tensors
 from rcdm_cli.encoders.architectures import Architecture, convert_names, input_options
 from rcdm_cli.encoders.build import build_encoder, check_channels, require_tensors
 from rcdm_cli.encoders.encoder import Encoder
-from rcdm_cli.encoders.hub import CONFIG, WEIGHTS, HubFile, read_json
+from rcdm_cli.encoders.hub import CONFIG, HubFile, read_json
+from rcdm_cli.encoders.hugging_face_files import read_weights
 from rcdm_cli.encoders.inferred import configured_lines
 from rcdm_cli.encoders.reference import Reference
 from rcdm_cli.encoders.spec import EncoderSpec, Preprocessing
@@ -79,7 +79,7 @@ class TimmConfig(HubFile):
 
 
 def open_timm_folder(folder: Path, reference: Reference, origin: str) -> Encoder:
-    """Open a folder with ``config.json`` and ``model.safetensors`` of timm.
+    """Open a folder with ``config.json`` and weights of timm.
 
     Raises:
         InputError: a file is missing or damaged, the tensors do not fit the model, or an option does not fit.
@@ -94,7 +94,7 @@ def open_timm_folder(folder: Path, reference: Reference, origin: str) -> Encoder
     preprocessing = Preprocessing.parse(
         {"size": trained.input_size[-1], "mean": trained.mean, "std": trained.std}, str(folder / CONFIG)
     )
-    tensors = convert_names(read_tensors(folder / WEIGHTS), name, options, pool)
+    tensors = convert_names(read_weights(folder), name, options, pool)
     names = timm_config(name).classifier or ()
     classifiers = tuple(f"{module}." for module in ((names,) if isinstance(names, str) else names))
     tensors = {name: value for name, value in tensors.items() if not name.startswith(classifiers)}

@@ -22,6 +22,7 @@ CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"
 WEIGHTS = "model.safetensors"
+PICKLED_WEIGHTS = "pytorch_model.bin"
 INDEX = "model.safetensors.index.json"
 
 _FILES = (CONFIG, PREPROCESSOR, PROCESSOR, WEIGHTS, INDEX, "model-*-of-*.safetensors")

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.core.files import read_tensors
 from rcdm_cli.core.state_dict import load_state_dict_file
-from rcdm_cli.encoders.hub import CONFIG, INDEX, PREPROCESSOR, PROCESSOR, WEIGHTS, HubFile, read_json
+from rcdm_cli.encoders.hub import CONFIG, INDEX, PICKLED_WEIGHTS, PREPROCESSOR, PROCESSOR, WEIGHTS, HubFile, read_json
 from rcdm_cli.encoders.reference import Reference
 from rcdm_cli.encoders.spec import Preprocessing
 
@@ -147,8 +147,8 @@ def read_weights(folder: Path) -> "dict[str, Tensor]":
     if (folder / INDEX).is_file():
         names = _Index.parse(read_json(folder / INDEX), str(folder / INDEX)).weight_map.values()
         return {name: tensor for file in sorted(set(names)) for name, tensor in read_tensors(folder / file).items()}
-    if (folder / "pytorch_model.bin").is_file():
-        return load_state_dict_file(folder / "pytorch_model.bin")
+    if (folder / PICKLED_WEIGHTS).is_file():
+        return load_state_dict_file(folder / PICKLED_WEIGHTS)
     raise InputError(f"{folder} has a {CONFIG}, but no {WEIGHTS}.")
 
 

@@ -16,7 +16,7 @@ from rcdm_cli.encoders.from_onnx import open_onnx
 from rcdm_cli.encoders.from_timm import PREFIX, open_timm, open_timm_folder
 from rcdm_cli.encoders.from_torchvision import PREFIX as TORCHVISION_PREFIX
 from rcdm_cli.encoders.from_torchvision import open_torchvision
-from rcdm_cli.encoders.hub import CONFIG, WEIGHTS, download, read_json
+from rcdm_cli.encoders.hub import CONFIG, PICKLED_WEIGHTS, WEIGHTS, download, read_json
 from rcdm_cli.encoders.reference import NOT_A_FILE, Reference, parse_reference
 
 HUB_PREFIX = "hf:"
@@ -84,7 +84,7 @@ def _open(reference: Reference) -> Encoder:
         return open_onnx(path, reference)
     if path.suffix == ".safetensors" and "kind" in read_metadata(path):
         return _open_own(path, reference)
-    if path.name == WEIGHTS and (path.parent / CONFIG).is_file() and _is_timm(path.parent):
+    if path.name in (WEIGHTS, PICKLED_WEIGHTS) and (path.parent / CONFIG).is_file() and _is_timm(path.parent):
         return open_timm_folder(path.parent, reference, path.parent.name)
     return open_checkpoint(path, reference)
 

@@ -104,6 +104,9 @@ TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "in
 TEXT |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 
+CONVNEXT = {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "image_size": 32}
+
+
 def patch_mean(output: Any) -> Tensor:
     return output.last_hidden_state[:, 1:].mean(1)
 
@@ -309,5 +312,23 @@ CASES = [
         "average of the patches after the last norm",
         options="pool=avg",
         scaling=(HALF, HALF),
+    ),
+    *(
+        case(
+            name.lower(),
+            f"{project} (transformers)",
+            network(name, options, prepare=processor(32)),
+            "",
+            refused=(f"'{kind}'", "not supported", "dinov2"),
+        )
+        for name, project, kind, options in (
+            ("IJepaModel", "I-JEPA", "ijepa", VIT),
+            ("ViTMSNModel", "MSN", "vit_msn", VIT),
+            ("Aimv2VisionModel", "AIMv2", "aimv2_vision_model", VIT),
+            ("Siglip2VisionModel", "SigLIP 2 for images of any shape (NaFlex)", "siglip2_vision_model", VIT),
+            ("DINOv3ConvNextModel", "DINOv3, ConvNeXt", "dinov3_convnext", CONVNEXT),
+            ("ConvNextV2Model", "ConvNeXt V2", "convnextv2", CONVNEXT),
+            ("BeitModel", "BEiT", "beit", VIT),
+        )
     ),
 ]

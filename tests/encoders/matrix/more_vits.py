@@ -12,8 +12,9 @@ from torch import nn
 
 from tests.encoders.matrix.case import Case, Checkpoint, State, prefixed, randomised, then
 from tests.encoders.matrix.resnets import linear, mlp
-from tests.encoders.matrix.vits import CLIP, HALF, TOKEN, dino_head, drawn, last_layer, vit
+from tests.encoders.matrix.vits import AVERAGE, CLIP, HALF, TOKEN, dino_head, drawn, last_layer, vit
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SCALING = ("scaling=imagenet", "scaling=-1..1")
 LANGUAGE = (*SCALING, "scaling=clip", "text")
 
@@ -138,6 +139,11 @@ def _uni() -> Checkpoint:
     return Checkpoint(trunk.state_dict(), trunk)
 
 
+def _without_token() -> Checkpoint:
+    trunk = vit(768, 12, class_token=False, global_pool="avg", fc_norm=False)
+    return Checkpoint(trunk.state_dict(), trunk)
+
+
 def _fsdp() -> Checkpoint:
     trunk = vit(768, 12)
     state = {
@@ -174,6 +180,14 @@ def save_timm(content: Any, folder: Path) -> str:
     (folder / "config.json").write_text(json.dumps(config))
     save_file({name: value.clone() for name, value in state.items()}, folder / "model.safetensors")
     return str(folder / "model.safetensors")
+
+
+def save_timm_pickle(content: Any, folder: Path) -> str:
+    """Write a folder in timm's format with pickled weights, and return the path of its weights."""
+    state, config = content
+    (folder / "config.json").write_text(json.dumps(config))
+    torch.save(state, folder / "pytorch_model.bin")
+    return str(folder / "pytorch_model.bin")
 
 
 def _convnext_v2() -> Checkpoint:
@@ -397,6 +411,31 @@ CASES = [
         TOKEN,
         scaling=HALF,
         save=save_timm,
+    ),
+    Case(
+        "timm_pickle",
+        "timm, `save_for_hf` without safetensors",
+        "`FOLDER/pytorch_model.bin` beside timm's `config.json`",
+        _timm_folder,
+        TOKEN,
+        scaling=HALF,
+        save=save_timm_pickle,
+    ),
+    *(
+        Case(
+            f"{name}_extracted",
+            f"{project}, trunk only",
+            "`blocks.*`, `norm`, no class token",
+            _without_token,
+            AVERAGE,
+            options=f"scaling={scaling}",
+            refused=("no class token", *SCALING),
+            scaling=values,
+        )
+        for name, project, scaling, values in (
+            ("siglip", "SigLIP (timm), ViT-B", "-1..1", HALF),
+            ("ijepa", "I-JEPA, ViT-B", "imagenet", IMAGENET),
+        )
     ),
     Case(
         "convnext_v2",

@@ -607,8 +607,9 @@ CASES = [
         "`blocks.*` of width 1152, `norm`",
         _so400m,
         AVERAGE,
-        options="activation=gelu_tanh",
+        options="activation=gelu_tanh,scaling=-1..1",
         refused=("activation=gelu_tanh", "activation=gelu"),
+        scaling=HALF,
     ),
     Case(
         "norms_after",
