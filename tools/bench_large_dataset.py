@@ -163,7 +163,7 @@ def main() -> None:
     torch.manual_seed(0)
     trunk_options = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
     spec = EncoderSpec(
-        method="tiny", trunk="resnet18", trunk_options=trunk_options, width=8, preprocessing=Preprocessing(size=64)
+        method="tiny", trunk="resnet18", trunk_options=trunk_options, width=8, preprocessing=Preprocessing(size=16)
     )
     encoder = Encoder(spec).eval().requires_grad_(False)
     recipe = TrainRecipe.parse({**RECIPE, "steps": options.steps, "save_every": 200}, "the recipe")

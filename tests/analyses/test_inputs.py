@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from rcdm_cli.analyses.inputs import data_name, open_images, read_images, read_one
+from rcdm_cli.analyses.plan import count_inputs
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.data.crop import center_crop
 
@@ -66,3 +67,8 @@ def test_data_set_of_paths_reads_the_files(folder):
 def test_split_needs_one_data_set(folder):
     with pytest.raises(InputError, match="`split` selects a part of one dataset"):
         open_images([folder / "0.png", folder / "2.png"], split="train")
+
+
+@pytest.mark.parametrize(("limit", "count"), [(None, 3), (2, 2), (5, 3)])
+def test_limit_reduces_the_number_of_images(limit, count):
+    assert count_inputs(list(PIXELS), limit=limit) == count

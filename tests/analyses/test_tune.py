@@ -5,11 +5,13 @@ import torch.nn.functional as F
 from rcdm_cli import load_bundle
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.analyses.tune.compute import SamplingQuality, Trial, Tuning, shortfalls, tune
+from rcdm_cli.analyses.tune.section import section
 from rcdm_cli.core.errors import InputError
 from rcdm_cli.diffusion.noise import sample_seed
 from rcdm_cli.diffusion.spec import Settings
 from rcdm_cli.encoders.pairs import Pair
 from rcdm_cli.metrics.intervals import Interval
+from rcdm_cli.report.elements import LineChart, Table
 from tests.bundle.tiny import tiny_bundle
 
 DINO = Pair("dino", "backbone")
@@ -63,6 +65,19 @@ def images():
     return [draw.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in range(6)]
 
 
+def test_section_shows_means_over_the_representations_by_network_evaluations():
+    trials = (trial(50, 1.0, (0.8, 10.0), (0.5, 90.0)), trial(10, 1.0, (0.6, 20.0), (0.1, 40.0)))
+    made = section(Tuning(6, 0.05, trials, (0.0, 0.5)).as_json())
+    faithfulness, frechet = (element for element in made.elements if isinstance(element, LineChart))
+    assert [(line.x, line.y) for line in faithfulness.lines] == [((10.0, 50.0), (pytest.approx(0.35), 0.65))]
+    assert [line.y for line in frechet.lines] == [(30.0, 50.0)]
+    [shown] = [element for element in made.elements if isinstance(element, Table)]
+    assert shown.rows == (
+        ("ddim", "50", "1", "50", "0.650", "50", "0.000"),
+        ("ddim", "10", "1", "10", "0.350", "30", "0.500"),
+    )
+
+
 def test_trials_are_measured_on_their_own_samples(bundle, images):
     reported = []
     found = tune(
@@ -89,7 +104,8 @@ def test_trials_are_measured_on_their_own_samples(bundle, images):
             assert measured.mean_reciprocal_rank.value == pytest.approx(float((1 / rank).mean()), abs=1e-6)
             assert measured.similarity.value == pytest.approx(float(similar.diagonal().mean()), abs=1e-5)
             assert measured.frechet > 0
-    assert reported[-1] == ("Sampling", 24, 24)
+    sampled = [(done, total) for stage, done, total in reported if stage == "Sampling"]
+    assert list(dict.fromkeys(sampled)) == [(0, 24), (12, 24), (24, 24)]
 
 
 def test_interrupted_tuning_resumes(bundle, images, tmp_path, monkeypatch):
