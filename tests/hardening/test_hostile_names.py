@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import tarfile
 import unicodedata
@@ -107,49 +108,34 @@ def test_hostile_texts_of_a_manifest_appear_as_text(arguments, place, invoke):
             assert not [line for line in done.stdout.splitlines() if line.startswith("$x")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODELS)
 def test_hostile_texts_of_results_appear_as_text_or_are_refused(kind, runs, workplace, invoke):
     shutil.copytree(runs / kind, workplace / "out")
     file = workplace / "out" / "results.json"
     original = file.read_text(encoding="utf-8")
 
-    def texts(value, path=()):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(inner, str):
-                yield (*path, key)
-            elif isinstance(inner, dict | list):
-                yield from texts(inner, (*path, key))
+    def replaced(value, name):
+        """Replace every text under the key ``name``."""
+        if isinstance(value, list):
+            return [replaced(inner, name) for inner in value]
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: HOSTILE if key == name and isinstance(inner, str) else replaced(inner, name)
+            for key, inner in value.items()
+        }
 
-    places = list(texts(json.loads(original)))
     shown = 0
-    # Every text of a part of the file, a tenth of the file at a time.
-    for part in range(10):
-        document = json.loads(original)
-        for *parents, last in places[part::10]:
-            parent = document
-            for key in parents:
-                parent = parent[key]
-            parent[last] = HOSTILE if parents else parent[last]
-        file.write_text(json.dumps(document), encoding="utf-8")
+    for name in sorted(set(re.findall(r'"(\w+)": "', original)) - {"kind"}):
+        file.write_text(json.dumps(replaced(json.loads(original), name)), encoding="utf-8")
         done = invoke("report", "out", "--out", "page.html", "--force")
-        assert done.exit_code in (0, 2), done.stderr
+        assert done.exit_code in (0, 2), (name, done.stderr)
         assert_harmless(done.stdout + done.stderr)
         if done.exit_code == 0:
             shown += 1
             assert_harmless_page(workplace / "page.html")
-    for *parents, last in places:
-        if last in ("label", "name", "key", "image", "path", "description"):
-            document = json.loads(original)
-            parent = document
-            for key in parents:
-                parent = parent[key]
-            parent[last] = HOSTILE
-            file.write_text(json.dumps(document), encoding="utf-8")
-            done = invoke("report", "out", "--out", "page.html", "--force")
-            assert done.exit_code in (0, 2), done.stderr
-            shown += done.exit_code == 0
-            assert_harmless(done.stderr)
-            break
+    assert shown
 
 
 @pytest.mark.parametrize("name", [HOSTILE, "\x00", "a\udcffb", "\ud800", "\uffff", "$x^{"])
