@@ -60,6 +60,6 @@ def sampling_plan(bundle: Bundle, images: int, samples: int, settings: list[Sett
     files = [manifest.model, *manifest.encoders.values()]
     weights = sum((bundle.folder / entry.file).stat().st_size for entry in files)
     pixels = samples * len(settings) * 3 * bundle.size**2
-    calls = sum(samples * each.steps * (1 if each.guidance == 1 else 2) for each in settings)
+    calls = samples * sum(bundle.calls(each) for each in settings)
     # Samples are cached while the command runs, and may be written as PNG files, which are not larger.
     return Plan(images, samples * len(settings), calls, 2 * pixels, weights + images * 3 * size**2 + pixels)

@@ -3,6 +3,7 @@ import pytest
 import torch.nn.functional as F
 
 from rcdm_cli import load_bundle
+from rcdm_cli.analyses.plan import sampling_plan
 from rcdm_cli.analyses.step_cache import StepCache
 from rcdm_cli.analyses.tune.compute import SamplingQuality, Trial, Tuning, shortfalls, tune
 from rcdm_cli.analyses.tune.section import section
@@ -106,6 +107,12 @@ def test_trials_are_measured_on_their_own_samples(bundle, images):
             assert measured.frechet > 0
     sampled = [(done, total) for stage, done, total in reported if stage == "Sampling"]
     assert list(dict.fromkeys(sampled)) == [(0, 24), (12, 24), (24, 24)]
+
+
+def test_plan_counts_two_network_calls_per_guided_step(bundle):
+    settings = [Settings(steps=5), Settings(steps=4, guidance=2.0)]
+    plan = sampling_plan(bundle, 3, 6, settings)
+    assert (plan.samples, plan.network_calls) == (12, 6 * 5 + 6 * 4 * 2)
 
 
 def test_interrupted_tuning_resumes(bundle, images, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rcdm_cli import distill, load_bundle, tune
+from rcdm_cli.analyses.plan import sampling_plan
 from rcdm_cli.bundle.manifest import read_manifest, replace_manifest
 from rcdm_cli.core.errors import CheckFailed, InputError, Interrupted
 from rcdm_cli.core.files import read_tensors
@@ -101,6 +102,7 @@ def test_student_with_guidance_as_an_input_accepts_the_scales_of_its_range(data,
     bundle = load_bundle(run(data, tmp_path / "run", recipe=recipe).bundles[2])
     assert (bundle.manifest.defaults.guidance, bundle.manifest.student.guidance) == (1.5, None)
     assert bundle.calls(bundle.settings(guidance=2)) == 2
+    assert sampling_plan(bundle, 1, 5, [bundle.settings(guidance=2)]).network_calls == 10
     with pytest.raises(InputError, match="from 1 to 3, the scales that the student has learned; given 4"):
         bundle.settings(guidance=4)
     with torch.no_grad():
