@@ -1,5 +1,6 @@
 """Random mutations of files: of bytes, and of the values of JSON documents."""
 
+import copy
 import json
 import random
 from collections.abc import Iterator
@@ -54,15 +55,16 @@ def json_mutations(document: Any, count: int, seed: int = 0) -> Iterator[str]:
                 case 0 if parent is not root:
                     del parent[key]
                 case 1 if isinstance(parent, dict):
-                    parent[draw.choice(("more", "kind", "__class__", "\x1b[31m" * 50))] = draw.choice(HOSTILE)
+                    name = draw.choice(("more", "kind", "__class__", "\x1b[31m" * 50))
+                    parent[name] = copy.deepcopy(draw.choice(HOSTILE))
                 case 2 if isinstance(parent, list) and parent is not root:
                     parent.insert(key, json.loads(json.dumps(parent[key])))
                 case 3:
                     other, there = draw.choice(places)
-                    if other is not parent and not _contains(parent[key], other):
-                        parent[key] = other[there] if not _contains(other[there], parent) else None
+                    # Copies, because further mutations change the values.
+                    parent[key] = copy.deepcopy(other[there])
                 case _:
-                    parent[key] = draw.choice(HOSTILE)
+                    parent[key] = copy.deepcopy(draw.choice(HOSTILE))
         yield json.dumps(root[0], ensure_ascii=draw.random() < 0.9)
 
 
@@ -71,10 +73,3 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield value, key
         if isinstance(inner, dict | list):
             yield from _places(inner)
-
-
-def _contains(value: Any, searched: Any) -> bool:
-    if value is searched:
-        return True
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(_contains(one, searched) for one in inner)
