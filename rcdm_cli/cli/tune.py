@@ -28,6 +28,7 @@ from rcdm_cli.cli._options import (
 from rcdm_cli.cli._output import Output
 from rcdm_cli.cli._request import request_of
 from rcdm_cli.cli._runs import already_finished, print_cost, print_run
+from rcdm_cli.core.outputs import LOCK, output_folder
 from rcdm_cli.core.resources import MANIFEST
 
 
@@ -108,4 +109,9 @@ def tune(
                 on_progress=show,
                 on_note=output.warn,
             )
-    print_run(output, run.out, lambda values: [answer(values), Path(values["tuned_bundle"]) / MANIFEST])
+    values = print_run(output, run.out, lambda values: [answer(values), Path(values["tuned_bundle"]) / MANIFEST])
+    tuned = Path(values["tuned_bundle"])
+    if (tuned / LOCK).exists():
+        # The command was killed after its result. Taking the lock removes the file.
+        with output_folder(tuned):
+            pass
