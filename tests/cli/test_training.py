@@ -26,7 +26,7 @@ from rcdm_cli.training.run import read_run
 from tests.cli.conftest import rcdm, start
 from tests.training.tiny import AUGMENTATION, PRETRAIN, TRAIN, equal_tensors, tiny_encoder, write_images
 
-STEPS = 10
+STEPS = 60
 GRID = f"samples/step-{STEPS:07d}.png"
 
 
@@ -43,7 +43,8 @@ def data(tmp_path_factory):
 
 def arguments(data, run, *more):
     return ("train", str(data / "images"), "--recipe", str(data / "tiny.toml"), "--encoder",
-            str(data / "encoder.safetensors"), "--out", str(run), "--device", "cpu", *more)  # fmt: skip
+            str(data / "encoder.safetensors"), "--out", str(run), "--device", "cpu", "--set", f"steps={STEPS}",
+            *more)  # fmt: skip
 
 
 def start_training(data, run):

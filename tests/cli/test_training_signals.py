@@ -12,7 +12,7 @@ from tests.cli.test_training import wait_for_step
 from tests.hardening.commands import prepare_folder
 from tests.training.tiny import equal_tensors
 
-STEPS = 120
+STEPS = 500
 COMMANDS = {
     "autoencoder": ("autoencoder", "{}/images", "--recipe", "{}/autoencoder.toml", "--set", f"steps={STEPS}",
                     "--set", "sample_every=1000", "--set", "save_every=1"),

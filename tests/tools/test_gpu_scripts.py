@@ -79,7 +79,7 @@ def test_gpu_check_runs_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(out / "gpu_check.json")
     stages = json.loads((out / "gpu_check.json").read_text())["stages"]
-    assert list(stages) == ["train_64", "train_128", "tests", "sampling_torch", "export", "sampling_exported"]
+    assert list(stages) == ["train_64", "sampling_torch", "train_128", "tests", "export", "sampling_exported"]
     assert stages["train_64"]["result"]["step"]["images_per_second"] > 0
     assert stages["train_64"]["result"]["step"]["peak"]["fraction"] > 0
     assert stages["sampling_torch"]["result"]["calls"][0]["backend"] == "torch"
