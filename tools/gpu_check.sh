@@ -6,8 +6,8 @@
 # Stages, each with a time limit: training steps at 64 px and 100 M parameters and at the published 128 px network, with
 # a checkout also of the published code on the same card; sampling with torch (CUDA graph) and inductor; tests marked
 # gpu; export to ONNX and TensorRT; sampling with the exported graphs. $OUT/gpu_check.json is written after each stage.
-# The exit code is 1 if a stage failed or was ended at its limit. torch.compile needs one to two minutes for a network
-# of 100 M parameters, and more beside other processes: run nothing else at the same time.
+# The exit code is 1 if a stage failed or was ended at its limit. Run nothing else at the same time: torch.compile uses
+# all cores.
 #
 # Environment variables: BUDGET (seconds), STAGES (names of the stages to run, separated by spaces), DEVICE, PYTHON
 # (interpreter), BUNDLE (for sampling), BATCHES, PRECISIONS (of the TensorRT plans), TESTS (arguments of pytest),

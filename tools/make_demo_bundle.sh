@@ -4,7 +4,7 @@
 #   tools/make_demo_bundle.sh DATA OUT [option of `rcdm pretrain` and `rcdm train`]...
 #
 # DATA is a folder or a tar of images with the sub-folders train and val. The runs are in OUT/runs and the bundle in
-# OUT/engines/clothing64. The same command resumes. On one H100, the denoiser needs about four minutes.
+# OUT/engines/clothing64. The same command resumes.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     sed -n '4p' "${BASH_SOURCE[0]}" >&2

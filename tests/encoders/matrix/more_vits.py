@@ -496,7 +496,7 @@ CASES = [
     ),
     Case(
         "cait",
-        "CaiT, DINO's XCiT",
+        "CaiT (facebookresearch/deit)",
         "`blocks_token_only.*`",
         _made("cait_xxs24_224", depth=1),
         refused=("trunk=NAME",),

@@ -298,11 +298,10 @@ def _cae() -> Checkpoint:
     return Checkpoint({"model": state, "epoch": 9}, trunk)
 
 
-def _openclip(activation: str):
+def _openclip(activation: str, width: int = 768, heads: int = 12, **options: object):
     def make() -> Checkpoint:
-        trunk = vit(
-            768, 12, pre_norm=True, act_layer=activation, norm_layer=lambda width, **_: nn.LayerNorm(width, 1e-5)
-        )
+        options.update(pre_norm=True, act_layer=activation, norm_layer=lambda width, **_: nn.LayerNorm(width, 1e-5))
+        trunk = vit(width, heads, **options)
         names = (
             ("patch_embed.proj", "conv1"), ("norm_pre", "ln_pre"), ("blocks.", "transformer.resblocks."),
             (".norm1", ".ln_1"), (".norm2", ".ln_2"), ("norm.", "ln_post."), ("attn.qkv.", "attn.in_proj_"),
@@ -315,7 +314,7 @@ def _openclip(activation: str):
             state[name] = value
         state["class_embedding"] = state.pop("cls_token").flatten()
         state["positional_embedding"] = state.pop("pos_embed")[0]
-        state["proj"] = torch.zeros(768, 8)
+        state["proj"] = torch.zeros(width, 8)
         text = {"transformer.resblocks.0.attn.in_proj_weight": torch.zeros(24, 8), "text_projection": torch.zeros(8, 8)}
         return Checkpoint(prefixed("visual.", state) | text | {"logit_scale": torch.tensor(1.0)}, trunk)
 
@@ -586,6 +585,16 @@ CASES = [
         "OpenCLIP, ViT",
         "as above",
         _openclip("gelu"),
+        TOKEN,
+        options="activation=gelu",
+        refused=("activation=quick_gelu", "activation=gelu"),
+        scaling=CLIP,
+    ),
+    Case(
+        "openclip_big",
+        "OpenCLIP, ViT-bigG",
+        "as above, of width 1664",
+        _openclip("gelu", 1664, 16, depth=1, mlp_ratio=8192 / 1664),
         TOKEN,
         options="activation=gelu",
         refused=("activation=quick_gelu", "activation=gelu"),
