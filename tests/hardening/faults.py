@@ -96,6 +96,8 @@ class Forks:
         return Outcome(**json.loads(self.server.stdout.readline()))
 
     def close(self):
+        # Forked processes of other tests may hold the pipe open, so that its end would not reach the server.
+        self.server.stdin.write("null\n")
         self.server.stdin.close()
         self.server.stdout.close()
         self.server.wait(60)
@@ -119,7 +121,10 @@ def _serve() -> None:
     _import_all()
     assert threading.active_count() == 1, "a fork copies one thread only"
     for line in sys.stdin:
-        print(json.dumps(asdict(_run(json.loads(line)))), file=answers, flush=True)
+        request = json.loads(line)
+        if request is None:
+            return
+        print(json.dumps(asdict(_run(request))), file=answers, flush=True)
 
 
 def _import_all() -> None:
@@ -193,3 +198,5 @@ def _run_forked(request, counter, stdout: int, stderr: int) -> None:
 
 if __name__ == "__main__":
     _serve()
+    # Libraries that the server has imported can wait forever for their threads at a normal end.
+    os._exit(0)
